@@ -1,0 +1,3 @@
+//! THE STAIRS: the one loop of a core, generic over both worlds.
+
+pub mod world;

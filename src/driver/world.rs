@@ -1,0 +1,95 @@
+//! The seam between a shard and everything that is not its disk: other shards, clients, the clock.
+//!
+//! A world never blocks and may lose what it is given. What comes from outside reaches the shard through its
+//! [`Inbox`], which the world fills.
+
+use crate::{
+    protocol::message::{Envelope, Message, Request, Response},
+    types::{Instant, NodeId},
+};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    net::SocketAddr,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+/// A client's request in hand, by the number that the world gave it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClientToken(pub u64);
+
+/// What reaches a shard from its world.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// A client of this shard asks.
+    Request { client: ClientToken, request: Request },
+    /// Another shard speaks.
+    Message(Envelope),
+    /// A connection to this node works (again).
+    PeerReachable(NodeId),
+    /// Connections to this node are refused, reset or time out; all that was on its way may be lost.
+    PeerUnreachable(NodeId),
+    /// The instant asked for with [`World::wake_at`] has come.
+    Wake,
+    /// Finish what is in hand and stop.
+    Stop,
+}
+
+/// The surroundings of one shard.
+pub trait World: 'static {
+    fn now(&self) -> Instant;
+    /// Sends to another shard, of this node or another. May lose it silently.
+    fn send(&self, envelope: Envelope);
+    /// Sends to shard 0 of whatever node answers at this address and peer port: the first words of a newcomer.
+    fn send_to_seed(&self, seed: SocketAddr, message: Message);
+    /// Answers a client. The token is not used again.
+    fn reply(&self, client: ClientToken, response: Response);
+    /// Puts [`Arrival::Wake`] into the inbox at this time; replaces what was asked for before.
+    fn wake_at(&self, at: Instant);
+    /// Lets other work of this core run.
+    fn breathe(&self) -> impl Future<Output = ()>;
+}
+
+/// Arrivals on their way into a driver. One core, no lock: the world pushes, the driver takes.
+#[derive(Clone, Default)]
+pub struct Inbox(Rc<RefCell<InboxState>>);
+
+#[derive(Default)]
+struct InboxState {
+    arrivals: VecDeque<Arrival>,
+    waker: Option<Waker>,
+}
+
+impl Inbox {
+    pub fn new() -> Inbox {
+        Inbox::default()
+    }
+    pub fn push(&self, arrival: Arrival) {
+        let mut state = self.0.borrow_mut();
+        state.arrivals.push_back(arrival);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+    /// Arrivals that wait.
+    pub fn len(&self) -> usize {
+        self.0.borrow().arrivals.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn pop(&self) -> Option<Arrival> {
+        self.0.borrow_mut().arrivals.pop_front()
+    }
+    /// Ready when something has arrived.
+    pub fn poll_arrived(&self, waker: &Waker) -> Poll<()> {
+        let mut state = self.0.borrow_mut();
+        if state.arrivals.is_empty() {
+            state.waker = Some(waker.clone());
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What goes into the engine and what comes out.
+
+use crate::{
+    limits::{self, KEY_BYTES_MAX},
+    types::SliceId,
+};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// Bytes of an engine key: a space byte, an owner, a token and a user's key.
+pub const ENGINE_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 24;
+
+/// The values of a record, in the order of the head's entries.
+pub type Values = SmallVec<[Bytes; 1]>;
+
+/// One change of one key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Write {
+    pub slice: SliceId,
+    pub key: Bytes,
+    pub change: Change,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Replaces the record whole: the head and every value.
+    Put { head: Bytes, values: Values },
+    /// Removes the record (a delete record in the LSM, not a replicated tombstone).
+    Delete,
+}
+
+/// How much of a record a read wants.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Want {
+    /// Only the head: never touches the value log.
+    Head,
+    /// Head and values, every checksum verified.
+    Full,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    pub head: Bytes,
+    /// Empty when only the head was wanted, or when the record has no values.
+    pub values: Values,
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Durability {
+    /// After the sync of its batch.
+    #[default]
+    Sync,
+    /// Once it is in the log's buffer; synced within 10 ms.
+    Interval,
+}
+
+/// Sizes of one core's engine. Defaults are those of [`crate::limits`]; the simulator shrinks them.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    pub segment_bytes: usize,
+    pub memtable_bytes: usize,
+    pub log_replay_bytes: usize,
+    pub block_bytes: usize,
+    pub table_bytes: usize,
+    pub level0_tables: usize,
+    pub level_factor: usize,
+    pub block_cache_bytes: usize,
+    pub value_cache_bytes: usize,
+    pub inline_value_bytes: usize,
+    pub segment_dead_percent: u64,
+    pub disk_full_percent: u64,
+}
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            segment_bytes: limits::SEGMENT_BYTES,
+            memtable_bytes: limits::MEMTABLE_BYTES,
+            log_replay_bytes: limits::LOG_REPLAY_BYTES,
+            block_bytes: limits::BLOCK_BYTES,
+            table_bytes: limits::TABLE_BYTES,
+            level0_tables: limits::LEVEL0_TABLES,
+            level_factor: limits::LEVEL_FACTOR,
+            block_cache_bytes: limits::BLOCK_CACHE_BYTES,
+            value_cache_bytes: limits::VALUE_CACHE_BYTES,
+            inline_value_bytes: limits::INLINE_VALUE_BYTES,
+            segment_dead_percent: limits::SEGMENT_DEAD_PERCENT,
+            disk_full_percent: limits::DISK_FULL_PERCENT,
+        }
+    }
+}
+
+/// Counters and gauges of one core's engine. Bytes unless the name says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EngineStats {
+    /// Durable batches of the log (each one sync).
+    pub syncs: u64,
+    /// Writes acknowledged after their sync.
+    pub durable_writes: u64,
+    pub user_bytes_written: u64,
+    pub device_bytes_written: u64,
+    pub device_reads: u64,
+    pub memtable_bytes: u64,
+    pub table_bytes: u64,
+    pub tables: u64,
+    pub segments: u64,
+    pub segment_bytes: u64,
+    pub segment_live_bytes: u64,
+    pub compaction_backlog_bytes: u64,
+    pub flushes: u64,
+    pub compactions: u64,
+    pub collections: u64,
+    pub damaged_reads: u64,
+    pub memory_bytes: u64,
+    /// 1 when writes are refused because the disk is full.
+    pub read_only: u64,
+}

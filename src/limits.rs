@@ -1,0 +1,181 @@
+//! Every bound of the system, with its unit, in one place.
+//!
+//! A bound is either part of the contract with users (keys, values, contexts), a share of memory or disk that one
+//! core may take, or a time after which something is given up. Bounds that depend on each other are asserted
+//! against each other at compile time, at the end of the file.
+
+use std::time::Duration;
+
+pub const KIB: usize = 1 << 10;
+pub const MIB: usize = 1 << 20;
+pub const GIB: usize = 1 << 30;
+
+// ---- keys and values -------------------------------------------------------------------------------------------
+/// Bytes of a key: 1 to this many.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Bytes of a value by default (setting `value_bytes_max`).
+pub const VALUE_BYTES_MAX: usize = MIB;
+/// Bytes that the setting `value_bytes_max` may be raised to.
+pub const VALUE_BYTES_CEILING: usize = 4 * MIB;
+/// Bytes of the content type stored with a raw value.
+pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
+/// Bytes of a context in its text form, `vc:` included.
+pub const CONTEXT_TEXT_BYTES_MAX: usize = 8 * KIB;
+/// Entries of a version vector that is accepted from outside.
+pub const CLOCK_ENTRIES_MAX: usize = 340;
+/// Concurrent values of one key; a write beyond gets 409.
+pub const SIBLINGS_MAX: usize = 100;
+/// Bytes of all concurrent values of one key together; a write beyond gets 409.
+pub const SIBLINGS_BYTES_MAX: usize = 4 * MIB;
+/// Superseded write ids remembered in a head, so that a late retry is known to be the same event.
+pub const RECENT_WRITES_MAX: usize = 4;
+/// Replicas of one key.
+pub const REPLICAS_MAX: usize = 7;
+
+// ---- ring ------------------------------------------------------------------------------------------------------
+/// Virtual nodes of a node by default.
+pub const VNODES: usize = 256;
+/// Virtual nodes of a node that are accepted from a peer.
+pub const VNODES_MAX: usize = 4096;
+/// Members of a cluster.
+pub const MEMBERS_MAX: usize = 1024;
+/// Shards of a node.
+pub const SHARDS_MAX: usize = 256;
+/// Slices of a node: the least that a data directory is made with.
+pub const SLICES_MIN: usize = 64;
+/// Slices for each CPU, when that is more than [`SLICES_MIN`].
+pub const SLICES_PER_CPU: usize = 8;
+/// Slices of a node at most.
+pub const SLICES_MAX: usize = 2048;
+
+// ---- time ------------------------------------------------------------------------------------------------------
+/// How long a client's request may take unless it says otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest deadline that a client may ask for.
+pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// A replica that has not answered for so long is replaced by another (write: a hint; read: the next replica).
+pub const REPLICA_LATE: Duration = Duration::from_millis(300);
+/// A forwarded request goes to another replica when the first has been silent for so long.
+pub const FORWARD_LATE: Duration = Duration::from_millis(1_200);
+/// Background writes (hint replay, read repair) are given up after so long and tried again later.
+pub const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Gossip rounds are this far apart.
+pub const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
+/// Silence of a member's heartbeat after which it is suspect.
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(5);
+/// Silence of a member's heartbeat after which it is shown as down.
+pub const DOWN_AFTER: Duration = Duration::from_secs(30);
+/// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.
+pub const GOSSIP_DOWN_EVERY: u64 = 5;
+/// Pause between two looks at the hints owed to members that are back.
+pub const HINT_INTERVAL: Duration = Duration::from_millis(500);
+/// A peer connection is tried again after this long, doubled up to [`RECONNECT_MAX`].
+pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
+pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+// ---- per core: work in hand ------------------------------------------------------------------------------------
+/// Client requests that a shard coordinates at once; more get 429.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 16 * 1024;
+/// Bytes of values in requests that a shard coordinates at once; more get 429.
+pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
+/// Operations that wait for one key's latch; more get 429.
+pub const LATCH_WAITERS_MAX: usize = 1024;
+/// Events that a driver handles before it looks at its engine again.
+pub const EVENTS_PER_TURN: usize = 256;
+/// Messages from other nodes that wait in a shard's inbox; more are dropped (their senders' deadlines notice).
+pub const INBOX_MESSAGES_MAX: usize = 64 * 1024;
+/// Bytes queued towards one peer core; more are dropped and the peer counts as late.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
+/// Messages queued from one core of a node to another.
+pub const MESH_QUEUE_MESSAGES: usize = 1024;
+/// Dots that are leased durably at once. A crash skips what is left of a block.
+pub const DOT_LEASE: u64 = 1 << 20;
+
+// ---- hints -----------------------------------------------------------------------------------------------------
+/// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and counted.
+pub const HINT_BYTES_MAX: u64 = 4 * GIB as u64;
+/// Hints of one owner in replay at once.
+pub const HINT_WINDOW: usize = 16;
+/// Hints read by one scan.
+pub const HINT_SCAN: usize = 64;
+
+// ---- frames ----------------------------------------------------------------------------------------------------
+/// Bytes of a frame's header.
+pub const FRAME_HEADER_BYTES: usize = 32;
+/// Bytes of a frame before the HELLO exchange.
+pub const FRAME_BYTES_BEFORE_HELLO: usize = 4 * KIB;
+/// Bytes of a frame between nodes: the siblings of one key, their head and the flatbuffer.
+pub const PEER_FRAME_BYTES_MAX: usize = SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB;
+/// Bytes of a client's frame: one value, a context, a key.
+pub const CLIENT_FRAME_BYTES_MAX: usize = SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB;
+/// Tables in one flatbuffer, and their depth.
+pub const FLATBUFFER_TABLES_MAX: usize = 16 * 1024;
+pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// Values in one frame.
+pub const FRAME_VALUES_MAX: usize = 2 * SIBLINGS_MAX;
+/// Connections that a shard serves; more are told so and closed.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// A connection that has not finished its HELLO after so long is closed.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection in the middle of a frame or an HTTP request that sends nothing for so long is closed.
+pub const STALLED_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests in flight on one client connection; reading pauses at the bound.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 1024;
+/// Bytes of an HTTP head.
+pub const HTTP_HEAD_BYTES_MAX: usize = 64 * KIB;
+/// Bytes of a socket's receive buffer, taken only while a connection is active.
+pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
+
+// ---- engine ----------------------------------------------------------------------------------------------------
+/// The unit of O_DIRECT: offsets and lengths are multiples of it.
+pub const PAGE: usize = 4096;
+/// Bytes of a value-log segment.
+pub const SEGMENT_BYTES: usize = 256 * MIB;
+/// Values shorter than this stay in the record, beside the head.
+pub const INLINE_VALUE_BYTES: usize = KIB;
+/// Bytes of a batch of the log after which it is sealed (one larger record still fits).
+pub const BATCH_BYTES: usize = MIB;
+/// Records of a batch of the log after which it is sealed.
+pub const BATCH_RECORDS: usize = 64;
+/// Batches of the log in flight.
+pub const BATCHES_IN_FLIGHT: usize = 2;
+/// Bytes of writes that wait for the log of one core; more wait outside.
+pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
+/// Bytes of all memtables of a core, active and sealed.
+pub const MEMTABLE_BYTES: usize = 32 * MIB;
+/// Bytes of log after which a slice that pins its oldest part is flushed: bounds recovery time.
+pub const LOG_REPLAY_BYTES: usize = GIB;
+/// Bytes of an SSTable block before it is closed.
+pub const BLOCK_BYTES: usize = 4 * KIB;
+/// Bytes of an SSTable fragment that compaction aims at.
+pub const TABLE_BYTES: usize = 4 * MIB;
+/// Tables of level 0 in one slice that start a compaction.
+pub const LEVEL0_TABLES: usize = 4;
+/// Growth from one level to the next.
+pub const LEVEL_FACTOR: usize = 10;
+/// Bits of filter for each key: about 1 % false positives.
+pub const FILTER_BITS_PER_KEY: usize = 10;
+/// Bytes of table blocks that a core caches.
+pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
+/// Bytes of values that a core caches.
+pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
+/// Share of dead bytes in a sealed segment that makes it worth collecting, in percent.
+pub const SEGMENT_DEAD_PERCENT: u64 = 40;
+/// Share of a file system in use at which a node turns read-only, in percent.
+pub const DISK_FULL_PERCENT: u64 = 95;
+/// Keys returned by one scan at most.
+pub const SCAN_KEYS_MAX: usize = 4096;
+
+const _: () = {
+    assert!(VALUE_BYTES_MAX <= VALUE_BYTES_CEILING);
+    assert!(VALUE_BYTES_CEILING <= SIBLINGS_BYTES_MAX);
+    assert!(CONTEXT_TEXT_BYTES_MAX * 3 / 4 >= CLOCK_ENTRIES_MAX * 16);
+    assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize);
+    assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
+    assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
+    assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
+    assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
+    assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
+    assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());
+    assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos());
+};

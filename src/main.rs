@@ -1,0 +1,4 @@
+//! argv -> command.
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

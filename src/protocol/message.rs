@@ -1,0 +1,232 @@
+//! The verbs: every message between shards and every message of the client protocol, as plain enums.
+//!
+//! `wire/` turns them into frames and back; nothing else knows flatbuffers. A deadline is a local [`Instant`] on both
+//! sides: the frame carries what is left of it.
+
+use super::versions::{Context, Head, Siblings};
+use crate::types::{Address, Consistency, Failure, Instant, Key, Member, NodeId, Value, WriteId};
+
+// ---- what a client asks ----------------------------------------------------------------------------------------
+
+/// One operation on one key, from a client or forwarded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    pub key: Key,
+    pub operation: Operation,
+    pub consistency: Consistency,
+    /// Answered by then, whatever happens.
+    pub deadline: Instant,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Get,
+    /// A sibling that supersedes what `context` covers; no context: concurrent with all there is.
+    Put {
+        context: Option<Context>,
+        value: Value,
+        write_id: WriteId,
+    },
+    /// Drops what `context` covers; no context: what the coordinator has seen.
+    Delete {
+        context: Option<Context>,
+        write_id: WriteId,
+    },
+}
+impl Operation {
+    /// Bytes that the operation keeps in memory while it runs.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Operation::Put { value, .. } => value.bytes.len(),
+            Operation::Get | Operation::Delete { .. } => 0,
+        }
+    }
+    pub fn is_write(&self) -> bool {
+        !matches!(self, Operation::Get)
+    }
+}
+
+/// The answer to a [`Request`].
+pub type Response = Result<Answer, Failure>;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// What the key holds: no entries and an empty clock (never written), no entries and a clock (deleted), one value,
+    /// or siblings.
+    Got(Siblings),
+    /// The context of what was written: it covers the new value and all that it supersedes.
+    Written(Context),
+}
+
+// ---- between shards --------------------------------------------------------------------------------------------
+
+/// A message on its way. `exchange` pairs a reply with its request: the asker's own number, echoed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    pub from: Address,
+    pub to: Address,
+    pub exchange: u64,
+    /// After this nobody waits for the work: it is dropped.
+    pub deadline: Instant,
+    pub message: Message,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Coordinate this for me. Only a shard that owns the key coordinates; it never forwards again within a node
+    /// boundary more than once (`hops`).
+    Forward {
+        request: Request,
+        hops: u8,
+    },
+    Forwarded(Response),
+
+    /// Merge this state of a key into yours and make it durable.
+    Replicate {
+        key: Key,
+        siblings: Siblings,
+        purpose: Purpose,
+    },
+    Replicated(Result<(), Refusal>),
+
+    /// Tell me what you have of a key.
+    Fetch {
+        key: Key,
+        depth: Depth,
+    },
+    Fetched(Result<Fetched, Refusal>),
+
+    /// Gossip, first move: what I know of everybody, in short.
+    GossipDigest {
+        entries: Vec<DigestEntry>,
+    },
+    /// Second move: what you lack, and whom I want to hear of.
+    GossipDelta {
+        news: Vec<News>,
+        wanted: Vec<NodeId>,
+    },
+    /// Third move: what you wanted.
+    GossipNews {
+        news: Vec<News>,
+    },
+
+    /// From shard 0 to its siblings on the same node: the member list and whom to route around.
+    View {
+        members: Vec<Member>,
+        avoided: Vec<NodeId>,
+    },
+}
+
+/// Why a state is sent to a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Purpose {
+    /// A client's write, to a home replica.
+    Write,
+    /// A client's write for an absent home replica: keep it as a hint for that owner.
+    Hint { owner: NodeId },
+    /// Read repair.
+    Repair,
+    /// A hint delivered to its owner.
+    Replay,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Depth {
+    Head,
+    Full,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fetched {
+    Nothing,
+    Head(Head),
+    Full(Siblings),
+}
+
+/// Why a replica did not do what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Refusal {
+    /// Too much in hand; nothing was done.
+    Overloaded = 1,
+    DiskFull = 2,
+    /// The stored record failed its checksum.
+    Damaged = 3,
+    /// The shard's storage has failed.
+    Failed = 4,
+    /// It does not serve this key, or is not ready.
+    NotMine = 5,
+    /// The work was dropped because its deadline had passed.
+    Expired = 6,
+}
+
+/// A member in a digest: how new the sender's knowledge of it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DigestEntry {
+    pub node: NodeId,
+    pub generation: u64,
+    pub revision: u32,
+    pub heartbeat: u64,
+}
+
+/// Something newer about a member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// Only its heartbeat moved.
+    Heartbeat {
+        node: NodeId,
+        generation: u64,
+        revision: u32,
+        heartbeat: u64,
+    },
+    Member(Member),
+}
+
+// ---- the client protocol ---------------------------------------------------------------------------------------
+
+/// First frame of a connection, in both directions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Highest protocol revision that the sender speaks; the lesser of the two is used.
+    pub revision: u16,
+    /// Feature bits; the intersection is used.
+    pub features: u64,
+}
+
+/// The server's HELLO.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    pub revision: u16,
+    pub features: u64,
+    /// Who answers: node and shard.
+    pub address: Address,
+    pub value_bytes_max: u32,
+    pub frame_bytes_max: u32,
+    pub ring_digest: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClientMessage {
+    Hello(Hello),
+    Request(Request),
+    /// Send me the member list.
+    Ring,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ServerMessage {
+    Welcome(Welcome),
+    /// `ring_digest`: of the server's ring; differs from the client's when the client should fetch it again.
+    Response {
+        response: Response,
+        ring_digest: u64,
+    },
+    Ring {
+        members: Vec<Member>,
+        digest: u64,
+    },
+    /// The connection is closed after this.
+    Goodbye {
+        reason: String,
+    },
+}

@@ -1,0 +1,66 @@
+//! A member of the cluster, as its node describes itself and as another node sees it.
+
+use super::{NodeId, Ports, Token};
+use std::{net::IpAddr, sync::Arc};
+
+/// What a node says of itself; only `Removed` is written by an operator through another node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum MemberState {
+    Joining = 1,
+    Up = 2,
+    Leaving = 3,
+    Left = 4,
+    Removed = 5,
+}
+
+/// One member. Each entry has one writer, its own node. Newer is the greater (generation, revision); the heartbeat
+/// counts within a generation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    pub id: NodeId,
+    pub ip: IpAddr,
+    pub ports: Ports,
+    pub shards: u16,
+    pub slices: u16,
+    /// Sorted, distinct. Chosen once, kept for life.
+    pub tokens: Arc<[Token]>,
+    pub state: MemberState,
+    /// Durable, +1 at each start of the node.
+    pub generation: u64,
+    /// +1 at each change of this entry within a generation.
+    pub revision: u32,
+    pub heartbeat: u64,
+}
+
+/// A member as this node sees it: what it says of itself, and whether it has been heard of lately.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum MemberView {
+    Joining = 1,
+    Up = 2,
+    /// No news for [`crate::limits::SUSPECT_AFTER`], or its connections fail: routed around.
+    Suspect = 3,
+    /// No news for [`crate::limits::DOWN_AFTER`].
+    Down = 4,
+    Leaving = 5,
+    Left = 6,
+    Removed = 7,
+}
+impl MemberView {
+    /// Whether requests are sent to it.
+    pub fn healthy(self) -> bool {
+        matches!(self, MemberView::Up | MemberView::Joining | MemberView::Leaving)
+    }
+    pub fn name(self) -> &'static str {
+        match self {
+            MemberView::Joining => "joining",
+            MemberView::Up => "up",
+            MemberView::Suspect => "suspect",
+            MemberView::Down => "down",
+            MemberView::Leaving => "leaving",
+            MemberView::Left => "left",
+            MemberView::Removed => "removed",
+        }
+    }
+}

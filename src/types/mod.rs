@@ -1,0 +1,17 @@
+//! The nouns: plain data without behaviour of its own. Everything here is cheap to copy or counted by reference.
+
+mod address;
+mod failure;
+mod instant;
+mod key;
+mod member;
+mod request;
+mod value;
+
+pub use address::{Address, NodeId, Ports, ShardId, SliceId, Token};
+pub use failure::{ErrorCode, Failure, Outcome};
+pub use instant::Instant;
+pub use key::{Key, KeyError};
+pub use member::{Member, MemberState, MemberView};
+pub use request::{Consistency, Level, WriteId};
+pub use value::{Media, Value, ValueError};

@@ -1,0 +1,60 @@
+//! A value: bytes, what kind they are, and the checksum that accompanies them from the coordinator to the reader.
+
+use crate::limits::MEDIA_TYPE_BYTES_MAX;
+use bytes::Bytes;
+
+/// What the bytes of a value are.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Media {
+    /// A JSON text, kept byte for byte.
+    #[default]
+    Json,
+    /// Raw bytes and their content type (at most [`MEDIA_TYPE_BYTES_MAX`] bytes of ASCII).
+    Raw(Box<str>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ValueError {
+    #[error("a content type has 1 to {MEDIA_TYPE_BYTES_MAX} printable ASCII characters")]
+    MediaType,
+    #[error("the value does not match its checksum")]
+    Checksum,
+}
+
+impl Media {
+    pub const OCTETS: &'static str = "application/octet-stream";
+    pub fn octets() -> Media {
+        Media::Raw(Self::OCTETS.into())
+    }
+    /// Raw bytes of this content type; checks its length and characters.
+    pub fn raw(content_type: &str) -> Result<Media, ValueError> {
+        let printable = content_type.bytes().all(|b| (0x20..0x7f).contains(&b));
+        if content_type.is_empty() || content_type.len() > MEDIA_TYPE_BYTES_MAX || !printable {
+            return Err(ValueError::MediaType);
+        }
+        Ok(Media::Raw(content_type.into()))
+    }
+}
+
+/// One value with its end-to-end checksum (CRC-32C of `bytes`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Value {
+    pub media: Media,
+    pub bytes: Bytes,
+    pub checksum: u32,
+}
+impl Value {
+    /// Computes the checksum: for bytes that have just been received whole from a client.
+    pub fn new(media: Media, bytes: impl Into<Bytes>) -> Value {
+        let bytes = bytes.into();
+        let checksum = crc32c::crc32c(&bytes);
+        Value { media, bytes, checksum }
+    }
+    pub fn json(text: impl Into<Bytes>) -> Value {
+        Value::new(Media::Json, text)
+    }
+    /// Checks the bytes against their checksum.
+    pub fn verify(&self) -> Result<(), ValueError> {
+        if crc32c::crc32c(&self.bytes) == self.checksum { Ok(()) } else { Err(ValueError::Checksum) }
+    }
+}
