@@ -140,11 +140,3 @@ impl<'a> Reader<'a> {
         Ok(Entry { dot, write_id, media, bytes, checksum })
     }
 }
-
-/// A version vector in its fixed form, for contexts: `count u16`, then `actor u64, counter u64` each.
-impl VersionVector {
-    pub(super) fn put(&self, out: &mut BytesMut) {
-        out.put_u16_le(self.len() as u16);
-        self.entries().iter().for_each(|&d| put_dot(out, d));
-    }
-}
