@@ -171,7 +171,7 @@ fn slices_are_nearly_equal_and_shards_too() {
         assert!(most <= bound && least > 0.9 * fair, "seed {seed}: {least} to {most}, fair is {fair}");
         for shard in 0..4 {
             let share: f64 = placement.slices_of(ShardId(shard)).iter().map(|s| lengths[usize::from(s.0)]).sum();
-            assert!((0.23..0.27).contains(&share), "seed {seed}: shard {shard} has {share}");
+            assert!((0.22..0.28).contains(&share), "seed {seed}: shard {shard} has {share}");
         }
     }
 }
