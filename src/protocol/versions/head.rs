@@ -1,6 +1,6 @@
 //! The head of a key: a dotted version vector set without the values, and the rules of put, delete and merge.
 
-use super::{Dot, VersionVector};
+use super::{Context, Dot, VersionVector};
 use crate::{
     limits::RECENT_WRITES_MAX,
     types::{Media, Value, ValueError, WriteId},
@@ -24,11 +24,17 @@ pub struct Entry {
     pub checksum: u32,
 }
 
-/// A write that has been superseded, remembered so that a late retry of it is recognised.
+/// A write that has been superseded, remembered so that a late retry of it is recognised. Write id 0: known by its dot
+/// only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Superseded {
     pub dot: Dot,
     pub write_id: WriteId,
+}
+impl Superseded {
+    fn names(&self, entry: &Entry) -> bool {
+        self.dot == entry.dot || (self.write_id != WriteId(0) && self.write_id == entry.write_id)
+    }
 }
 
 /// The state of a key without its values.
@@ -81,16 +87,15 @@ impl Head {
         id != WriteId(0)
             && (self.entries.iter().any(|e| e.write_id == id) || self.recent.iter().any(|s| s.write_id == id))
     }
-    /// Which entries a write with this context leaves standing.
-    pub fn survivors(&self, context: &VersionVector) -> impl Iterator<Item = usize> {
-        let covered: SmallVec<[bool; 4]> = self.entries.iter().map(|e| context.covers(e.dot)).collect();
-        covered.into_iter().enumerate().filter(|(_, c)| !c).map(|(i, _)| i)
+    /// Whether a write with this context leaves any sibling standing.
+    pub fn has_survivors(&self, context: &Context) -> bool {
+        self.entries.iter().any(|e| !context.covers(e.dot))
     }
 
     /// A new sibling that supersedes what its writer had read. `dot` must be new: neither this clock nor the context
     /// covers it. The picks of the survivors point into this head ([`Side::Left`]), the new entry is
     /// `Pick { Right, 0 }`.
-    pub fn put(&self, context: &VersionVector, new: Entry) -> Merged {
+    pub fn put(&self, context: &Context, new: Entry) -> Merged {
         assert!(!self.clock.covers(new.dot) && !context.covers(new.dot), "a dot is never used twice: {:?}", new.dot);
         let mut merged = self.drop_covered(context);
         merged.head.clock.record(new.dot);
@@ -100,11 +105,17 @@ impl Head {
         merged
     }
     /// Drops the siblings that the context covers and knows all that it knows. All picks are [`Side::Left`].
-    pub fn delete(&self, context: &VersionVector) -> Merged {
+    pub fn delete(&self, context: &Context) -> Merged {
         self.drop_covered(context)
     }
-    fn drop_covered(&self, context: &VersionVector) -> Merged {
-        let mut head = Head { clock: self.clock.join(context), entries: SmallVec::new(), recent: self.recent.clone() };
+    /// A dot of the context that this state has not seen stays out of its clock, which would cover events that nobody
+    /// saw; it is remembered, so that the value it names is dropped when it comes. Forgotten before that, the value
+    /// appears as a sibling; nothing is lost.
+    fn drop_covered(&self, context: &Context) -> Merged {
+        let clock = self.clock.join(&context.clock);
+        let mut head = Head { clock, entries: SmallVec::new(), recent: self.recent.clone() };
+        let unseen = context.dots.iter().filter(|d| !self.clock.covers(**d) && !context.clock.covers(**d));
+        head.recent.extend(unseen.map(|&dot| Superseded { dot, write_id: WriteId(0) }));
         self.entries.iter().filter(|e| context.covers(e.dot)).for_each(|e| head.remember(e));
         let left = self.entries.iter().enumerate().filter(|(_, e)| !context.covers(e.dot));
         let picks = head.take(left.map(|(index, e)| (e, Pick { side: Side::Left, index })));
@@ -142,8 +153,7 @@ impl Head {
         let superseded = self.recent.len();
         let mut picks = SmallVec::new();
         for (entry, pick) in entries {
-            let known = |s: &Superseded| s.write_id == entry.write_id;
-            if entry.write_id != WriteId(0) && self.recent[..superseded].iter().any(known) {
+            if self.recent[..superseded].iter().any(|s| s.names(entry)) {
                 self.remember(entry);
             } else {
                 self.entries.push(entry.clone());
