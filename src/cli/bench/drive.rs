@@ -665,7 +665,7 @@ impl Book {
         if let (true, Some(context)) = (self.plan.load || self.plan.mix.writes(), answer.context) {
             // What one connection has written and another has read are both seen by this writer.
             let seen = self.contexts.entry(key).or_default();
-            *seen = context;
+            *seen = seen.join(&context);
         }
         match answer.verdict {
             Verdict::AlsoValue => {}
