@@ -190,7 +190,9 @@ const _: () = {
     assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
     assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
     assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);
-    assert!(BLOCK_BYTES <= BLOCK_BYTES_MAX && BLOCK_BYTES_MAX <= TABLE_WRITE_BYTES && BLOCK_BYTES_MAX < u16::MAX as usize);
+    assert!(
+        BLOCK_BYTES <= BLOCK_BYTES_MAX && BLOCK_BYTES_MAX <= TABLE_WRITE_BYTES && BLOCK_BYTES_MAX < u16::MAX as usize
+    );
     assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
     assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
     assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());
