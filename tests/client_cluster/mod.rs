@@ -66,7 +66,7 @@ impl Store {
                 *state = Siblings { head: merged.head, values };
             }
         }
-        Answer::Written(state.head.clock.clone().into())
+        Answer::Written(Context::from(state.head.clock.clone()))
     }
 }
 
