@@ -15,7 +15,7 @@ use crate::{
     http::views::ClusterView,
     server::{
         config::{self, Flags},
-        host,
+        host, kernel,
     },
     types::Ports,
 };
@@ -128,7 +128,7 @@ impl Plan {
             return Err(Stop::new(Exit::Usage, format!("{} nodes do not fit behind {}", args.nodes, args.base_ip)));
         }
         let ips = (0..args.nodes).map(|i| IpAddr::V4(Ipv4Addr::from(first + i))).collect();
-        let cpus: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|c| c.id).collect();
+        let cpus = kernel::allowed_cpus().map_err(|e| Stop::failed(format!("the CPUs cannot be listed: {e}")))?;
         let each = (cpus.len() / args.nodes as usize).clamp(1, crate::limits::SHARDS_MAX) as u16;
         let mut settings = args.settings.0.clone();
         settings.insert("data", String::from("."));

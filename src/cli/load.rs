@@ -288,7 +288,7 @@ impl Hand<'_> {
         let level = self.args.w.map(Level::Count).or(self.args.consistency.map(Level::from));
         let mut options = Options::default().timeout(REQUEST_TIMEOUT);
         options.consistency.level = level;
-        let context = (!held.context.0.is_empty()).then_some(held.context);
+        let context = (!held.context.is_empty()).then_some(held.context);
         let value = Value::new(Media::octets(), work.bytes.clone());
         let operation = Operation::Put { context, value, write_id: WriteId(0) };
         let ticket = self.pipeline.submit(work.key.clone(), operation, &options);

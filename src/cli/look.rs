@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key},
-    server::host,
 };
 use clap::Args;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
@@ -36,7 +35,6 @@ pub struct RingArgs {
 }
 
 pub fn status(args: StatusArgs) -> Result<(), Stop> {
-    host::end_at_broken_pipe();
     let (asked, cluster): (Host, ClusterView) = fetch::view(&args.reach.nodes, "/v1/cluster")?;
     let nodes: Vec<Option<NodeView>> = cluster.members.iter().map(node_of).collect();
     if args.json {
@@ -89,7 +87,6 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {
-    host::end_at_broken_pipe();
     match &args.key {
         Some(key) => {
             let path = format!("/v1/ring?key={}", encode_key(key.as_bytes()));

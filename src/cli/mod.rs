@@ -3,7 +3,9 @@
 //! Each command is a file of its own. A command prints its answer to standard output and nothing else there; what goes
 //! wrong ends as a [`Stop`], one line on standard error that says how to mend it, and the exit code of the contract.
 
-mod bench;
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "clocks, threads and locks of a command line tool")]
+
+pub mod bench;
 mod dev;
 mod fetch;
 mod inspect;
@@ -130,7 +132,7 @@ pub fn run() -> ExitCode {
         Command::Ring(args) => look::ring(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => return bench::run(args),
-        Command::Simulate(args) => return simulate::run(args),
+        Command::Simulate(args) => simulate::run(args),
         Command::Config(args) => settings::run(args),
         Command::Completions(args) => completions(args),
     };
@@ -146,9 +148,9 @@ pub fn run() -> ExitCode {
 }
 
 fn completions(args: CompletionsArgs) -> Result<(), Stop> {
-    crate::server::host::end_at_broken_pipe();
-    clap_complete::generate(args.shell, &mut CommandLine::command(), "dynarc", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut CommandLine::command(), "dynarc", &mut script);
+    output::print(script)
 }
 
 #[cfg(test)]

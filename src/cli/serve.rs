@@ -1,7 +1,7 @@
 //! `serve`: one node in this process.
 
 use super::{Exit, Stop, settings::{self, SettingFlags}};
-use crate::server::host::{self, Limit};
+use crate::server::{host, kernel};
 use clap::Args;
 use std::{io::IsTerminal, path::PathBuf};
 
@@ -33,10 +33,8 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
 
 /// The limits that a node lives by, as high as the system lets them be. Whether that is enough is the server's to say.
 pub fn raise_limits() {
-    for limit in [Limit::LockedBytes, Limit::OpenFiles] {
-        if let Err(e) = host::raise(limit) {
-            eprintln!("dynarc: warning: {limit:?} could not be raised: {e}");
-        }
+    if let Err(e) = kernel::raise_limits() {
+        eprintln!("dynarc: warning: the limits of locked memory and open files could not be raised: {e}");
     }
 }
 

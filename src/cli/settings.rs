@@ -1,10 +1,7 @@
 //! Settings on the command line: their flags, the file that goes with them, and `dynarc config`.
 
 use super::{Exit, Stop, output};
-use crate::server::{
-    config::{self, Effectives, Flags, Kind, SETTINGS, Setting},
-    host,
-};
+use crate::server::config::{self, Effectives, Flags, Kind, SETTINGS, Setting};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -130,7 +127,6 @@ struct CheckArgs {
 }
 
 pub fn run(args: ConfigArgs) -> Result<(), Stop> {
-    host::end_at_broken_pipe();
     match args.command {
         ConfigCommand::Print(args) => print(args),
         ConfigCommand::Check(args) => check(args),
