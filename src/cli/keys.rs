@@ -156,7 +156,7 @@ fn read_whole(from: impl Read, name: &str) -> Result<Vec<u8>, Stop> {
 pub fn get(args: GetArgs) -> Result<(), Stop> {
     let key = args.about.key()?;
     let held = Store::connect(&args.about.reach)?.get(&key, args.about.level())?;
-    let context = (!held.context.is_empty()).then(|| held.context.to_text(key.token()));
+    let context = (held.context != Context::default()).then(|| held.context.to_text(key.token()));
     if args.about.json {
         print_json(&held, context.as_deref())?;
     } else {

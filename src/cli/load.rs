@@ -6,7 +6,7 @@
 //! killed meanwhile costs time, not files.
 
 use super::{
-    Exit, Stop,
+    Stop,
     fetch::Reach,
     keys::ConsistencyName,
     output,
@@ -18,6 +18,7 @@ use crate::{
     protocol::{
         message::{Answer, Operation},
         ring::FixedMap,
+        versions::Context,
     },
     types::{ErrorCode, Key, Level, Media, Value, WriteId},
 };
@@ -288,7 +289,7 @@ impl Hand<'_> {
         let level = self.args.w.map(Level::Count).or(self.args.consistency.map(Level::from));
         let mut options = Options::default().timeout(REQUEST_TIMEOUT);
         options.consistency.level = level;
-        let context = (!held.context.is_empty()).then_some(held.context);
+        let context = (held.context != Context::default()).then_some(held.context);
         let value = Value::new(Media::octets(), work.bytes.clone());
         let operation = Operation::Put { context, value, write_id: WriteId(0) };
         let ticket = self.pipeline.submit(work.key.clone(), operation, &options);
@@ -382,7 +383,6 @@ fn report(args: &LoadArgs, walked: &Walked, tally: &Tally, elapsed: Duration) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::versions::Context;
 
     #[test]
     fn files_become_keys_in_order() {
