@@ -54,6 +54,6 @@ pub struct Got {
 }
 impl From<Siblings> for Got {
     fn from(siblings: Siblings) -> Got {
-        Got { siblings: siblings.values().collect(), context: Context(siblings.head.clock) }
+        Got { siblings: siblings.values().collect(), context: Context::from(siblings.head.clock) }
     }
 }
