@@ -89,7 +89,7 @@ impl Store {
         Ok(Store(Client::connect(&seeds.0[..]).map_err(Trouble::from)?))
     }
     pub fn get(&mut self, key: &Key, level: Option<Level>) -> Result<Held, Trouble> {
-        let got = self.0.get_with(key.clone(), &options(level, None))?;
+        let got = self.0.get_with(key.bytes().clone(), &options(level, None))?;
         Ok(Held { values: got.siblings, context: got.context })
     }
     pub fn put(
@@ -99,9 +99,9 @@ impl Store {
         context: Option<Context>,
         level: Option<Level>,
     ) -> Result<Context, Trouble> {
-        Ok(self.0.put(key.clone(), value, &options(level, context))?)
+        Ok(self.0.put(key.bytes().clone(), value, &options(level, context))?)
     }
     pub fn delete(&mut self, key: &Key, context: Option<Context>, level: Option<Level>) -> Result<Context, Trouble> {
-        Ok(self.0.delete(key.clone(), &options(level, context))?)
+        Ok(self.0.delete(key.bytes().clone(), &options(level, context))?)
     }
 }
