@@ -1,3 +1,4 @@
 //! THE STAIRS: the one loop of a core, generic over both worlds.
 
+pub mod identity;
 pub mod world;

@@ -4,7 +4,7 @@
 //! (`actor u64, counter u64` each), the entries (`actor u64, counter u64, write id u64, bytes u32, checksum u32,
 //! media length u8, media`), the recent ones (`actor u64, counter u64, write id u64`). Media length 0 is JSON.
 
-use super::{Actor, Dot, Entry, Head, Superseded, VersionVector};
+use super::{Actor, Dot, Entry, Head, Superseded};
 use crate::{
     limits::{CLOCK_ENTRIES_MAX, RECENT_WRITES_MAX, SIBLINGS_MAX},
     types::{Media, WriteId},
@@ -138,13 +138,5 @@ impl<'a> Reader<'a> {
             }
         };
         Ok(Entry { dot, write_id, media, bytes, checksum })
-    }
-}
-
-/// A version vector in its fixed form, for contexts: `count u16`, then `actor u64, counter u64` each.
-impl VersionVector {
-    pub(super) fn put(&self, out: &mut BytesMut) {
-        out.put_u16_le(self.len() as u16);
-        self.entries().iter().for_each(|&d| put_dot(out, d));
     }
 }

@@ -1,6 +1,6 @@
 //! The head of a key: a dotted version vector set without the values, and the rules of put, delete and merge.
 
-use super::{Dot, VersionVector};
+use super::{Context, Dot, VersionVector};
 use crate::{
     limits::RECENT_WRITES_MAX,
     types::{Media, Value, ValueError, WriteId},
@@ -80,16 +80,15 @@ impl Head {
         id != WriteId(0)
             && (self.entries.iter().any(|e| e.write_id == id) || self.recent.iter().any(|s| s.write_id == id))
     }
-    /// Which entries a write with this context leaves standing.
-    pub fn survivors(&self, context: &VersionVector) -> impl Iterator<Item = usize> {
-        let covered: SmallVec<[bool; 4]> = self.entries.iter().map(|e| context.covers(e.dot)).collect();
-        covered.into_iter().enumerate().filter(|(_, c)| !c).map(|(i, _)| i)
+    /// Whether a write with this context leaves any sibling standing.
+    pub fn has_survivors(&self, context: &Context) -> bool {
+        self.entries.iter().any(|e| !context.covers(e.dot))
     }
 
     /// A new sibling that supersedes what its writer had read. `dot` must be new: neither this clock nor the context
     /// covers it. The picks of the survivors point into this head ([`Side::Left`]), the new entry is
     /// `Pick { Right, 0 }`.
-    pub fn put(&self, context: &VersionVector, new: Entry) -> Merged {
+    pub fn put(&self, context: &Context, new: Entry) -> Merged {
         assert!(!self.clock.covers(new.dot) && !context.covers(new.dot), "a dot is never used twice: {:?}", new.dot);
         let mut merged = self.drop_covered(context);
         merged.head.clock.record(new.dot);
@@ -99,11 +98,14 @@ impl Head {
         merged
     }
     /// Drops the siblings that the context covers and knows all that it knows. All picks are [`Side::Left`].
-    pub fn delete(&self, context: &VersionVector) -> Merged {
+    pub fn delete(&self, context: &Context) -> Merged {
         self.drop_covered(context)
     }
-    fn drop_covered(&self, context: &VersionVector) -> Merged {
-        let mut head = Head { clock: self.clock.join(context), entries: SmallVec::new(), recent: self.recent.clone() };
+    /// A dot of the context that this state has not seen stays unknown to it: the clock could not record it without
+    /// covering events that nobody saw. At worst the value that it names appears as a sibling; nothing is lost.
+    fn drop_covered(&self, context: &Context) -> Merged {
+        let clock = self.clock.join(&context.clock);
+        let mut head = Head { clock, entries: SmallVec::new(), recent: self.recent.clone() };
         let mut picks = SmallVec::new();
         for (index, entry) in self.entries.iter().enumerate() {
             if context.covers(entry.dot) {

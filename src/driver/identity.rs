@@ -1,0 +1,365 @@
+//! What a node remembers of itself: who it is, where it listens, how often it has started, and the last known others.
+//!
+//! Two small files in `node/`: `identity` and `members`. Each is replaced whole (written beside, synced, renamed,
+//! directory synced) and carries a magic, a format number, a length and a CRC-32C; the rulers are in
+//! `schema/node.md`. The generation is raised durably before the node speaks to anyone.
+
+use crate::{
+    engine::{
+        disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
+        error::EngineError,
+    },
+    limits::{MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    types::{Member, MemberState, NodeId, Ports, Token},
+};
+use bytes::{BufMut, BytesMut};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+const DIRECTORY: &str = "node";
+const IDENTITY: &str = "node/identity";
+const MEMBERS: &str = "node/members";
+const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 20;
+/// Seeds that are remembered.
+const SEEDS_MAX: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("cannot use the data directory: {0}")]
+    Disk(#[from] io::Error),
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error(
+        "{file} is damaged ({reason}); restore it, or start with an empty data directory and let replicas refill it"
+    )]
+    Damaged { file: &'static str, reason: &'static str },
+    #[error("{file} has format {found}; this Dynarc reads up to {FORMAT}: it was written by a newer version")]
+    NewerFormat { file: &'static str, found: u32 },
+    #[error("the data directory is new: an address to listen on is needed")]
+    NoAddress,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the operator asks for. Address and ports are needed for a new directory and override a known one's.
+#[derive(Clone, Debug)]
+pub struct NodeWish {
+    pub ip: Option<IpAddr>,
+    pub ports: Option<Ports>,
+    pub shards: u16,
+    /// For a new directory; kept for life.
+    pub slices: u16,
+    /// For a new directory; kept for life.
+    pub vnodes: usize,
+    /// Peer address (port of core 0) of other nodes; remembered.
+    pub seeds: Vec<SocketAddr>,
+    /// Random bits for a new directory's node id and tokens.
+    pub random: u64,
+}
+
+/// Who a node is, from its start to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    pub node: NodeId,
+    /// Part of the node's actor: a new one whenever its memory of minted dots is in doubt.
+    pub incarnation: u16,
+    /// +1 at each start, durable.
+    pub generation: u64,
+    pub tokens: Arc<[Token]>,
+    pub slices: u16,
+    pub ip: IpAddr,
+    pub ports: Ports,
+    pub shards: u16,
+    pub seeds: Vec<SocketAddr>,
+    /// Whether the node has ever been part of a cluster that answered, or was started alone.
+    pub joined: bool,
+    /// The others as last saved.
+    pub members: Vec<Member>,
+}
+impl Identity {
+    /// The node's own entry in the member list at this start.
+    pub fn member(&self) -> Member {
+        Member {
+            id: self.node,
+            ip: self.ip,
+            ports: self.ports,
+            shards: self.shards,
+            slices: self.slices,
+            tokens: self.tokens.clone(),
+            state: if self.joined || self.seeds.is_empty() { MemberState::Up } else { MemberState::Joining },
+            generation: self.generation,
+            revision: 0,
+            heartbeat: 0,
+        }
+    }
+}
+
+/// Loads or makes the identity and counts this start durably. Once per start of a node, before its shards open.
+pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootError> {
+    disk.create_dir(DIRECTORY).await?;
+    disk.sync_dir("").await?;
+    let mut identity = match peek(disk).await? {
+        Some(known) => revise(known, wish),
+        None => make(wish)?,
+    };
+    identity.generation += 1;
+    save_identity(disk, &identity).await?;
+    Ok(identity)
+}
+
+/// Reads the identity without counting a start; `None` in a new directory.
+pub async fn peek<D: Disk>(disk: &D) -> Result<Option<Identity>, BootError> {
+    let Some(body) = read_file(disk, IDENTITY).await? else { return Ok(None) };
+    let mut identity = decode_identity(&body).ok_or(BootError::Damaged { file: IDENTITY, reason: "its fields" })?;
+    if let Some(body) = read_file(disk, MEMBERS).await? {
+        identity.members = decode_members(&body).ok_or(BootError::Damaged { file: MEMBERS, reason: "its fields" })?;
+    }
+    Ok(Some(identity))
+}
+
+/// Saves the others for the next start. `joined` is set when any is known.
+pub async fn save_members<D: Disk>(disk: &D, identity: &Identity, members: &[Member]) -> Result<(), BootError> {
+    let mut out = BytesMut::new();
+    out.put_u32_le(members.len() as u32);
+    members.iter().for_each(|m| put_member(&mut out, m));
+    write_file(disk, MEMBERS, &out).await?;
+    if !identity.joined && !members.is_empty() {
+        save_identity(disk, &Identity { joined: true, ..identity.clone() }).await?;
+    }
+    Ok(())
+}
+
+fn revise(known: Identity, wish: &NodeWish) -> Identity {
+    let seeds = if wish.seeds.is_empty() { known.seeds } else { wish.seeds.iter().copied().take(SEEDS_MAX).collect() };
+    Identity {
+        ip: wish.ip.unwrap_or(known.ip),
+        ports: wish.ports.unwrap_or(known.ports),
+        shards: wish.shards,
+        seeds,
+        ..known
+    }
+}
+
+fn make(wish: &NodeWish) -> Result<Identity, BootError> {
+    let ip = wish.ip.ok_or(BootError::NoAddress)?;
+    let mut random = fastrand::Rng::with_seed(wish.random);
+    let node = NodeId::from_random(random.u64(..));
+    let mut tokens: Vec<Token> = (0..wish.vnodes.clamp(1, VNODES_MAX)).map(|_| Token(random.u64(..))).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    Ok(Identity {
+        node,
+        incarnation: 1,
+        generation: 0,
+        tokens: tokens.into(),
+        slices: wish.slices.clamp(1, SLICES_MAX as u16),
+        ip,
+        ports: wish.ports.unwrap_or_default(),
+        shards: wish.shards,
+        seeds: wish.seeds.iter().copied().take(SEEDS_MAX).collect(),
+        joined: wish.seeds.is_empty(),
+        members: Vec::new(),
+    })
+}
+
+// ---- files -----------------------------------------------------------------------------------------------------
+
+fn magic(file: &str) -> &'static [u8; 8] {
+    if file == IDENTITY { b"DYNARCID" } else { b"DYNARCMB" }
+}
+
+/// `magic 8, format u32, length u32, CRC-32C of the body u32, body`, zeros to the end of the page.
+async fn write_file<D: Disk>(disk: &D, file: &'static str, body: &[u8]) -> Result<(), BootError> {
+    let mut header = BytesMut::with_capacity(HEADER_BYTES);
+    header.put_slice(magic(file));
+    header.put_u32_le(FORMAT);
+    header.put_u32_le(body.len() as u32);
+    header.put_u32_le(crc32c::crc32c(body));
+    let mut buffer = PageBuffer::zeroed(HEADER_BYTES + body.len());
+    buffer.as_mut_slice()[..HEADER_BYTES].copy_from_slice(&header);
+    buffer.as_mut_slice()[HEADER_BYTES..HEADER_BYTES + body.len()].copy_from_slice(body);
+
+    let beside = format!("{file}.new");
+    if disk.list(DIRECTORY).await?.iter().any(|(name, _)| format!("{DIRECTORY}/{name}") == beside) {
+        disk.remove(&beside).await?;
+    }
+    let handle = disk.open(&beside, OpenMode::Create).await?;
+    let (_, written) = handle.write(0, buffer, Sync::None, Lane::Log).await;
+    written?;
+    handle.sync().await?;
+    disk.rename(&beside, file).await?;
+    disk.sync_dir(DIRECTORY).await?;
+    Ok(())
+}
+
+async fn read_file<D: Disk>(disk: &D, file: &'static str) -> Result<Option<Vec<u8>>, BootError> {
+    let handle = match disk.open(file, OpenMode::Read).await {
+        Ok(handle) => handle,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let damaged = |reason| BootError::Damaged { file, reason };
+    let length = usize::try_from(handle.len()?).unwrap_or(usize::MAX);
+    let bytes_max = HEADER_BYTES + MEMBERS_MAX * (VNODES_MAX * 8 + 128);
+    if length < PAGE || !length.is_multiple_of(PAGE) || length > bytes_max.next_multiple_of(PAGE) {
+        return Err(damaged("its length"));
+    }
+    let buffer = handle.read(0, length, Lane::Foreground).await?;
+    let (header, rest) = buffer.as_slice().split_at(HEADER_BYTES);
+    let field = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    if &header[..8] != magic(file) {
+        return Err(damaged("its first bytes"));
+    }
+    if field(8) > FORMAT {
+        return Err(BootError::NewerFormat { file, found: field(8) });
+    }
+    let body = rest.get(..field(12) as usize).ok_or(damaged("its length"))?;
+    if crc32c::crc32c(body) != field(16) {
+        return Err(damaged("its checksum"));
+    }
+    Ok(Some(body.to_vec()))
+}
+
+async fn save_identity<D: Disk>(disk: &D, identity: &Identity) -> Result<(), BootError> {
+    let mut out = BytesMut::new();
+    put_member(&mut out, &identity.member());
+    out.put_u16_le(identity.incarnation);
+    out.put_u8(u8::from(identity.joined));
+    out.put_u16_le(identity.seeds.len() as u16);
+    for seed in &identity.seeds {
+        put_ip(&mut out, seed.ip());
+        out.put_u16_le(seed.port());
+    }
+    write_file(disk, IDENTITY, &out).await
+}
+
+// ---- bytes -----------------------------------------------------------------------------------------------------
+
+fn put_ip(out: &mut BytesMut, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            out.put_u8(4);
+            out.put_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            out.put_u8(6);
+            out.put_slice(&v6.octets());
+        }
+    }
+}
+
+fn put_member(out: &mut BytesMut, member: &Member) {
+    out.put_u64_le(member.id.0);
+    put_ip(out, member.ip);
+    [member.ports.http, member.ports.client, member.ports.peer, member.shards, member.slices]
+        .iter()
+        .for_each(|n| out.put_u16_le(*n));
+    out.put_u8(member.state as u8);
+    out.put_u64_le(member.generation);
+    out.put_u32_le(member.revision);
+    out.put_u64_le(member.heartbeat);
+    out.put_u32_le(member.tokens.len() as u32);
+    member.tokens.iter().for_each(|t| out.put_u64_le(t.0));
+}
+
+/// Takes fields off the front; `None` when there is not enough, or a field is out of bounds.
+struct Fields<'a>(&'a [u8]);
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+    fn u8(&mut self) -> Option<u8> {
+        Some(self.array::<1>()?[0])
+    }
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+    fn ip(&mut self) -> Option<IpAddr> {
+        match self.u8()? {
+            4 => Some(Ipv4Addr::from(self.array::<4>()?).into()),
+            6 => Some(Ipv6Addr::from(self.array::<16>()?).into()),
+            _ => None,
+        }
+    }
+    fn state(&mut self) -> Option<MemberState> {
+        use MemberState::*;
+        let number = self.u8()?;
+        [Joining, Up, Leaving, Left, Removed].into_iter().find(|s| *s as u8 == number)
+    }
+    fn member(&mut self) -> Option<Member> {
+        let id = NodeId(self.u64()?);
+        let ip = self.ip()?;
+        let ports = Ports { http: self.u16()?, client: self.u16()?, peer: self.u16()? };
+        let (shards, slices) = (self.u16()?, self.u16()?);
+        let state = self.state()?;
+        let (generation, revision, heartbeat) = (self.u64()?, self.u32()?, self.u64()?);
+        let count = self.u32()? as usize;
+        let sound = (1..=NodeId::MAX).contains(&id.0)
+            && (1..=SHARDS_MAX).contains(&usize::from(shards))
+            && (1..=SLICES_MAX).contains(&usize::from(slices))
+            && (1..=VNODES_MAX).contains(&count);
+        if !sound {
+            return None;
+        }
+        let tokens: Arc<[Token]> = (0..count).map(|_| self.u64().map(Token)).collect::<Option<_>>()?;
+        tokens.is_sorted_by(|a, b| a < b).then_some(Member {
+            id,
+            ip,
+            ports,
+            shards,
+            slices,
+            tokens,
+            state,
+            generation,
+            revision,
+            heartbeat,
+        })
+    }
+}
+
+fn decode_identity(body: &[u8]) -> Option<Identity> {
+    let mut fields = Fields(body);
+    let member = fields.member()?;
+    let (incarnation, joined) = (fields.u16()?, fields.u8()? != 0);
+    let count = usize::from(fields.u16()?);
+    if count > SEEDS_MAX {
+        return None;
+    }
+    let seeds: Vec<SocketAddr> =
+        (0..count).map(|_| Some(SocketAddr::new(fields.ip()?, fields.u16()?))).collect::<Option<_>>()?;
+    fields.0.is_empty().then_some(Identity {
+        node: member.id,
+        incarnation,
+        generation: member.generation,
+        tokens: member.tokens,
+        slices: member.slices,
+        ip: member.ip,
+        ports: member.ports,
+        shards: member.shards,
+        seeds,
+        joined,
+        members: Vec::new(),
+    })
+}
+
+fn decode_members(body: &[u8]) -> Option<Vec<Member>> {
+    let mut fields = Fields(body);
+    let count = fields.u32()? as usize;
+    if count > MEMBERS_MAX {
+        return None;
+    }
+    let members = (0..count).map(|_| fields.member()).collect::<Option<Vec<_>>>()?;
+    fields.0.is_empty().then_some(members)
+}
