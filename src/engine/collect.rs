@@ -92,7 +92,10 @@ async fn relocate_all<D: Disk>(
 ) -> Result<(), EngineError> {
     let mut waiting: Vec<(LogRecord, ValuePointer)> = records
         .into_iter()
-        .filter_map(|record| pointers(&record.stored).next().copied().map(|pointer| (record, pointer)))
+        .filter_map(|record| {
+            let first = pointers(&record.stored).next().copied()?;
+            Some((record, first))
+        })
         .collect();
     // A record that changed between look-up and batch is looked up again: most are then no longer current.
     while !waiting.is_empty() {

@@ -38,8 +38,6 @@ pub struct Opened<D: Disk> {
     pub engine: Engine<D>,
     /// To be driven by the host for as long as the engine is used. They end after [`Engine::close`] or a failure.
     pub background: Vec<(Background, LocalBoxFuture<'static, ()>)>,
-    /// Ranges of the log that failed their checksums: the records in them are lost here.
-    pub damage: Vec<Damage>,
 }
 
 /// One core's engine. Cheap to clone; never leaves its core.
@@ -62,8 +60,7 @@ impl<D: Disk> Engine<D> {
         slices: &[SliceId],
         options: EngineOptions,
     ) -> Result<Opened<D>, EngineError> {
-        let (store, damage) = recover::open(disk, shard, slices, options).await?;
-        let store = Rc::new(store);
+        let store = Rc::new(recover::open(disk, shard, slices, options).await?);
         let mut background = Vec::new();
         let mut add = |kind, future: LocalBoxFuture<'static, ()>| {
             let store = store.clone();
@@ -80,7 +77,7 @@ impl<D: Disk> Engine<D> {
         add(Background::Compaction, Box::pin(flush::run(store.clone())));
         add(Background::Compaction, Box::pin(compact::run(store.clone())));
         add(Background::Compaction, Box::pin(collect::run(store.clone())));
-        Ok(Opened { engine: Engine(store), background, damage })
+        Ok(Opened { engine: Engine(store), background })
     }
 
     /// The record of a key. `Want::Head` never touches the log. `Damaged` concerns this record alone.
@@ -191,6 +188,11 @@ impl<D: Disk> Engine<D> {
 
     pub fn stats(&self) -> EngineStats {
         self.0.stats()
+    }
+
+    /// Ranges of the log that failed their checksums at the opening: the records in them are lost here.
+    pub fn damage(&self) -> &[Damage] {
+        &self.0.damage
     }
 
     /// Writes what waits for the log and ends the background futures, which the host must go on driving until this

@@ -14,7 +14,7 @@ use super::{
     compaction::TableSet,
     disk::{Disk, DiskFile, Lane, OpenMode},
     error::EngineError,
-    manifest::{self, Manifest},
+    manifest::Manifest,
     store::{Damage, Slice, Store, count},
     table::{self, Table},
     types::EngineOptions,
@@ -55,7 +55,7 @@ pub async fn open<D: Disk>(
     shard: ShardId,
     own: &[SliceId],
     options: EngineOptions,
-) -> Result<(Store<D>, Vec<Damage>), EngineError> {
+) -> Result<Store<D>, EngineError> {
     for directory in [DIRECTORY, SLICES] {
         disk.create_dir(directory).await?;
     }
@@ -66,12 +66,13 @@ pub async fn open<D: Disk>(
     let (candidates, newest) = find_segments(&*disk, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
-    let store = Store::new(disk, shard, options, generation, slices);
+    let mut store = Store::new(disk, shard, options, generation, slices);
     replay_all(&store, candidates, &own, &mut damage).await?;
     count_live(&store);
     count(&store.counters.damaged_reads, damage.len() as u64);
     store.look_at_space();
-    Ok((store, damage))
+    store.damage = damage;
+    Ok(store)
 }
 
 async fn open_slices<D: Disk>(disk: &Rc<D>, own: &BTreeSet<SliceId>) -> Result<Vec<Rc<Slice<D>>>, EngineError> {

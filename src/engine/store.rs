@@ -135,6 +135,8 @@ pub struct Store<D: Disk> {
     pub work: Notify,
     /// Memtables shrank, or the engine failed.
     pub room: Notify,
+    /// What the opening found damaged.
+    pub damage: Vec<Damage>,
     /// Background futures that have not ended.
     pub running: Cell<usize>,
 }
@@ -171,6 +173,7 @@ impl<D: Disk> Store<D> {
             counters: Counters::default(),
             work: Notify::default(),
             room: Notify::default(),
+            damage: Vec::new(),
             running: Cell::new(0),
         }
     }
