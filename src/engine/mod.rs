@@ -33,4 +33,4 @@ pub mod table;
 pub mod types;
 pub mod wal;
 
-pub use open::{Background, Engine, LocalBoxFuture, Opened};
+pub use open::{Background, Engine, Opened};

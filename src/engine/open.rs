@@ -20,9 +20,8 @@ use crate::{
     types::{ShardId, SliceId},
 };
 use bytes::Bytes;
-use std::{future::Future, pin::Pin, rc::Rc};
-
-pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+use futures_util::future::LocalBoxFuture;
+use std::rc::Rc;
 
 /// What a background future does: the host gives each kind its own share of the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

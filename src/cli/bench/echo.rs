@@ -1,9 +1,6 @@
 //! A server of the Redis protocol in this process: what the generator itself can do, and what it sees of a stall.
 
-use super::{
-    dialect::RedisServer,
-    poll::Poll,
-};
+use super::{dialect::RedisServer, poll::Poll};
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},

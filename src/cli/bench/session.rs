@@ -50,7 +50,8 @@ pub fn run(args: &BenchArgs) -> Result<bool, BenchError> {
     }
     if args.null {
         let server = RedisServer::forgetful(plan.value_bytes);
-        let echo = Echo::start(server, None, plan.pin.get(plan.threads).copied()).map_err(|e| BenchError::Io("echo", e))?;
+        let echo =
+            Echo::start(server, None, plan.pin.get(plan.threads).copied()).map_err(|e| BenchError::Io("echo", e))?;
         let target = Target { protocol: Protocol::Redis, seeds: vec![echo.address] };
         let report = measure(args, plan, &target)?;
         print(args, &report);
@@ -245,7 +246,8 @@ impl Progress {
 fn stall_test(args: &BenchArgs, mut plan: Plan) -> Result<bool, BenchError> {
     plan.load = false;
     let stall = Stall { at: plan.warmup + plan.measure / 2, length: Duration::from_secs(1) };
-    let echo = Echo::start(RedisServer::forgetful(plan.value_bytes), Some(stall), None).map_err(|e| BenchError::Io("echo", e))?;
+    let echo = Echo::start(RedisServer::forgetful(plan.value_bytes), Some(stall), None)
+        .map_err(|e| BenchError::Io("echo", e))?;
     let target = Target { protocol: Protocol::Redis, seeds: vec![echo.address] };
     let report = measure(args, plan, &target)?;
     print(args, &report);
@@ -274,7 +276,13 @@ fn compare_targets(args: &BenchArgs, plan: &Plan, targets: &[Target; 2]) -> Resu
             let report = measure(args, plan.clone(), target)?;
             let (p, rate) = (report.all, report.operations_per_second);
             let verdict = report.objections.join("; ");
-            eprintln!("pair {}  {:32} {rate:>9.0}/s  p50 {}  p99 {}  {verdict}", pair + 1, report.target, time(p.p50_us), time(p.p99_us));
+            eprintln!(
+                "pair {}  {:32} {rate:>9.0}/s  p50 {}  p99 {}  {verdict}",
+                pair + 1,
+                report.target,
+                time(p.p50_us),
+                time(p.p99_us)
+            );
             reports.push(report);
         }
     }

@@ -30,7 +30,12 @@ impl Dialect for HttpDialect {
                 write!(out, "GET /v1/keys/{key} HTTP/1.1\r\nHost: {}\r\nAccept: {}\r\n\r\n", self.host, Media::OCTETS)
             }
             Ask::Put { context, values, number, variant } => {
-                let _ = write!(out, "PUT /v1/keys/{key} HTTP/1.1\r\nHost: {}\r\nContent-Type: {}\r\n", self.host, Media::OCTETS);
+                let _ = write!(
+                    out,
+                    "PUT /v1/keys/{key} HTTP/1.1\r\nHost: {}\r\nContent-Type: {}\r\n",
+                    self.host,
+                    Media::OCTETS
+                );
                 if let Some(context) = context {
                     let _ = write!(out, "X-Version-Context: {}\r\n", Context(context.clone()).to_text(token));
                 }
