@@ -26,7 +26,10 @@ pub enum Choice<D: Disk> {
     /// Nothing to do.
     Rest,
     /// A table changes its level, its bytes stay: [`run`](super::run) gives the same id in `removed` and in `added`.
-    Move { table: Rc<Table<D>>, to: u8 },
+    Move {
+        table: Rc<Table<D>>,
+        to: u8,
+    },
     Merge(Merge<D>),
 }
 /// Tables to be merged into one level.
@@ -79,7 +82,8 @@ pub fn choose<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> 
     {
         return Choice::Move { table: table.clone(), to: plan.to };
     }
-    let mut runs: Vec<_> = if plan.from == 0 { upper.into_iter().map(|table| vec![table]).collect() } else { vec![upper] };
+    let mut runs: Vec<_> =
+        if plan.from == 0 { upper.into_iter().map(|table| vec![table]).collect() } else { vec![upper] };
     let lower = pick(plan.to, &plan.lower);
     if plan.from != plan.to && !lower.is_empty() {
         runs.push(lower);

@@ -100,7 +100,8 @@ impl<D: Disk> TableSet<D> {
     }
     /// Sources for a [`MergeCursor`](super::MergeCursor) over [from, to), newest first: one a table of level 0, one a deeper level.
     pub fn sources(&self, from: &[u8], to: &[u8], lane: Lane) -> Vec<RunCursor<D>> {
-        let within = |level: &[Rc<Table<D>>]| level.iter().filter(|t| t.overlaps(from, to)).cloned().collect::<Vec<_>>();
+        let within =
+            |level: &[Rc<Table<D>>]| level.iter().filter(|t| t.overlaps(from, to)).cloned().collect::<Vec<_>>();
         let Some((recent, deeper)) = self.levels.split_first() else { return Vec::new() };
         let recent = within(recent).into_iter().map(|table| vec![table]);
         let runs = recent.chain(deeper.iter().map(|level| within(level))).filter(|run| !run.is_empty());
