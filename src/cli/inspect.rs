@@ -3,17 +3,16 @@
 //! The engine's own readers do the work, over [`FileDisk`]: ordinary blocking reads, no writes. So a file can be looked
 //! at on a machine that could not run a node, and while a node runs.
 
-use super::{Exit, Stop, output};
+use super::{Stop, output};
 use crate::engine::{
     disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Space, Sync},
     error::EngineError,
-    inspect,
+    inspect, table,
 };
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use std::{
     fs::{self, File},
-    future::Future,
     io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -122,23 +121,27 @@ pub fn run(args: InspectArgs) -> Result<(), Stop> {
     let mut print = |line: String| {
         if args.json {
             lines.push(line);
-        } else if writeln!(io::stdout(), "{line}").is_err() {
-            // Nobody reads on; what the exit code will be is still worth finding out.
+        } else {
+            // When nobody reads on, what the exit code will be is still worth finding out.
+            let _ = writeln!(io::stdout(), "{line}");
         }
     };
     // Nothing in a FileDisk ever waits, so one poll runs to the end.
-    let verified = match args.kind {
-        FileKind::Wal => inspect::wal(&disk, &path, &mut print).now_or_never(),
-        FileKind::Table => inspect::table(&disk, &path, &mut print).now_or_never(),
-        FileKind::Manifest => inspect::manifest(&disk, &path, &mut print).now_or_never(),
+    let damaged = async {
+        match args.kind {
+            FileKind::Wal => inspect::wal(&disk, &path, &mut print).await.map(|v| v.damaged),
+            FileKind::Manifest => inspect::manifest(&disk, &path, &mut print).await.map(|v| v.damaged),
+            FileKind::Table => table::inspect::table(&disk, &path, &mut print).await.map(|_| 0),
+        }
     };
+    let damaged = damaged.now_or_never();
     if args.json {
         output::print_json(&lines)?;
     }
-    match verified.unwrap_or_else(|| Err(EngineError::Failed("the reader waits for nothing".into()))) {
-        Ok(verified) if verified.damaged == 0 => Ok(()),
-        Ok(verified) => Err(Stop::failed(format!("{path}: {} damaged places", verified.damaged))),
-        Err(error) => Err(Stop::new(Exit::Failed, error.to_string())),
+    match damaged.unwrap_or_else(|| Err(EngineError::Failed("the reader waits for nothing".into()))) {
+        Ok(0) => Ok(()),
+        Ok(damaged) => Err(Stop::failed(format!("{path}: {damaged} damaged places"))),
+        Err(error) => Err(Stop::failed(error.to_string())),
     }
 }
 
@@ -152,4 +155,42 @@ fn place(kind: FileKind, file: &Path) -> Result<(PathBuf, String), Stop> {
     let root = file.ancestors().nth(depth).unwrap_or(Path::new("/"));
     let path = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
     Ok((root.to_owned(), path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::PAGE;
+
+    #[test]
+    fn a_file_is_known_by_its_place() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("slices/0004")).expect("made");
+        let file = root.path().join("slices/0004/MANIFEST");
+        fs::write(&file, "").expect("written");
+        let found = place(FileKind::Manifest, &file).expect("found");
+        assert_eq!(found, (root.path().canonicalize().expect("real"), "slices/0004/MANIFEST".into()));
+        assert!(place(FileKind::Table, &root.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn reads_are_bounded_by_the_file() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::write(root.path().join("f"), vec![7; PAGE + 1]).expect("written");
+        let disk = FileDisk { root: root.path().to_owned() };
+        let run = async {
+            let file = disk.open("f", OpenMode::Read).await?;
+            assert_eq!(file.read(0, PAGE, Lane::Background).await?.as_slice(), [7; PAGE]);
+            assert!(file.read(0, 2 * PAGE, Lane::Background).await.is_err());
+            assert!(file.read(0, usize::MAX / 2, Lane::Background).await.is_err());
+            assert!(disk.open("g", OpenMode::Create).await.is_err());
+            io::Result::Ok(())
+        };
+        assert!(run.now_or_never().expect("never waits").is_ok());
+        let damaged = root.path().join("f");
+        let args = |kind| InspectArgs { kind, file: damaged.clone(), json: false };
+        for kind in [FileKind::Wal, FileKind::Table, FileKind::Manifest] {
+            assert!(super::run(args(kind)).is_err_and(|stop| !stop.line.is_empty()));
+        }
+    }
 }
