@@ -1,7 +1,9 @@
 //! THE REAL WORLD: the only room that knows glommio, io_uring, sockets, files, clocks and signals.
 
 pub mod clock;
+pub mod config;
 pub mod disk;
+pub mod host;
 pub mod kernel;
 pub mod options;
 pub mod ring;
