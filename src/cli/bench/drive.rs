@@ -605,7 +605,7 @@ impl Book {
 
     /// A slot for a new operation; `None` when too many are open.
     fn begin(&mut self, kind: Kind, key: u64, at: u64, now: u64) -> Option<Ticket> {
-        let unread = kind == Kind::Put && self.plan.learn && !self.contexts.contains_key(&key);
+        let unread = matches!(kind, Kind::Put | Kind::Insert) && self.plan.learn && !self.contexts.contains_key(&key);
         let kind = if unread { Kind::Update } else { kind };
         let index = match self.free.pop() {
             Some(index) => index,
