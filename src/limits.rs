@@ -23,6 +23,8 @@ pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
 pub const CONTEXT_TEXT_BYTES_MAX: usize = 8 * KIB;
 /// Entries of a version vector that is accepted from outside.
 pub const CLOCK_ENTRIES_MAX: usize = 340;
+/// Single events beside the clock of a context that is accepted from outside; a write makes one.
+pub const CONTEXT_DOTS_MAX: usize = 8;
 /// Concurrent values of one key; a write beyond gets 409.
 pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of all concurrent values of one key together; a write beyond gets 409.
@@ -190,7 +192,9 @@ const _: () = {
     assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
     assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
     assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);
-    assert!(BLOCK_BYTES <= BLOCK_BYTES_MAX && BLOCK_BYTES_MAX <= TABLE_WRITE_BYTES && BLOCK_BYTES_MAX < u16::MAX as usize);
+    assert!(
+        BLOCK_BYTES <= BLOCK_BYTES_MAX && BLOCK_BYTES_MAX <= TABLE_WRITE_BYTES && BLOCK_BYTES_MAX < u16::MAX as usize
+    );
     assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
     assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
     assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());

@@ -10,3 +10,6 @@ pub mod disk;
 pub mod error;
 pub mod table;
 pub mod types;
+
+mod memory;
+pub use memory::{Background, Engine, Opened};

@@ -45,28 +45,6 @@ pub struct Record {
     pub values: Values,
 }
 
-/// A record as memtables and tables keep it: large values are pointers into the log.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stored {
-    Put { head: Bytes, values: SmallVec<[StoredValue; 1]> },
-    Delete,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum StoredValue {
-    Inline(Bytes),
-    Pointer(ValuePointer),
-}
-
-/// Where a value lies in the value log, and the CRC-32C of its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ValuePointer {
-    pub segment: u64,
-    pub offset: u64,
-    pub length: u32,
-    pub checksum: u32,
-}
-
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Durability {

@@ -279,7 +279,8 @@ impl Inlet {
         }
         self.watch.quiet.set(false);
         self.watch.waiting_since.set(clock::now());
-        let mut receive = self.socket.ring.receive_cancellable(&self.socket.descriptor, std::mem::take(&mut self.buffer));
+        let mut receive =
+            self.socket.ring.receive_cancellable(&self.socket.descriptor, std::mem::take(&mut self.buffer));
         let mut cancelled = false;
         let (buffer, result) = poll_fn(|cx| {
             if let Poll::Ready(output) = receive.poll(cx) {

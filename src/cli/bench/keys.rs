@@ -92,7 +92,10 @@ impl Zipf {
 
 /// FNV-1a over the eight bytes of a number: spreads neighbours far apart, the same on every run.
 pub fn fnv1a(number: u64) -> u64 {
-    number.to_le_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    number
+        .to_le_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// The text of the `number`-th key, in place of what `out` held.

@@ -56,8 +56,7 @@ impl Tally {
         self.kinds[kind as usize].as_deref()
     }
     pub fn kind_mut(&mut self, kind: Kind) -> &mut KindTally {
-        self.kinds[kind as usize]
-            .get_or_insert_with(|| Box::new(KindTally { latency: histogram(), done: 0, bytes: 0 }))
+        self.kinds[kind as usize].get_or_insert_with(|| Box::new(KindTally { latency: histogram(), done: 0, bytes: 0 }))
     }
     pub fn failures(&self) -> u64 {
         self.failed.values().sum()

@@ -1,8 +1,6 @@
 //! Waiting for many sockets at once, with timeouts in nanoseconds.
 
-use rustix::{
-    event::{Timespec, epoll},
-};
+use rustix::event::{Timespec, epoll};
 use std::{io, mem::MaybeUninit, net::TcpStream, os::fd::AsFd, os::fd::OwnedFd, time::Duration};
 
 /// Events taken by one system call.

@@ -155,16 +155,28 @@ impl Report {
     }
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         let e = &self.environment;
-        writeln!(out, "target       {}   {} connections x {} in flight", self.target, self.connections, self.in_flight)?;
+        writeln!(
+            out,
+            "target       {}   {} connections x {} in flight",
+            self.target, self.connections, self.in_flight
+        )?;
         write!(out, "load         {}, {} keys, {} B values", self.loop_kind, self.keys, self.value_bytes)?;
         match self.rate {
-            Some(rate) => writeln!(out, ", {rate:.0}/s wished, {:.2} % achieved", self.achieved.unwrap_or(0.0) * 100.0)?,
+            Some(rate) => {
+                writeln!(out, ", {rate:.0}/s wished, {:.2} % achieved", self.achieved.unwrap_or(0.0) * 100.0)?
+            }
             None => writeln!(out)?,
         }
         writeln!(out, "{}", self.table())?;
         if self.rate.is_some() {
             let s = self.service;
-            writeln!(out, "from sending p50 {} p99 {} p99.9 {} (what a closed loop would see)", time(s.p50_us), time(s.p99_us), time(s.p999_us))?;
+            writeln!(
+                out,
+                "from sending p50 {} p99 {} p99.9 {} (what a closed loop would see)",
+                time(s.p50_us),
+                time(s.p99_us),
+                time(s.p999_us)
+            )?;
             let g = self.generator.lateness;
             write!(out, "generator    late p50 {} p99 {} max {}, ", time(g.p50_us), time(g.p99_us), time(g.max_us))?;
         } else {
@@ -183,9 +195,23 @@ impl Report {
             None => writeln!(out, "durability   not verified (no GET /v1/node)")?,
         }
         let debug = if e.debug_build { ", DEBUG BUILD" } else { "" };
-        writeln!(out, "version      {} {}{debug}, kernel {}", e.version, e.commit.unwrap_or("(commit unknown)"), e.kernel)?;
+        writeln!(
+            out,
+            "version      {} {}{debug}, kernel {}",
+            e.version,
+            e.commit.unwrap_or("(commit unknown)"),
+            e.kernel
+        )?;
         let m = self.machine;
-        writeln!(out, "machine      {} x {}, load {}, idle {:.0} %, steal {:.1} %", e.cpus, e.cpu, e.load_average, m.idle * 100.0, m.steal * 100.0)?;
+        writeln!(
+            out,
+            "machine      {} x {}, load {}, idle {:.0} %, steal {:.1} %",
+            e.cpus,
+            e.cpu,
+            e.load_average,
+            m.idle * 100.0,
+            m.steal * 100.0
+        )?;
         if let Some(file_system) = &e.file_system {
             writeln!(out, "data on      {file_system}")?;
         }
@@ -306,7 +332,10 @@ mod tests {
 
     #[test]
     fn times_have_three_digits() {
-        assert_eq!([time(1.234), time(45.67), time(999.4), time(1_500.0), time(2_345_678.0)], ["1.23 us", "45.7 us", "999 us", "1.50 ms", "2.35 s"]);
+        assert_eq!(
+            [time(1.234), time(45.67), time(999.4), time(1_500.0), time(2_345_678.0)],
+            ["1.23 us", "45.7 us", "999 us", "1.50 ms", "2.35 s"]
+        );
     }
     #[test]
     fn csv_has_a_line_for_each_second_and_kind() {

@@ -75,9 +75,8 @@ mod tests {
     }
     #[test]
     fn threads_interleave_evenly() {
-        let mut times: Vec<u64> = (0..4)
-            .flat_map(|t| all(Schedule::new(Arrivals::Uniform, 250.0, t, 4, 1), 999_999_999))
-            .collect();
+        let mut times: Vec<u64> =
+            (0..4).flat_map(|t| all(Schedule::new(Arrivals::Uniform, 250.0, t, 4, 1), 999_999_999)).collect();
         times.sort_unstable();
         assert_eq!(times.len(), 1_000);
         assert!(times.windows(2).all(|w| w[1] - w[0] == 1_000_000));

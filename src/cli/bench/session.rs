@@ -289,7 +289,13 @@ fn compare_targets(args: &BenchArgs, plan: &Plan, targets: &[Target; 2]) -> Resu
             let report = measure(args, plan.clone(), target)?;
             let (p, rate) = (report.all, report.operations_per_second);
             let verdict = report.objections.join("; ");
-            eprintln!("pair {}  {:32} {rate:>9.0}/s  p50 {}  p99 {}  {verdict}", pair + 1, report.target, time(p.p50_us), time(p.p99_us));
+            eprintln!(
+                "pair {}  {:32} {rate:>9.0}/s  p50 {}  p99 {}  {verdict}",
+                pair + 1,
+                report.target,
+                time(p.p50_us),
+                time(p.p99_us)
+            );
             reports.push(report);
         }
     }

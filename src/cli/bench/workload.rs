@@ -91,8 +91,18 @@ impl Mix {
 /// The operations of one thread, in order.
 pub enum Source {
     /// Every key of a range once: the load phase.
-    Each { next: u64, end: u64, step: u64 },
-    Mixed { mix: Mix, keys: KeyChooser, existing: u64, insert_step: u64, next_insert: u64 },
+    Each {
+        next: u64,
+        end: u64,
+        step: u64,
+    },
+    Mixed {
+        mix: Mix,
+        keys: KeyChooser,
+        existing: u64,
+        insert_step: u64,
+        next_insert: u64,
+    },
 }
 impl Source {
     /// Thread `thread` of `threads` loads every `threads`-th of `keys`.

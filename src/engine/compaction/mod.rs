@@ -81,7 +81,10 @@ pub enum Choice<D: Disk> {
     /// Nothing to do.
     Rest,
     /// A table changes its level, its bytes stay: [`run`] gives the same id in `removed` and in `added`.
-    Move { table: Rc<Table<D>>, to: u8 },
+    Move {
+        table: Rc<Table<D>>,
+        to: u8,
+    },
     Merge(Merge<D>),
 }
 /// Tables to be merged into one level.

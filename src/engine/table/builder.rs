@@ -107,7 +107,13 @@ impl<D: Disk> Builder<D> {
         self.add_encoded(record.key, record.sequence, record.is_delete(), value_bytes).await
     }
 
-    async fn add_encoded(&mut self, key: &[u8], sequence: u64, delete: bool, value_bytes: u64) -> Result<(), EngineError> {
+    async fn add_encoded(
+        &mut self,
+        key: &[u8],
+        sequence: u64,
+        delete: bool,
+        value_bytes: u64,
+    ) -> Result<(), EngineError> {
         let first = self.meta.entries == 0;
         if key.len() > ENGINE_KEY_BYTES_MAX || (!first && key <= &self.last_key[..]) {
             return Err(EngineError::Failed(format!("{}: keys too long or out of order", self.path())));

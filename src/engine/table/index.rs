@@ -60,7 +60,10 @@ impl Index {
             if block > 0 && separator <= &separators[before..] {
                 return Err(Flaw("separators out of order"));
             }
-            page = page.checked_add(count).filter(|p| count > 0 && p * PAGE as u64 <= records_bytes).ok_or(Flaw("a block out of place"))?;
+            page = page
+                .checked_add(count)
+                .filter(|p| count > 0 && p * PAGE as u64 <= records_bytes)
+                .ok_or(Flaw("a block out of place"))?;
             separators.extend_from_slice(separator);
             ends.push(u32::try_from(separators.len()).map_err(|_| Flaw("separators too long"))?);
             pages.push(u32::try_from(page).map_err(|_| Flaw("a table too large"))?);
@@ -123,7 +126,9 @@ mod tests {
             builder.add(separator.as_bytes(), pages * PAGE);
         }
         let index = Index::decode(builder.blocks, &builder.encoded, 6 * PAGE as u64).expect("just built");
-        for (key, block) in [("", 0), ("a", 0), ("czz", 0), ("d", 1), ("d9", 1), ("da", 2), ("lll", 2), ("m", 3), ("zz", 3)] {
+        for (key, block) in
+            [("", 0), ("a", 0), ("czz", 0), ("d", 1), ("d9", 1), ("da", 2), ("lll", 2), ("m", 3), ("zz", 3)]
+        {
             assert_eq!(index.block_of(key.as_bytes()), block, "{key}");
         }
         assert_eq!(index.range(1), PAGE as u64..4 * PAGE as u64);

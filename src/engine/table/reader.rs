@@ -151,7 +151,8 @@ impl<D: Disk> Table<D> {
     async fn read_block(&self, block: u32, cache: &BlockCache) -> Result<Bytes, EngineError> {
         let range = self.index.range(block);
         let pages = self.read(range.clone(), Lane::Foreground).await?;
-        section::open(pages.as_slice(), Kind::Records, self.place(range.start)).map_err(|flaw| self.damaged(block, flaw))?;
+        section::open(pages.as_slice(), Kind::Records, self.place(range.start))
+            .map_err(|flaw| self.damaged(block, flaw))?;
         let bytes = Bytes::copy_from_slice(section::unpadded(pages.as_slice()));
         cache.insert(self.meta.slice, self.meta.id, block, bytes.clone());
         Ok(bytes)

@@ -151,8 +151,12 @@ mod tests {
 
     pub fn any_stored() -> impl Strategy<Value = Stored> {
         let bytes = |most| proptest::collection::vec(any::<u8>(), 0..most).prop_map(Bytes::from);
-        let pointer = any::<(u64, u64, u32, u32)>()
-            .prop_map(|(segment, offset, length, checksum)| ValuePointer { segment, offset, length, checksum });
+        let pointer = any::<(u64, u64, u32, u32)>().prop_map(|(segment, offset, length, checksum)| ValuePointer {
+            segment,
+            offset,
+            length,
+            checksum,
+        });
         let value = prop_oneof![bytes(40).prop_map(StoredValue::Inline), pointer.prop_map(StoredValue::Pointer)];
         prop_oneof![
             1 => Just(Stored::Delete),

@@ -178,11 +178,8 @@ mod tests {
         let section = open(&pages, Kind::Records, place).expect("it was sealed");
         assert_eq!((section.count, section.body), (7, &b"hello"[..]));
         assert_eq!(unpadded(&pages).len(), HEADER_BYTES + 5);
-        let others = [
-            Place { slice: SliceId(4), ..place },
-            Place { table: 8, ..place },
-            Place { offset: 8192, ..place },
-        ];
+        let others =
+            [Place { slice: SliceId(4), ..place }, Place { table: 8, ..place }, Place { offset: 8192, ..place }];
         for other in others {
             assert_eq!(open(&pages, Kind::Records, other).map(|s| s.count), Err(Flaw("wrong checksum")));
         }

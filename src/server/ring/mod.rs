@@ -107,12 +107,7 @@ impl Ring {
         let eventfd = super::kernel::eventfd()?;
         uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         let state = State { uring, slots: Slots::default(), backlog: VecDeque::new(), driver: None };
-        let ring = Ring {
-            state: RefCell::new(state),
-            eventfd,
-            counters: Cell::default(),
-            stopped: Cell::new(false),
-        };
+        let ring = Ring { state: RefCell::new(state), eventfd, counters: Cell::default(), stopped: Cell::new(false) };
         ring.state.borrow_mut().uring.completion().disable_eventfd();
         Ok(Rc::new(ring))
     }
@@ -223,7 +218,12 @@ impl Ring {
             let State { uring, slots, .. } = state;
             for completion in uring.completion() {
                 if completion.user_data() != NOBODY {
-                    slots.complete(Key::from_bits(completion.user_data()), completion.result(), &mut wakers, &mut orphans);
+                    slots.complete(
+                        Key::from_bits(completion.user_data()),
+                        completion.result(),
+                        &mut wakers,
+                        &mut orphans,
+                    );
                 }
             }
             !state.backlog.is_empty() || !state.uring.submission().is_empty()

@@ -11,7 +11,7 @@ pub use native::{NativeDialect, NativeServer};
 pub use redis::{RedisDialect, RedisServer};
 
 use super::values::ValuePool;
-use crate::protocol::versions::VersionVector;
+use crate::protocol::versions::Context;
 use std::borrow::Cow;
 
 /// An operation to send.
@@ -25,7 +25,7 @@ pub enum Ask<'a> {
     Get,
     Put {
         /// What the writer has seen of the key.
-        context: Option<&'a VersionVector>,
+        context: Option<&'a Context>,
         values: &'a ValuePool,
         /// Which value of the key numbered `number` it is.
         number: u64,
@@ -39,7 +39,7 @@ pub struct Answer<'a> {
     pub verdict: Verdict,
     /// The value of a get; of several, each is reported by an answer with [`Verdict::AlsoValue`] before.
     pub value: Option<&'a [u8]>,
-    pub context: Option<VersionVector>,
+    pub context: Option<Context>,
 }
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {

@@ -6,9 +6,9 @@ use crate::{
     limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_BEFORE_HELLO, VALUE_BYTES_CEILING},
     protocol::{
         message::{self, Answer as Said, ClientMessage, Hello, Operation, Response, ServerMessage, Welcome},
-        versions::{Actor, Context, Dot, Entry, Head, Siblings, VersionVector},
+        versions::{Actor, Dot, Entry, Head, Siblings, VersionVector},
     },
-    types::{Address, Consistency, Instant, Key, Member, Value, WriteId, Media},
+    types::{Address, Consistency, Instant, Key, Media, Member, Value, WriteId},
     wire::{
         CLIENT_REVISION, FEATURES, FrameDecoder, FrameEncoder, WireError, decode_client, decode_server, encode_client,
         encode_server,
@@ -82,7 +82,7 @@ impl Dialect for NativeDialect {
                 let mut bytes = Vec::with_capacity(values.value_bytes());
                 values.write(number, variant, &mut bytes);
                 Operation::Put {
-                    context: context.map(|clock| Context(clock.clone())),
+                    context: context.cloned(),
                     value: Value::new(self.media.clone(), bytes),
                     write_id: WriteId(variant.max(1)),
                 }
@@ -119,10 +119,10 @@ fn broken(error: WireError) -> Broken {
 fn report(id: u64, response: Response, answered: &mut dyn FnMut(Answer<'_>)) {
     match response {
         Ok(Said::Written(context)) => {
-            answered(Answer { id, verdict: Verdict::Done, value: None, context: Some(context.0) });
+            answered(Answer { id, verdict: Verdict::Done, value: None, context: Some(context) });
         }
         Ok(Said::Got(siblings)) => {
-            let context = Some(siblings.head.clock.clone());
+            let context = Some(siblings.head.clock.clone().into());
             let (verdict, value) = match &siblings.values[..] {
                 [] => (Verdict::Missing, None),
                 [one] => (Verdict::Done, Some(&one[..])),
@@ -151,7 +151,8 @@ pub struct NativeServer {
 impl NativeServer {
     /// Gets return `value_bytes` zeros.
     pub fn forgetful(value_bytes: usize) -> NativeServer {
-        let (dot, value) = (Dot { actor: Actor(1 << 16), counter: 1 }, Value::new(Media::octets(), vec![0; value_bytes]));
+        let (dot, value) =
+            (Dot { actor: Actor(1 << 16), counter: 1 }, Value::new(Media::octets(), vec![0; value_bytes]));
         let entry = Entry {
             dot,
             write_id: WriteId(1),
@@ -159,7 +160,8 @@ impl NativeServer {
             bytes: value_bytes as u32,
             checksum: value.checksum,
         };
-        let head = Head { clock: VersionVector::from_dots([dot]), entries: [entry].into_iter().collect(), ..Head::default() };
+        let head =
+            Head { clock: VersionVector::from_dots([dot]), entries: [entry].into_iter().collect(), ..Head::default() };
         let got = Siblings { head, values: [value.bytes].into_iter().collect() };
         NativeServer { decoders: HashMap::new(), encoder: FrameEncoder::new(), got }
     }
@@ -187,7 +189,7 @@ impl NativeServer {
                     response: Ok(match request.operation {
                         Operation::Get => Said::Got(self.got.clone()),
                         Operation::Put { .. } | Operation::Delete { .. } => {
-                            Said::Written(Context(self.got.head.clock.clone()))
+                            Said::Written(self.got.head.clock.clone().into())
                         }
                     }),
                 },
@@ -240,7 +242,8 @@ mod tests {
         let mut seen = vec![];
         let answers = std::mem::take(&mut stream.answers);
         for piece in answers.chunks(100) {
-            let noted = &mut |a: Answer<'_>| seen.push((a.id, a.verdict, a.value.map(<[u8]>::len), a.context.is_some()));
+            let noted =
+                &mut |a: Answer<'_>| seen.push((a.id, a.verdict, a.value.map(<[u8]>::len), a.context.is_some()));
             assert_eq!(dialect.answers(piece, noted), Ok(piece.len()));
         }
         assert_eq!(seen, [(41, Verdict::Done, None, true), (42, Verdict::Done, Some(500), true)]);
