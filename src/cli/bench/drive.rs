@@ -18,10 +18,8 @@ use super::{
     values::ValuePool,
     workload::{Kind, Source},
 };
-use crate::protocol::{
-    ring::FixedMap,
-    versions::{Context, Dot},
-};
+use crate::limits::CONTEXT_DOTS_MAX;
+use crate::protocol::{ring::FixedMap, versions::Context};
 use hdrhistogram::Histogram;
 use std::{
     collections::VecDeque,
@@ -38,8 +36,6 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const INPUT_BYTES: usize = 256 << 10;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 4;
-/// Dots beside a context's clock; a server takes a few.
-const DOTS_KEPT: usize = 8;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SWEEP_NS: u64 = 50_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -498,12 +494,8 @@ impl Worker {
 /// What is known after both: what one request has written and another has read are both seen by this writer. `None`
 /// when concurrent writes have left so many dots beside the clock that only a read can tell more.
 fn join(before: Option<Context>, new: Context) -> Option<Context> {
-    let Some(before) = before else { return Some(new) };
-    let clock = before.clock.join(&new.clock);
-    let mut dots: Vec<Dot> = before.dots.iter().chain(&new.dots).copied().filter(|d| !clock.covers(*d)).collect();
-    dots.sort_unstable();
-    dots.dedup();
-    (dots.len() <= DOTS_KEPT).then(|| Context { clock, dots: dots.into_iter().collect() })
+    let joined = before.map_or(new.clone(), |b| b.join(&new));
+    (joined.dots.len() < CONTEXT_DOTS_MAX).then_some(joined)
 }
 
 impl Link {

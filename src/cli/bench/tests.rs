@@ -100,7 +100,6 @@ fn a_lost_connection_is_replaced_and_its_operations_are_tried_elsewhere() {
     stopper.join().unwrap();
     assert_eq!(run.total.failures(), 0, "{:?}", run.total.failed);
     assert_eq!(run.total.latency().len(), run.total.scheduled);
-    assert_eq!(run.total.done, run.total.scheduled);
 }
 
 #[test]
@@ -110,7 +109,7 @@ fn our_own_protocol_is_driven_with_ids_and_contexts() {
     let fleet = Arc::new(Fleet::discover(&target, false).unwrap());
     let run =
         execute(fleet, &plan("ycsb-f --rate 2000 -c 3 --value-bytes 100 --seconds 0.5 --warmup 0 --keys 50")).unwrap();
-    assert_eq!((run.total.failures(), run.total.done), (0, run.total.scheduled));
+    assert_eq!((run.total.failures(), run.total.latency().len()), (0, run.total.scheduled));
     let (gets, updates) = (run.total.kind(Kind::Get).unwrap(), run.total.kind(Kind::Update).unwrap());
     assert!(gets.done > 300 && updates.done > 300, "{} {}", gets.done, updates.done);
     assert_eq!((gets.bytes, updates.bytes), (gets.done * 100, updates.done * 100));
