@@ -18,7 +18,7 @@ use super::{
     values::ValuePool,
     workload::{Kind, Source},
 };
-use crate::protocol::{ring::FixedMap, versions::VersionVector};
+use crate::protocol::{ring::FixedMap, versions::Context};
 use hdrhistogram::Histogram;
 use std::{
     collections::VecDeque,
@@ -86,7 +86,7 @@ struct Book {
     plan: Arc<Plan>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    contexts: FixedMap<u64, VersionVector>,
+    contexts: FixedMap<u64, Context>,
     source: Source,
     variant: u64,
     /// Operations to send again: further attempts, and the puts of updates.

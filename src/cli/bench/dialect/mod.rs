@@ -9,7 +9,7 @@ pub use http::{HttpDialect, http_response};
 pub use redis::{RedisDialect, RedisServer};
 
 use super::values::ValuePool;
-use crate::protocol::versions::VersionVector;
+use crate::protocol::versions::Context;
 use std::borrow::Cow;
 
 /// An operation to send.
@@ -23,7 +23,7 @@ pub enum Ask<'a> {
     Get,
     Put {
         /// What the writer has seen of the key.
-        context: Option<&'a VersionVector>,
+        context: Option<&'a Context>,
         values: &'a ValuePool,
         /// Which value of the key numbered `number` it is.
         number: u64,
@@ -37,7 +37,7 @@ pub struct Answer<'a> {
     pub verdict: Verdict,
     /// The value of a get; of several, each is reported by an answer with [`Verdict::AlsoValue`] before.
     pub value: Option<&'a [u8]>,
-    pub context: Option<VersionVector>,
+    pub context: Option<Context>,
 }
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
