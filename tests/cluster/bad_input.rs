@@ -330,7 +330,8 @@ fn two_thousand_idle_connections_bother_nobody() {
 fn pipelined_requests_are_answered_in_order() {
     let cluster = Cluster::start("pipelined", 1);
     let mut stream = connect(&cluster, HTTP);
-    let put = |n: usize| format!("PUT /v1/keys/p{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n{{\"value\":{n}}}");
+    let put =
+        |n: usize| format!("PUT /v1/keys/p{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n{{\"value\":{n}}}");
     let mut requests = String::new();
     for n in 0..9 {
         requests += &put(n);

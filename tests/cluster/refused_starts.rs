@@ -95,7 +95,9 @@ fn a_data_directory_that_is_not_one() {
 fn bad_settings() {
     let place = Place::new("settings");
     let config = place.path.join("dynarc.toml");
-    for (text, word) in [("colour = 1\n", "colour"), ("n = 99\n", "n"), ("n = \n", "1:"), ("shards = \"x\"\n", "shards")] {
+    for (text, word) in
+        [("colour = 1\n", "colour"), ("n = 99\n", "n"), ("n = \n", "1:"), ("shards = \"x\"\n", "shards")]
+    {
         fs::write(&config, text).expect("a file");
         let mut command = serve(&place.path.join("data"));
         command.arg("--config").arg(&config);
