@@ -89,3 +89,63 @@ impl ValueCache {
         self.0.borrow().weight()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(n: u32) -> Bytes {
+        Bytes::from(vec![n as u8; 4096])
+    }
+
+    #[test]
+    fn a_cache_keeps_within_its_bytes() {
+        let cache = BlockCache::new(1 << 20);
+        for n in 0..10_000 {
+            cache.insert(SliceId(1), 1, n, block(n));
+            assert!(cache.memory_bytes() <= 1 << 20);
+        }
+        assert!(cache.memory_bytes() > 900 << 10);
+        assert!((0..10_000).all(|n| cache.get(SliceId(1), 1, n).is_none_or(|found| found == block(n))));
+        let none = BlockCache::new(0);
+        none.insert(SliceId(1), 1, 1, block(1));
+        assert_eq!((none.get(SliceId(1), 1, 1), none.memory_bytes()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_used_often_survives_a_scan() {
+        let cache = BlockCache::new(1 << 20);
+        for _ in 0..5 {
+            for n in 0..100 {
+                if cache.get(SliceId(1), 1, n).is_none() {
+                    cache.insert(SliceId(1), 1, n, block(n));
+                }
+            }
+        }
+        for n in 0..10_000 {
+            cache.insert(SliceId(1), 2, n, block(n));
+        }
+        let left = (0..100).filter(|n| cache.get(SliceId(1), 1, *n).is_some()).count();
+        assert!(left >= 90, "{left} of 100");
+    }
+
+    #[test]
+    fn values_are_copies_and_go_with_their_segment() {
+        let cache = ValueCache::new(1 << 20);
+        let pointer = |segment, offset| ValuePointer { segment, offset, length: 100, checksum: 0 };
+        let buffer = Bytes::from(vec![7; 4096]);
+        cache.insert(&pointer(1, 0), &buffer[..100]);
+        cache.insert(&pointer(2, 0), &buffer[100..200]);
+        cache.insert(&pointer(2, 4096), &buffer[200..300]);
+        assert!(buffer.is_unique(), "nothing holds on to the read buffer");
+        assert_eq!(cache.get(&pointer(1, 0)), Some(Bytes::from(vec![7; 100])));
+        assert_eq!(cache.get(&ValuePointer { length: 99, ..pointer(1, 0) }), None);
+        cache.remove(&pointer(2, 0));
+        assert_eq!(cache.get(&pointer(2, 0)), None);
+        cache.forget_segment(2);
+        assert_eq!((cache.get(&pointer(2, 4096)), cache.get(&pointer(1, 0)).is_some()), (None, true));
+        let small = ValueCache::new(200);
+        small.insert(&pointer(3, 0), &buffer);
+        assert_eq!(small.memory_bytes(), 0, "an entry larger than the cache is not taken");
+    }
+}

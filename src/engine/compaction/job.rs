@@ -1,0 +1,148 @@
+//! Does what the policy chose.
+
+use super::{
+    merge::{MergeCursor, RunCursor},
+    policy::{Choice, Merge},
+    set::table_of,
+};
+use crate::{
+    engine::{
+        disk::{Disk, Lane},
+        error::EngineError,
+        table::{Builder, Table, TableMeta, filter_hash, path},
+        types::{EngineOptions, ValuePointer},
+    },
+    types::SliceId,
+};
+use std::rc::Rc;
+
+/// Records merged between two breaths: some 50 microseconds.
+const RECORDS_PER_BREATH: u64 = 128;
+
+/// What a compaction did. The order for the caller: sync the slice's directory, write the manifest durably, apply to
+/// the [`TableSet`](super::TableSet), then delete the files of [`Outcome::obsolete`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    pub added: Vec<TableMeta>,
+    pub removed: Vec<TableMeta>,
+    /// Values whose records went on account of this compaction; each once. A value belongs to one record: a record that is
+    /// written again has its values written again.
+    pub dropped: Vec<ValuePointer>,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+}
+impl Outcome {
+    /// Ids of tables whose files may be deleted once the manifest is durable: removed, and not added again at another level.
+    pub fn obsolete(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().map(|t| t.id).filter(|id| !self.added.iter().any(|a| a.id == *id))
+    }
+}
+
+/// Does what was chosen. One compaction of a slice at a time; flushes may go on meanwhile. Lets others run often. After
+/// an error its new files are removed as far as possible and nothing has changed; dropping the future leaves files
+/// that no manifest names.
+pub async fn run<D: Disk>(
+    disk: &Rc<D>,
+    slice: SliceId,
+    choice: Choice<D>,
+    options: &EngineOptions,
+    next_id: impl FnMut() -> u64,
+) -> Result<Outcome, EngineError> {
+    let merge = match choice {
+        Choice::Rest => return Ok(Outcome::default()),
+        Choice::Move { table, to } => {
+            let removed = table.meta().clone();
+            let added = TableMeta { level: to, ..removed.clone() };
+            return Ok(Outcome { added: vec![added], removed: vec![removed], ..Outcome::default() });
+        }
+        Choice::Merge(merge) => merge,
+    };
+    let mut output = Output { disk, slice, level: merge.to, options, next_id, builder: None, added: Vec::new() };
+    match output.merge(&merge).await {
+        Ok(dropped) => {
+            let removed: Vec<_> = merge.runs.iter().flatten().map(|table| table.meta().clone()).collect();
+            let sum = |tables: &[TableMeta]| tables.iter().map(|table| table.bytes).sum();
+            let (read_bytes, written_bytes) = (sum(&removed), sum(&output.added));
+            Ok(Outcome { added: output.added, removed, dropped, read_bytes, written_bytes })
+        }
+        Err(e) => {
+            output.abandon().await;
+            Err(e)
+        }
+    }
+}
+
+/// The tables that a merge writes.
+struct Output<'a, D: Disk, I> {
+    disk: &'a Rc<D>,
+    slice: SliceId,
+    level: u8,
+    options: &'a EngineOptions,
+    next_id: I,
+    builder: Option<Builder<D>>,
+    added: Vec<TableMeta>,
+}
+impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
+    /// Gives the values whose records went.
+    async fn merge(&mut self, merge: &Merge<D>) -> Result<Vec<ValuePointer>, EngineError> {
+        let sources = merge.runs.iter().map(|run| RunCursor::new(run.clone(), Lane::Background)).collect();
+        let mut cursor = MergeCursor::open(sources, &[]).await?;
+        let mut dropped = Vec::new();
+        let (mut keys, mut older) = (0u64, 0u64);
+        loop {
+            let collect = |source: &RunCursor<D>| {
+                older += 1;
+                let record = source.record().map(|record| record.pointers(|pointer| dropped.push(pointer)));
+                record.transpose().map(|_| ()).map_err(|flaw| source.damaged(flaw))
+            };
+            let Some(record) = cursor.next_and(collect).await?.and_then(|source| source.record()) else { break };
+            keys += 1;
+            if keys.is_multiple_of(RECORDS_PER_BREATH) {
+                self.disk.breathe().await;
+            }
+            if !record.is_delete() || may_hold_older(&merge.deeper, record.key) {
+                self.builder().await?.add_ref(record).await?;
+                self.close_if(|bytes, most| bytes >= most).await?;
+            }
+        }
+        self.close_if(|bytes, _| bytes > 0).await?;
+        let entries: u64 = merge.runs.iter().flatten().map(|table| table.meta().entries).sum();
+        if keys + older != entries {
+            let first = merge.runs.iter().flatten().next().map_or(0, |table| table.meta().id);
+            let file = path(self.slice, first);
+            return Err(EngineError::Damaged(format!("{file}: {} records merged, {entries} counted", keys + older)));
+        }
+        Ok(dropped)
+    }
+    async fn builder(&mut self) -> Result<&mut Builder<D>, EngineError> {
+        let builder = match self.builder.take() {
+            Some(builder) => builder,
+            None => Builder::create(self.disk, self.slice, (self.next_id)(), self.level, self.options).await?,
+        };
+        Ok(self.builder.insert(builder))
+    }
+    /// Finishes the table in hand if its bytes (and the bytes that a table should have) say so.
+    async fn close_if(&mut self, ready: impl Fn(u64, u64) -> bool) -> Result<(), EngineError> {
+        let most = self.options.table_bytes as u64;
+        if let Some(builder) = self.builder.take_if(|builder| ready(builder.bytes(), most)) {
+            self.added.push(builder.finish().await?);
+        }
+        Ok(())
+    }
+    /// Removes what was written. An error here adds nothing to the one that led here: the files have no name in any
+    /// manifest and go at the next start.
+    async fn abandon(&mut self) {
+        if let Some(builder) = self.builder.take() {
+            builder.abandon().await.ok();
+        }
+        for table in self.added.drain(..) {
+            self.disk.remove(&path(table.slice, table.id)).await.ok();
+        }
+    }
+}
+
+/// Whether a deeper table may hold a record of this key: by its bounds and its filter.
+fn may_hold_older<D: Disk>(deeper: &[Vec<Rc<Table<D>>>], key: &[u8]) -> bool {
+    let hash = filter_hash(key);
+    deeper.iter().any(|level| table_of(level, key).is_some_and(|table| table.may_hold(hash)))
+}

@@ -1,0 +1,211 @@
+//! What to compact next: a pure function of the tables' metas and the options.
+//!
+//! Level 0 is compacted once it has [`level0_tables`](EngineOptions::level0_tables) tables that together are worth a
+//! rewrite of level 1 (a quarter of its bytes), or a few times that many in any case: with many slices a core, flushes
+//! are small, and merging each few into a large level 1 would write it over and over. A deeper level is compacted when
+//! its bytes exceed its bound: of its tables, the one goes down that drags the fewest bytes along for its size, with
+//! a discount for delete records. When all levels are within their bounds, tables with many delete records are compacted, so
+//! that what they cover does not stay for ever.
+
+use super::set::TableSet;
+use crate::{
+    engine::{
+        disk::Disk,
+        table::{Table, TableMeta},
+        types::EngineOptions,
+    },
+    limits::{LEVEL0_PATIENCE, LEVELS, TABLE_DELETES_PERCENT},
+};
+use std::{cmp::Reverse, rc::Rc};
+
+/// Metas by level; level 0 newest first, the others by key.
+pub type Shape<'a> = Vec<Vec<&'a TableMeta>>;
+
+/// What compaction of a slice does next.
+pub enum Choice<D: Disk> {
+    /// Nothing to do.
+    Rest,
+    /// A table changes its level, its bytes stay: [`run`](super::run) gives the same id in `removed` and in `added`.
+    Move {
+        table: Rc<Table<D>>,
+        to: u8,
+    },
+    Merge(Merge<D>),
+}
+/// Tables to be merged into one level.
+pub struct Merge<D: Disk> {
+    /// Runs of tables that do not overlap within the run, newest run first.
+    pub runs: Vec<Vec<Rc<Table<D>>>>,
+    pub to: u8,
+    /// Tables of deeper levels that overlap, by level: what may hold an older record of a deleted key.
+    pub deeper: Vec<Vec<Rc<Table<D>>>>,
+}
+impl<D: Disk> Choice<D> {
+    /// Bytes of the tables that take part.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Choice::Rest => 0,
+            Choice::Move { table, .. } => table.meta().bytes,
+            Choice::Merge(merge) => merge.runs.iter().flatten().map(|table| table.meta().bytes).sum(),
+        }
+    }
+}
+
+/// The same by numbers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plan {
+    pub from: u8,
+    pub to: u8,
+    /// Ids of tables of level `from`; of level 0 the oldest, in the level's order.
+    pub upper: Vec<u64>,
+    /// Ids of all tables of level `to` that overlap these, in key order. Empty when `to` is `from`.
+    pub lower: Vec<u64>,
+    pub pressure: f64,
+}
+impl Plan {
+    /// One table that meets nothing below: it need not be rewritten.
+    pub fn is_move(&self) -> bool {
+        self.from != self.to && self.upper.len() == 1 && self.lower.is_empty()
+    }
+}
+
+/// What to do next. The same set and options give the same choice.
+pub fn choose<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
+    let Some(plan) = plan(&set.shape(), options) else { return Choice::Rest };
+    let pick = |level: u8, ids: &[u64]| -> Vec<Rc<Table<D>>> {
+        let level = set.levels().get(usize::from(level)).into_iter().flatten();
+        level.filter(|table| ids.contains(&table.meta().id)).cloned().collect()
+    };
+    let upper = pick(plan.from, &plan.upper);
+    if let [table] = &upper[..]
+        && plan.is_move()
+    {
+        return Choice::Move { table: table.clone(), to: plan.to };
+    }
+    let mut runs: Vec<_> =
+        if plan.from == 0 { upper.into_iter().map(|table| vec![table]).collect() } else { vec![upper] };
+    let lower = pick(plan.to, &plan.lower);
+    if plan.from != plan.to && !lower.is_empty() {
+        runs.push(lower);
+    }
+    let bounds = bounds(runs.iter().flatten().map(|table| table.meta()));
+    let overlaps = |table: &&Rc<Table<D>>| bounds.is_some_and(|bounds| touches(table.meta(), bounds));
+    let deeper = set.levels().iter().skip(usize::from(plan.to) + 1);
+    let deeper = deeper.map(|level| level.iter().filter(overlaps).cloned().collect::<Vec<_>>());
+    let deeper = deeper.filter(|level| !level.is_empty()).collect();
+    Choice::Merge(Merge { runs, to: plan.to, deeper })
+}
+
+/// The most urgent compaction; nothing when every level is within its bound.
+pub fn plan(shape: &Shape<'_>, options: &EngineOptions) -> Option<Plan> {
+    let level0 = level0_pressure(shape, options);
+    let deeper = (1..shape.len().min(LEVELS - 1)).map(|level| {
+        let pressure = bytes(&shape[level]) as f64 / level_bytes_max(level, options) as f64;
+        (level, pressure)
+    });
+    // Ties go to the upper level.
+    let mut worst = (0, level0);
+    for (level, pressure) in deeper {
+        if pressure > worst.1 {
+            worst = (level, pressure);
+        }
+    }
+    match worst {
+        (_, pressure) if pressure < 1.0 => deletes_plan(shape),
+        (0, pressure) => Some(level0_plan(shape, options, pressure)),
+        (level, pressure) => level_plan(shape, level, pressure),
+    }
+}
+
+/// Bytes that lie above the bound of their level.
+pub fn backlog_bytes(shape: &Shape<'_>, options: &EngineOptions) -> u64 {
+    let mut backlog = 0;
+    let mut carried = 0;
+    if level0_pressure(shape, options) >= 1.0 {
+        carried = bytes(&shape[0]);
+        backlog = carried;
+    }
+    for level in 1..shape.len().min(LEVELS - 1) {
+        carried = (bytes(&shape[level]) + carried).saturating_sub(level_bytes_max(level, options));
+        backlog += carried;
+    }
+    backlog
+}
+
+/// Bytes that a level (1 and deeper) may have.
+pub fn level_bytes_max(level: usize, options: &EngineOptions) -> u64 {
+    let factor = options.level_factor.max(2) as u64;
+    (options.table_bytes.max(1) as u64).saturating_mul(factor.saturating_pow(level as u32))
+}
+
+fn bytes(level: &[&TableMeta]) -> u64 {
+    level.iter().map(|table| table.bytes).sum()
+}
+
+fn level0_pressure(shape: &Shape<'_>, options: &EngineOptions) -> f64 {
+    let Some(tables) = shape.first() else { return 0.0 };
+    let trigger = options.level0_tables.max(1);
+    let worthwhile = shape.get(1).is_none_or(|level1| bytes(tables) >= bytes(level1) / 4);
+    if tables.len() >= trigger * LEVEL0_PATIENCE || (tables.len() >= trigger && worthwhile) {
+        tables.len() as f64 / trigger as f64
+    } else {
+        0.0
+    }
+}
+
+/// The oldest tables of level 0, so that what stays behind is newer than what goes down.
+fn level0_plan(shape: &Shape<'_>, options: &EngineOptions, pressure: f64) -> Plan {
+    let most = options.level0_tables.max(1) * LEVEL0_PATIENCE;
+    let tables = &shape[0];
+    into_next(shape, 0, &tables[tables.len().saturating_sub(most)..], pressure)
+}
+
+fn level_plan(shape: &Shape<'_>, level: usize, pressure: f64) -> Option<Plan> {
+    let cost = |table: &TableMeta| {
+        let dragged: u64 = overlapping(shape, level + 1, table).map(|other| other.bytes).sum();
+        // A table of nothing but delete records counts five times its size.
+        let worth = table.bytes + 4 * table.bytes * table.deletes / table.entries.max(1);
+        u128::from(dragged) * 1024 / u128::from(worth.max(1))
+    };
+    let table = shape[level].iter().min_by_key(|table| (cost(table), table.id))?;
+    Some(into_next(shape, level, &[*table], pressure))
+}
+
+/// The table with the largest share of delete records, if that is large: down one level, or rewritten where it is when
+/// nothing lies below (all its delete records go then).
+fn deletes_plan(shape: &Shape<'_>) -> Option<Plan> {
+    let many = |table: &&TableMeta| table.deletes * 100 >= table.entries * TABLE_DELETES_PERCENT && table.deletes > 0;
+    let tables = (1..shape.len()).flat_map(|level| shape[level].iter().copied().filter(many).map(move |t| (level, t)));
+    let share = |table: &TableMeta| u128::from(table.deletes) * 1024 / u128::from(table.entries.max(1));
+    let (level, table) = tables.max_by_key(|(level, table)| (share(table), Reverse(*level), Reverse(table.id)))?;
+    let below = (level + 1..shape.len()).any(|deeper| overlapping(shape, deeper, table).next().is_some());
+    if below {
+        return Some(into_next(shape, level, &[table], 1.0));
+    }
+    let level = level as u8;
+    Some(Plan { from: level, to: level, upper: vec![table.id], lower: Vec::new(), pressure: 1.0 })
+}
+
+fn into_next(shape: &Shape<'_>, from: usize, upper: &[&TableMeta], pressure: f64) -> Plan {
+    let lower = bounds(upper.iter().copied()).map_or_else(Vec::new, |bounds| {
+        let next = shape.get(from + 1).into_iter().flatten();
+        next.filter(|table| touches(table, bounds)).map(|table| table.id).collect()
+    });
+    let upper = upper.iter().map(|table| table.id).collect();
+    Plan { from: from as u8, to: from as u8 + 1, upper, lower, pressure }
+}
+
+/// Smallest and largest key of all.
+fn bounds<'a>(mut tables: impl Iterator<Item = &'a TableMeta>) -> Option<(&'a [u8], &'a [u8])> {
+    let first = tables.next()?;
+    Some(tables.fold((&first.smallest[..], &first.largest[..]), |(smallest, largest), table| {
+        (smallest.min(&table.smallest), largest.max(&table.largest))
+    }))
+}
+fn touches(table: &TableMeta, (smallest, largest): (&[u8], &[u8])) -> bool {
+    &table.smallest[..] <= largest && smallest <= &table.largest[..]
+}
+fn overlapping<'a>(shape: &Shape<'a>, level: usize, table: &'a TableMeta) -> impl Iterator<Item = &'a TableMeta> {
+    let tables = shape.get(level).cloned().unwrap_or_default().into_iter();
+    tables.filter(move |other| touches(other, (&table.smallest, &table.largest)))
+}
