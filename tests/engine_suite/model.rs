@@ -1,7 +1,7 @@
 //! Random writes, reads, scans, restarts: always what a map says.
 
 use crate::rig::{Model, Rig, Workload, slow, tiny};
-use dynarc::sim::{disk::VirtualDisk, executor::Executor};
+use dynarc::sim::disk::VirtualDisk;
 
 /// One run: `steps` calls, some of them together, with restarts in between.
 fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
@@ -29,14 +29,13 @@ fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
                 totals.2 += stats.collections;
                 let disk = match choice {
                     92..95 => rig.close(),
-                    95..98 => rig.disk.kill(),
-                    _ => rig.disk.crash(&mut work.prng),
+                    95..98 => rig.kill(),
+                    _ => rig.crash(&mut work.prng),
                 };
-                let executor = Executor::new();
-                if work.prng.coin() {
-                    slow(&disk, &executor, seed ^ step);
+                if seed % 2 == 1 {
+                    slow(&disk, &rig.executor, seed ^ step);
                 }
-                rig = Rig::open_on(disk, executor, tiny());
+                rig = rig.reopen(disk);
                 assert_eq!(rig.engine.stats().damaged_reads, 0, "{note}");
                 rig.verify(&mut model, &note);
             }

@@ -88,6 +88,7 @@ pub struct Rig {
     pub disk: VirtualDisk,
     pub executor: Executor,
     pub engine: Engine<VirtualDisk>,
+    options: EngineOptions,
 }
 
 pub fn slices() -> Vec<SliceId> {
@@ -106,12 +107,13 @@ impl Rig {
         shard: u16,
         slices: &[SliceId],
     ) -> Option<Result<Rig, EngineError>> {
-        let opened = executor.try_block_on(Engine::open(Rc::new(disk.clone()), ShardId(shard), slices, options))?;
+        let open = Engine::open(Rc::new(disk.clone()), ShardId(shard), slices, options.clone());
+        let opened = executor.try_block_on(open)?;
         Some(opened.map(|Opened { engine, background }| {
             for (_, future) in background {
                 executor.spawn(Process(1), future);
             }
-            Rig { disk, executor, engine }
+            Rig { disk, executor, engine, options }
         }))
     }
     pub fn open(disk: VirtualDisk, options: EngineOptions) -> Rig {
@@ -173,10 +175,24 @@ impl Rig {
             assert_eq!(scanned, Ok(live.remove(&slice).unwrap_or_default()), "{note}: scan of slice {slice}");
         }
     }
-    pub fn close(self) -> VirtualDisk {
-        self.executor.block_on(self.engine.close()).expect("closes");
-        self.executor.clear();
-        self.disk
+    pub fn close(&self) -> VirtualDisk {
+        assert_eq!(self.executor.try_block_on(self.engine.close()), Some(Ok(())));
+        self.executor.kill(Process(1));
+        self.disk.clone()
+    }
+    /// The process dies, the machine does not.
+    pub fn kill(&self) -> VirtualDisk {
+        self.executor.kill(Process(1));
+        self.disk.kill()
+    }
+    /// Power is lost.
+    pub fn crash(&self, prng: &mut Prng) -> VirtualDisk {
+        self.executor.kill(Process(1));
+        self.disk.crash(prng)
+    }
+    /// The same directory again.
+    pub fn reopen(&self, disk: VirtualDisk) -> Rig {
+        Rig::open_on(disk, self.executor.clone(), self.options.clone())
     }
 }
 
