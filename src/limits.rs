@@ -23,6 +23,8 @@ pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
 pub const CONTEXT_TEXT_BYTES_MAX: usize = 8 * KIB;
 /// Entries of a version vector that is accepted from outside.
 pub const CLOCK_ENTRIES_MAX: usize = 340;
+/// Single events beside the clock of a context that is accepted from outside; a write makes one.
+pub const CONTEXT_DOTS_MAX: usize = 8;
 /// Concurrent values of one key; a write beyond gets 409.
 pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of all concurrent values of one key together; a write beyond gets 409.
@@ -149,8 +151,22 @@ pub const LOG_REPLAY_BYTES: usize = GIB;
 pub const BLOCK_BYTES: usize = 4 * KIB;
 /// Bytes of an SSTable fragment that compaction aims at.
 pub const TABLE_BYTES: usize = 4 * MIB;
+/// Bytes of a table that are written at once.
+pub const TABLE_WRITE_BYTES: usize = 256 * KIB;
+/// Bytes of a table that a cursor reads at once (one larger block still fits).
+pub const TABLE_READ_AHEAD_BYTES: usize = 128 * KIB;
+/// Bytes that the first read of a cursor for which a client waits takes; doubled up to [`TABLE_READ_AHEAD_BYTES`].
+pub const TABLE_READ_FIRST_BYTES: usize = 16 * KIB;
+/// Bytes that [`BLOCK_BYTES`] may be raised to: places within a block are 16 bits wide.
+pub const BLOCK_BYTES_MAX: usize = 32 * KIB;
+/// Levels of a slice, level 0 included.
+pub const LEVELS: usize = 7;
 /// Tables of level 0 in one slice that start a compaction.
 pub const LEVEL0_TABLES: usize = 4;
+/// Times [`LEVEL0_TABLES`] at which level 0 is compacted however small it is beside level 1.
+pub const LEVEL0_PATIENCE: usize = 3;
+/// Share of delete records that makes a table worth compacting by itself, in percent.
+pub const TABLE_DELETES_PERCENT: u64 = 30;
 /// Growth from one level to the next.
 pub const LEVEL_FACTOR: usize = 10;
 /// Bits of filter for each key: about 1 % false positives.
@@ -174,6 +190,11 @@ const _: () = {
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
+    assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
+    assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);
+    assert!(
+        BLOCK_BYTES <= BLOCK_BYTES_MAX && BLOCK_BYTES_MAX <= TABLE_WRITE_BYTES && BLOCK_BYTES_MAX < u16::MAX as usize
+    );
     assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
     assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
     assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());

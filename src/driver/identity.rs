@@ -101,6 +101,7 @@ impl Identity {
 /// Loads or makes the identity and counts this start durably. Once per start of a node, before its shards open.
 pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootError> {
     disk.create_dir(DIRECTORY).await?;
+    disk.sync_dir("").await?;
     let mut identity = match peek(disk).await? {
         Some(known) => revise(known, wish),
         None => make(wish)?,

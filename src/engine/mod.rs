@@ -4,6 +4,12 @@
 //! opaque head, and 0..n values. It knows nothing of versions, replicas or tokens. The append that makes a write
 //! durable is also its values' home: memtables and tables hold heads, small values and pointers into the log.
 
+pub mod cache;
+pub mod compaction;
 pub mod disk;
 pub mod error;
+pub mod table;
 pub mod types;
+
+mod memory;
+pub use memory::{Background, Engine, Opened};

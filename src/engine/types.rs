@@ -115,3 +115,27 @@ pub struct EngineStats {
     /// 1 when writes are refused because the disk is full.
     pub read_only: u64,
 }
+
+/// A record as memtables and tables keep it: small values inside, larger ones by pointer into the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stored {
+    Put { head: Bytes, values: SmallVec<[StoredValue; 1]> },
+    Delete,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoredValue {
+    Inline(Bytes),
+    Pointer(ValuePointer),
+}
+
+/// Where a value lies in the log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ValuePointer {
+    pub segment: u64,
+    /// Bytes from the start of the segment's file.
+    pub offset: u64,
+    pub length: u32,
+    /// CRC-32C of segment, offset and the value's bytes.
+    pub checksum: u32,
+}

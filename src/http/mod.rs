@@ -47,10 +47,7 @@ pub struct HttpLimits {
 }
 impl Default for HttpLimits {
     fn default() -> HttpLimits {
-        HttpLimits {
-            value_bytes_max: crate::limits::VALUE_BYTES_MAX,
-            request_timeout: crate::limits::REQUEST_TIMEOUT,
-        }
+        HttpLimits { value_bytes_max: crate::limits::VALUE_BYTES_MAX, request_timeout: crate::limits::REQUEST_TIMEOUT }
     }
 }
 

@@ -99,8 +99,10 @@ impl From<Failure> for Problem {
 
 /// A body that is longer than a value may be.
 pub fn too_large(limits: &HttpLimits) -> Problem {
-    let detail =
-        format!("a value has at most {} bytes here (setting value_bytes_max); this one has more", limits.value_bytes_max);
+    let detail = format!(
+        "a value has at most {} bytes here (setting value_bytes_max); this one has more",
+        limits.value_bytes_max
+    );
     Problem::from(Failure::new(ErrorCode::TooLarge, Outcome::NotApplied, detail))
 }
 

@@ -55,7 +55,7 @@ pub fn key_reply(form: Form, response: Response) -> Reply {
         Ok(Answer::Written(context)) => written(form.token, &context),
         Ok(Answer::Got(siblings)) if form.verb == Verb::Get => got(form, siblings),
         // A write that is answered with what the key holds: its clock is what the writer needs.
-        Ok(Answer::Got(siblings)) => written(form.token, &Context(siblings.head.clock)),
+        Ok(Answer::Got(siblings)) => written(form.token, &Context::from(siblings.head.clock)),
     }
 }
 
@@ -69,7 +69,7 @@ fn written(token: Token, context: &Context) -> Reply {
 
 fn got(form: Form, siblings: Siblings) -> Reply {
     let known = !siblings.head.clock.is_empty();
-    let context = Context(siblings.head.clock.clone()).to_text(form.token);
+    let context = Context::from(siblings.head.clock.clone()).to_text(form.token);
     let values: SmallVec<[Value; 1]> = siblings.values().collect();
     let mut reply = match (values.as_slice(), form.raw) {
         ([], _) => return absent(known.then_some(context)),
@@ -197,8 +197,11 @@ pub fn json_reply<T: serde::Serialize>(view: &T) -> Reply {
         }
         Err(e) => {
             let detail = format!("the answer could not be rendered: {e}");
-            let failure =
-                crate::types::Failure::new(crate::types::ErrorCode::Internal, crate::types::Outcome::NotApplied, detail);
+            let failure = crate::types::Failure::new(
+                crate::types::ErrorCode::Internal,
+                crate::types::Outcome::NotApplied,
+                detail,
+            );
             Problem::from(failure).reply()
         }
     }

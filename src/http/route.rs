@@ -116,7 +116,9 @@ fn route_key<H: Headers + ?Sized>(method: &str, key: &str, query: &str, headers:
     let count = if verb == Verb::Get { asked.r } else { asked.w };
     let context = match single(headers, CONTEXT_HEADER)? {
         Some(text) => Some(Context::from_text(text.trim_ascii(), key.token()).map_err(|e| {
-            Problem::bad_request(format!("X-Version-Context: {e}; send back the context of a read of this key as it is"))
+            Problem::bad_request(format!(
+                "X-Version-Context: {e}; send back the context of a read of this key as it is"
+            ))
         })?),
         None => None,
     };
@@ -236,7 +238,8 @@ fn percent_decode(text: &str) -> Result<Vec<u8>, Problem> {
         }
         let (Some(high), Some(low)) = (digit(tail.first()), digit(tail.get(1))) else {
             let at = text.len() - tail.len() - 1;
-            let detail = format!("bad percent encoding in the key at byte {at}: % stands before two hexadecimal digits");
+            let detail =
+                format!("bad percent encoding in the key at byte {at}: % stands before two hexadecimal digits");
             return Err(Problem::bad_request(detail));
         };
         decoded.push((high << 4 | low) as u8);

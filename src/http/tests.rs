@@ -105,7 +105,8 @@ fn keys_hold_every_byte() {
 
 #[test]
 fn a_put_keeps_the_value_byte_for_byte() {
-    let request = ask("PUT /v1/keys/k?w=3\nX-Write-Id: ff\n\n{ \"value\" :  {\"b\": 1.0e2, \"a\":[ ] , \"b\": 1 } }").expect("fine");
+    let request = ask("PUT /v1/keys/k?w=3\nX-Write-Id: ff\n\n{ \"value\" :  {\"b\": 1.0e2, \"a\":[ ] , \"b\": 1 } }")
+        .expect("fine");
     let Operation::Put { context, value, write_id } = request.operation else { panic!("a put") };
     assert_eq!((context, write_id, value.media), (None, WriteId(0xff), Media::Json));
     assert_eq!(value.bytes, "{\"b\": 1.0e2, \"a\":[ ] , \"b\": 1 }");
@@ -127,10 +128,11 @@ fn another_content_type_is_stored_as_it_is() {
 #[test]
 fn the_context_travels_back() {
     let token = Key::new("k").expect("a key").token();
-    let context = Context(VersionVector::from_dots([dot(3)]));
+    let context = Context::from(VersionVector::from_dots([dot(3)]));
     let text = context.to_text(token);
     for method in ["PUT", "DELETE"] {
-        let request = ask(&format!("{method} /v1/keys/k\nX-Version-Context: {text}\n\n{{\"value\": 1}}")).expect("fine");
+        let request =
+            ask(&format!("{method} /v1/keys/k\nX-Version-Context: {text}\n\n{{\"value\": 1}}")).expect("fine");
         let (Operation::Put { context: read, .. } | Operation::Delete { context: read, .. }) = request.operation else {
             panic!("a write")
         };
@@ -257,7 +259,8 @@ fn siblings_come_together() {
         form(Verb::Get, true),
         Ok(Answer::Got(siblings(&[Value::json("1"), Value::new(Media::octets(), "hi")]))),
     );
-    let boundary = mixed.header("content-type").and_then(|c| c.strip_prefix("multipart/mixed; boundary=")).expect("one");
+    let boundary =
+        mixed.header("content-type").and_then(|c| c.strip_prefix("multipart/mixed; boundary=")).expect("one");
     let body: Vec<u8> = mixed.body.concat();
     let wanted = format!(
         "--{boundary}\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n1\r\n\
@@ -293,7 +296,7 @@ fn nothing_and_deleted_differ_by_a_context() {
 #[test]
 fn a_write_answers_with_its_context() {
     for verb in [Verb::Put, Verb::Delete] {
-        let context = Context(VersionVector::from_dots([dot(1)]));
+        let context = Context::from(VersionVector::from_dots([dot(1)]));
         assert_eq!(
             shown(&key_reply(form(verb, false), Ok(Answer::Written(context)))),
             "200\ncontent-type: application/json\nx-version-context: vc:…\n\n{\"context\": \"vc:…\"}\n"

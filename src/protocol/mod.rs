@@ -3,6 +3,11 @@
 //! Read in the order of the `mod` lines. The machines (membership, coordinator, hints) never import each other; the
 //! shard owns one of each and only routes.
 
+pub mod coordinator;
+pub mod hints;
+pub mod membership;
 pub mod message;
+pub mod replica;
 pub mod ring;
+pub mod shard;
 pub mod versions;

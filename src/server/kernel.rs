@@ -81,9 +81,7 @@ fn set_option(socket: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result
 fn stream_socket(ip: IpAddr) -> io::Result<OwnedFd> {
     let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // Safety: no pointers; the descriptor is new and ours.
-    unsafe {
-        Ok(OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?))
-    }
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?)) }
 }
 
 fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {

@@ -2,11 +2,7 @@
 //!
 //! Plain values without a rule: the checks that need the machine (ports, directory, CPUs) are made by `boot`.
 
-use crate::{
-    engine::types::EngineOptions,
-    limits,
-    types::Ports,
-};
+use crate::{engine::types::EngineOptions, limits, types::Ports};
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything that `serve` needs to know. `None` means: what the data directory remembers, else the default.

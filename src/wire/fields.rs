@@ -4,7 +4,7 @@
 
 use super::{Frame, Trust, WireError, frame::BodyReader, generated as fb};
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, MEMBERS_MAX, SHARDS_MAX, SIBLINGS_MAX, SLICES_MAX, VNODES_MAX},
+    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, MEMBERS_MAX, SHARDS_MAX, SIBLINGS_MAX, SLICES_MAX, VNODES_MAX},
     protocol::{
         message::{Answer, Operation, Request, Response},
         versions::{Actor, Context, Dot, Entry, Head, Siblings, Values, VersionVector},
@@ -87,6 +87,24 @@ fn take_clock(dots: Option<Vector<'_, fb::Dot>>, max: usize) -> Result<Option<Ve
     }
     Ok(Some(clock))
 }
+fn put_dots(builder: &mut Builder, context: &Context) -> Option<Offset<Vector<'static, fb::Dot>>> {
+    let dots = context.dots.iter().map(|d| fb::Dot::new(d.actor.0, d.counter));
+    (!context.dots.is_empty()).then(|| builder.create_vector_from_iter(dots))
+}
+fn take_context(clock: VersionVector, dots: Option<Vector<'_, fb::Dot>>) -> Result<Context, WireError> {
+    let mut context = Context::from(clock);
+    let Some(dots) = dots else { return Ok(context) };
+    if dots.len() > CONTEXT_DOTS_MAX {
+        return Err(WireError::Context);
+    }
+    for dot in dots.iter().map(take_dot) {
+        if dot.counter == 0 || context.covers(dot) || context.dots.last().is_some_and(|l| *l >= dot) {
+            return Err(WireError::Context);
+        }
+        context.dots.push(dot);
+    }
+    Ok(context)
+}
 fn put_media(builder: &mut Builder, media: &Media) -> Option<Offset<&'static str>> {
     match media {
         Media::Json => None,
@@ -149,7 +167,8 @@ pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Offset<fb
         Operation::Get => fb::RequestArgs { operation: 1, ..base },
         Operation::Put { context, value, write_id } => fb::RequestArgs {
             operation: 2,
-            context: context.as_ref().map(|c| put_clock(builder, &c.0)),
+            context: context.as_ref().map(|c| put_clock(builder, &c.clock)),
+            context_dots: context.as_ref().and_then(|c| put_dots(builder, c)),
             media: put_media(builder, &value.media),
             bytes: value.bytes.len() as u32,
             checksum: value.checksum,
@@ -158,7 +177,8 @@ pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Offset<fb
         },
         Operation::Delete { context, write_id } => fb::RequestArgs {
             operation: 3,
-            context: context.as_ref().map(|c| put_clock(builder, &c.0)),
+            context: context.as_ref().map(|c| put_clock(builder, &c.clock)),
+            context_dots: context.as_ref().and_then(|c| put_dots(builder, c)),
             write_id: write_id.0,
             ..base
         },
@@ -195,7 +215,8 @@ pub(super) fn take_request(
         2 => Some(true),
         _ => return Err(WireError::Field("sloppy")),
     };
-    let context = take_clock(request.context(), CLOCK_ENTRIES_MAX)?.map(Context);
+    let context = take_clock(request.context(), CLOCK_ENTRIES_MAX)?;
+    let context = context.map(|clock| take_context(clock, request.context_dots())).transpose()?;
     let write_id = WriteId(request.write_id());
     let mut body = frame.body();
     let operation = match request.operation() {
@@ -244,9 +265,12 @@ pub(super) fn put_response(
             context: Some(put_clock(builder, &siblings.head.clock)),
             ..base
         },
-        Ok(Answer::Written(context)) => {
-            fb::ResponseArgs { result: 2, context: Some(put_clock(builder, &context.0)), ..base }
-        }
+        Ok(Answer::Written(context)) => fb::ResponseArgs {
+            result: 2,
+            context: Some(put_clock(builder, &context.clock)),
+            context_dots: put_dots(builder, context),
+            ..base
+        },
         Err(failure) => fb::ResponseArgs { result: 3, failure: Some(put_failure(builder, failure)), ..base },
     };
     Ok(fb::Response::create(builder, &args))
@@ -300,7 +324,10 @@ pub(super) fn take_response(frame: &Frame, response: fb::Response<'_>, trust: Tr
             let clock = context?.ok_or(WireError::Field("context"))?;
             Ok(Answer::Got(take_values(take_entries(response, clock)?, &mut body, trust)?))
         }
-        2 => Ok(Answer::Written(Context(context?.ok_or(WireError::Field("context"))?))),
+        2 => {
+            let clock = context?.ok_or(WireError::Field("context"))?;
+            Ok(Answer::Written(take_context(clock, response.context_dots())?))
+        }
         3 => Err(take_failure(response.failure().ok_or(WireError::Field("failure"))?)?),
         _ => return Err(WireError::Field("result")),
     };

@@ -217,7 +217,7 @@ impl Frame {
             max_apparent_size: APPARENT_FACTOR * self.flatbuffer.len() + KIB,
             ignore_missing_null_terminator: false,
         };
-        Ok(flatbuffers::root_with_opts::<flatbuffers::ForwardsUOffset<T>>(&options, &self.flatbuffer)?)
+        Ok(flatbuffers::root_with_opts::<T>(&options, &self.flatbuffer)?)
     }
     /// A part of the flatbuffer as counted bytes.
     pub(super) fn share(&self, part: &[u8]) -> Bytes {

@@ -13,7 +13,7 @@ use super::{
     codec::{Reader, put_dot},
 };
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, CONTEXT_TEXT_BYTES_MAX},
+    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, CONTEXT_TEXT_BYTES_MAX},
     types::Token,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -22,8 +22,6 @@ use smallvec::SmallVec;
 
 pub const PREFIX: &str = "vc:";
 const VERSION: u8 = 1;
-/// Dots beside the clock that are accepted from outside; a write makes one.
-const DOTS_MAX: usize = 8;
 
 /// What a reader or writer of a key has seen of it: all that the clock covers, and these dots.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -84,7 +82,7 @@ impl Context {
         }
         let clock_count = usize::from(reader.u16().map_err(malformed)?);
         let dot_count = usize::from(reader.u8().map_err(malformed)?);
-        if clock_count > CLOCK_ENTRIES_MAX || dot_count > DOTS_MAX {
+        if clock_count > CLOCK_ENTRIES_MAX || dot_count > CONTEXT_DOTS_MAX {
             return Err(ContextError::Malformed);
         }
         let entries: Vec<Dot> = (0..clock_count).map(|_| reader.dot()).collect::<Result<_, _>>().map_err(malformed)?;

@@ -482,6 +482,7 @@ impl<'a> Request<'a> {
   pub const VT_BYTES: ::flatbuffers::VOffsetT = 18;
   pub const VT_CHECKSUM: ::flatbuffers::VOffsetT = 20;
   pub const VT_WRITE_ID: ::flatbuffers::VOffsetT = 22;
+  pub const VT_CONTEXT_DOTS: ::flatbuffers::VOffsetT = 24;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -494,6 +495,7 @@ impl<'a> Request<'a> {
   ) -> ::flatbuffers::WIPOffset<Request<'bldr>> {
     let mut builder = RequestBuilder::new(_fbb);
     builder.add_write_id(args.write_id);
+    if let Some(x) = args.context_dots { builder.add_context_dots(x); }
     builder.add_checksum(args.checksum);
     builder.add_bytes(args.bytes);
     if let Some(x) = args.media { builder.add_media(x); }
@@ -585,6 +587,14 @@ impl<'a> Request<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Request::VT_WRITE_ID, Some(0)).unwrap()}
   }
+  /// The second part of `context`, as it was given.
+  #[inline]
+  pub fn context_dots(&self) -> Option<::flatbuffers::Vector<'a, Dot>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Dot>>>(Request::VT_CONTEXT_DOTS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -603,6 +613,7 @@ impl ::flatbuffers::Verifiable for Request<'_> {
      .visit_field::<u32>("bytes", Self::VT_BYTES, false)?
      .visit_field::<u32>("checksum", Self::VT_CHECKSUM, false)?
      .visit_field::<u64>("write_id", Self::VT_WRITE_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Dot>>>("context_dots", Self::VT_CONTEXT_DOTS, false)?
      .finish();
     Ok(())
   }
@@ -618,6 +629,7 @@ pub struct RequestArgs<'a> {
     pub bytes: u32,
     pub checksum: u32,
     pub write_id: u64,
+    pub context_dots: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Dot>>>,
 }
 impl<'a> Default for RequestArgs<'a> {
   #[inline]
@@ -633,6 +645,7 @@ impl<'a> Default for RequestArgs<'a> {
       bytes: 0,
       checksum: 0,
       write_id: 0,
+      context_dots: None,
     }
   }
 }
@@ -683,6 +696,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RequestBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Request::VT_WRITE_ID, write_id, 0);
   }
   #[inline]
+  pub fn add_context_dots(&mut self, context_dots: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Dot>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Request::VT_CONTEXT_DOTS, context_dots);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     RequestBuilder {
@@ -711,6 +728,7 @@ impl ::core::fmt::Debug for Request<'_> {
       ds.field("bytes", &self.bytes());
       ds.field("checksum", &self.checksum());
       ds.field("write_id", &self.write_id());
+      ds.field("context_dots", &self.context_dots());
       ds.finish()
   }
 }
@@ -1069,6 +1087,7 @@ impl<'a> Response<'a> {
   pub const VT_HEAD: ::flatbuffers::VOffsetT = 10;
   pub const VT_FAILURE: ::flatbuffers::VOffsetT = 12;
   pub const VT_RING_DIGEST: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CONTEXT_DOTS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1081,6 +1100,7 @@ impl<'a> Response<'a> {
   ) -> ::flatbuffers::WIPOffset<Response<'bldr>> {
     let mut builder = ResponseBuilder::new(_fbb);
     builder.add_ring_digest(args.ring_digest);
+    if let Some(x) = args.context_dots { builder.add_context_dots(x); }
     if let Some(x) = args.failure { builder.add_failure(x); }
     if let Some(x) = args.head { builder.add_head(x); }
     if let Some(x) = args.siblings { builder.add_siblings(x); }
@@ -1137,6 +1157,14 @@ impl<'a> Response<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Response::VT_RING_DIGEST, Some(0)).unwrap()}
   }
+  /// Written: the second part of `context`: single events beside it, sorted. To be given back as it is.
+  #[inline]
+  pub fn context_dots(&self) -> Option<::flatbuffers::Vector<'a, Dot>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Dot>>>(Response::VT_CONTEXT_DOTS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Response<'_> {
@@ -1151,6 +1179,7 @@ impl ::flatbuffers::Verifiable for Response<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("head", Self::VT_HEAD, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<Failure>>("failure", Self::VT_FAILURE, false)?
      .visit_field::<u64>("ring_digest", Self::VT_RING_DIGEST, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Dot>>>("context_dots", Self::VT_CONTEXT_DOTS, false)?
      .finish();
     Ok(())
   }
@@ -1162,6 +1191,7 @@ pub struct ResponseArgs<'a> {
     pub head: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub failure: Option<::flatbuffers::WIPOffset<Failure<'a>>>,
     pub ring_digest: u64,
+    pub context_dots: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Dot>>>,
 }
 impl<'a> Default for ResponseArgs<'a> {
   #[inline]
@@ -1173,6 +1203,7 @@ impl<'a> Default for ResponseArgs<'a> {
       head: None,
       failure: None,
       ring_digest: 0,
+      context_dots: None,
     }
   }
 }
@@ -1207,6 +1238,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResponseBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Response::VT_RING_DIGEST, ring_digest, 0);
   }
   #[inline]
+  pub fn add_context_dots(&mut self, context_dots: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Dot>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Response::VT_CONTEXT_DOTS, context_dots);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResponseBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ResponseBuilder {
@@ -1230,6 +1265,7 @@ impl ::core::fmt::Debug for Response<'_> {
       ds.field("head", &self.head());
       ds.field("failure", &self.failure());
       ds.field("ring_digest", &self.ring_digest());
+      ds.field("context_dots", &self.context_dots());
       ds.finish()
   }
 }

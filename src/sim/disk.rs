@@ -1,0 +1,1147 @@
+//! A disk in memory that forgets what was not synced, breaks on demand, and can be stopped at any I/O.
+//!
+//! A write is visible at once and *pending* until a sync makes it durable; the same holds for names. [`VirtualDisk::crash`]
+//! keeps an arbitrary part of what is pending: whole writes, single pages, single sectors, none, all. What was synced
+//! stays as it was.
+//!
+//! A handle belongs to one life of the machine. After a crash, calls through older handles never complete: whoever
+//! made them is dead. Every asynchronous call but [`Disk::breathe`] counts as one I/O, so that a test can say
+//! "stop at the k-th". Without a clock every call completes when it is first polled; with one it takes the time that
+//! the latency function says.
+//!
+//! No production code knows of any of this.
+
+use super::{
+    executor::{self, Executor},
+    prng::Prng,
+};
+use crate::{
+    engine::disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Space, Sync},
+    limits::PAGE,
+    types::Instant,
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    future, io,
+    rc::Rc,
+    time::Duration,
+};
+
+const SECTOR: usize = 512;
+const PAGE_BYTES: u64 = PAGE as u64;
+
+/// What an I/O is, for latency functions and traces.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Access {
+    Open,
+    List,
+    Names,
+    SyncDir,
+    Read(Lane),
+    Write(Lane),
+    WriteDurable(Lane),
+    Sync,
+    Allocate,
+}
+
+/// What befalls one I/O.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fault {
+    /// It fails with an I/O error; of a write, some pages may have been written.
+    Error,
+    /// It fails for want of space; nothing was written.
+    NoSpace,
+    /// A write stops half-way and says so. Other calls: an I/O error.
+    ShortWrite,
+    /// The machine stops in the middle of it: neither this call nor any later one completes.
+    Stop,
+    /// A read returns one flipped bit (the medium keeps it). Other calls: nothing happens.
+    BitFlip,
+}
+
+/// Random faults, as probabilities of one I/O.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct FaultRates {
+    pub read_error: f64,
+    pub write_error: f64,
+    pub sync_error: f64,
+    pub bit_flip: f64,
+}
+
+/// Disks that lie, to show that the checkers notice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lie {
+    /// Syncs and durable writes say that they are done, and are not.
+    SkippedSync,
+    /// A write that stops half-way now and then says that all went well.
+    UnreportedShortWrite,
+}
+
+/// What remains of one pending change after a crash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Keep {
+    Nothing,
+    All,
+    /// Each page of a write by a coin. Names: by a coin.
+    Pages,
+    /// Each sector of 512 bytes by a coin. Names: by a coin.
+    Sectors,
+}
+
+/// What has happened to a disk so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DiskCounts {
+    /// I/Os begun, of all kinds.
+    pub ios: u64,
+    pub reads: u64,
+    pub writes: u64,
+    pub syncs: u64,
+    pub bytes_written: u64,
+    pub errors: u64,
+    pub short_writes: u64,
+    pub bit_flips: u64,
+    pub crashes: u64,
+    /// Pending writes that a crash dropped whole, and in part.
+    pub lost_writes: u64,
+    pub torn_writes: u64,
+    pub lost_names: u64,
+}
+
+// ---- content ---------------------------------------------------------------------------------------------------
+
+type Page = Rc<[u8; PAGE]>;
+
+#[derive(Clone, Default)]
+struct Content {
+    /// `None` reads as zeros.
+    pages: Vec<Option<Page>>,
+    length: u64,
+}
+impl Content {
+    fn set_length(&mut self, bytes: u64) {
+        self.length = bytes;
+        self.pages.resize((bytes / PAGE_BYTES) as usize, None);
+    }
+    fn extend(&mut self, bytes: u64) {
+        if bytes > self.length {
+            self.set_length(bytes);
+        }
+    }
+    fn page_mut(&mut self, page: usize) -> &mut [u8; PAGE] {
+        self.extend((page as u64 + 1) * PAGE_BYTES);
+        Rc::make_mut(self.pages[page].get_or_insert_with(|| Rc::new([0; PAGE])))
+    }
+    fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.length as usize];
+        for (index, page) in self.pages.iter().enumerate() {
+            if let Some(page) = page {
+                bytes[index * PAGE..(index + 1) * PAGE].copy_from_slice(&page[..]);
+            }
+        }
+        bytes
+    }
+    fn from_slice(bytes: &[u8]) -> Content {
+        let mut content = Content::default();
+        for (index, chunk) in bytes.chunks(PAGE).enumerate() {
+            content.page_mut(index)[..chunk.len()].copy_from_slice(chunk);
+        }
+        content
+    }
+}
+
+#[derive(Clone)]
+enum Change {
+    /// Pages from the index `first` on; `None` has been overwritten by a durable write since.
+    Write {
+        first: usize,
+        pages: Vec<Option<Page>>,
+    },
+    Length(u64),
+}
+#[derive(Clone)]
+struct Pending {
+    number: u64,
+    change: Change,
+    /// The call has returned: the next sync covers it.
+    completed: bool,
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    visible: Content,
+    durable: Content,
+    pending: Vec<Pending>,
+}
+impl Inode {
+    fn apply(content: &mut Content, change: &Change) {
+        match change {
+            Change::Length(bytes) => content.set_length(*bytes),
+            Change::Write { first, pages } => {
+                content.extend((first + pages.len()) as u64 * PAGE_BYTES);
+                for (index, page) in pages.iter().enumerate() {
+                    if page.is_some() {
+                        content.pages[first + index] = page.clone();
+                    }
+                }
+            }
+        }
+    }
+    fn add(&mut self, number: u64, change: Change) {
+        Inode::apply(&mut self.visible, &change);
+        self.pending.push(Pending { number, change, completed: false });
+    }
+    fn complete(&mut self, number: u64) {
+        if let Some(pending) = self.pending.iter_mut().find(|p| p.number == number) {
+            pending.completed = true;
+        }
+    }
+    /// Makes exactly this write durable; older pending writes of the same pages are over.
+    fn persist(&mut self, number: u64) {
+        let Some(at) = self.pending.iter().position(|p| p.number == number) else { return };
+        let written = self.pending.remove(at);
+        Inode::apply(&mut self.durable, &written.change);
+        let Change::Write { first, pages } = &written.change else { return };
+        let end = (first + pages.len()) as u64 * PAGE_BYTES;
+        self.pending.retain_mut(|older| match &mut older.change {
+            _ if older.number > number => true,
+            Change::Length(bytes) => *bytes >= end,
+            Change::Write { first: start, pages: old } => {
+                for (index, page) in old.iter_mut().enumerate() {
+                    if (*first..first + pages.len()).contains(&(*start + index)) {
+                        *page = None;
+                    }
+                }
+                true
+            }
+        });
+    }
+    /// Numbers of the changes that a sync which begins now covers.
+    fn completed(&self) -> Vec<u64> {
+        self.pending.iter().filter(|p| p.completed).map(|p| p.number).collect()
+    }
+    fn persist_all(&mut self, numbers: &[u64]) {
+        let durable = &mut self.durable;
+        self.pending.retain(|pending| {
+            let covered = numbers.contains(&pending.number);
+            if covered {
+                Inode::apply(durable, &pending.change);
+            }
+            !covered
+        });
+    }
+    fn crash(&mut self, prng: &mut Prng, counts: &mut DiskCounts, mut decide: impl FnMut() -> Keep) {
+        for pending in std::mem::take(&mut self.pending) {
+            match (decide(), &pending.change) {
+                (Keep::Nothing, _) => counts.lost_writes += 1,
+                (Keep::All, change) => Inode::apply(&mut self.durable, change),
+                (Keep::Pages | Keep::Sectors, Change::Length(bytes)) => {
+                    if prng.coin() {
+                        self.durable.set_length(*bytes);
+                    }
+                }
+                (keep, Change::Write { first, pages }) => {
+                    counts.torn_writes += 1;
+                    let unit = if keep == Keep::Pages { PAGE } else { SECTOR };
+                    for (index, page) in pages.iter().enumerate() {
+                        let Some(page) = page else { continue };
+                        for from in (0..PAGE).step_by(unit).filter(|_| prng.coin()) {
+                            let target = self.durable.page_mut(first + index);
+                            target[from..from + unit].copy_from_slice(&page[from..from + unit]);
+                        }
+                    }
+                }
+            }
+        }
+        self.visible = self.durable.clone();
+    }
+}
+
+// ---- names -----------------------------------------------------------------------------------------------------
+
+type File = Rc<RefCell<Inode>>;
+#[derive(Clone)]
+enum Node {
+    Directory,
+    File(File),
+}
+type Names = BTreeMap<String, Node>;
+
+#[derive(Clone)]
+enum NameChange {
+    Add { path: String, node: Node },
+    Rename { from: String, to: String, node: Node },
+    Remove { path: String },
+}
+impl NameChange {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            NameChange::Add { path, node } => drop(names.insert(path.clone(), node.clone())),
+            NameChange::Remove { path } => drop(names.remove(path)),
+            NameChange::Rename { from, to, node } => {
+                names.remove(from);
+                names.insert(to.clone(), node.clone());
+            }
+        }
+    }
+    /// The directory whose sync makes it durable.
+    fn directory(&self) -> &str {
+        match self {
+            NameChange::Add { path, .. } | NameChange::Remove { path } => parent(path),
+            NameChange::Rename { to, .. } => parent(to),
+        }
+    }
+}
+#[derive(Clone)]
+struct PendingName {
+    number: u64,
+    change: NameChange,
+    completed: bool,
+}
+
+fn clean(path: &str) -> String {
+    let path = path.trim_matches('/').trim_start_matches("./");
+    if path == "." { String::new() } else { path.to_string() }
+}
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+// ---- the disk --------------------------------------------------------------------------------------------------
+
+type Latency = Rc<RefCell<dyn FnMut(Access, usize) -> Duration>>;
+
+#[derive(Default)]
+struct State {
+    generation: u64,
+    visible: Names,
+    durable: Names,
+    pending: Vec<PendingName>,
+    last_number: u64,
+    stopped: bool,
+    planned: BTreeMap<u64, Fault>,
+    rates: FaultRates,
+    lie: Option<Lie>,
+    capacity: Option<u64>,
+    clock: Option<(Executor, Latency)>,
+    prng: Option<Prng>,
+    counts: DiskCounts,
+}
+impl State {
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+    fn change_name(&mut self, change: NameChange) -> u64 {
+        let number = self.number();
+        change.apply(&mut self.visible);
+        self.pending.push(PendingName { number, change, completed: false });
+        number
+    }
+    fn used(&self) -> u64 {
+        let bytes = |node: &Node| match node {
+            Node::Directory => 0,
+            Node::File(file) => file.borrow().visible.length,
+        };
+        self.visible.values().map(bytes).sum()
+    }
+    /// Whether a file may grow by so many bytes.
+    fn fits(&self, growth: u64) -> bool {
+        growth == 0 || self.capacity.is_none_or(|total| self.used() + growth <= total)
+    }
+    fn draw(&mut self, probability: f64) -> bool {
+        probability > 0.0 && self.prng.as_mut().is_some_and(|p| p.chance(probability))
+    }
+}
+
+/// The disk of one node. Clones are handles of the same life: one for each of the node's shards.
+#[derive(Clone)]
+pub struct VirtualDisk {
+    state: Rc<RefCell<State>>,
+    generation: u64,
+}
+impl Default for VirtualDisk {
+    fn default() -> VirtualDisk {
+        VirtualDisk::new()
+    }
+}
+
+/// How an I/O goes on after its submission.
+struct Begun {
+    fault: Option<Fault>,
+    until: Option<(Executor, Instant)>,
+}
+impl Begun {
+    async fn wait(&self) {
+        if self.fault == Some(Fault::Stop) {
+            return future::pending().await;
+        }
+        if let Some((executor, until)) = &self.until {
+            executor.sleep_until(*until).await;
+        }
+    }
+    fn error(&self) -> io::Result<()> {
+        match self.fault {
+            None | Some(Fault::BitFlip) | Some(Fault::Stop) => Ok(()),
+            Some(Fault::NoSpace) => Err(no_space()),
+            Some(Fault::Error) => Err(io::Error::other("input/output error")),
+            Some(Fault::ShortWrite) => Err(io::Error::new(io::ErrorKind::WriteZero, "short write")),
+        }
+    }
+}
+fn no_space() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "no space left on device")
+}
+fn not_found(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, path.to_string())
+}
+
+impl VirtualDisk {
+    /// Empty, without faults, without a clock.
+    pub fn new() -> VirtualDisk {
+        VirtualDisk { state: Rc::default(), generation: 0 }
+    }
+    /// The same disk for the machine's next life, after [`VirtualDisk::crash`].
+    pub fn reopen(&self) -> VirtualDisk {
+        VirtualDisk { generation: self.state.borrow().generation, state: self.state.clone() }
+    }
+    /// An independent copy with the same content, pending changes included; without faults, counts or a clock. Calls
+    /// on their way are not part of it.
+    pub fn fork(&self) -> VirtualDisk {
+        let state = self.state.borrow();
+        let mut copies: BTreeMap<*const RefCell<Inode>, File> = BTreeMap::new();
+        let mut copy = |node: &Node| match node {
+            Node::Directory => Node::Directory,
+            Node::File(file) => Node::File(
+                copies.entry(Rc::as_ptr(file)).or_insert_with(|| Rc::new(RefCell::new(file.borrow().clone()))).clone(),
+            ),
+        };
+        let mut forked = State { last_number: state.last_number, capacity: state.capacity, ..State::default() };
+        forked.visible = state.visible.iter().map(|(p, n)| (p.clone(), copy(n))).collect();
+        forked.durable = state.durable.iter().map(|(p, n)| (p.clone(), copy(n))).collect();
+        for pending in &state.pending {
+            let change = match &pending.change {
+                NameChange::Add { path, node } => NameChange::Add { path: path.clone(), node: copy(node) },
+                NameChange::Remove { path } => NameChange::Remove { path: path.clone() },
+                NameChange::Rename { from, to, node } => {
+                    NameChange::Rename { from: from.clone(), to: to.clone(), node: copy(node) }
+                }
+            };
+            forked.pending.push(PendingName { change, ..pending.clone() });
+        }
+        VirtualDisk { state: Rc::new(RefCell::new(forked)), generation: 0 }
+    }
+
+    // ---- faults ----
+
+    /// The I/O with this number (the first is 0, see [`DiskCounts::ios`]) meets this fault.
+    pub fn plan(&self, io: u64, fault: Fault) {
+        self.state.borrow_mut().planned.insert(io, fault);
+    }
+    /// From now on no call completes, as if the machine had stopped.
+    pub fn stop(&self) {
+        self.state.borrow_mut().stopped = true;
+    }
+    /// Whether a planned [`Fault::Stop`] or [`VirtualDisk::stop`] has stopped the machine.
+    pub fn stopped(&self) -> bool {
+        self.state.borrow().stopped
+    }
+    /// Random faults from now on, drawn from this stream.
+    pub fn set_rates(&self, rates: FaultRates, prng: Prng) {
+        let mut state = self.state.borrow_mut();
+        state.rates = rates;
+        state.prng = Some(prng);
+    }
+    pub fn set_lie(&self, lie: Option<Lie>, prng: Prng) {
+        let mut state = self.state.borrow_mut();
+        state.lie = lie;
+        state.prng = Some(prng);
+    }
+    /// Bytes that all files together may have; `None` is without limit.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.borrow_mut().capacity = bytes;
+    }
+    /// I/Os take virtual time from now on: so long for an access of so many bytes.
+    pub fn set_clock(&self, executor: &Executor, latency: impl FnMut(Access, usize) -> Duration + 'static) {
+        self.state.borrow_mut().clock = Some((executor.clone(), Rc::new(RefCell::new(latency))));
+    }
+    pub fn counts(&self) -> DiskCounts {
+        self.state.borrow().counts
+    }
+    /// I/Os begun so far.
+    pub fn ios(&self) -> u64 {
+        self.state.borrow().counts.ios
+    }
+
+    // ---- crash, backup ----
+
+    /// Pending changes: name changes first, then those of each file that has a name, by path.
+    pub fn pending(&self) -> usize {
+        let state = self.state.borrow();
+        let writes = |node: &Node| match node {
+            Node::Directory => 0,
+            Node::File(file) => file.borrow().pending.len(),
+        };
+        state.pending.len() + state.visible.values().map(writes).sum::<usize>()
+    }
+    /// Power is lost: of what is pending, an arbitrary part remains. Handles of before are dead; go on with
+    /// [`VirtualDisk::reopen`].
+    pub fn crash(&self, prng: &mut Prng) -> VirtualDisk {
+        let style = prng.below(8);
+        let mut draws = prng.fork();
+        self.crash_with(prng, |_| match style {
+            0 => Keep::Nothing,
+            1 => Keep::All,
+            2 => Keep::Pages,
+            3 => Keep::Sectors,
+            _ => match draws.below(8) {
+                0..3 => Keep::Nothing,
+                3..6 => Keep::All,
+                6 => Keep::Pages,
+                _ => Keep::Sectors,
+            },
+        })
+    }
+    /// Power is lost; `decide` says what remains of each pending change, numbered as in [`VirtualDisk::pending`]
+    /// (files that lose their name are left out). Gives a handle of the next life.
+    pub fn crash_with(&self, prng: &mut Prng, mut decide: impl FnMut(usize) -> Keep) -> VirtualDisk {
+        let mut index = 0;
+        let mut next = || {
+            index += 1;
+            decide(index - 1)
+        };
+        {
+            let state = &mut *self.state.borrow_mut();
+            let mut names = std::mem::take(&mut state.durable);
+            for pending in std::mem::take(&mut state.pending) {
+                let kept = match next() {
+                    Keep::Nothing => false,
+                    Keep::All => true,
+                    Keep::Pages | Keep::Sectors => prng.coin(),
+                };
+                if kept {
+                    pending.change.apply(&mut names);
+                } else {
+                    state.counts.lost_names += 1;
+                }
+            }
+            drop_orphans(&mut names);
+            let mut done = BTreeSet::new();
+            for node in names.values() {
+                if let Node::File(file) = node
+                    && done.insert(Rc::as_ptr(file))
+                {
+                    file.borrow_mut().crash(prng, &mut state.counts, &mut next);
+                }
+            }
+            state.restart(names);
+        }
+        self.reopen()
+    }
+    /// The process dies, the machine does not: all that was written stays. Handles of before are dead.
+    pub fn kill(&self) -> VirtualDisk {
+        {
+            let state = &mut *self.state.borrow_mut();
+            let names = state.visible.clone();
+            // What was pending stays pending: a power cut may still take it.
+            let pending = std::mem::take(&mut state.pending);
+            let durable = std::mem::take(&mut state.durable);
+            state.restart(names);
+            state.counts.crashes -= 1;
+            (state.pending, state.durable) = (pending, durable);
+            state.pending.iter_mut().for_each(|p| p.completed = true);
+            for node in state.visible.values() {
+                if let Node::File(file) = node {
+                    file.borrow_mut().pending.iter_mut().for_each(|p| p.completed = true);
+                }
+            }
+        }
+        self.reopen()
+    }
+    /// All that is visible now.
+    pub fn snapshot(&self) -> DiskImage {
+        let state = self.state.borrow();
+        let content = |node: &Node| match node {
+            Node::Directory => None,
+            Node::File(file) => Some(file.borrow().visible.clone()),
+        };
+        DiskImage(state.visible.iter().map(|(path, node)| (path.clone(), content(node))).collect())
+    }
+    /// Replaces everything by an older image, durably. Handles of before are dead.
+    pub fn restore(&self, image: &DiskImage) -> VirtualDisk {
+        let node = |content: &Option<Content>| match content {
+            None => Node::Directory,
+            Some(content) => {
+                let inode = Inode { visible: content.clone(), durable: content.clone(), pending: Vec::new() };
+                Node::File(Rc::new(RefCell::new(inode)))
+            }
+        };
+        let names = image.0.iter().map(|(path, content)| (path.clone(), node(content))).collect();
+        self.state.borrow_mut().restart(names);
+        self.reopen()
+    }
+
+    // ---- looking at and spoiling content ----
+
+    /// Paths and lengths of all files, in order.
+    pub fn files(&self) -> Vec<(String, u64)> {
+        let length = |(path, node): (&String, &Node)| match node {
+            Node::Directory => None,
+            Node::File(file) => Some((path.clone(), file.borrow().visible.length)),
+        };
+        self.state.borrow().visible.iter().filter_map(length).collect()
+    }
+    /// The bytes of a file, or `None` when there is none of this name.
+    pub fn contents(&self, path: &str) -> Option<Vec<u8>> {
+        match self.state.borrow().visible.get(&clean(path)) {
+            Some(Node::File(file)) => Some(file.borrow().visible.to_vec()),
+            _ => None,
+        }
+    }
+    /// Puts these bytes, padded to whole pages, durably in place of a file's content. The file is made if need be.
+    pub fn replace(&self, path: &str, bytes: &[u8]) {
+        let path = clean(path);
+        let content = Content::from_slice(bytes);
+        let mut state = self.state.borrow_mut();
+        let inode = Inode { visible: content.clone(), durable: content, pending: Vec::new() };
+        if let Some(Node::File(file)) = state.visible.get(&path) {
+            *file.borrow_mut() = inode;
+            return;
+        }
+        let node = Node::File(Rc::new(RefCell::new(inode)));
+        state.visible.insert(path.clone(), node.clone());
+        state.durable.insert(path, node);
+    }
+    /// Flips one bit, on the medium and in what is pending. Nothing happens beyond the end of the file.
+    pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) {
+        let mut state = self.state.borrow_mut();
+        state.counts.bit_flips += 1;
+        if let Some(Node::File(file)) = state.visible.get(&clean(path)) {
+            flip(&mut file.borrow_mut(), offset, bit);
+        }
+    }
+
+    // ---- one I/O ----
+
+    fn dead(&self) -> bool {
+        let state = self.state.borrow();
+        state.stopped || state.generation != self.generation
+    }
+    /// Submits an I/O: counts it and draws its fate. Never returns on a stopped or dead machine.
+    async fn begin(&self, access: Access, bytes: usize) -> Begun {
+        if self.dead() {
+            return future::pending().await;
+        }
+        let mut state = self.state.borrow_mut();
+        let io = state.counts.ios;
+        state.counts.ios += 1;
+        let rate = match access {
+            Access::Read(_) => {
+                state.counts.reads += 1;
+                state.rates.read_error
+            }
+            Access::Write(_) | Access::WriteDurable(_) | Access::Allocate => {
+                state.counts.writes += 1;
+                state.counts.bytes_written += bytes as u64;
+                state.rates.write_error
+            }
+            Access::Sync | Access::SyncDir => {
+                state.counts.syncs += 1;
+                state.rates.sync_error
+            }
+            Access::Open | Access::List | Access::Names => 0.0,
+        };
+        let mut fault = state.planned.remove(&io);
+        if fault.is_none() && state.draw(rate) {
+            fault = Some(Fault::Error);
+        }
+        let flip_rate = state.rates.bit_flip;
+        if fault.is_none() && matches!(access, Access::Read(_)) && state.draw(flip_rate) {
+            fault = Some(Fault::BitFlip);
+        }
+        match fault {
+            Some(Fault::Stop) => state.stopped = true,
+            Some(Fault::Error | Fault::NoSpace) => state.counts.errors += 1,
+            Some(Fault::ShortWrite) => state.counts.short_writes += 1,
+            Some(Fault::BitFlip) | None => {}
+        }
+        let until = state.clock.as_ref().map(|(executor, latency)| {
+            let latency = (latency.borrow_mut())(access, bytes);
+            (executor.clone(), executor.now() + latency)
+        });
+        Begun { fault, until }
+    }
+    /// Whether the caller's life is over since it submitted: then it never hears of the end.
+    async fn end(&self, begun: &Begun) {
+        begun.wait().await;
+        if self.dead() {
+            future::pending().await
+        }
+    }
+    fn lies(&self, lie: Lie, probability: f64) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.lie == Some(lie) && state.draw(probability)
+    }
+    async fn change_name(&self, plan: impl FnOnce(&State) -> io::Result<NameChange>) -> io::Result<()> {
+        let begun = self.begin(Access::Names, 0).await;
+        let number = if begun.error().is_ok() {
+            let mut state = self.state.borrow_mut();
+            let change = plan(&state);
+            change.map(|c| state.change_name(c))
+        } else {
+            Ok(0)
+        };
+        self.end(&begun).await;
+        begun.error()?;
+        self.state.borrow_mut().complete_name(number?);
+        Ok(())
+    }
+}
+impl State {
+    fn complete_name(&mut self, number: u64) {
+        if let Some(pending) = self.pending.iter_mut().find(|p| p.number == number) {
+            pending.completed = true;
+        }
+    }
+    /// A new life with these names, all durable.
+    fn restart(&mut self, names: Names) {
+        self.generation += 1;
+        self.stopped = false;
+        self.planned.clear();
+        self.counts.crashes += 1;
+        self.visible = names.clone();
+        self.durable = names;
+        self.pending.clear();
+    }
+}
+fn drop_orphans(names: &mut Names) {
+    loop {
+        let is_orphan = |path: &&String| {
+            let parent = parent(path);
+            !parent.is_empty() && !matches!(names.get(parent), Some(Node::Directory))
+        };
+        let orphans: Vec<String> = names.keys().filter(is_orphan).cloned().collect();
+        if orphans.is_empty() {
+            return;
+        }
+        orphans.iter().for_each(|path| drop(names.remove(path)));
+    }
+}
+fn flip(inode: &mut Inode, offset: u64, bit: u8) {
+    let (page, at) = ((offset / PAGE_BYTES) as usize, (offset % PAGE_BYTES) as usize);
+    if offset < inode.visible.length {
+        inode.visible.page_mut(page)[at] ^= 1 << (bit % 8);
+    }
+    if offset < inode.durable.length {
+        inode.durable.page_mut(page)[at] ^= 1 << (bit % 8);
+    }
+    for pending in &mut inode.pending {
+        if let Change::Write { first, pages } = &mut pending.change
+            && let Some(Some(page)) = page.checked_sub(*first).and_then(|i| pages.get_mut(i))
+        {
+            Rc::make_mut(page)[at] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+/// What a disk held at some time.
+#[derive(Clone)]
+pub struct DiskImage(BTreeMap<String, Option<Content>>);
+
+impl Disk for VirtualDisk {
+    type File = VirtualFile;
+
+    async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Rc<VirtualFile>> {
+        let path = clean(path);
+        let begun = self.begin(Access::Open, 0).await;
+        let found = match self.state.borrow().visible.get(&path) {
+            Some(Node::File(file)) => Some(file.clone()),
+            Some(Node::Directory) => return Err(io::Error::new(io::ErrorKind::IsADirectory, path)),
+            None => None,
+        };
+        let failed = begun.error();
+        let mut created = None;
+        let inode = match (mode, found) {
+            (OpenMode::Create, Some(_)) => Err(io::Error::new(io::ErrorKind::AlreadyExists, path.clone())),
+            (OpenMode::Read | OpenMode::Write, None) => Err(not_found(&path)),
+            (OpenMode::Read | OpenMode::Write, Some(file)) => Ok(file),
+            (OpenMode::Create, None) => {
+                let mut state = self.state.borrow_mut();
+                let parent = parent(&path);
+                if !parent.is_empty() && !matches!(state.visible.get(parent), Some(Node::Directory)) {
+                    Err(not_found(parent))
+                } else {
+                    let file = File::default();
+                    if failed.is_ok() {
+                        let change = NameChange::Add { path: path.clone(), node: Node::File(file.clone()) };
+                        created = Some(state.change_name(change));
+                    }
+                    Ok(file)
+                }
+            }
+        };
+        self.end(&begun).await;
+        failed?;
+        if let Some(number) = created {
+            self.state.borrow_mut().complete_name(number);
+        }
+        Ok(Rc::new(VirtualFile { disk: self.clone(), inode: inode?, writable: mode != OpenMode::Read }))
+    }
+
+    async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
+        let begun = self.begin(Access::List, 0).await;
+        let prefix = match clean(directory) {
+            root if root.is_empty() => root,
+            directory => directory + "/",
+        };
+        let mut found = Vec::new();
+        for (path, node) in self.state.borrow().visible.range(prefix.clone()..) {
+            let Some(name) = path.strip_prefix(&prefix) else { break };
+            match node {
+                _ if name.contains('/') => {}
+                Node::Directory => found.push((format!("{name}/"), 0)),
+                Node::File(file) => found.push((name.to_string(), file.borrow().visible.length)),
+            }
+        }
+        self.end(&begun).await;
+        begun.error().map(|()| found)
+    }
+
+    async fn create_dir(&self, directory: &str) -> io::Result<()> {
+        let directory = clean(directory);
+        let ends = directory.match_indices('/').map(|(at, _)| at).chain([directory.len()]);
+        for path in ends.map(|end| directory[..end].to_string()).filter(|p| !p.is_empty()).collect::<Vec<_>>() {
+            match self.state.borrow().visible.get(&path) {
+                Some(Node::Directory) => continue,
+                Some(Node::File(_)) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, path)),
+                None => {}
+            }
+            self.change_name(|_| Ok(NameChange::Add { path, node: Node::Directory })).await?;
+        }
+        Ok(())
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (clean(from), clean(to));
+        self.change_name(|state| match state.visible.get(&from) {
+            Some(node @ Node::File(_)) => Ok(NameChange::Rename { node: node.clone(), from, to }),
+            Some(Node::Directory) => Err(io::Error::new(io::ErrorKind::IsADirectory, from)),
+            None => Err(not_found(&from)),
+        })
+        .await
+    }
+
+    async fn remove(&self, path: &str) -> io::Result<()> {
+        let path = clean(path);
+        self.change_name(|state| match state.visible.get(&path) {
+            Some(Node::File(_)) => Ok(NameChange::Remove { path }),
+            Some(Node::Directory) => Err(io::Error::new(io::ErrorKind::IsADirectory, path)),
+            None => Err(not_found(&path)),
+        })
+        .await
+    }
+
+    async fn sync_dir(&self, directory: &str) -> io::Result<()> {
+        let directory = clean(directory);
+        let begun = self.begin(Access::SyncDir, 0).await;
+        let covers = |p: &PendingName| p.completed && p.change.directory() == directory;
+        let covered: Vec<u64> = self.state.borrow().pending.iter().filter(|p| covers(p)).map(|p| p.number).collect();
+        self.end(&begun).await;
+        begun.error()?;
+        if self.lies(Lie::SkippedSync, 1.0) {
+            return Ok(());
+        }
+        let state = &mut *self.state.borrow_mut();
+        for pending in state.pending.extract_if(.., |p| covered.contains(&p.number)) {
+            pending.change.apply(&mut state.durable);
+        }
+        Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let state = self.state.borrow();
+        let total = state.capacity.unwrap_or(1 << 40);
+        Ok(Space { total, available: total.saturating_sub(state.used()) })
+    }
+
+    async fn breathe(&self) {
+        executor::yield_now().await;
+    }
+}
+
+/// An open file of a [`VirtualDisk`].
+pub struct VirtualFile {
+    disk: VirtualDisk,
+    inode: File,
+    writable: bool,
+}
+
+fn check_aligned(offset: u64, bytes: u64) -> io::Result<()> {
+    if offset.is_multiple_of(PAGE_BYTES) && bytes.is_multiple_of(PAGE_BYTES) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not whole pages: {bytes} at {offset}")))
+}
+
+impl VirtualFile {
+    /// Enters the pages into the file, pending. An erroneous or short write enters some of them.
+    fn submit_write(&self, offset: u64, bytes: &[u8], kept_pages: usize) -> Option<u64> {
+        if kept_pages == 0 {
+            return None;
+        }
+        let page = |chunk: &[u8]| {
+            let mut page = [0; PAGE];
+            page.copy_from_slice(chunk);
+            Some(Rc::new(page))
+        };
+        let pages = bytes.chunks_exact(PAGE).take(kept_pages).map(page).collect();
+        let number = self.disk.state.borrow_mut().number();
+        self.inode.borrow_mut().add(number, Change::Write { first: (offset / PAGE_BYTES) as usize, pages });
+        Some(number)
+    }
+    /// How many pages of a write reach the file, and what its caller is told.
+    fn write_fate(&self, begun: &Begun, end: u64, pages: usize) -> (usize, io::Result<()>) {
+        let growth = end.saturating_sub(self.inode.borrow().visible.length);
+        if begun.fault != Some(Fault::Stop) && !self.disk.state.borrow().fits(growth) {
+            return (0, Err(no_space()));
+        }
+        match begun.error() {
+            Err(e) if begun.fault == Some(Fault::NoSpace) => (0, Err(e)),
+            Err(e) => (pages / 2, Err(e)),
+            Ok(()) if pages > 1 && self.disk.lies(Lie::UnreportedShortWrite, 0.02) => (pages / 2, Ok(())),
+            Ok(()) => (pages, Ok(())),
+        }
+    }
+}
+
+impl DiskFile for VirtualFile {
+    async fn read(&self, offset: u64, bytes: usize, lane: Lane) -> io::Result<PageBuffer> {
+        check_aligned(offset, bytes as u64)?;
+        let begun = self.disk.begin(Access::Read(lane), bytes).await;
+        self.disk.end(&begun).await;
+        begun.error()?;
+        if begun.fault == Some(Fault::BitFlip) && bytes > 0 {
+            let state = &mut *self.disk.state.borrow_mut();
+            state.counts.bit_flips += 1;
+            let at = state.prng.as_mut().map_or(0, |p| p.below(bytes as u64 * 8));
+            flip(&mut self.inode.borrow_mut(), offset + at / 8, (at % 8) as u8);
+        }
+        let inode = self.inode.borrow();
+        if offset + bytes as u64 > inode.visible.length {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{bytes} at {offset}")));
+        }
+        let mut buffer = PageBuffer::zeroed(bytes);
+        let first = (offset / PAGE_BYTES) as usize;
+        for (index, chunk) in buffer.as_mut_slice().chunks_exact_mut(PAGE).enumerate() {
+            if let Some(page) = &inode.visible.pages[first + index] {
+                chunk.copy_from_slice(&page[..]);
+            }
+        }
+        Ok(buffer)
+    }
+
+    async fn write(&self, offset: u64, buffer: PageBuffer, sync: Sync, lane: Lane) -> (PageBuffer, io::Result<()>) {
+        let bytes = buffer.len();
+        if let Err(e) = check_aligned(offset, bytes as u64) {
+            return (buffer, Err(e));
+        }
+        if !self.writable {
+            return (buffer, Err(io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading")));
+        }
+        let access = if sync == Sync::Data { Access::WriteDurable(lane) } else { Access::Write(lane) };
+        let begun = self.disk.begin(access, bytes).await;
+        let (kept_pages, result) = self.write_fate(&begun, offset + bytes as u64, bytes / PAGE);
+        let number = self.submit_write(offset, buffer.as_slice(), kept_pages);
+        self.disk.end(&begun).await;
+        if let Some(number) = number {
+            let mut inode = self.inode.borrow_mut();
+            inode.complete(number);
+            if sync == Sync::Data && result.is_ok() && !self.disk.lies(Lie::SkippedSync, 1.0) {
+                inode.persist(number);
+            }
+        }
+        (buffer, result)
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let begun = self.disk.begin(Access::Sync, 0).await;
+        let covered = self.inode.borrow().completed();
+        self.disk.end(&begun).await;
+        begun.error()?;
+        if !self.disk.lies(Lie::SkippedSync, 1.0) {
+            self.inode.borrow_mut().persist_all(&covered);
+        }
+        Ok(())
+    }
+
+    async fn allocate(&self, bytes: u64) -> io::Result<()> {
+        check_aligned(0, bytes)?;
+        let begun = self.disk.begin(Access::Allocate, 0).await;
+        let growth = bytes.saturating_sub(self.inode.borrow().visible.length);
+        let fits = self.disk.state.borrow().fits(growth);
+        let number = if fits && begun.error().is_ok() {
+            let number = self.disk.state.borrow_mut().number();
+            self.inode.borrow_mut().add(number, Change::Length(bytes));
+            number
+        } else {
+            0
+        };
+        self.disk.end(&begun).await;
+        begun.error()?;
+        self.inode.borrow_mut().complete(number);
+        if fits { Ok(()) } else { Err(no_space()) }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.inode.borrow().visible.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::executor::block_on;
+
+    fn page(byte: u8) -> PageBuffer {
+        let mut buffer = PageBuffer::zeroed(PAGE);
+        buffer.as_mut_slice().fill(byte);
+        buffer
+    }
+    async fn write(file: &VirtualFile, index: u64, byte: u8, sync: Sync) -> io::Result<()> {
+        file.write(index * PAGE_BYTES, page(byte), sync, Lane::Log).await.1
+    }
+    /// First byte of each page.
+    fn bytes(disk: &VirtualDisk, path: &str) -> Vec<u8> {
+        disk.contents(path).unwrap().iter().step_by(PAGE).copied().collect()
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_only_that_for_sure() {
+        let disk = VirtualDisk::new();
+        block_on(async {
+            let file = disk.open("a", OpenMode::Create).await.unwrap();
+            write(&file, 0, 1, Sync::None).await.unwrap();
+            write(&file, 1, 2, Sync::Data).await.unwrap();
+            write(&file, 2, 3, Sync::None).await.unwrap();
+            disk.sync_dir("").await.unwrap();
+            assert_eq!(bytes(&disk, "a"), [1, 2, 3]);
+        });
+        let lost = disk.fork().crash_with(&mut Prng::new(1), |_| Keep::Nothing);
+        assert_eq!(bytes(&lost, "a"), [0, 2]);
+        let kept = disk.fork().crash_with(&mut Prng::new(1), |_| Keep::All);
+        assert_eq!(bytes(&kept, "a"), [1, 2, 3]);
+        assert_eq!(disk.pending(), 2);
+        block_on(async {
+            disk.open("a", OpenMode::Write).await.unwrap().sync().await.unwrap();
+        });
+        let synced = disk.crash_with(&mut Prng::new(1), |_| Keep::Nothing);
+        assert_eq!(bytes(&synced, "a"), [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_older_pending_write_never_overwrites_a_durable_one() {
+        let disk = VirtualDisk::new();
+        block_on(async {
+            let file = disk.open("a", OpenMode::Create).await.unwrap();
+            disk.sync_dir("").await.unwrap();
+            write(&file, 0, 1, Sync::None).await.unwrap();
+            write(&file, 0, 2, Sync::Data).await.unwrap();
+        });
+        assert_eq!(bytes(&disk.crash_with(&mut Prng::new(1), |_| Keep::All), "a"), [2]);
+    }
+
+    #[test]
+    fn names_need_a_sync_of_their_directory() {
+        let disk = VirtualDisk::new();
+        block_on(async {
+            disk.create_dir("d/e").await.unwrap();
+            disk.sync_dir("d").await.unwrap();
+            disk.sync_dir("").await.unwrap();
+            let file = disk.open("d/e/x", OpenMode::Create).await.unwrap();
+            write(&file, 0, 1, Sync::Data).await.unwrap();
+            disk.sync_dir("d/e").await.unwrap();
+            disk.rename("d/e/x", "d/e/y").await.unwrap();
+            assert_eq!(disk.list("d").await.unwrap(), [("e/".to_string(), 0)]);
+            assert_eq!(disk.list("d/e").await.unwrap(), [("y".to_string(), PAGE_BYTES)]);
+            assert_eq!(disk.list("missing").await.unwrap(), []);
+        });
+        let old = disk.fork().crash_with(&mut Prng::new(1), |_| Keep::Nothing);
+        assert_eq!(old.files(), [("d/e/x".to_string(), PAGE_BYTES)]);
+        block_on(disk.sync_dir("d/e")).unwrap();
+        let new = disk.crash_with(&mut Prng::new(1), |_| Keep::Nothing);
+        assert_eq!(new.files(), [("d/e/y".to_string(), PAGE_BYTES)]);
+    }
+
+    #[test]
+    fn writes_tear_at_sectors() {
+        let disk = VirtualDisk::new();
+        block_on(async {
+            let file = disk.open("a", OpenMode::Create).await.unwrap();
+            disk.sync_dir("").await.unwrap();
+            write(&file, 0, 7, Sync::None).await.unwrap();
+        });
+        let torn = disk.crash_with(&mut Prng::new(3), |_| Keep::Sectors);
+        let content = torn.contents("a").unwrap();
+        let sectors: Vec<bool> = content.chunks(SECTOR).map(|s| s.iter().all(|b| *b == 7)).collect();
+        assert!(content.chunks(SECTOR).all(|s| s.iter().all(|b| *b == s[0])));
+        assert!(sectors.contains(&true) && sectors.contains(&false), "{sectors:?}");
+        assert_eq!(torn.counts().torn_writes, 1);
+    }
+
+    #[test]
+    fn a_stopped_machine_answers_nothing_until_its_next_life() {
+        let disk = VirtualDisk::new();
+        let file = block_on(disk.open("a", OpenMode::Create)).unwrap();
+        block_on(disk.sync_dir("")).unwrap();
+        disk.plan(disk.ios() + 1, Fault::Stop);
+        block_on(write(&file, 0, 1, Sync::Data)).unwrap();
+        let executor = Executor::new();
+        assert!(executor.try_block_on(write(&file, 1, 2, Sync::Data)).is_none());
+        assert!(disk.stopped() && executor.try_block_on(file.sync()).is_none());
+        let next = disk.crash_with(&mut Prng::new(1), |_| Keep::All);
+        assert!(executor.try_block_on(file.sync()).is_none(), "a handle of the former life");
+        let again = block_on(next.open("a", OpenMode::Write)).unwrap();
+        assert_eq!(bytes(&next, "a"), [1, 2]);
+        block_on(write(&again, 2, 3, Sync::Data)).unwrap();
+    }
+
+    #[test]
+    fn planned_faults_space_and_flips() {
+        let disk = VirtualDisk::new();
+        let file = block_on(disk.open("a", OpenMode::Create)).unwrap();
+        disk.plan(disk.ios(), Fault::Error);
+        assert!(block_on(write(&file, 0, 1, Sync::Data)).is_err());
+        disk.plan(disk.ios(), Fault::ShortWrite);
+        let two = PageBuffer::zeroed(2 * PAGE);
+        assert_eq!(block_on(file.write(0, two, Sync::Data, Lane::Log)).1.unwrap_err().kind(), io::ErrorKind::WriteZero);
+        assert_eq!(file.len().unwrap(), PAGE_BYTES);
+        disk.set_capacity(Some(2 * PAGE_BYTES));
+        block_on(write(&file, 1, 1, Sync::Data)).unwrap();
+        assert_eq!(block_on(write(&file, 2, 1, Sync::Data)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.space().unwrap(), Space { total: 2 * PAGE_BYTES, available: 0 });
+        assert_eq!(
+            block_on(file.read(PAGE_BYTES, 2 * PAGE, Lane::Log)).err().unwrap().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+        disk.flip_bit("a", PAGE_BYTES, 1);
+        assert_eq!(bytes(&disk, "a"), [0, 3]);
+        let before = disk.snapshot();
+        block_on(write(&file, 0, 9, Sync::Data)).unwrap();
+        assert_eq!(bytes(&disk.restore(&before), "a"), [0, 3]);
+    }
+
+    #[test]
+    fn latency_is_virtual() {
+        let (disk, executor) = (VirtualDisk::new(), Executor::new());
+        disk.set_clock(&executor, |access, _| match access {
+            Access::WriteDurable(_) => Duration::from_millis(3),
+            _ => Duration::ZERO,
+        });
+        let start = executor.now();
+        executor.block_on(async {
+            let file = disk.open("a", OpenMode::Create).await.unwrap();
+            write(&file, 0, 1, Sync::Data).await.unwrap();
+        });
+        assert_eq!(executor.now().since(start), Duration::from_millis(3));
+    }
+}
