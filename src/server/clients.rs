@@ -168,7 +168,8 @@ async fn connection(world: &Rc<ServerWorld>, socket: Socket, crowded: bool) -> R
         watch,
     };
     let reading = pin!(async {
-        let end = if crowded { End::Goodbye("this core serves too many connections".into()) } else { reader.run().await };
+        let end =
+            if crowded { End::Goodbye("this core serves too many connections".into()) } else { reader.run().await };
         if let End::Goodbye(reason) = &end {
             reader.client.say(0, &ServerMessage::Goodbye { reason: reason.clone() });
         }

@@ -23,7 +23,9 @@ pub enum Parcel {
     /// A protocol message.
     Frame(Pieces),
     /// Tell me your figures.
-    ReportWanted { from: ShardId },
+    ReportWanted {
+        from: ShardId,
+    },
     Report(Box<ShardView>),
 }
 

@@ -6,9 +6,9 @@
 //! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
 
 use super::{
-    clock, kernel,
+    clock,
     ring::{Pieces, Ring},
-    socket::{Ended, Gather, Inlet, Listener, Socket, Watches},
+    socket::{Ended, Gather, Inlet, Listener, Socket},
     world::{ServerWorld, count},
 };
 use crate::{
@@ -16,9 +16,10 @@ use crate::{
     limits::{HELLO_TIMEOUT, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
-    types::{Address, Instant, NodeId, Ports, ShardId},
+    types::{Address, NodeId, Ports},
     wire::{
-        self, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust, WireError,
+        self, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
+        WireError,
     },
 };
 use futures_util::future::{Either, select};
@@ -119,11 +120,8 @@ impl Peers {
     /// Where a node is: as the member list says, else as it has said itself.
     fn contact(&self, node: NodeId) -> Option<Contact> {
         let world = self.world()?;
-        let members = world.handle.get().map(|h| h.members()).unwrap_or_default();
-        let member = members.iter().find(|m| m.0.id == node);
-        member
-            .map(|(m, _, _)| Contact { ip: m.ip, ports: m.ports })
-            .or_else(|| self.strangers.borrow().get(&node).copied())
+        let member = world.handle.get().and_then(|h| h.member(node));
+        member.map(|m| Contact { ip: m.ip, ports: m.ports }).or_else(|| self.strangers.borrow().get(&node).copied())
     }
 
     /// Queues a frame for a core of another node.
@@ -150,8 +148,13 @@ impl Peers {
     /// Keeps a connection to one core of another node while there is something to say. Runs for ever.
     async fn keep_route(self: Rc<Self>, route: Rc<Route>) {
         let mut pause = RECONNECT_MIN;
+        route.wait_for_work().await;
+        // From here on the connection is kept up, so that the return of a lost node is noticed without a message.
         loop {
-            route.wait_for_work().await;
+            if self.contact(route.to.node).is_none() {
+                self.forget(&route);
+                route.wait_for_work().await;
+            }
             let met = self.connect(&route).await;
             let Some(world) = self.world() else { return };
             match met {
@@ -164,12 +167,21 @@ impl Peers {
                 }
                 Err(error) => tracing::debug!(to = %route.to, %error, "a peer cannot be reached"),
             }
-            let lost = route.clear();
-            count(&world.traffic, |t| t.messages_dropped += lost as u64);
+            drop(world);
+            self.forget(&route);
+            let Some(world) = self.world() else { return };
             world.inbox.push(Arrival::PeerUnreachable(route.to.node));
             drop(world);
             self.ring.pause(pause).await;
             pause = (pause * 2).min(RECONNECT_MAX);
+        }
+    }
+
+    /// Drops what is queued; counts it.
+    fn forget(&self, route: &Route) {
+        let lost = route.clear();
+        if let Some(world) = self.world() {
+            count(&world.traffic, |t| t.messages_dropped += lost as u64);
         }
     }
 
@@ -189,7 +201,7 @@ impl Peers {
     async fn greet(&self, to: SocketAddr, purpose: ConnectionPurpose) -> io::Result<(Socket, FrameDecoder, PeerHello)> {
         let socket = Socket::connect(&self.ring, self.own.ip, to, CONNECT_TIMEOUT).await?;
         socket.break_after(SILENCE_TIMEOUT)?;
-        let exchange = pin!(async {
+        let exchange = async {
             let hello = wire::encode_peer_hello(&mut FrameEncoder::new(), &self.own.hello(purpose));
             let pieces = hello.map_err(io::Error::other)?.into_parts().into_vec();
             socket.send_all(pieces).await.1?;
@@ -206,7 +218,8 @@ impl Peers {
             };
             let hello = wire::decode_peer_hello(&frame).map_err(io::Error::other)?;
             io::Result::Ok((decoder, hello))
-        });
+        };
+        let exchange = Box::pin(exchange);
         let (decoder, hello) = match select(exchange, self.ring.pause(CONNECT_TIMEOUT)).await {
             Either::Left((result, _)) => result?,
             Either::Right(_) => return Err(io::ErrorKind::TimedOut.into()),

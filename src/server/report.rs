@@ -3,13 +3,7 @@
 //! The core that answers asks the others over the mesh and waits a moment; nothing is published in between, so an idle
 //! node does nothing. A core that does not answer in time is shown as it was last known.
 
-use super::{
-    clock,
-    disk::RingDisk,
-    kernel,
-    mesh::Parcel,
-    world::ServerWorld,
-};
+use super::{clock, disk::RingDisk, kernel, mesh::Parcel, world::ServerWorld};
 use crate::{
     driver::core::Handle,
     http::views::{Figures, KeyRingView, NodeView, ReplicaLine, ShardView},
@@ -21,7 +15,6 @@ use std::{
     future::poll_fn,
     net::IpAddr,
     pin::pin,
-    rc::Rc,
     task::{Poll, Waker},
     time::Duration,
 };

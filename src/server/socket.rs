@@ -21,6 +21,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -113,6 +114,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Over a socket that listens already.
+    pub fn new(ring: &Rc<Ring>, socket: OwnedFd) -> Listener {
+        Listener { ring: ring.clone(), descriptor: Descriptor::new(socket) }
+    }
+
     pub fn bind(ring: &Rc<Ring>, address: SocketAddr, port_use: PortUse) -> io::Result<Listener> {
         let descriptor = Descriptor::new(kernel::listen(address, port_use)?);
         Ok(Listener { ring: ring.clone(), descriptor })

@@ -157,7 +157,8 @@ async fn linger(web: &Web, socket: &Socket) {
 
 /// An answer without hyper: to one that it does not serve.
 async fn say(socket: &Socket, reply: &Reply) {
-    let mut head = format!("HTTP/1.1 {} \r\nconnection: close\r\ncontent-length: {}\r\n", reply.status, reply.content_length());
+    let mut head =
+        format!("HTTP/1.1 {} \r\nconnection: close\r\ncontent-length: {}\r\n", reply.status, reply.content_length());
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -272,7 +272,12 @@ impl Ring {
             let State { uring, slots, .. } = state;
             for completion in uring.completion() {
                 if completion.user_data() != NOBODY {
-                    slots.complete(Key::from_bits(completion.user_data()), completion.result(), &mut wakers, &mut orphans);
+                    slots.complete(
+                        Key::from_bits(completion.user_data()),
+                        completion.result(),
+                        &mut wakers,
+                        &mut orphans,
+                    );
                 }
             }
             !state.backlog.is_empty() || !state.uring.submission().is_empty()
