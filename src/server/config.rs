@@ -39,9 +39,15 @@ pub enum Kind {
     Cpus,
     Switch,
     /// A whole number.
-    Number { min: u64, max: u64 },
+    Number {
+        min: u64,
+        max: u64,
+    },
     /// Bytes: a whole number, or one with KiB, MiB or GiB.
-    Bytes { min: u64, max: u64 },
+    Bytes {
+        min: u64,
+        max: u64,
+    },
     Log,
 }
 
@@ -60,13 +66,38 @@ const PORT: Kind = number(1, 65_535);
 /// Every setting. At most 25: each one is a question that an operator has to be able to answer.
 pub const SETTINGS: &[Setting] = &[
     setting("data", Kind::Path, "", "Directory of the node; made at the first start"),
-    setting("listen", Kind::Ip, "", "Address to bind, also the source of connections to peers; at the first start 127.0.0.1, then as before"),
+    setting(
+        "listen",
+        Kind::Ip,
+        "",
+        "Address to bind, also the source of connections to peers; at the first start 127.0.0.1, then as before",
+    ),
     setting("http_port", PORT, "", "HTTP port, shared by all cores; at the first start 7700, then as before"),
-    setting("client_port", PORT, "", "Client protocol: port of core 0, core k has this + k; at the first start 8000, then as before"),
-    setting("peer_port", PORT, "", "Peer protocol: port of core 0, core k has this + k; at the first start 9000, then as before"),
+    setting(
+        "client_port",
+        PORT,
+        "",
+        "Client protocol: port of core 0, core k has this + k; at the first start 8000, then as before",
+    ),
+    setting(
+        "peer_port",
+        PORT,
+        "",
+        "Peer protocol: port of core 0, core k has this + k; at the first start 9000, then as before",
+    ),
     setting("join", Kind::Peers, "", "Members to join through, ADDR[:PEER_PORT],..; needed at the first start only"),
-    setting("shards", number(1, limits::SHARDS_MAX as u64), "", "Shards to run; at the first start one a CPU, then as before"),
-    setting("cpus", Kind::Cpus, "", "CPUs to pin shards to, in turn, such as 0-3,6; all that the process may use if not given"),
+    setting(
+        "shards",
+        number(1, limits::SHARDS_MAX as u64),
+        "",
+        "Shards to run; at the first start one a CPU, then as before",
+    ),
+    setting(
+        "cpus",
+        Kind::Cpus,
+        "",
+        "CPUs to pin shards to, in turn, such as 0-3,6; all that the process may use if not given",
+    ),
     setting("vnodes", number(1, limits::VNODES_MAX as u64), "256", "Positions on the ring of a new node"),
     setting("insecure", Kind::Switch, "false", "Serve an address that is not loopback without TLS"),
     setting("n", REPLICAS, "3", "Replicas of a key"),
@@ -81,7 +112,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("memtable_bytes", bytes(MIB, 4 * GIB), "32MiB", "Memory of a core for writes not yet in tables"),
     setting("block_cache_bytes", bytes(0, 64 * GIB), "32MiB", "Memory of a core for table blocks"),
     setting("value_cache_bytes", bytes(0, 64 * GIB), "64MiB", "Memory of a core for values"),
-    setting("spin_before_park_us", number(0, 10_000), "0", "How long an idle core looks for work before it sleeps; 0 where cores are shared"),
+    setting(
+        "spin_before_park_us",
+        number(0, 10_000),
+        "0",
+        "How long an idle core looks for work before it sleeps; 0 where cores are shared",
+    ),
     setting("log", Kind::Log, "info", "Least severe lines to log: error, warn, info, debug or trace"),
 ];
 const _: () = assert!(SETTINGS.len() <= 25);
@@ -112,7 +148,11 @@ pub enum Origin {
     Flag,
     Environment,
     /// Line and column, 1-based.
-    File { path: PathBuf, line: usize, column: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+    },
     Default,
 }
 
@@ -289,7 +329,9 @@ fn normal(setting: &Setting, text: &str) -> Result<String, String> {
         Kind::Ip => text.parse::<IpAddr>().map(|ip| ip.to_string()).map_err(|_| format!("{text:?} is no IP address")),
         Kind::Peers => peers(text, 1).map(|_| text.to_owned()),
         Kind::Cpus => cpus(text).map(|_| text.to_owned()),
-        Kind::Switch => text.parse::<bool>().map(|b| b.to_string()).map_err(|_| format!("{text:?} is not true or false")),
+        Kind::Switch => {
+            text.parse::<bool>().map(|b| b.to_string()).map_err(|_| format!("{text:?} is not true or false"))
+        }
         Kind::Number { min, max } => {
             let number: u64 = text.replace('_', "").parse().map_err(|_| format!("{text:?} is no whole number"))?;
             in_bounds(number, min, max, setting).map(|n| n.to_string())
@@ -514,12 +556,30 @@ mod tests {
     #[test]
     fn every_setting_reaches_its_option() {
         let given = [
-            ("data", "/x"), ("listen", "127.0.0.9"), ("http_port", "1"), ("client_port", "2"), ("peer_port", "3"),
-            ("join", "127.0.0.1,127.0.0.2:99,[::1]:7"), ("shards", "4"), ("cpus", "0-2,5"), ("vnodes", "17"),
-            ("insecure", "true"), ("n", "5"), ("r", "1"), ("w", "4"), ("sloppy", "false"), ("value_bytes_max", "2MiB"),
-            ("request_timeout_ms", "11"), ("gossip_interval_ms", "12"), ("suspect_after_ms", "130"),
-            ("down_after_ms", "140"), ("memtable_bytes", "3MiB"), ("block_cache_bytes", "1_000"),
-            ("value_cache_bytes", "2GiB"), ("spin_before_park_us", "18"), ("log", "WARN"),
+            ("data", "/x"),
+            ("listen", "127.0.0.9"),
+            ("http_port", "1"),
+            ("client_port", "2"),
+            ("peer_port", "3"),
+            ("join", "127.0.0.1,127.0.0.2:99,[::1]:7"),
+            ("shards", "4"),
+            ("cpus", "0-2,5"),
+            ("vnodes", "17"),
+            ("insecure", "true"),
+            ("n", "5"),
+            ("r", "1"),
+            ("w", "4"),
+            ("sloppy", "false"),
+            ("value_bytes_max", "2MiB"),
+            ("request_timeout_ms", "11"),
+            ("gossip_interval_ms", "12"),
+            ("suspect_after_ms", "130"),
+            ("down_after_ms", "140"),
+            ("memtable_bytes", "3MiB"),
+            ("block_cache_bytes", "1_000"),
+            ("value_cache_bytes", "2GiB"),
+            ("spin_before_park_us", "18"),
+            ("log", "WARN"),
         ];
         assert_eq!(given.len(), SETTINGS.len());
         let all = resolve(&flags(&given), |_| None, None).expect("fine");
@@ -578,7 +638,8 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back() {
-        let all = resolve(&flags(&[("data", "/with \"quotes\""), ("n", "5"), ("value_bytes_max", "4096")]), |_| None, None);
+        let all =
+            resolve(&flags(&[("data", "/with \"quotes\""), ("n", "5"), ("value_bytes_max", "4096")]), |_| None, None);
         let all = all.expect("fine");
         let text = all.to_toml();
         assert!(text.contains("From: flag --value-bytes-max\nvalue_bytes_max = \"4KiB\""), "{text}");
