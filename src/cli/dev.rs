@@ -193,7 +193,9 @@ impl Cluster {
             let port = self.ports.http;
             waiting.retain(|&index| !sees_all(&Host::new(self.nodes[index].ip, port), count));
             if let Some(node) = self.nodes.iter_mut().find_map(Node::newly_ended) {
-                return Err(Stop::failed(format!("{} ended before it was ready, {}", node.label(), node.last_words())));
+                let configuration = node.ended.and_then(|s| s.code()) == Some(Exit::Configuration as i32);
+                let exit = if configuration { Exit::Configuration } else { Exit::Failed };
+                return Err(Stop::new(exit, format!("{} ended before it was ready, {}", node.label(), node.last_words())));
             }
             if Instant::now() > deadline {
                 let node = &self.nodes[waiting[0]];
