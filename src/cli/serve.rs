@@ -32,7 +32,7 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
     start_log(effective.log());
     raise_limits();
     server::run(options).map_err(|e| {
-        let exit = if e.exit_code() == Exit::Configuration as u8 { Exit::Configuration } else { Exit::Failed };
+        let exit = if e.is_configuration() { Exit::Configuration } else { Exit::Failed };
         Stop::new(exit, e.to_string())
     })
 }
