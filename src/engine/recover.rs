@@ -182,7 +182,8 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
     };
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
-        return Ok(Looked::Blank(id));
+        // Never anything between nothing and its first step of space.
+        return Ok(if length == 0 { Looked::Blank(id) } else { Looked::Damaged(id, length) });
     }
     let first = file.read(0, PAGE, Lane::Foreground).await?;
     let header = SegmentHeader::decode(first.as_slice(), &path)?.filter(|h| h.id == id);
@@ -234,6 +235,8 @@ async fn replay_all<D: Disk>(
             Some(mark) if done => {
                 segment.end.set(mark.end.min(segment.allocated.get()));
                 segment.last.borrow_mut().extend(mark.last);
+                segment.value_bytes.set(mark.value_bytes);
+                segment.record_bytes.set(mark.record_bytes);
                 segment.phase.set(Phase::Flushed);
             }
             _ => {
@@ -268,6 +271,8 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         phase: Cell::new(Phase::Sealed),
         damaged: Cell::new(false),
         live: Cell::new(0),
+        value_bytes: Cell::new(0),
+        record_bytes: Cell::new(0),
         last: RefCell::default(),
         end_position: Cell::new(0),
         shared: candidate.header.slices.iter().any(|s| !own.contains(s)),
@@ -289,12 +294,15 @@ async fn replay<D: Disk>(
     loop {
         match reader.next().await? {
             Found::Batch(batch, records) => {
+                if batch.allocated > limit && !segment.damaged.get() {
+                    note_damage(segment, damage, limit, batch.allocated);
+                }
                 if batch.previous != 0 {
                     promised.insert(batch.previous, batch.previous_end);
                 }
                 let position = store.log.position.get();
                 for record in records {
-                    segment.note(record.slice, record.sequence);
+                    segment.note(&record);
                     let Ok(slice) = store.slice(record.slice).cloned() else { continue };
                     if record.sequence > slice.manifest.borrow().state.flushed_sequence {
                         store.apply(&slice, record, position);
