@@ -138,8 +138,18 @@ pub enum End {
 }
 
 struct ShardSlot {
+    /// There from the start of the life on: what the node's other shards say waits in it.
     inbox: Inbox,
-    handle: ShardHandle,
+    /// Once the shard has opened.
+    handle: Option<ShardHandle>,
+}
+
+/// One shard of one life of one node.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    life: u64,
+    shard: u16,
 }
 
 struct Node {
@@ -152,6 +162,8 @@ struct Node {
     disturbed: Instant,
     /// Whether the disk was made to fail in this life.
     disk_spoiled: bool,
+    /// The rate of its failures.
+    disk_error_rate: f64,
     /// Whether the last life ended by itself, and nobody but the keeper starts the node again.
     failed: bool,
     id: Option<NodeId>,
@@ -276,10 +288,11 @@ impl Cluster {
     /// Whether all shards have opened.
     pub fn listening(&self, node: usize) -> bool {
         let node = self.nodes[node].borrow();
-        node.running && node.shards.len() == usize::from(self.plan.shards)
+        let open = node.shards.values().filter(|s| s.handle.is_some()).count();
+        node.running && open == usize::from(self.plan.shards)
     }
     pub fn handle(&self, node: usize, shard: u16) -> Option<ShardHandle> {
-        self.nodes[node].borrow().shards.get(&shard).map(|s| s.handle.clone())
+        self.nodes[node].borrow().shards.get(&shard).and_then(|s| s.handle.clone())
     }
     pub(super) fn inbox(&self, node: usize, shard: u16) -> Option<Inbox> {
         self.nodes[node].borrow().shards.get(&shard).map(|s| s.inbox.clone())
@@ -302,6 +315,7 @@ impl Cluster {
             node.life += 1;
             node.disturbed = self.executor.now();
             node.failed = false;
+            node.disk_spoiled = node.disk_error_rate > 0.0;
             node.life
         };
         self.note(1, index as u64, || format!("node {index} starts, life {life}"));
@@ -322,8 +336,12 @@ impl Cluster {
         self.ids.borrow_mut().insert(identity.node, index);
         for shard in 0..self.plan.shards {
             let (cluster, disk, identity) = (self.clone(), disk.clone(), identity.clone());
+            let inbox = Inbox::new();
+            let slot = ShardSlot { inbox: inbox.clone(), handle: None };
+            self.nodes[index].borrow_mut().shards.insert(shard, slot);
             self.executor.spawn(self.process(index, life), async move {
-                if let Err(reason) = cluster.boot_shard(index, life, shard, disk, identity).await {
+                let place = Place { index, life, shard };
+                if let Err(reason) = cluster.boot_shard(place, disk, identity, inbox).await {
                     cluster.failed(index, life, &reason);
                 }
             });
@@ -332,13 +350,11 @@ impl Cluster {
     }
     async fn boot_shard(
         self: &Rc<Self>,
-        index: usize,
-        life: u64,
-        shard: u16,
+        Place { index, life, shard }: Place,
         disk: VirtualDisk,
         identity: Identity,
+        inbox: Inbox,
     ) -> Result<(), String> {
-        let inbox = Inbox::new();
         let world = ShardWorld::new(self, index, life, shard, inbox.clone());
         let setup = CoreSetup {
             identity,
@@ -347,12 +363,14 @@ impl Cluster {
             engine: self.plan.engine.clone(),
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };
-        let core = core::start(world, Rc::new(disk), inbox.clone(), setup).await.map_err(|e| e.to_string())?;
+        let core = core::start(world, Rc::new(disk), inbox, setup).await.map_err(|e| e.to_string())?;
         let process = self.process(index, life);
         for (_, future) in core.background {
             self.executor.spawn_boxed(process, future);
         }
-        self.nodes[index].borrow_mut().shards.insert(shard, ShardSlot { inbox, handle: core.handle });
+        if let Some(slot) = self.nodes[index].borrow_mut().shards.get_mut(&shard) {
+            slot.handle = Some(core.handle);
+        }
         if self.listening(index) {
             self.note(2, index as u64, || format!("node {index} listens"));
             self.came_up(index);
@@ -469,6 +487,7 @@ impl Cluster {
     pub fn spoil_disk(&self, index: usize, rate: f64) {
         let mut node = self.nodes[index].borrow_mut();
         node.disk_spoiled |= rate > 0.0;
+        node.disk_error_rate = rate;
         let rates = FaultRates { read_error: 0.0, write_error: rate, sync_error: rate, bit_flip: 0.0 };
         let prng = node.prng.fork();
         node.disk.set_rates(rates, prng);
@@ -476,6 +495,14 @@ impl Cluster {
     /// Makes the disk so many times slower.
     pub fn slow_disk(&self, index: usize, factor: u32) {
         self.nodes[index].borrow().slowness.set(factor);
+    }
+
+    /// Drops everything that runs. The run is over.
+    pub fn shut_down(&self) {
+        for node in &self.nodes {
+            node.borrow_mut().shards.clear();
+        }
+        self.executor.clear();
     }
 
     // ---- clients ----
@@ -680,6 +707,7 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
         paused: false,
         disturbed: Instant::ZERO,
         disk_spoiled: false,
+        disk_error_rate: 0.0,
         failed: false,
         id: None,
         shards: BTreeMap::new(),

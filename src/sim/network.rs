@@ -157,7 +157,8 @@ impl Cluster {
             self.note(21, from as u64 | (to as u64) << 16, || format!("cut off {from} -> {to}"));
             return;
         }
-        let inbox = if self.running(to) { self.inbox(to, target.shard.0) } else { None };
+        let open = if from == to { self.running(to) } else { self.listening(to) };
+        let inbox = if open { self.inbox(to, target.shard.0) } else { None };
         let Some(inbox) = inbox else {
             self.count(|c| c.messages_to_the_dead += 1);
             return;

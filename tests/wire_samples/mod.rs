@@ -68,7 +68,16 @@ pub fn siblings(rng: &mut Rng) -> Siblings {
     siblings
 }
 pub fn context(rng: &mut Rng) -> Option<Context> {
-    rng.bool().then(|| Context(clock(rng)))
+    rng.bool().then(|| written_context(rng))
+}
+/// A context as a write returns it: now and then with its own dot beside the clock.
+fn written_context(rng: &mut Rng) -> Context {
+    let mut context = Context::from(clock(rng));
+    let beside = dot(rng);
+    if rng.bool() && beside.counter > 0 && !context.covers(beside) {
+        context.dots.push(beside);
+    }
+    context
 }
 pub fn deadline(rng: &mut Rng) -> Instant {
     NOW + std::time::Duration::from_micros(rng.u64(1..=60_000_000))
@@ -98,7 +107,7 @@ pub fn failure(rng: &mut Rng) -> Failure {
 pub fn response(rng: &mut Rng) -> Response {
     match rng.u8(0..3) {
         0 => Ok(Answer::Got(siblings(rng))),
-        1 => Ok(Answer::Written(Context(clock(rng)))),
+        1 => Ok(Answer::Written(written_context(rng))),
         _ => Err(failure(rng)),
     }
 }

@@ -54,6 +54,17 @@ impl Context {
     pub fn covers(&self, dot: Dot) -> bool {
         self.clock.covers(dot) || self.dots.contains(&dot)
     }
+    /// What both have seen together. Dots beyond [`CONTEXT_DOTS_MAX`] are left out: at worst a write that was seen
+    /// stays beside the next one.
+    pub fn join(&self, other: &Context) -> Context {
+        let clock = self.clock.join(&other.clock);
+        let mut dots: SmallVec<[Dot; 1]> = self.dots.iter().chain(&other.dots).copied().collect();
+        dots.retain(|d| !clock.covers(*d));
+        dots.sort_unstable();
+        dots.dedup();
+        dots.truncate(CONTEXT_DOTS_MAX);
+        Context { clock, dots }
+    }
     /// The compact form, for a key at `token`.
     pub fn to_bytes(&self, token: Token) -> Vec<u8> {
         let mut raw = BytesMut::with_capacity(16 + (self.clock.len() + self.dots.len()) * 16);

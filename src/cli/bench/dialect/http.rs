@@ -37,7 +37,7 @@ impl Dialect for HttpDialect {
                     Media::OCTETS
                 );
                 if let Some(context) = context {
-                    let _ = write!(out, "X-Version-Context: {}\r\n", Context(context.clone()).to_text(token));
+                    let _ = write!(out, "X-Version-Context: {}\r\n", context.to_text(token));
                 }
                 let written = write!(out, "Content-Length: {}\r\n\r\n", values.value_bytes());
                 values.write(number, variant, out);
@@ -54,7 +54,7 @@ impl Dialect for HttpDialect {
                 continue;
             }
             let (id, token) = self.waiting.pop_front().ok_or(Broken("an answer that nobody asked for".into()))?;
-            let context = head.context.and_then(|text| Context::from_text(text, token).ok()).map(|c| c.0);
+            let context = head.context.and_then(|text| Context::from_text(text, token).ok());
             let (verdict, value) = match head.status {
                 200 => (Verdict::Done, Some(body)),
                 300 => (Verdict::Siblings(2), None),
@@ -135,8 +135,8 @@ mod tests {
         protocol::versions::{Actor, Dot, VersionVector},
     };
 
-    fn clock() -> VersionVector {
-        VersionVector::from_dots([Dot { actor: Actor(3), counter: 9 }])
+    fn clock() -> Context {
+        Context::from(VersionVector::from_dots([Dot { actor: Actor(3), counter: 9 }]))
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         let (mut dialect, mut sink) = (HttpDialect::new("h".into()), Vec::new());
         let key = b"k";
         (1..=4).for_each(|id| dialect.request(Request { id, key, ask: Ask::Get }, &mut sink));
-        let text = Context(clock()).to_text(Token(xxhash_rust::xxh3::xxh3_64(key)));
+        let text = clock().to_text(Token(xxhash_rust::xxh3::xxh3_64(key)));
         let problem = r#"{"code":"quorum_unavailable","detail":"x"}"#;
         let input = format!(
             "HTTP/1.1 200 OK\r\nx-version-context: {text}\r\ncontent-length: 3\r\n\r\nabc\
