@@ -63,7 +63,7 @@ pub async fn open<D: Disk>(
     let own: BTreeSet<SliceId> = own.iter().copied().collect();
     let slices = open_slices(&disk, &own).await?;
     let mut damage = Vec::new();
-    let (candidates, newest) = find_segments(&*disk, &own, &mut damage).await?;
+    let (candidates, newest) = find_segments(&*disk, shard, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
     let mut store = Store::new(disk, shard, options, generation, slices);
@@ -131,12 +131,13 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, 
 /// The segments that may hold records of these slices, and the greatest generation of any segment.
 async fn find_segments<D: Disk>(
     disk: &D,
+    shard: ShardId,
     own: &BTreeSet<SliceId>,
     damage: &mut Vec<Damage>,
 ) -> Result<(Vec<Candidate<D::File>>, u64), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let mut ids = names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length)));
-    let (mut found, mut newest) = (Vec::new(), 0);
+    let (mut found, mut newest, mut blank) = (Vec::new(), 0, Vec::new());
     let mut opening = FuturesUnordered::new();
     loop {
         while opening.len() < OPENING
@@ -151,13 +152,25 @@ async fn find_segments<D: Disk>(
                     found.push(*candidate);
                 }
             }
-            Some(Ok(Looked::Blank(id))) => newest = newest.max(id >> 40),
+            Some(Ok(Looked::Blank(id))) => {
+                newest = newest.max(id >> 40);
+                // Left over by a crash of this shard: no other makes segments of this number.
+                if id as u16 == shard.0 {
+                    blank.push(segment::path(id));
+                }
+            }
             Some(Ok(Looked::Damaged(id, length))) => {
                 newest = newest.max(id >> 40);
                 damage.push(Damage { file: segment::path(id), from: 0, to: length });
             }
             Some(Err(error)) => return Err(error),
             None => break,
+        }
+    }
+    for path in blank {
+        match disk.remove(&path).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
     }
     found.sort_by_key(|c: &Candidate<_>| (c.header.first_sequence, c.header.id));
