@@ -1,15 +1,64 @@
-//! Dynarc: a Dynamo-style distributed key-value store whose unit is a CPU core.
+//! Dynarc: a Dynamo-style distributed key-value store whose unit is a CPU core, not a machine.
+//!
+//! Each core owns a slice of virtual-node arcs of the ring together with its own value log, memtable and SSTables on
+//! io_uring. Cores, of one node or of two, talk only by flatbuffer messages, so the data path holds no lock.
+//!
+//! # One idea
+//!
+//! A shard (all state that one core owns) is a function `(state, now, event) -> effects`. Disk, clock, another core,
+//! another node and a client are neighbours that send it events. So the same code runs in two worlds: the real one
+//! ([`mod@server`], on glommio and io_uring) and a virtual one ([`sim`], from a seed).
+//!
+//! # Reading order
+//!
+//! 1. [`limits`]: every bound, with its unit. [`types`]: the nouns.
+//! 2. [`protocol`], the brain, pure: [`protocol::versions`] (which values are concurrent), [`protocol::ring`] (who owns
+//!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
+//!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
+//!    [`protocol::membership`] (gossip), and [`protocol::shard`], which routes between them.
+//! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
+//! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
+//!    [`engine::disk::Disk`].
+//! 5. [`wire`] (bytes and messages), [`mod@http`] (HTTP and messages), [`client`] (the client library).
+//! 6. [`mod@server`] and [`sim`], the two worlds; [`mod@cli`], the commands.
+//!
+//! # Invariants
+//!
+//! They are absences: protocol reads no clock; protocol awaits nothing; machines do not know each other; the shard
+//! routes and decides nothing; the engine does not know what a version is; only wire knows flatbuffers; untrusted bytes
+//! are verified once, at decode; only server knows glommio; nothing crosses cores but messages; every queue has a bound
+//! from [`limits`]; no acknowledgement before the sync that it promises; no production line asks whether it is
+//! simulated.
+//!
+//! # Where this differs from the first plan
+//!
+//! - The own copies of a shard are a machine of their own, [`protocol::replica`]: latches, dots and leases in one
+//!   place, used by client writes, replication, repair and hints alike.
+//! - A write's context keeps its dot beside the clock ([`protocol::versions::Context`]): a clock alone would also cover
+//!   siblings that the writer never saw.
+//! - A context is bound to its key and carries a checksum: one that was read for another key is refused.
+//! - A head remembers the last few superseded writes by their write id, so that a retry that reaches a second
+//!   coordinator late does not become a sibling of its own successor.
+//! - Records are replaced whole. When siblings survive a write they are read and rewritten with it, so a pointer into
+//!   the log is never handed out to be stored again.
+//! - Messages between the cores of one node are the same encoded frames as between nodes.
 
-#[cfg(feature = "server")]
-pub mod cli;
-pub mod client;
-pub mod driver;
-pub mod engine;
-pub mod http;
 pub mod limits;
+pub mod types;
+
 pub mod protocol;
+
+pub mod engine;
+
+pub mod driver;
+
+pub mod client;
+pub mod http;
+pub mod wire;
+
 #[cfg(feature = "server")]
 pub mod server;
 pub mod sim;
-pub mod types;
-pub mod wire;
+
+#[cfg(feature = "server")]
+pub mod cli;

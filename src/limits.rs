@@ -23,6 +23,8 @@ pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
 pub const CONTEXT_TEXT_BYTES_MAX: usize = 8 * KIB;
 /// Entries of a version vector that is accepted from outside.
 pub const CLOCK_ENTRIES_MAX: usize = 340;
+/// Single events beside the clock of a context that is accepted from outside; a write makes one.
+pub const CONTEXT_DOTS_MAX: usize = 8;
 /// Concurrent values of one key; a write beyond gets 409.
 pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of all concurrent values of one key together; a write beyond gets 409.

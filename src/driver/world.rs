@@ -15,9 +15,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// A client's request in hand, by the number that the world gave it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ClientToken(pub u64);
+pub use crate::protocol::message::ClientToken;
 
 /// What reaches a shard from its world.
 #[derive(Clone, PartialEq, Eq, Debug)]

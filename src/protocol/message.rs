@@ -6,6 +6,10 @@
 use super::versions::{Context, Head, Siblings};
 use crate::types::{Address, Consistency, Failure, Instant, Key, Member, NodeId, Value, WriteId};
 
+/// A client's request in hand, by the number that the world gave it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClientToken(pub u64);
+
 // ---- what a client asks ----------------------------------------------------------------------------------------
 
 /// One operation on one key, from a client or forwarded.

@@ -1,8 +1,21 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (membership, coordinator, hints) never import each other; the
-//! shard owns one of each and only routes.
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, membership) never import each
+//! other; the shard owns one of each and only routes.
+#![forbid(unsafe_code)]
+
+pub mod versions;
+
+pub mod ring;
 
 pub mod message;
-pub mod ring;
-pub mod versions;
+
+pub mod replica;
+
+pub mod coordinator;
+
+pub mod hints;
+
+pub mod membership;
+
+pub mod shard;

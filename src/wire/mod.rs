@@ -1,1 +1,46 @@
+//! Bytes to messages and back. The only room that knows flatbuffers.
+//!
+//! A frame is a fixed header, a flatbuffer and the raw bytes of the values that it speaks of ([`frame`] draws it). The
+//! values are never copied into the flatbuffer, and on the way in never copied out of the receive buffer.
+//!
+//! - [`FrameDecoder`] turns received bytes into [`Frame`]s; it checks a claimed length against the connection's limit
+//!   before it reserves anything.
+//! - [`decode_peer`], [`decode_peer_hello`], [`decode_client`] and [`decode_server`] turn a frame into a message, once
+//!   and completely: after them every length, count, enum value, order and checksum holds, and nobody checks again.
+//! - [`FrameEncoder`] with [`encode_peer`], [`encode_peer_hello`], [`encode_client`] and [`encode_server`] makes
+//!   [`Pieces`] for one vectored send.
+//!
+//! Nothing here panics on hostile bytes: each defect is a [`WireError`]. After one the connection is closed, but for
+//! those that [`WireError::refusal`] turns into an answer.
+//!
+//! The format, its rules for change and a description for authors of other clients are in `schema/README.md`.
 
+mod client;
+mod error;
+mod fields;
+pub mod frame;
+mod generated;
+mod peer;
+mod stream;
+
+pub use client::{decode_client, decode_server, encode_client, encode_server};
+pub use error::WireError;
+pub use frame::{Frame, FrameEncoder, Header, Kind, Pieces};
+pub use peer::{ConnectionPurpose, PeerHello, decode_peer, decode_peer_hello, encode_peer, encode_peer_hello};
+pub use stream::FrameDecoder;
+
+/// Highest revision of the client protocol that this Dynarc speaks.
+pub const CLIENT_REVISION: u16 = 1;
+/// Highest revision of the peer protocol that this Dynarc speaks.
+pub const PEER_REVISION: u16 = 1;
+/// Features that this Dynarc offers in a HELLO; none are defined yet.
+pub const FEATURES: u64 = 0;
+
+/// Whether the checksums of values are verified at decode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Trust {
+    /// The frame came over a socket.
+    Verify,
+    /// The frame came from another core of this node, which has verified it already.
+    SameNode,
+}

@@ -23,7 +23,7 @@ pub struct TokenRange {
 impl TokenRange {
     pub fn contains(&self, token: Token) -> bool {
         let distance = token.0.wrapping_sub(self.after.0).wrapping_sub(1);
-        distance < self.length()
+        self.after == self.upto || distance < self.length()
     }
     /// Tokens in the arc; the whole ring counts as 2^64 - 1.
     pub fn length(&self) -> u64 {

@@ -13,7 +13,7 @@ use super::{
     codec::{Reader, put_dot},
 };
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, CONTEXT_TEXT_BYTES_MAX},
+    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, CONTEXT_TEXT_BYTES_MAX},
     types::Token,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -22,8 +22,6 @@ use smallvec::SmallVec;
 
 pub const PREFIX: &str = "vc:";
 const VERSION: u8 = 1;
-/// Dots beside the clock that are accepted from outside; a write makes one.
-const DOTS_MAX: usize = 8;
 
 /// What a reader or writer of a key has seen of it: all that the clock covers, and these dots.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -56,6 +54,17 @@ impl Context {
     pub fn covers(&self, dot: Dot) -> bool {
         self.clock.covers(dot) || self.dots.contains(&dot)
     }
+    /// What both have seen together. Dots beyond [`CONTEXT_DOTS_MAX`] are left out: at worst a write that was seen
+    /// stays beside the next one.
+    pub fn join(&self, other: &Context) -> Context {
+        let clock = self.clock.join(&other.clock);
+        let mut dots: SmallVec<[Dot; 1]> = self.dots.iter().chain(&other.dots).copied().collect();
+        dots.retain(|d| !clock.covers(*d));
+        dots.sort_unstable();
+        dots.dedup();
+        dots.truncate(CONTEXT_DOTS_MAX);
+        Context { clock, dots }
+    }
     /// The compact form, for a key at `token`.
     pub fn to_bytes(&self, token: Token) -> Vec<u8> {
         let mut raw = BytesMut::with_capacity(16 + (self.clock.len() + self.dots.len()) * 16);
@@ -84,7 +93,7 @@ impl Context {
         }
         let clock_count = usize::from(reader.u16().map_err(malformed)?);
         let dot_count = usize::from(reader.u8().map_err(malformed)?);
-        if clock_count > CLOCK_ENTRIES_MAX || dot_count > DOTS_MAX {
+        if clock_count > CLOCK_ENTRIES_MAX || dot_count > CONTEXT_DOTS_MAX {
             return Err(ContextError::Malformed);
         }
         let entries: Vec<Dot> = (0..clock_count).map(|_| reader.dot()).collect::<Result<_, _>>().map_err(malformed)?;

@@ -7,6 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::cmp::Reverse;
 
 /// The values of a key's siblings, in the order of the head's entries.
 pub type Values = SmallVec<[Bytes; 1]>;
@@ -23,11 +24,17 @@ pub struct Entry {
     pub checksum: u32,
 }
 
-/// A write that has been superseded, remembered so that a late retry of it is recognised.
+/// A write that has been superseded, remembered so that a late retry of it is recognised. Write id 0: known by its dot
+/// only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Superseded {
     pub dot: Dot,
     pub write_id: WriteId,
+}
+impl Superseded {
+    fn names(&self, entry: &Entry) -> bool {
+        self.dot == entry.dot || (self.write_id != WriteId(0) && self.write_id == entry.write_id)
+    }
 }
 
 /// The state of a key without its values.
@@ -101,26 +108,23 @@ impl Head {
     pub fn delete(&self, context: &Context) -> Merged {
         self.drop_covered(context)
     }
-    /// A dot of the context that this state has not seen stays unknown to it: the clock could not record it without
-    /// covering events that nobody saw. At worst the value that it names appears as a sibling; nothing is lost.
+    /// A dot of the context that this state has not seen stays out of its clock, which would cover events that nobody
+    /// saw; it is remembered, so that the value it names is dropped when it comes. Forgotten before that, the value
+    /// appears as a sibling; nothing is lost.
     fn drop_covered(&self, context: &Context) -> Merged {
         let clock = self.clock.join(&context.clock);
         let mut head = Head { clock, entries: SmallVec::new(), recent: self.recent.clone() };
-        let mut picks = SmallVec::new();
-        for (index, entry) in self.entries.iter().enumerate() {
-            if context.covers(entry.dot) {
-                head.remember(entry);
-            } else {
-                head.entries.push(entry.clone());
-                picks.push(Pick { side: Side::Left, index });
-            }
-        }
+        let unseen = context.dots.iter().filter(|d| !self.clock.covers(**d) && !context.clock.covers(**d));
+        head.recent.extend(unseen.map(|&dot| Superseded { dot, write_id: WriteId(0) }));
+        self.entries.iter().filter(|e| context.covers(e.dot)).for_each(|e| head.remember(e));
+        let left = self.entries.iter().enumerate().filter(|(_, e)| !context.covers(e.dot));
+        let picks = head.take(left.map(|(index, e)| (e, Pick { side: Side::Left, index })));
         head.trim_recent();
         Merged { head, picks }
     }
 
     /// Merges two states of one key. Commutative, associative, idempotent (but for which side a shared value is
-    /// picked from: the left).
+    /// picked from: the left), as long as neither has had to forget a superseded write that is sent again.
     pub fn sync(&self, other: &Head) -> Merged {
         let mut head = Head { clock: self.clock.join(&other.clock), entries: SmallVec::new(), recent: SmallVec::new() };
         head.recent.extend(self.recent.iter().chain(&other.recent).copied());
@@ -139,34 +143,52 @@ impl Head {
             }
         }
         candidates.sort_by_key(|(e, _)| e.dot);
-        let mut picks = SmallVec::new();
-        for (entry, pick) in candidates {
-            if !head.is_alias(entry) {
-                head.entries.push(entry.clone());
-                picks.push(pick);
-            }
-        }
+        let picks = head.take(candidates.into_iter());
         head.trim_recent();
         Merged { head, picks }
     }
-    /// Whether this entry is another name of a write that has been superseded, or of a sibling already taken (the
-    /// lesser dot comes first).
-    fn is_alias(&self, entry: &Entry) -> bool {
-        entry.write_id != WriteId(0)
-            && (self.recent.iter().any(|s| s.write_id == entry.write_id)
-                || self.entries.iter().any(|e| e.write_id == entry.write_id))
+    /// Takes over these entries, in the order of their dots, but for other names of superseded writes: those are
+    /// remembered instead, as if their own dot had been superseded.
+    fn take<'a>(&mut self, entries: impl Iterator<Item = (&'a Entry, Pick)>) -> SmallVec<[Pick; 2]> {
+        let superseded = self.recent.len();
+        let mut picks = SmallVec::new();
+        for (entry, pick) in entries {
+            if self.recent[..superseded].iter().any(|s| s.names(entry)) {
+                self.remember(entry);
+            } else {
+                self.entries.push(entry.clone());
+                picks.push(pick);
+            }
+        }
+        picks
     }
     fn remember(&mut self, entry: &Entry) {
         if entry.write_id != WriteId(0) {
             self.recent.push(Superseded { dot: entry.dot, write_id: entry.write_id });
         }
     }
-    /// Keeps the greatest few: a total order, so that replicas which merge in any order keep the same.
+    /// Keeps the latest of each actor first, then the one before of each, and so on: counters of different actors
+    /// say nothing about time. Replicas that merge in any order keep the same.
     fn trim_recent(&mut self) {
-        self.recent.sort_by_key(|s| (s.dot.counter, s.dot.actor, s.write_id));
+        self.recent.sort_unstable();
         self.recent.dedup();
-        let excess = self.recent.len().saturating_sub(RECENT_WRITES_MAX);
-        self.recent.drain(..excess);
+        if self.recent.len() <= RECENT_WRITES_MAX {
+            return;
+        }
+        let later =
+            |s: &Superseded| self.recent.iter().filter(|other| other.dot.actor == s.dot.actor && *other > s).count();
+        let mut ranked: SmallVec<[_; 8]> =
+            self.recent.iter().map(|s| (later(s), Reverse((s.dot.counter, *s)))).collect();
+        ranked.sort_unstable();
+        self.recent = ranked.into_iter().take(RECENT_WRITES_MAX).map(|(_, Reverse((_, s)))| s).collect();
+        self.recent.sort_unstable();
+    }
+    /// The entries to show: of a write with two names only the first.
+    fn shown(&self) -> impl Iterator<Item = usize> {
+        (0..self.entries.len()).filter(|&index| {
+            let id = self.entries[index].write_id;
+            id == WriteId(0) || self.entries[..index].iter().all(|e| e.write_id != id)
+        })
     }
 }
 
@@ -187,18 +209,29 @@ impl Siblings {
         });
         Siblings { values: values.collect(), head: merged.head }
     }
-    /// The values with their kinds, in the order of their dots.
+    /// The values with their kinds, in the order of their dots; a write with two names once.
     pub fn values(&self) -> impl Iterator<Item = Value> {
-        self.head.entries.iter().zip(&self.values).map(|(entry, bytes)| Value {
-            media: entry.media.clone(),
-            bytes: bytes.clone(),
-            checksum: entry.checksum,
-        })
+        self.head.shown().map(|index| self.value(index))
+    }
+    fn value(&self, index: usize) -> Value {
+        let entry = &self.head.entries[index];
+        Value { media: entry.media.clone(), bytes: self.values[index].clone(), checksum: entry.checksum }
+    }
+    /// What a reader is shown: a write with two names once. Not a state to merge: its clock covers the name that it
+    /// leaves out.
+    pub fn into_shown(self) -> Siblings {
+        let shown: SmallVec<[usize; 4]> = self.head.shown().collect();
+        if shown.len() == self.head.entries.len() {
+            return self;
+        }
+        let entries = shown.iter().map(|&i| self.head.entries[i].clone()).collect();
+        let values = shown.iter().map(|&i| self.values[i].clone()).collect();
+        Siblings { head: Head { entries, ..self.head }, values }
     }
     /// Checks that every entry has a value of the stated length and checksum.
     pub fn verify(&self) -> Result<(), ValueError> {
         let fits = self.head.entries.len() == self.values.len()
             && self.head.entries.iter().zip(&self.values).all(|(e, v)| e.bytes as usize == v.len());
-        if fits { self.values().try_for_each(|v| v.verify()) } else { Err(ValueError::Checksum) }
+        if fits { (0..self.values.len()).try_for_each(|i| self.value(i).verify()) } else { Err(ValueError::Checksum) }
     }
 }

@@ -9,9 +9,10 @@
 //! - A clock that covers a dot has seen that event: every state is the merge of whole states, so a plain vector of
 //!   maxima is enough and nothing is ever pruned from it.
 //! - A deleted key is a clock without entries: the tombstone.
-//! - A write that a client sends twice carries one [`WriteId`]. If two coordinators give it two dots, the merge keeps
-//!   the lesser dot and forgets the other, and a state that has superseded either treats both as superseded
-//!   ([`Head::recent`] remembers the last few).
+//! - A write that a client sends twice carries one [`WriteId`](crate::types::WriteId). If two coordinators give it two
+//!   dots, both stay in the state (to drop one would look like superseding it) and readers are shown one
+//!   ([`Siblings::into_shown`]). A state that has superseded either treats both as superseded: [`Head::recent`]
+//!   remembers the last few. Forgetting one can bring a superseded write back as a sibling, never lose one.
 
 mod clock;
 mod codec;

@@ -1,0 +1,391 @@
+//! One core from start to stop: open its engine, lease its dots, then turn events into effects and effects into
+//! events until it is told to stop.
+//!
+//! The loop is the same in both worlds. A turn takes what has arrived and what the engine has finished, hands each to
+//! the shard, performs the effects in order, and sleeps until there is more. Engine calls of many requests are in
+//! flight at once; the shard alone decides what must wait for what.
+
+use super::{
+    identity::{BootError, Identity, save_members},
+    world::{Arrival, Inbox, World},
+};
+use crate::{
+    engine::{
+        Background, Engine, Opened,
+        disk::Disk,
+        error::EngineError,
+        types::{Change, Durability, EngineOptions, EngineStats, Record, Want, Write},
+    },
+    limits::{DOT_LEASE, EVENTS_PER_TURN, SCAN_KEYS_MAX},
+    protocol::{
+        message::{Depth, Refusal},
+        replica::{self, Leases, Stored, keys},
+        ring::{Placement, Ring},
+        shard::{Birth, Effect, Event, Shard, ShardStats},
+        versions::Actor,
+    },
+    types::{Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    StreamExt,
+    future::{LocalBoxFuture, poll_fn},
+    stream::FuturesUnordered,
+};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Poll};
+
+pub use crate::protocol::shard::Settings;
+
+/// What one core is started with.
+#[derive(Clone, Debug)]
+pub struct CoreSetup {
+    pub identity: Identity,
+    pub shard: ShardId,
+    pub settings: Settings,
+    pub engine: EngineOptions,
+    /// For the shard's choices that need randomness.
+    pub seed: u64,
+}
+
+/// A core ready to run. The host polls `driver` and every background future; none ends before the core stops.
+pub struct Core<W: World, D: Disk> {
+    /// Ends with `Ok` after [`Arrival::Stop`], with an error when the storage has failed: the node must stop then.
+    pub driver: LocalBoxFuture<'static, Result<(), EngineError>>,
+    pub background: Vec<(Background, LocalBoxFuture<'static, ()>)>,
+    pub handle: Handle<W, D>,
+}
+
+/// Everything that can be counted on one core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CoreStats {
+    pub engine: EngineStats,
+    pub shard: ShardStats,
+}
+
+/// A look into a running core, from the same core.
+pub struct Handle<W: World, D: Disk> {
+    shard: Rc<RefCell<Shard>>,
+    engine: Engine<D>,
+    world: Rc<W>,
+}
+impl<W: World, D: Disk> Clone for Handle<W, D> {
+    fn clone(&self) -> Handle<W, D> {
+        Handle { shard: self.shard.clone(), engine: self.engine.clone(), world: self.world.clone() }
+    }
+}
+impl<W: World, D: Disk> Handle<W, D> {
+    pub fn address(&self) -> Address {
+        self.shard.borrow().address()
+    }
+    /// All members as this shard sees them, with the share of the ring that each owns first.
+    pub fn members(&self) -> Vec<(Member, MemberView, f64)> {
+        let shard = self.shard.borrow();
+        let now = self.world.now();
+        let row = |m: &Member| (m.clone(), shard.view(now, m), shard.ring().owned_share(m.id));
+        shard.members().iter().map(row).collect()
+    }
+    /// One member, without the cost of the whole list.
+    pub fn member(&self, node: NodeId) -> Option<Member> {
+        self.shard.borrow().members().iter().find(|m| m.id == node).cloned()
+    }
+    pub fn ring(&self) -> Rc<Ring> {
+        self.shard.borrow().ring().clone()
+    }
+    pub fn stats(&self) -> CoreStats {
+        CoreStats { engine: self.engine.stats(), shard: self.shard.borrow().stats() }
+    }
+    /// Whether requests are served.
+    pub fn ready(&self) -> bool {
+        self.shard.borrow().ready()
+    }
+    pub fn engine(&self) -> &Engine<D> {
+        &self.engine
+    }
+    pub fn settings(&self) -> Settings {
+        self.shard.borrow().settings().clone()
+    }
+    pub fn value_bytes_max(&self) -> usize {
+        self.shard.borrow().settings().value_bytes_max
+    }
+}
+
+/// Opens the engine of one shard, leases dots for its slices durably and counts the hints that it holds.
+pub async fn start<W: World, D: Disk>(
+    world: Rc<W>,
+    disk: Rc<D>,
+    inbox: Inbox,
+    setup: CoreSetup,
+) -> Result<Core<W, D>, BootError> {
+    let CoreSetup { identity, shard, settings, engine: options, seed } = setup;
+    let slices = Placement::new(&identity.tokens, identity.slices, identity.shards).slices_of(shard);
+    let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
+    // The log must run while the leases are written.
+    let mut background = background;
+    let (leases, hints) = {
+        let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
+        let prepare = async {
+            let leases = lease_dots(&engine, &slices).await?;
+            Ok::<_, EngineError>((leases, count_hints(&engine, &slices).await?))
+        };
+        let mut prepare = std::pin::pin!(prepare);
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+            prepare.as_mut().poll(cx)
+        })
+        .await?
+    };
+    let birth = Birth {
+        me: Address { node: identity.node, shard },
+        actor: Actor::new(identity.node, identity.incarnation),
+        generation: identity.generation,
+        member: identity.member(),
+        known: identity.members.clone(),
+        seeds: identity.seeds.clone(),
+        settings,
+        leases,
+        hints,
+        seed,
+    };
+    let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
+    let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone() };
+    let calls = FuturesUnordered::new();
+    let driver = Driver { world, disk, inbox, identity, shard, engine, calls, saving: None, stopping: false };
+    Ok(Core { driver: Box::pin(driver.run()), background, handle })
+}
+
+/// One batch of new leases for all slices: above everything leased before.
+async fn lease_dots<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Leases, EngineError> {
+    let mut leases = Leases::default();
+    let mut writes = Vec::new();
+    for &slice in slices {
+        let first = match engine.get(slice, &keys::lease_key(), Want::Head).await? {
+            None => 1,
+            Some(record) => keys::parse_lease(&record.head)
+                .ok_or_else(|| EngineError::Damaged(format!("the dot lease of slice {}", slice.0)))?,
+        };
+        let ceiling = first.saturating_add(DOT_LEASE);
+        leases.insert(slice, first, ceiling);
+        let change = Change::Put { head: keys::lease_head(ceiling), values: Default::default() };
+        writes.push(Write { slice, key: keys::lease_key(), change });
+    }
+    engine.write(writes, Durability::Sync).await?;
+    Ok(leases)
+}
+
+async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(NodeId, u64, u64)>, EngineError> {
+    let mut owners: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+    let (first, to) = keys::all_hints();
+    for &slice in slices {
+        let mut from = first.clone();
+        loop {
+            let found = engine.scan(slice, &from, &to, SCAN_KEYS_MAX).await?;
+            for (key, _) in &found {
+                if let Some((owner, _)) = keys::parse_hint_key(key) {
+                    let owed = owners.entry(owner).or_default();
+                    *owed = (owed.0 + 1, owed.1 + key.len() as u64);
+                }
+            }
+            match found.last() {
+                Some((last, _)) if found.len() == SCAN_KEYS_MAX => from = next_key(last),
+                _ => break,
+            }
+        }
+    }
+    Ok(owners.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect())
+}
+
+fn next_key(key: &Bytes) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.extend_from_slice(&[0]);
+    next.freeze()
+}
+
+/// What an engine call came to.
+enum Completion {
+    Event(Event),
+    /// The members were saved, or not.
+    Saved(Result<(), BootError>),
+}
+
+struct Driver<W: World, D: Disk> {
+    world: Rc<W>,
+    disk: Rc<D>,
+    inbox: Inbox,
+    identity: Identity,
+    shard: Rc<RefCell<Shard>>,
+    engine: Engine<D>,
+    calls: FuturesUnordered<LocalBoxFuture<'static, Completion>>,
+    /// A save is under way; the list to save after it, if it has changed again.
+    saving: Option<Option<Vec<Member>>>,
+    stopping: bool,
+}
+
+impl<W: World, D: Disk> Driver<W, D> {
+    async fn run(mut self) -> Result<(), EngineError> {
+        let mut events = Vec::new();
+        let mut effects = Vec::new();
+        let mut alarm = None;
+        self.take(Event::Wake, &mut effects);
+        self.perform(&mut effects);
+        loop {
+            let deadline = self.shard.borrow().next_deadline();
+            if deadline != alarm {
+                alarm = deadline;
+                if let Some(at) = deadline {
+                    self.world.wake_at(at);
+                }
+            }
+            if self.stopping && self.calls.is_empty() && self.inbox.is_empty() && self.shard.borrow().is_idle() {
+                return self.engine.close().await;
+            }
+            self.collect(&mut events).await;
+            let mut failed = None;
+            for event in events.drain(..) {
+                failed = failed.or(self.failure(&event));
+                if event == Event::Wake {
+                    alarm = None;
+                }
+                self.take(event, &mut effects);
+            }
+            self.perform(&mut effects);
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            self.world.breathe().await;
+        }
+    }
+
+    /// Waits until something has happened, and takes what there is, up to a turn's worth.
+    async fn collect(&mut self, events: &mut Vec<Event>) {
+        poll_fn(|cx| {
+            while events.len() < EVENTS_PER_TURN {
+                match self.calls.poll_next_unpin(cx) {
+                    Poll::Ready(Some(Completion::Event(event))) => events.push(event),
+                    Poll::Ready(Some(Completion::Saved(result))) => self.saved(result, events),
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
+            }
+            while events.len() < EVENTS_PER_TURN {
+                match self.inbox.pop() {
+                    Some(arrival) => self.arrive(arrival, events),
+                    None => break,
+                }
+            }
+            if !events.is_empty() || (self.stopping && self.calls.is_empty() && self.inbox.is_empty()) {
+                return Poll::Ready(());
+            }
+            self.inbox.poll_arrived(cx.waker())
+        })
+        .await;
+    }
+
+    fn arrive(&mut self, arrival: Arrival, events: &mut Vec<Event>) {
+        match arrival {
+            Arrival::Request { client, .. } if self.stopping => {
+                let failure = Failure::new(ErrorCode::NotReady, Outcome::NotApplied, "the node is stopping");
+                self.world.reply(client, Err(failure));
+            }
+            Arrival::Request { client, request } => events.push(Event::Request { client, request }),
+            Arrival::Message(envelope) => events.push(Event::Message(envelope)),
+            Arrival::PeerReachable(node) => events.push(Event::PeerReachable(node)),
+            Arrival::PeerUnreachable(node) => events.push(Event::PeerUnreachable(node)),
+            Arrival::Wake => events.push(Event::Wake),
+            Arrival::Stop => {
+                self.stopping = true;
+                events.push(Event::Wake);
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        self.shard.borrow_mut().handle(self.world.now(), event, effects);
+    }
+
+    /// A failed storage ends the core, after the shard has told those who wait.
+    fn failure(&self, event: &Event) -> Option<EngineError> {
+        let failed = matches!(
+            event,
+            Event::Loaded { result: Err(Refusal::Failed), .. }
+                | Event::Stored { result: Err(Refusal::Failed), .. }
+                | Event::Scanned { result: Err(Refusal::Failed), .. }
+        );
+        failed.then(|| EngineError::Failed("the storage of this shard has failed; the node stops".into()))
+    }
+
+    fn perform(&mut self, effects: &mut Vec<Effect>) {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send(envelope) => self.world.send(envelope),
+                Effect::SendToSeed { seed, message } => self.world.send_to_seed(seed, message),
+                Effect::Reply { client, response } => self.world.reply(client, response),
+                Effect::Load { io, slice, key, depth } => {
+                    let engine = self.engine.clone();
+                    self.calls.push(Box::pin(async move {
+                        let want = if depth == Depth::Full { Want::Full } else { Want::Head };
+                        let result = engine.get(slice, &key, want).await;
+                        let stored = |record: Record| Stored { head: record.head, values: record.values };
+                        let result = result.map(|r| r.map(stored)).map_err(refusal);
+                        Completion::Event(Event::Loaded { io, result })
+                    }));
+                }
+                Effect::Store { io, changes } => {
+                    let engine = self.engine.clone();
+                    let writes = changes.into_iter().map(write).collect();
+                    self.calls.push(Box::pin(async move {
+                        let result = engine.write(writes, Durability::Sync).await.map_err(refusal);
+                        Completion::Event(Event::Stored { io, result })
+                    }));
+                }
+                Effect::Scan { io, slice, from, to, limit } => {
+                    let engine = self.engine.clone();
+                    self.calls.push(Box::pin(async move {
+                        let result = engine.scan(slice, &from, &to, limit).await.map_err(refusal);
+                        Completion::Event(Event::Scanned { io, result })
+                    }));
+                }
+                Effect::SaveMembers { members } => match &mut self.saving {
+                    Some(next) => *next = Some(members),
+                    None => self.save(members),
+                },
+            }
+        }
+    }
+
+    fn save(&mut self, members: Vec<Member>) {
+        self.saving = Some(None);
+        let (disk, identity) = (self.disk.clone(), self.identity.clone());
+        self.identity.joined |= !members.is_empty();
+        self.calls.push(Box::pin(async move { Completion::Saved(save_members(&*disk, &identity, &members).await) }));
+    }
+
+    /// A full disk may keep the list from being saved: the next change tries again. Anything else ends the core.
+    fn saved(&mut self, result: Result<(), BootError>, events: &mut Vec<Event>) {
+        if let Some(Some(members)) = self.saving.take() {
+            self.save(members);
+        }
+        let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+        match result {
+            Ok(()) => {}
+            Err(BootError::Disk(e)) if full(&e) => {}
+            Err(_) => events.push(Event::Stored { io: u64::MAX, result: Err(Refusal::Failed) }),
+        }
+    }
+}
+
+fn write(change: replica::Change) -> Write {
+    let replica::Change { slice, key, record } = change;
+    let change = match record {
+        Some((head, values)) => Change::Put { head, values },
+        None => Change::Delete,
+    };
+    Write { slice, key, change }
+}
+
+fn refusal(error: EngineError) -> Refusal {
+    match error {
+        EngineError::Failed(_) | EngineError::NewerFormat { .. } => Refusal::Failed,
+        EngineError::Full => Refusal::DiskFull,
+        EngineError::Damaged(_) => Refusal::Damaged,
+    }
+}

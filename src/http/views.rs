@@ -1,0 +1,325 @@
+//! What `/v1/cluster`, `/v1/ring`, `/v1/node` and `/metrics` show: plain snapshots that the server fills.
+
+use crate::types::{Key, Member, MemberView, NodeId, Ports, Token};
+use serde::{Deserialize, Serialize};
+use std::{fmt::Write as _, net::IpAddr};
+
+/// `/v1/cluster`: the members as the answering node sees them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterView {
+    pub members: Vec<MemberLine>,
+    /// 16 hexadecimal digits; equal on nodes that agree on the ring.
+    pub ring_digest: String,
+}
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MemberLine {
+    /// 12 hexadecimal digits.
+    pub id: String,
+    pub address: IpAddr,
+    pub state: String,
+    pub shards: u16,
+    /// Share of the ring whose first owner it is, 0 to 1.
+    pub owned: f64,
+    pub ports: PortsView,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortsView {
+    pub http: u16,
+    pub client: u16,
+    pub peer: u16,
+}
+impl From<Ports> for PortsView {
+    fn from(ports: Ports) -> PortsView {
+        PortsView { http: ports.http, client: ports.client, peer: ports.peer }
+    }
+}
+impl ClusterView {
+    /// From what a shard's handle tells: members, how they are seen, the share that each owns. Sorted by address.
+    pub fn new(members: &[(Member, MemberView, f64)], ring_digest: u64) -> ClusterView {
+        let line = |(member, view, owned): &(Member, MemberView, f64)| MemberLine {
+            id: member.id.to_string(),
+            address: member.ip,
+            state: view.name().to_owned(),
+            shards: member.shards,
+            owned: *owned,
+            ports: member.ports.into(),
+        };
+        let mut members: Vec<_> = members.iter().map(line).collect();
+        members.sort_by_key(|m| (m.address, m.ports.peer));
+        ClusterView { members, ring_digest: digest_text(ring_digest) }
+    }
+}
+
+/// `/v1/ring?key=K`: where a key lives.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeyRingView {
+    /// Percent-encoded.
+    pub key: String,
+    /// 16 hexadecimal digits.
+    pub token: String,
+    /// The home replicas in order, then the fallbacks.
+    pub preference_list: Vec<ReplicaLine>,
+    pub ring_digest: String,
+}
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplicaLine {
+    pub node: String,
+    pub address: IpAddr,
+    /// The core of that node that serves the key.
+    pub core: u16,
+    pub slice: u16,
+    pub home: bool,
+    pub state: String,
+}
+impl KeyRingView {
+    pub fn new(key: &Key, preference_list: Vec<ReplicaLine>, ring_digest: u64) -> KeyRingView {
+        KeyRingView {
+            key: encode_key(key.as_bytes()),
+            token: token_text(key.token()),
+            preference_list,
+            ring_digest: digest_text(ring_digest),
+        }
+    }
+}
+
+/// `/v1/ring`: the ring as a whole.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RingView {
+    pub ring_digest: String,
+    /// Replicas of a key in the table `default`.
+    pub n: u8,
+    pub nodes: Vec<RingNode>,
+}
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RingNode {
+    pub node: String,
+    pub address: IpAddr,
+    pub vnodes: usize,
+    pub slices: u16,
+    pub shards: u16,
+    pub owned: f64,
+}
+impl RingView {
+    pub fn new(members: &[(Member, MemberView, f64)], n: u8, ring_digest: u64) -> RingView {
+        let line = |(member, _, owned): &(Member, MemberView, f64)| RingNode {
+            node: member.id.to_string(),
+            address: member.ip,
+            vnodes: member.tokens.len(),
+            slices: member.slices,
+            shards: member.shards,
+            owned: *owned,
+        };
+        let mut nodes: Vec<_> = members.iter().map(line).collect();
+        nodes.sort_by_key(|m| m.address);
+        RingView { ring_digest: digest_text(ring_digest), n, nodes }
+    }
+}
+
+/// Counters and gauges, each named once: here. A node's figures are the sum (or the maximum) of its shards'.
+macro_rules! figures {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ident),* $(,)?) => {
+        /// Counters and gauges of a shard, or of a node.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Figures { $($(#[doc = $help])+ pub $name: u64,)* }
+        impl Figures {
+            fn list(&self) -> impl Iterator<Item = (&'static str, &'static str, Kind, u64)> {
+                [$((stringify!($name), concat!($($help),+), Kind::$kind, self.$name),)*].into_iter()
+            }
+            /// Takes another shard's figures in.
+            pub fn add(&mut self, other: &Figures) {
+                $(self.$name = Kind::$kind.join(self.$name, other.$name);)*
+            }
+        }
+    };
+}
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Only grows.
+    Counter,
+    Gauge,
+    /// A gauge whose greatest value speaks for the node.
+    Greatest,
+}
+impl Kind {
+    fn join(self, a: u64, b: u64) -> u64 {
+        if self == Kind::Greatest { a.max(b) } else { a.saturating_add(b) }
+    }
+}
+figures! {
+    /// Writes kept here for replicas that are away.
+    hints_pending: Gauge,
+    /// Bytes of those writes.
+    hints_pending_bytes: Gauge,
+    /// Bytes that compaction has still to merge.
+    compaction_backlog_bytes: Gauge,
+    /// Seconds since the least lately repaired range was compared with its other replicas.
+    repair_oldest_seconds: Greatest,
+    /// Bytes of memory held by memtables, caches, filters and requests in hand.
+    memory_bytes: Gauge,
+    /// Durable batches of the log, one sync each.
+    syncs: Counter,
+    /// Writes acknowledged after their sync.
+    durable_writes: Counter,
+    /// Gets coordinated.
+    gets: Counter,
+    /// Puts coordinated.
+    puts: Counter,
+    /// Deletes coordinated.
+    deletes: Counter,
+    /// Client requests that ended in an error.
+    failures: Counter,
+    /// Client requests refused because too much was in hand.
+    overloaded: Counter,
+    /// Requests passed on to a core that owns the key.
+    forwarded: Counter,
+    /// Client requests in hand.
+    requests_in_flight: Gauge,
+    /// Stale replicas written back by reads.
+    read_repairs: Counter,
+    /// Hints stored for absent replicas.
+    hints_stored: Counter,
+    /// Hints delivered to their owners.
+    hints_delivered: Counter,
+    /// Hints dropped because the bound on their bytes was reached.
+    hints_dropped: Counter,
+    /// Client connections open.
+    connections: Gauge,
+    /// HTTP requests answered.
+    http_requests: Counter,
+    /// Requests of the client protocol answered.
+    client_requests: Counter,
+    /// Messages sent to other nodes.
+    peer_messages_sent: Counter,
+    /// Messages received from other nodes.
+    peer_messages_received: Counter,
+    /// Messages dropped because a queue was full.
+    messages_dropped: Counter,
+    /// Bytes of keys and values written by clients and replicas.
+    user_bytes_written: Counter,
+    /// Bytes written to the disk for them, compaction included.
+    device_bytes_written: Counter,
+    /// Reads of the disk.
+    device_reads: Counter,
+    /// Bytes in memtables.
+    memtable_bytes: Gauge,
+    /// Tables on disk.
+    tables: Gauge,
+    /// Bytes of tables on disk.
+    table_bytes: Gauge,
+    /// Segments of the value log.
+    segments: Gauge,
+    /// Bytes of those segments.
+    segment_bytes: Gauge,
+    /// Bytes of those segments that are still referred to.
+    segment_live_bytes: Gauge,
+    /// Memtables written to disk.
+    flushes: Counter,
+    /// Compactions done.
+    compactions: Counter,
+    /// Segments collected.
+    collections: Counter,
+    /// Reads that found bytes not matching their checksum.
+    damaged_reads: Counter,
+    /// 1 when writes are refused because the disk is full.
+    read_only: Greatest,
+}
+
+/// `/v1/node`: the answering node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    pub id: String,
+    pub address: IpAddr,
+    pub version: String,
+    pub uptime_seconds: u64,
+    /// The sum of the shards'.
+    #[serde(flatten)]
+    pub figures: Figures,
+    pub shards: Vec<ShardView>,
+}
+/// One shard of a node.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ShardView {
+    pub shard: u16,
+    /// The CPU it is pinned to.
+    pub cpu: Option<u16>,
+    /// Share of the last second that its core was at work, 0 to 1.
+    pub busy_ratio: f64,
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+impl NodeView {
+    pub fn new(id: NodeId, address: IpAddr, uptime_seconds: u64, shards: Vec<ShardView>) -> NodeView {
+        let mut figures = Figures::default();
+        shards.iter().for_each(|s| figures.add(&s.figures));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        NodeView { id: id.to_string(), address, version, uptime_seconds, figures, shards }
+    }
+}
+
+/// `/metrics`: the node's shards and the members that it sees.
+pub struct Metrics {
+    pub node: NodeView,
+    pub cluster: ClusterView,
+}
+impl Metrics {
+    /// Prometheus text, format 0.0.4.
+    pub fn to_text(&self) -> String {
+        let mut text = String::with_capacity(16 << 10);
+        self.write_node(&mut text);
+        let shards: Vec<_> = self.node.shards.iter().map(|s| (s.shard, s.figures.list())).collect();
+        let columns = shards.into_iter().map(|(shard, list)| (shard, list.collect::<Vec<_>>())).collect::<Vec<_>>();
+        let names = Figures::default();
+        for (row, (name, help, kind, _)) in names.list().enumerate() {
+            let (name, kind) = match kind {
+                Kind::Counter => (format!("dynarc_{name}_total"), "counter"),
+                Kind::Gauge | Kind::Greatest => (format!("dynarc_{name}"), "gauge"),
+            };
+            header(&mut text, &name, help.trim(), kind);
+            for (shard, column) in &columns {
+                line(&mut text, format_args!("{name}{{shard=\"{shard}\"}} {}", column[row].3));
+            }
+        }
+        text
+    }
+    fn write_node(&self, text: &mut String) {
+        let node = &self.node;
+        header(text, "dynarc_build", "The version that runs, always 1.", "gauge");
+        line(text, format_args!("dynarc_build{{version=\"{}\",node=\"{}\"}} 1", node.version, node.id));
+        header(text, "dynarc_uptime_seconds", "Seconds since the node started.", "gauge");
+        line(text, format_args!("dynarc_uptime_seconds {}", node.uptime_seconds));
+        header(text, "dynarc_members", "Members of the cluster as this node sees them.", "gauge");
+        for state in ["joining", "up", "suspect", "down", "leaving", "left", "removed"] {
+            let count = self.cluster.members.iter().filter(|m| m.state == state).count();
+            line(text, format_args!("dynarc_members{{state=\"{state}\"}} {count}"));
+        }
+        header(text, "dynarc_busy_ratio", "Share of the last second that the shard's core was at work.", "gauge");
+        for shard in &node.shards {
+            line(text, format_args!("dynarc_busy_ratio{{shard=\"{}\"}} {:.4}", shard.shard, shard.busy_ratio));
+        }
+    }
+}
+fn header(text: &mut String, name: &str, help: &str, kind: &str) {
+    line(text, format_args!("# HELP {name} {help}"));
+    line(text, format_args!("# TYPE {name} {kind}"));
+}
+fn line(text: &mut String, arguments: std::fmt::Arguments) {
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(arguments);
+    text.push('\n');
+}
+
+pub fn digest_text(digest: u64) -> String {
+    format!("{digest:016x}")
+}
+pub fn token_text(token: Token) -> String {
+    format!("{:016x}", token.0)
+}
+
+/// A key as it stands in a URL: letters, digits and a few signs as they are, every other byte as `%XX`.
+pub fn encode_key(key: &[u8]) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+    const ESCAPED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':').remove(b'@');
+    percent_encode(key, ESCAPED).to_string()
+}

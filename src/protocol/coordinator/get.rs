@@ -1,0 +1,246 @@
+//! A get with a quorum.
+//!
+//! The value is read from the own copy, the heads from the other home replicas. When R have answered, their heads are
+//! merged; if the own copy holds every sibling of the merge the answer is complete, otherwise the missing values are
+//! fetched from a replica that has them. Replicas found stale are written back after the answer.
+
+use super::{Act, Plan, exchange, replicate};
+use crate::{
+    limits::BACKGROUND_TIMEOUT,
+    protocol::{
+        message::{Answer, Depth, Fetched, Message, Purpose, Refusal, Response},
+        versions::{Head, Siblings, Values},
+    },
+    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+};
+use smallvec::SmallVec;
+
+/// Message numbers of fetches of full depth: the target's index and this.
+const VALUES: usize = 64;
+/// Message number of repairs; their answers tell nothing.
+const REPAIR: usize = 255;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum State {
+    Waiting,
+    Late,
+    Failed(Refusal),
+    Answered { head: Head, values: Option<Values> },
+}
+
+struct Target {
+    address: Address,
+    state: State,
+    /// Its values have been asked for.
+    asked: bool,
+}
+
+pub(super) struct Get {
+    needed: usize,
+    /// The own copy first.
+    targets: SmallVec<[Target; 4]>,
+    result: Option<Result<Siblings, Failure>>,
+    replied: Option<Siblings>,
+    repair_deadline: Instant,
+    late: bool,
+}
+
+impl Get {
+    pub fn begin(id: u64, me: Address, key: &Key, deadline: Instant, plan: Plan, out: &mut Vec<Act>) -> Get {
+        let target = |address| Target { address, state: State::Waiting, asked: false };
+        let mut targets: SmallVec<[Target; 4]> = [target(me)].into_iter().collect();
+        targets.extend(plan.healthy().filter(|a| a.node != me.node).map(target));
+        // With R = 1 the own copy is the answer; asking the others would only repair them.
+        if plan.needed == 1 {
+            targets.truncate(1);
+        }
+        out.push(Act::Load { operation: id, key: key.clone(), depth: Depth::Full });
+        for (index, target) in targets.iter().enumerate().skip(1) {
+            let message = Message::Fetch { key: key.clone(), depth: Depth::Head };
+            out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
+        }
+        Get {
+            needed: plan.needed,
+            targets,
+            result: None,
+            replied: None,
+            repair_deadline: deadline + BACKGROUND_TIMEOUT,
+            late: false,
+        }
+    }
+
+    pub fn loaded(
+        &mut self,
+        id: u64,
+        key: &Key,
+        deadline: Instant,
+        result: Result<Siblings, Refusal>,
+        out: &mut Vec<Act>,
+    ) {
+        self.targets[0].state = match result {
+            Ok(s) => State::Answered { head: s.head, values: Some(s.values) },
+            Err(refusal) => State::Failed(refusal),
+        };
+        self.evaluate(id, key, deadline, out);
+    }
+
+    pub fn fetched(
+        &mut self,
+        id: u64,
+        index: usize,
+        key: &Key,
+        deadline: Instant,
+        result: Result<Fetched, Refusal>,
+        out: &mut Vec<Act>,
+    ) {
+        let Some(target) = self.targets.get_mut(index % VALUES) else { return };
+        if index == REPAIR {
+            return;
+        }
+        let has_values = matches!(target.state, State::Answered { values: Some(_), .. });
+        match result {
+            Ok(Fetched::Full(s)) => target.state = State::Answered { head: s.head, values: Some(s.values) },
+            Ok(_) if has_values => {}
+            Ok(Fetched::Head(head)) => target.state = State::Answered { head, values: None },
+            Ok(Fetched::Nothing) => {
+                target.state = State::Answered { head: Head::default(), values: Some(Values::new()) };
+            }
+            Err(refusal) => target.state = State::Failed(refusal),
+        }
+        self.evaluate(id, key, deadline, out);
+    }
+
+    pub fn unreachable(&mut self, id: u64, key: &Key, deadline: Instant, node: NodeId, out: &mut Vec<Act>) {
+        for target in self.targets.iter_mut().filter(|t| t.address.node == node) {
+            let waits = matches!(target.state, State::Waiting | State::Late);
+            let owes_values = target.asked && matches!(target.state, State::Answered { values: None, .. });
+            if waits || owes_values {
+                target.state = State::Failed(Refusal::Failed);
+            }
+        }
+        self.evaluate(id, key, deadline, out);
+    }
+
+    pub fn late(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        self.late = true;
+        for target in self.targets.iter_mut().filter(|t| t.state == State::Waiting) {
+            target.state = State::Late;
+        }
+        // A replica that was asked for values and is slow: another may be asked.
+        self.targets.iter_mut().for_each(|t| t.asked = false);
+        self.evaluate(id, key, deadline, out);
+    }
+
+    fn answers(&self) -> impl Iterator<Item = (&Head, Option<&Values>)> {
+        self.targets.iter().filter_map(|t| match &t.state {
+            State::Answered { head, values } => Some((head, values.as_ref())),
+            State::Waiting | State::Late | State::Failed(_) => None,
+        })
+    }
+
+    /// Decides whether the answer is there, still to come, or impossible; asks for missing values.
+    fn evaluate(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        if self.result.is_some() || self.replied.is_some() {
+            return;
+        }
+        let answered = self.answers().count();
+        if answered < self.needed {
+            let open = self.targets.iter().filter(|t| matches!(t.state, State::Waiting | State::Late)).count();
+            if answered + open < self.needed {
+                self.result = Some(Err(self.failure(answered)));
+            }
+            return;
+        }
+        let merged = self.answers().fold(Head::default(), |all, (head, _)| all.sync(head).head);
+        match self.assemble(&merged) {
+            Some(values) => self.result = Some(Ok(Siblings { head: merged, values })),
+            None => self.ask_values(id, &merged, key, deadline, out),
+        }
+    }
+
+    /// The value of every sibling, if some answer holds each.
+    fn assemble(&self, merged: &Head) -> Option<Values> {
+        let find = |dot| {
+            self.answers().find_map(|(head, values)| {
+                let index = head.entries.iter().position(|e| e.dot == dot)?;
+                values?.get(index).cloned()
+            })
+        };
+        merged.entries.iter().map(|e| find(e.dot)).collect()
+    }
+
+    fn ask_values(&mut self, id: u64, merged: &Head, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        // The own copy, still being read, is likely to have them all.
+        if self.targets[0].state == State::Waiting || self.targets.iter().any(|t| t.asked) {
+            return;
+        }
+        let have: Vec<_> = self
+            .answers()
+            .filter(|(_, values)| values.is_some())
+            .flat_map(|(head, _)| head.entries.iter().map(|e| e.dot))
+            .collect();
+        let missing = |head: &Head| {
+            head.entries.iter().any(|e| !have.contains(&e.dot) && merged.entries.iter().any(|m| m.dot == e.dot))
+        };
+        let lacks = |t: &Target| matches!(&t.state, State::Answered { head, values: None } if missing(head));
+        match self.targets.iter().position(lacks) {
+            Some(index) => {
+                self.targets[index].asked = true;
+                let message = Message::Fetch { key: key.clone(), depth: Depth::Full };
+                let to = self.targets[index].address;
+                out.push(Act::Send { to, exchange: exchange(id, index + VALUES), deadline, message });
+            }
+            // Those that knew of the value cannot give it any more.
+            None => self.result = Some(Err(self.failure(self.answers().count()))),
+        }
+    }
+
+    fn failure(&self, answered: usize) -> Failure {
+        let damaged = self.targets.iter().any(|t| t.state == State::Failed(Refusal::Damaged));
+        let (code, what) = if damaged {
+            (ErrorCode::Damaged, "; a stored value is damaged")
+        } else {
+            (ErrorCode::QuorumUnavailable, "")
+        };
+        let detail = format!("{answered} of {} replicas answered{what}", self.needed);
+        Failure::new(code, Outcome::NotApplied, detail).counts(answered, self.needed)
+    }
+
+    pub fn answer(&mut self) -> Option<Response> {
+        let result = self.result.take()?;
+        self.replied = Some(result.clone().unwrap_or_default());
+        Some(result.map(Answer::Got))
+    }
+    pub fn is_over(&self) -> bool {
+        self.late || self.targets.iter().all(|t| !matches!(t.state, State::Waiting))
+    }
+    pub fn awaits(&self, node: NodeId) -> bool {
+        self.targets.iter().any(|t| t.address.node == node)
+    }
+    pub fn deadline_failure(&self) -> Failure {
+        let answered = self.answers().count();
+        let detail = format!("{answered} of {} replicas answered in time", self.needed);
+        Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail).counts(answered, self.needed)
+    }
+
+    /// Writes the answer back to the replicas that lack some of it. Returns how many.
+    pub fn repair(&mut self, id: u64, key: &Key, out: &mut Vec<Act>) -> u64 {
+        let Some(siblings) = self.replied.take() else { return 0 };
+        let mut repaired = 0;
+        for (index, target) in self.targets.iter().enumerate() {
+            let State::Answered { head, .. } = &target.state else { continue };
+            if head.sync(&siblings.head).head.same_state(head) {
+                continue;
+            }
+            repaired += 1;
+            if index == 0 {
+                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone() });
+            } else {
+                let message = replicate(key, &siblings, Purpose::Repair);
+                let (to, deadline) = (target.address, self.repair_deadline);
+                out.push(Act::Send { to, exchange: exchange(id, REPAIR), deadline, message });
+            }
+        }
+        repaired
+    }
+}

@@ -1,0 +1,390 @@
+//! One request from its first word to its answer: quorum put, quorum get, read repair, forwarding.
+//!
+//! The coordinator of a key is one of its home replicas; any other shard forwards. A put is stored here and sent to
+//! all the other replicas at once, and answered at the W-th acknowledgement. A get reads the value here and the heads
+//! elsewhere, and fetches values from another replica only when the heads differ.
+//!
+//! The machine keeps one entry for each request in hand. It is told what happened (`begin`, `prepared`, `applied`,
+//! `loaded`, `replicated`, `fetched`, `forwarded`, `unreachable`, `expire`) and says what is to be done as [`Act`]s. It reads
+//! no clock; [`Coordinator::next_deadline`] says when it wants to be called.
+
+mod forward;
+mod get;
+pub mod plan;
+mod put;
+
+pub use plan::{Home, Plan};
+
+use crate::{
+    limits::{REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX},
+    protocol::{
+        message::{ClientToken, Depth, Message, Operation, Purpose, Refusal, Request, Response},
+        ring::{FixedMap, Nodes},
+        versions::Siblings,
+    },
+    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+};
+use std::collections::BTreeSet;
+
+/// Who waits for the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    Client(ClientToken),
+    /// A shard that forwarded.
+    Shard {
+        address: Address,
+        exchange: u64,
+    },
+}
+
+/// What the coordinator wants done. `operation` numbers come back with the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    Send {
+        to: Address,
+        exchange: u64,
+        deadline: Instant,
+        message: Message,
+    },
+    /// Apply a client's write to the own copy; answered by `prepared`, then `applied`.
+    Write {
+        operation: u64,
+        request: Request,
+        owed: Nodes,
+    },
+    /// Merge into the own copy; nobody waits.
+    Merge {
+        key: Key,
+        siblings: Siblings,
+    },
+    /// Keep a marker hint for an absent owner; nobody waits.
+    Owe {
+        key: Key,
+        owner: NodeId,
+    },
+    /// Read the own copy; answered by `loaded`.
+    Load {
+        operation: u64,
+        key: Key,
+        depth: Depth,
+    },
+    Reply {
+        asker: Asker,
+        response: Response,
+    },
+}
+
+enum Work {
+    Put(put::Put),
+    Get(get::Get),
+    Forward(forward::Forward),
+}
+
+struct Op {
+    asker: Asker,
+    key: Key,
+    bytes: usize,
+    deadline: Instant,
+    /// When the timer of this operation fires.
+    alarm: Instant,
+    /// Whether the asker has its answer; what follows is repair and bookkeeping.
+    replied: bool,
+    work: Work,
+}
+
+/// See the module.
+pub struct Coordinator {
+    me: Address,
+    ops: FixedMap<u64, Op>,
+    alarms: BTreeSet<(Instant, u64)>,
+    next: u64,
+    bytes: usize,
+    pub counters: Counters,
+}
+
+/// What has happened since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    pub gets: u64,
+    pub puts: u64,
+    pub deletes: u64,
+    pub forwards: u64,
+    pub read_repairs: u64,
+    pub failures: u64,
+    pub overloads: u64,
+}
+
+/// The exchange number of the `index`-th message of an operation.
+fn exchange(operation: u64, index: usize) -> u64 {
+    operation << 8 | index as u64
+}
+
+impl Coordinator {
+    pub fn new(me: Address) -> Coordinator {
+        Coordinator {
+            me,
+            ops: FixedMap::default(),
+            alarms: BTreeSet::new(),
+            next: 0,
+            bytes: 0,
+            counters: Counters::default(),
+        }
+    }
+    /// Requests in hand, those already answered included.
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.alarms.first().map(|(at, _)| *at)
+    }
+
+    /// Coordinates a request for a key of which this shard is a home replica.
+    pub fn begin(&mut self, now: Instant, asker: Asker, request: Request, plan: Plan, out: &mut Vec<Act>) {
+        if let Err(failure) = self.admit(now, &request, &plan) {
+            self.counters.failures += 1;
+            out.push(Act::Reply { asker, response: Err(failure) });
+            return;
+        }
+        match &request.operation {
+            Operation::Get => self.counters.gets += 1,
+            Operation::Put { .. } => self.counters.puts += 1,
+            Operation::Delete { .. } => self.counters.deletes += 1,
+        }
+        let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
+        let id = self.next_id();
+        let work = if request.operation.is_write() {
+            Work::Put(put::Put::begin(id, self.me, request, plan, out))
+        } else {
+            Work::Get(get::Get::begin(id, self.me, &key, deadline, plan, out))
+        };
+        self.insert(
+            id,
+            Op { asker, key, bytes, deadline, alarm: deadline.min(now + REPLICA_LATE), replied: false, work },
+        );
+    }
+
+    /// Passes a request on to one of `targets`, home replicas in order of preference; the next one when it fails.
+    pub fn forward(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        request: Request,
+        targets: impl IntoIterator<Item = Address>,
+        hops: u8,
+        out: &mut Vec<Act>,
+    ) {
+        let overload = self.overload(&request).or_else(|| expired(now, request.deadline));
+        if let Some(failure) = overload {
+            out.push(Act::Reply { asker, response: Err(failure) });
+            return;
+        }
+        self.counters.forwards += 1;
+        let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
+        let id = self.next_id();
+        match forward::Forward::begin(now, id, request, targets.into_iter().collect(), hops, out) {
+            Ok((work, alarm)) => {
+                self.insert(id, Op { asker, key, bytes, deadline, alarm, replied: false, work: Work::Forward(work) });
+            }
+            Err(failure) => out.push(Act::Reply { asker, response: Err(failure) }),
+        }
+    }
+
+    fn admit(&mut self, now: Instant, request: &Request, plan: &Plan) -> Result<(), Failure> {
+        if let Some(failure) = self.overload(request).or_else(|| expired(now, request.deadline)) {
+            return Err(failure);
+        }
+        let reachable = plan.reachable();
+        if reachable < plan.needed {
+            let detail = format!("{} replicas must answer, {reachable} can be reached", plan.needed);
+            let failure = Failure::new(ErrorCode::QuorumUnavailable, Outcome::NotApplied, detail);
+            return Err(failure.counts(0, plan.needed));
+        }
+        Ok(())
+    }
+    fn overload(&mut self, request: &Request) -> Option<Failure> {
+        let full = self.ops.len() >= REQUESTS_IN_FLIGHT_MAX
+            || self.bytes + request.operation.bytes() > REQUEST_BYTES_IN_FLIGHT_MAX;
+        full.then(|| {
+            self.counters.overloads += 1;
+            Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, "too many requests in hand; try again later")
+        })
+    }
+    fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+    fn insert(&mut self, id: u64, op: Op) {
+        self.alarms.insert((op.alarm, id));
+        self.bytes += op.bytes;
+        self.ops.insert(id, op);
+    }
+    fn remove(&mut self, id: u64) {
+        if let Some(op) = self.ops.remove(&id) {
+            self.alarms.remove(&(op.alarm, id));
+            self.bytes -= op.bytes;
+        }
+    }
+
+    // ---- what happened -----------------------------------------------------------------------------------------
+
+    /// The own copy has minted the dot of this write: send its state to the others.
+    pub fn prepared(
+        &mut self,
+        operation: u64,
+        siblings: Siblings,
+        context: crate::protocol::versions::Context,
+        out: &mut Vec<Act>,
+    ) {
+        if let Some(op) = self.ops.get_mut(&operation)
+            && let Work::Put(put) = &mut op.work
+        {
+            put.prepared(operation, &op.key, op.deadline, siblings, context, out);
+        }
+    }
+    /// The own copy is durable, or was refused (`failure` says how).
+    pub fn applied(&mut self, operation: u64, result: Result<(), Failure>, out: &mut Vec<Act>) {
+        self.step(operation, out, |op, _| match &mut op.work {
+            Work::Put(put) => put.applied(result),
+            Work::Get(_) | Work::Forward(_) => {}
+        });
+    }
+    /// The own copy has been read.
+    pub fn loaded(&mut self, operation: u64, result: Result<Siblings, Refusal>, out: &mut Vec<Act>) {
+        self.step(operation, out, |op, out| match &mut op.work {
+            Work::Get(get) => get.loaded(operation, &op.key, op.deadline, result, out),
+            Work::Put(_) | Work::Forward(_) => {}
+        });
+    }
+    /// An answer to message number `exchange`.
+    pub fn answered(&mut self, now: Instant, exchange: u64, message: Message, out: &mut Vec<Act>) {
+        let (operation, index) = (exchange >> 8, (exchange & 0xff) as usize);
+        let mut alarm = None;
+        self.step(operation, out, |op, out| match (&mut op.work, message) {
+            (Work::Put(put), Message::Replicated(result)) => {
+                put.replicated(operation, index, &op.key, op.deadline, result, out);
+            }
+            (Work::Get(get), Message::Fetched(result)) => {
+                get.fetched(operation, index, &op.key, op.deadline, result, out);
+            }
+            (Work::Forward(forward), Message::Forwarded(response)) => {
+                alarm = forward.forwarded(now, operation, index, response, out);
+            }
+            _ => {}
+        });
+        self.rearm(operation, alarm);
+    }
+    /// A node cannot be reached: whatever was asked of it is not going to be answered.
+    pub fn unreachable(&mut self, now: Instant, node: NodeId, out: &mut Vec<Act>) {
+        let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(node)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let mut alarm = None;
+            self.step(id, out, |op, out| match &mut op.work {
+                Work::Put(put) => put.unreachable(id, &op.key, op.deadline, node, out),
+                Work::Get(get) => get.unreachable(id, &op.key, op.deadline, node, out),
+                Work::Forward(forward) => alarm = forward.unreachable(now, id, node, out),
+            });
+            self.rearm(id, alarm);
+        }
+    }
+    /// Fires the timers that are due.
+    pub fn expire(&mut self, now: Instant, out: &mut Vec<Act>) {
+        while let Some(&(at, id)) = self.alarms.first()
+            && at <= now
+        {
+            let Some(op) = self.ops.get(&id) else {
+                self.alarms.pop_first();
+                continue;
+            };
+            let deadline = op.deadline;
+            if now >= deadline {
+                self.time_out(id, out);
+                continue;
+            }
+            let mut alarm = None;
+            self.step(id, out, |op, out| match &mut op.work {
+                Work::Put(put) => put.late(id, &op.key, op.deadline, out),
+                Work::Get(get) => get.late(id, &op.key, op.deadline, out),
+                Work::Forward(forward) => alarm = forward.late(now, id, out),
+            });
+            self.rearm(id, Some(alarm.unwrap_or(deadline).min(deadline).max(now + std::time::Duration::from_nanos(1))));
+        }
+    }
+
+    /// Runs one step of an operation, then sees whether it has an answer and whether it is over.
+    fn step(&mut self, id: u64, out: &mut Vec<Act>, step: impl FnOnce(&mut Op, &mut Vec<Act>)) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        step(op, out);
+        if !op.replied
+            && let Some(response) = op.answer()
+        {
+            op.replied = true;
+            self.counters.failures += u64::from(response.is_err());
+            out.push(Act::Reply { asker: op.asker, response });
+        }
+        if op.replied && op.is_over() {
+            if let Work::Get(get) = &mut op.work {
+                self.counters.read_repairs += get.repair(id, &op.key, out);
+            }
+            self.remove(id);
+        }
+    }
+    fn rearm(&mut self, id: u64, alarm: Option<Instant>) {
+        if let (Some(alarm), Some(op)) = (alarm, self.ops.get_mut(&id)) {
+            self.alarms.remove(&(op.alarm, id));
+            op.alarm = alarm;
+            self.alarms.insert((alarm, id));
+        }
+    }
+    fn time_out(&mut self, id: u64, out: &mut Vec<Act>) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        if !op.replied {
+            self.counters.failures += 1;
+            let failure = match &op.work {
+                Work::Put(put) => put.deadline_failure(),
+                Work::Get(get) => get.deadline_failure(),
+                Work::Forward(forward) => forward.deadline_failure(),
+            };
+            out.push(Act::Reply { asker: op.asker, response: Err(failure) });
+        }
+        if let Work::Get(get) = &mut op.work {
+            self.counters.read_repairs += get.repair(id, &op.key, out);
+        }
+        self.remove(id);
+    }
+}
+
+impl Op {
+    fn awaits(&self, node: NodeId) -> bool {
+        match &self.work {
+            Work::Put(put) => put.awaits(node),
+            Work::Get(get) => get.awaits(node),
+            Work::Forward(forward) => forward.awaits(node),
+        }
+    }
+    fn answer(&mut self) -> Option<Response> {
+        match &mut self.work {
+            Work::Put(put) => put.answer(),
+            Work::Get(get) => get.answer(),
+            Work::Forward(forward) => forward.answer(),
+        }
+    }
+    fn is_over(&self) -> bool {
+        match &self.work {
+            Work::Put(put) => put.is_over(),
+            Work::Get(get) => get.is_over(),
+            Work::Forward(_) => true,
+        }
+    }
+}
+
+fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
+    (now >= deadline).then(|| Failure::new(ErrorCode::Deadline, Outcome::NotApplied, "the deadline has passed"))
+}
+
+fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose) -> Message {
+    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose }
+}

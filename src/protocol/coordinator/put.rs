@@ -1,0 +1,195 @@
+//! A put or delete with a quorum.
+//!
+//! The own copy mints the dot and merges; the merged state goes to every other home replica at once. A home that is
+//! down, fails or is late is replaced by the next spare node, which parks the state under the home's name; without a
+//! spare a marker is kept here, which counts for nothing.
+
+use super::{Act, Plan, exchange, replicate};
+use crate::{
+    protocol::{
+        message::{Answer, Purpose, Refusal, Request, Response},
+        ring::Nodes,
+        versions::{Context, Siblings},
+    },
+    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+};
+use smallvec::SmallVec;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Waiting,
+    /// Given up on for now and replaced; an answer still counts.
+    Late,
+    Acked,
+    Failed,
+}
+
+struct Target {
+    address: Address,
+    purpose: Purpose,
+    state: State,
+}
+impl Target {
+    /// The home replica that this target is or stands in for.
+    fn owner(&self) -> NodeId {
+        match self.purpose {
+            Purpose::Hint { owner } => owner,
+            Purpose::Write | Purpose::Repair | Purpose::Replay => self.address.node,
+        }
+    }
+}
+
+pub(super) struct Put {
+    needed: usize,
+    targets: SmallVec<[Target; 4]>,
+    spares: SmallVec<[Address; 4]>,
+    own: State,
+    acks: usize,
+    prepared: Option<(Siblings, Context)>,
+    /// The own copy refused, before anything left this shard.
+    refused: Option<Failure>,
+}
+
+impl Put {
+    pub fn begin(id: u64, me: Address, request: Request, plan: Plan, out: &mut Vec<Act>) -> Put {
+        let mut spares = if plan.sloppy { plan.spares.clone() } else { SmallVec::new() };
+        let mut targets = SmallVec::new();
+        let mut owed = Nodes::new();
+        for home in plan.homes.iter().filter(|h| h.address.node != me.node) {
+            let node = home.address.node;
+            if home.healthy {
+                targets.push(Target { address: home.address, purpose: Purpose::Write, state: State::Waiting });
+            } else if spares.is_empty() {
+                owed.push(node);
+            } else {
+                let purpose = Purpose::Hint { owner: node };
+                targets.push(Target { address: spares.remove(0), purpose, state: State::Waiting });
+            }
+        }
+        out.push(Act::Write { operation: id, request, owed });
+        Put { needed: plan.needed, targets, spares, own: State::Waiting, acks: 0, prepared: None, refused: None }
+    }
+
+    pub fn prepared(
+        &mut self,
+        id: u64,
+        key: &Key,
+        deadline: Instant,
+        siblings: Siblings,
+        context: Context,
+        out: &mut Vec<Act>,
+    ) {
+        for (index, target) in self.targets.iter().enumerate().filter(|(_, t)| t.state == State::Waiting) {
+            let message = replicate(key, &siblings, target.purpose);
+            out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
+        }
+        self.prepared = Some((siblings, context));
+    }
+
+    pub fn applied(&mut self, result: Result<(), Failure>) {
+        match result {
+            Ok(()) => {
+                self.own = State::Acked;
+                self.acks += 1;
+            }
+            Err(failure) => {
+                self.own = State::Failed;
+                if self.prepared.is_none() {
+                    self.refused = Some(failure);
+                }
+            }
+        }
+    }
+
+    pub fn replicated(
+        &mut self,
+        id: u64,
+        index: usize,
+        key: &Key,
+        deadline: Instant,
+        result: Result<(), Refusal>,
+        out: &mut Vec<Act>,
+    ) {
+        let Some(target) = self.targets.get_mut(index) else { return };
+        match (result, target.state) {
+            (Ok(()), State::Waiting | State::Late) => {
+                target.state = State::Acked;
+                self.acks += 1;
+            }
+            (Err(_), State::Waiting) => self.replace(id, index, State::Failed, key, deadline, out),
+            (Err(_), State::Late) => target.state = State::Failed,
+            (_, State::Acked | State::Failed) => {}
+        }
+    }
+
+    pub fn unreachable(&mut self, id: u64, key: &Key, deadline: Instant, node: NodeId, out: &mut Vec<Act>) {
+        for index in 0..self.targets.len() {
+            match self.targets[index] {
+                Target { address, state: State::Waiting, .. } if address.node == node => {
+                    self.replace(id, index, State::Failed, key, deadline, out);
+                }
+                Target { address, ref mut state, .. } if address.node == node && *state == State::Late => {
+                    *state = State::Failed;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The slow ones are replaced; they may still answer.
+    pub fn late(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        if self.prepared.is_none() {
+            return;
+        }
+        for index in 0..self.targets.len() {
+            if self.targets[index].state == State::Waiting {
+                self.replace(id, index, State::Late, key, deadline, out);
+            }
+        }
+    }
+
+    fn replace(&mut self, id: u64, index: usize, state: State, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        self.targets[index].state = state;
+        let owner = self.targets[index].owner();
+        if self.spares.is_empty() {
+            out.push(Act::Owe { key: key.clone(), owner });
+            return;
+        }
+        let (address, purpose) = (self.spares.remove(0), Purpose::Hint { owner });
+        if let Some((siblings, _)) = &self.prepared {
+            let exchange = exchange(id, self.targets.len());
+            out.push(Act::Send { to: address, exchange, deadline, message: replicate(key, siblings, purpose) });
+        }
+        self.targets.push(Target { address, purpose, state: State::Waiting });
+    }
+
+    fn settled(&self, open: &[State]) -> bool {
+        !open.contains(&self.own) && self.targets.iter().all(|t| !open.contains(&t.state))
+    }
+
+    pub fn answer(&mut self) -> Option<Response> {
+        if let Some(failure) = self.refused.take() {
+            self.targets.clear();
+            return Some(Err(failure));
+        }
+        let (_, context) = self.prepared.as_ref()?;
+        if self.acks >= self.needed {
+            return Some(Ok(Answer::Written(context.clone())));
+        }
+        self.settled(&[State::Waiting, State::Late]).then(|| {
+            let detail = format!("{} of {} replicas acknowledged", self.acks, self.needed);
+            let failure = Failure::new(ErrorCode::QuorumUnavailable, Outcome::Unknown, detail);
+            Err(failure.counts(self.acks, self.needed))
+        })
+    }
+    pub fn is_over(&self) -> bool {
+        self.settled(&[State::Waiting])
+    }
+    pub fn awaits(&self, node: NodeId) -> bool {
+        self.targets.iter().any(|t| t.address.node == node && matches!(t.state, State::Waiting | State::Late))
+    }
+    pub fn deadline_failure(&self) -> Failure {
+        let detail = format!("{} of {} replicas acknowledged in time", self.acks, self.needed);
+        Failure::new(ErrorCode::Deadline, Outcome::Unknown, detail).counts(self.acks, self.needed)
+    }
+}

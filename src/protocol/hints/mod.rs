@@ -1,0 +1,340 @@
+//! Writes owed to an absent replica: counted, and delivered when it is back.
+//!
+//! The hints themselves are records of the engine, written by the replica machine; this machine knows how many there
+//! are for each owner and replays them. A replay walks the owner's hints slice by slice, a window of deliveries at a
+//! time: read what is owed (a parked state from the hint, otherwise the key's own record), send it, and drop the hint
+//! after the owner's durable acknowledgement, if it is still the same hint.
+
+use crate::{
+    limits::{BACKGROUND_TIMEOUT, HINT_INTERVAL, HINT_SCAN, HINT_WINDOW},
+    protocol::{
+        message::{Depth, Message, Purpose, Refusal},
+        replica::{
+            Stored,
+            keys::{HintHead, HintKind, data_key, hints_of, parse_hint_key},
+        },
+        ring::{FixedMap, Ring},
+        versions::{Head, Siblings},
+    },
+    types::{Address, Instant, Key, NodeId, SliceId},
+};
+use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What the machine wants done. `io` and `delivery` numbers come back with the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    Scan {
+        io: u64,
+        slice: SliceId,
+        from: Bytes,
+        to: Bytes,
+        limit: usize,
+    },
+    Load {
+        io: u64,
+        slice: SliceId,
+        key: Bytes,
+        depth: Depth,
+    },
+    Send {
+        to: Address,
+        delivery: u64,
+        deadline: Instant,
+        message: Message,
+    },
+    /// Drop this hint if its stamp is still the same; answered by `dropped`.
+    Drop {
+        delivery: u64,
+        slice: SliceId,
+        key: Key,
+        owner: NodeId,
+        stamp: u64,
+    },
+}
+
+/// What is owed to one node.
+#[derive(Default)]
+struct Owed {
+    /// An upper bound: a hint written twice counts twice until a replay has found none left.
+    count: u64,
+    bytes: u64,
+    replay: Option<Replay>,
+    not_before: Instant,
+}
+
+/// One walk over an owner's hints.
+#[derive(Default)]
+struct Replay {
+    /// Index of the slice being walked, and where in it.
+    slice: usize,
+    from: Bytes,
+    scanning: bool,
+    waiting: VecDeque<(SliceId, Bytes, Bytes)>,
+    in_flight: usize,
+    found: u64,
+    failed: bool,
+}
+
+struct Delivery {
+    owner: NodeId,
+    slice: SliceId,
+    key: Key,
+    stamp: u64,
+    bytes: u64,
+    parked: bool,
+    give_up: Instant,
+}
+
+/// See the module.
+pub struct Hints {
+    slices: Vec<SliceId>,
+    owners: BTreeMap<NodeId, Owed>,
+    deliveries: FixedMap<u64, Delivery>,
+    scans: FixedMap<u64, (NodeId, SliceId)>,
+    next: u64,
+    next_look: Instant,
+    pub delivered: u64,
+    /// Hints not kept because of the bound in bytes.
+    pub dropped: u64,
+}
+
+impl Hints {
+    /// `found`: hints that lie in the engine at start: owner, count, bytes.
+    pub fn new(slices: Vec<SliceId>, found: impl IntoIterator<Item = (NodeId, u64, u64)>, now: Instant) -> Hints {
+        let owners = found.into_iter().map(|(n, count, bytes)| (n, Owed { count, bytes, ..Owed::default() }));
+        Hints {
+            slices,
+            owners: owners.collect(),
+            deliveries: FixedMap::default(),
+            scans: FixedMap::default(),
+            next: 0,
+            next_look: now + HINT_INTERVAL,
+            delivered: 0,
+            dropped: 0,
+        }
+    }
+    pub fn count(&self) -> u64 {
+        self.owners.values().map(|o| o.count).sum()
+    }
+    pub fn bytes(&self) -> u64 {
+        self.owners.values().map(|o| o.bytes).sum()
+    }
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.owners.values().any(|o| o.count > 0).then_some(self.next_look)
+    }
+    /// A hint has been written.
+    pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
+        if self.owners.values().all(|o| o.count == 0) {
+            self.next_look = now + HINT_INTERVAL;
+        }
+        let owed = self.owners.entry(owner).or_default();
+        owed.count += 1;
+        owed.bytes += bytes;
+    }
+
+    /// Looks for owners that are back, and for deliveries that got no answer.
+    pub fn tick(&mut self, now: Instant, ring: &Ring, healthy: impl Fn(NodeId) -> bool, out: &mut Vec<Act>) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + HINT_INTERVAL;
+        let mut silent: Vec<u64> =
+            self.deliveries.iter().filter(|(_, d)| d.give_up <= now).map(|(id, _)| *id).collect();
+        silent.sort_unstable();
+        silent.into_iter().for_each(|id| self.end(now, id, false));
+        let owners: Vec<NodeId> = self.owners.keys().copied().collect();
+        for owner in owners {
+            let Some(owed) = self.owners.get_mut(&owner) else { continue };
+            if owed.count > 0
+                && now >= owed.not_before
+                && owed.replay.is_none()
+                && healthy(owner)
+                && ring.contains(owner)
+            {
+                owed.replay = Some(Replay { from: hints_of(owner).0, ..Replay::default() });
+            }
+            self.pump(now, owner, ring, out);
+        }
+    }
+
+    /// Keeps the window of one owner full, and ends the walk when nothing is left of it.
+    fn pump(&mut self, now: Instant, owner: NodeId, ring: &Ring, out: &mut Vec<Act>) {
+        let Some(owed) = self.owners.get_mut(&owner) else { return };
+        let Some(replay) = &mut owed.replay else { return };
+        while replay.in_flight < HINT_WINDOW && !replay.failed {
+            let Some((slice, key, head)) = replay.waiting.pop_front() else { break };
+            self.next += 1;
+            if let Some((delivery, load)) = deliver(now, self.next, slice, key, &head) {
+                replay.in_flight += 1;
+                self.deliveries.insert(self.next, delivery);
+                out.push(load);
+            }
+        }
+        let more = replay.slice < self.slices.len() && !replay.failed && ring.contains(owner);
+        if more && !replay.scanning && replay.waiting.len() < HINT_WINDOW {
+            self.next += 1;
+            replay.scanning = true;
+            let slice = self.slices[replay.slice];
+            self.scans.insert(self.next, (owner, slice));
+            let (from, to) = (replay.from.clone(), hints_of(owner).1);
+            out.push(Act::Scan { io: self.next, slice, from, to, limit: HINT_SCAN });
+        }
+        let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
+        if over {
+            let (found, failed) = (replay.found, replay.failed);
+            owed.replay = None;
+            if failed {
+                owed.not_before = now + HINT_INTERVAL * 2;
+            } else if found == 0 {
+                (owed.count, owed.bytes) = (0, 0);
+            }
+        }
+    }
+
+    pub fn scanned(
+        &mut self,
+        now: Instant,
+        io: u64,
+        result: Result<Vec<(Bytes, Bytes)>, Refusal>,
+        ring: &Ring,
+        out: &mut Vec<Act>,
+    ) {
+        let Some((owner, slice)) = self.scans.remove(&io) else { return };
+        let Some(replay) = self.owners.get_mut(&owner).and_then(|o| o.replay.as_mut()) else { return };
+        replay.scanning = false;
+        match result {
+            Err(_) => replay.failed = true,
+            Ok(found) => {
+                replay.found += found.len() as u64;
+                match found.last() {
+                    Some((last, _)) if found.len() >= HINT_SCAN => replay.from = after(last),
+                    _ => {
+                        replay.slice += 1;
+                        replay.from = hints_of(owner).0;
+                    }
+                }
+                replay.waiting.extend(found.into_iter().map(|(key, head)| (slice, key, head)));
+            }
+        }
+        self.pump(now, owner, ring, out);
+    }
+
+    /// What is owed has been read: send it.
+    pub fn loaded(
+        &mut self,
+        now: Instant,
+        delivery: u64,
+        result: Result<Option<Stored>, Refusal>,
+        ring: &Ring,
+        out: &mut Vec<Act>,
+    ) {
+        let Some(d) = self.deliveries.get(&delivery) else { return };
+        let (owner, slice, key, stamp) = (d.owner, d.slice, d.key.clone(), d.stamp);
+        let siblings = match result {
+            Ok(Some(stored)) => decode(stored, d.parked),
+            // A marker for a record that is gone: nothing is owed.
+            Ok(None) => {
+                out.push(Act::Drop { delivery, slice, key, owner, stamp });
+                return;
+            }
+            Err(_) => None,
+        };
+        match (siblings, ring.address(owner, key.token())) {
+            (Some(siblings), Some(to)) => {
+                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay };
+                out.push(Act::Send { to, delivery, deadline: d.give_up, message });
+            }
+            _ => {
+                self.end(now, delivery, false);
+                self.pump(now, owner, ring, out);
+            }
+        }
+    }
+
+    /// The owner has answered.
+    pub fn replicated(
+        &mut self,
+        now: Instant,
+        delivery: u64,
+        result: Result<(), Refusal>,
+        ring: &Ring,
+        out: &mut Vec<Act>,
+    ) {
+        let Some(d) = self.deliveries.get(&delivery) else { return };
+        let owner = d.owner;
+        match result {
+            Ok(()) => {
+                let (slice, key, stamp) = (d.slice, d.key.clone(), d.stamp);
+                out.push(Act::Drop { delivery, slice, key, owner, stamp });
+            }
+            Err(_) => {
+                self.end(now, delivery, false);
+                self.pump(now, owner, ring, out);
+            }
+        }
+    }
+
+    /// The hint is gone, or a newer one has taken its place.
+    pub fn dropped(&mut self, now: Instant, delivery: u64, ok: bool, ring: &Ring, out: &mut Vec<Act>) {
+        let Some(owner) = self.deliveries.get(&delivery).map(|d| d.owner) else { return };
+        self.end(now, delivery, ok);
+        self.pump(now, owner, ring, out);
+    }
+
+    /// The owner cannot be reached: what is under way to it is tried again later.
+    pub fn unreachable(&mut self, now: Instant, owner: NodeId) {
+        let mut lost: Vec<u64> = self.deliveries.iter().filter(|(_, d)| d.owner == owner).map(|(id, _)| *id).collect();
+        lost.sort_unstable();
+        lost.into_iter().for_each(|id| self.end(now, id, false));
+    }
+
+    fn end(&mut self, now: Instant, delivery: u64, ok: bool) {
+        let Some(d) = self.deliveries.remove(&delivery) else { return };
+        let Some(owed) = self.owners.get_mut(&d.owner) else { return };
+        if ok {
+            self.delivered += 1;
+            owed.count = owed.count.saturating_sub(1);
+            owed.bytes = if owed.count == 0 { 0 } else { owed.bytes.saturating_sub(d.bytes) };
+            // An upper bound that ran down too early would end the replay: one more walk makes sure.
+            owed.count = owed.count.max(u64::from(owed.replay.is_some()));
+        }
+        if let Some(replay) = &mut owed.replay {
+            replay.in_flight -= 1;
+            replay.failed |= !ok;
+        }
+        if !ok {
+            owed.not_before = now + HINT_INTERVAL;
+        }
+    }
+}
+
+fn deliver(now: Instant, id: u64, slice: SliceId, engine_key: Bytes, head: &[u8]) -> Option<(Delivery, Act)> {
+    let (owner, key) = parse_hint_key(&engine_key)?;
+    let hint = HintHead::decode(head).ok()?;
+    let parked = matches!(hint.kind, HintKind::Parked(_));
+    let bytes = engine_key.len() as u64;
+    let source = if parked { engine_key } else { data_key(&key) };
+    let delivery = Delivery { owner, slice, key, stamp: hint.stamp, bytes, parked, give_up: now + BACKGROUND_TIMEOUT };
+    Some((delivery, Act::Load { io: id, slice, key: source, depth: Depth::Full }))
+}
+
+fn decode(stored: Stored, parked: bool) -> Option<Siblings> {
+    let head = if parked {
+        match HintHead::decode(&stored.head).ok()?.kind {
+            HintKind::Parked(head) => head,
+            HintKind::Marker => return None,
+        }
+    } else {
+        Head::decode(&stored.head).ok()?
+    };
+    Some(Siblings { head, values: stored.values })
+}
+
+/// The least engine key greater than this one.
+fn after(key: &Bytes) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.extend_from_slice(&[0]);
+    next.freeze()
+}

@@ -1,0 +1,149 @@
+//! The exchange: digest, delta, news.
+
+use super::{Act, DigestEntry, MEMBERS_MAX, Membership, Message, News, Peer};
+use crate::types::{Instant, Member, MemberState, NodeId};
+
+/// How new an entry is: removed for ever, else the later start, else the later change.
+fn newness(state: MemberState, generation: u64, revision: u32) -> (bool, u64, u32) {
+    (state == MemberState::Removed, generation, revision)
+}
+
+fn entry(member: &Member) -> DigestEntry {
+    DigestEntry {
+        node: member.id,
+        generation: member.generation,
+        revision: member.revision,
+        heartbeat: member.heartbeat,
+    }
+}
+
+impl Membership {
+    /// What this node knows of everybody, in short.
+    pub(super) fn digest(&self) -> Message {
+        Message::GossipDigest { entries: self.members().map(entry).collect() }
+    }
+
+    /// A peer tells what it knows: answer what it lacks and ask for what it knows better.
+    pub fn digest_arrived(&mut self, now: Instant, from: NodeId, entries: &[DigestEntry], out: &mut Vec<Act>) {
+        self.heard_of(now, from);
+        let mut wanted = Vec::new();
+        for theirs in entries.iter().take(MEMBERS_MAX) {
+            let newer = match self.members().find(|m| m.id == theirs.node) {
+                None => true,
+                Some(ours) => {
+                    (theirs.generation, theirs.revision, theirs.heartbeat)
+                        > (ours.generation, ours.revision, ours.heartbeat)
+                }
+            };
+            if newer && theirs.node != self.me.id {
+                wanted.push(theirs.node);
+            }
+        }
+        let news = self
+            .members()
+            .filter_map(|ours| match entries.iter().find(|t| t.node == ours.id) {
+                None => Some(News::Member(ours.clone())),
+                Some(theirs) => news_for(ours, theirs),
+            })
+            .collect();
+        out.push(Act::Say { to: from, message: Message::GossipDelta { news, wanted } });
+    }
+
+    /// The second move of an exchange, or the first words of a newcomer.
+    pub fn delta_arrived(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        news: Vec<News>,
+        wanted: &[NodeId],
+        out: &mut Vec<Act>,
+    ) {
+        let newcomer = from != self.me.id && !self.peers.contains_key(&from);
+        self.take_news(now, from, news);
+        if newcomer {
+            // It has said who it is; now it hears of everybody, and where they are.
+            let news = self.members().map(|m| News::Member(m.clone())).collect();
+            out.push(Act::Say { to: from, message: Message::GossipNews { news } });
+        }
+        if !wanted.is_empty() {
+            let news = wanted.iter().take(MEMBERS_MAX).filter_map(|id| self.members().find(|m| m.id == *id));
+            let news = news.map(|m| News::Member(m.clone())).collect();
+            out.push(Act::Say { to: from, message: Message::GossipNews { news } });
+        }
+    }
+
+    /// The third move.
+    pub fn news_arrived(&mut self, now: Instant, from: NodeId, news: Vec<News>) {
+        self.take_news(now, from, news);
+    }
+
+    fn take_news(&mut self, now: Instant, from: NodeId, news: Vec<News>) {
+        for item in news.into_iter().take(MEMBERS_MAX) {
+            match item {
+                News::Member(member) => self.take_member(now, member),
+                News::Heartbeat { node, generation, revision, heartbeat } => {
+                    if let Some(peer) = self.peers.get_mut(&node)
+                        && (peer.member.generation, peer.member.revision) == (generation, revision)
+                        && heartbeat > peer.member.heartbeat
+                    {
+                        peer.member.heartbeat = heartbeat;
+                        peer.heard = now;
+                    }
+                }
+            }
+        }
+        self.heard_of(now, from);
+    }
+
+    fn take_member(&mut self, now: Instant, member: Member) {
+        if member.id == self.me.id {
+            return;
+        }
+        let room = self.peers.len() + 1 < MEMBERS_MAX;
+        match self.peers.get_mut(&member.id) {
+            None if room => {
+                self.peers.insert(member.id, Peer { member, heard: now, unreachable: false });
+                self.changed = true;
+            }
+            None => {}
+            Some(peer) => {
+                let theirs = newness(member.state, member.generation, member.revision);
+                let ours = newness(peer.member.state, peer.member.generation, peer.member.revision);
+                if theirs > ours {
+                    // A later start: what was known of its connections is about the one before.
+                    peer.unreachable &= theirs.1 == ours.1;
+                    peer.member = member;
+                    peer.heard = now;
+                    self.changed = true;
+                } else if theirs == ours && member.heartbeat > peer.member.heartbeat {
+                    peer.member.heartbeat = member.heartbeat;
+                    peer.heard = now;
+                }
+            }
+        }
+    }
+
+    /// Another member has spoken to this node: it is alive, and this node is part of a cluster.
+    fn heard_of(&mut self, now: Instant, from: NodeId) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.heard = now;
+        if self.me.state == MemberState::Joining {
+            self.me.state = MemberState::Up;
+            self.me.revision += 1;
+            self.changed = true;
+        }
+    }
+}
+
+/// What this node knows better of a member than the sender of a digest.
+fn news_for(ours: &Member, theirs: &DigestEntry) -> Option<News> {
+    let (mine, other) = ((ours.generation, ours.revision), (theirs.generation, theirs.revision));
+    if mine > other {
+        Some(News::Member(ours.clone()))
+    } else if mine == other && ours.heartbeat > theirs.heartbeat {
+        let (generation, revision) = mine;
+        Some(News::Heartbeat { node: ours.id, generation, revision, heartbeat: ours.heartbeat })
+    } else {
+        None
+    }
+}

@@ -1,0 +1,119 @@
+//! The engine keys of a shard's records, and the form of a hint. The rulers are in `schema/record.md`.
+//!
+//! Data: `0x00, token 8 big-endian, key`, so that a token range is a key range. Hints: `0x01, owner 8 big-endian,
+//! token 8, key`, so that all that one owner is owed lies together. System: `0x02, name`.
+
+use crate::{
+    protocol::versions::{Head, HeadError},
+    types::{Key, KeyError, NodeId, Token},
+};
+use bytes::{BufMut, Bytes, BytesMut};
+
+const DATA: u8 = 0;
+const HINT: u8 = 1;
+const SYSTEM: u8 = 2;
+
+pub fn data_key(key: &Key) -> Bytes {
+    let mut out = BytesMut::with_capacity(9 + key.as_bytes().len());
+    out.put_u8(DATA);
+    out.put_u64(key.token().0);
+    out.put_slice(key.as_bytes());
+    out.freeze()
+}
+
+/// The first data key at or after a token.
+pub fn data_from(token: Token) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    out.put_u8(DATA);
+    out.put_u64(token.0);
+    out.freeze()
+}
+
+pub fn hint_key(owner: NodeId, key: &Key) -> Bytes {
+    let mut out = BytesMut::with_capacity(17 + key.as_bytes().len());
+    out.put_u8(HINT);
+    out.put_u64(owner.0);
+    out.put_u64(key.token().0);
+    out.put_slice(key.as_bytes());
+    out.freeze()
+}
+
+/// Bounds of all hints of one owner: from, to (excluded).
+pub fn hints_of(owner: NodeId) -> (Bytes, Bytes) {
+    let bound = |node: u64| {
+        let mut out = BytesMut::with_capacity(9);
+        out.put_u8(HINT);
+        out.put_u64(node);
+        out.freeze()
+    };
+    (bound(owner.0), bound(owner.0 + 1))
+}
+
+/// Bounds of all hints.
+pub fn all_hints() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[HINT]), Bytes::from_static(&[SYSTEM]))
+}
+
+/// Owner and user key of a hint's engine key.
+pub fn parse_hint_key(engine_key: &Bytes) -> Option<(NodeId, Key)> {
+    let (head, _) = engine_key.split_at_checked(17)?;
+    let owner = NodeId(u64::from_be_bytes(head[1..9].try_into().ok()?));
+    let key: Result<Key, KeyError> = Key::new(engine_key.slice(17..));
+    (head[0] == HINT).then_some(())?;
+    Some((owner, key.ok()?))
+}
+
+/// The record that leases dots to a slice.
+pub fn lease_key() -> Bytes {
+    Bytes::from_static(b"\x02lease")
+}
+
+/// A lease record's head: the first counter that has not been leased.
+pub fn lease_head(ceiling: u64) -> Bytes {
+    Bytes::copy_from_slice(&ceiling.to_le_bytes())
+}
+pub fn parse_lease(head: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(head.try_into().ok()?))
+}
+
+/// What a hint's record says: `kind u8, stamp u64`, then for a parked state its head.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HintHead {
+    /// Changes with every write of the hint, so that a delivered hint is dropped only if it is still the same.
+    pub stamp: u64,
+    pub kind: HintKind,
+}
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HintKind {
+    /// This node is a replica itself: the owner gets what the key's own record holds at delivery.
+    Marker,
+    /// This node only stands in: the state lies in the hint.
+    Parked(Head),
+}
+impl HintHead {
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(9);
+        match &self.kind {
+            HintKind::Marker => {
+                out.put_u8(1);
+                out.put_u64_le(self.stamp);
+            }
+            HintKind::Parked(head) => {
+                out.put_u8(2);
+                out.put_u64_le(self.stamp);
+                out.put_slice(&head.encode());
+            }
+        }
+        out.freeze()
+    }
+    pub fn decode(bytes: &[u8]) -> Result<HintHead, HeadError> {
+        let (fixed, rest) = bytes.split_first_chunk::<9>().ok_or(HeadError::Length)?;
+        let stamp = u64::from_le_bytes(fixed[1..9].try_into().map_err(|_| HeadError::Length)?);
+        let kind = match (fixed[0], rest.is_empty()) {
+            (1, true) => HintKind::Marker,
+            (2, _) => HintKind::Parked(Head::decode(rest)?),
+            _ => return Err(HeadError::Invalid),
+        };
+        Ok(HintHead { stamp, kind })
+    }
+}

@@ -1,0 +1,476 @@
+//! This shard's own copies: one write of a key at a time.
+//!
+//! A task takes the key's latch, reads what is stored (the head only, unless siblings survive), applies its work, and
+//! writes the record whole. The latch is held until the write is durable, so the next task reads it. A client's write
+//! mints its dot here, from counters leased durably before use, and is *prepared* (its merged state goes to the other
+//! replicas) in the moment in which its own store begins.
+//!
+//! Input: [`Replica::begin`], [`Replica::loaded`], [`Replica::stored`]. Output: [`Step`]s. One I/O a task at a time.
+
+pub mod keys;
+mod lease;
+
+pub use lease::Leases;
+
+use crate::{
+    limits::{LATCH_WAITERS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX},
+    protocol::{
+        message::{Depth, Refusal},
+        ring::{FixedMap, Nodes},
+        versions::{Actor, Context, Entry, Head, Merged, Pick, Siblings, Side, Values},
+    },
+    types::{Instant, Key, NodeId, SliceId, Value, WriteId},
+};
+use bytes::Bytes;
+use keys::{HintHead, HintKind, data_key, hint_key};
+use std::collections::VecDeque;
+
+/// What is to be done to a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// A client's put. `owed`: absent home replicas without a stand-in, for which a marker hint is kept.
+    Put {
+        context: Option<Context>,
+        value: Value,
+        write_id: WriteId,
+        owed: Nodes,
+    },
+    Delete {
+        context: Option<Context>,
+        owed: Nodes,
+    },
+    /// A state from another replica.
+    Merge {
+        siblings: Siblings,
+    },
+    /// Keep a hint: a parked state, or a marker.
+    KeepHint {
+        owner: NodeId,
+        parked: Option<Siblings>,
+    },
+    /// The hint was delivered: drop it if it is still the one with this stamp.
+    DropHint {
+        owner: NodeId,
+        stamp: u64,
+    },
+}
+
+/// Why a task did not do its work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rejection {
+    Refused(Refusal),
+    /// The key would hold more siblings, or more bytes of them, than allowed. Nothing was stored.
+    SiblingLimit,
+    /// The context claims events of this node that never happened.
+    ForeignContext,
+}
+
+/// What is stored under an engine key, as read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    pub head: Bytes,
+    /// Empty unless the read was of full depth.
+    pub values: Values,
+}
+
+/// One change of the engine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    pub slice: SliceId,
+    pub key: Bytes,
+    /// `None`: the record is removed.
+    pub record: Option<(Bytes, Values)>,
+}
+
+/// What the replica asks for or has to say. `O` is the origin that the caller gave the task.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step<O> {
+    Load {
+        io: u64,
+        slice: SliceId,
+        key: Bytes,
+        depth: Depth,
+    },
+    Store {
+        io: u64,
+        changes: Vec<Change>,
+    },
+    /// A client's write has its dot; its state may go to the other replicas. `Done` follows when it is durable here.
+    Prepared {
+        origin: O,
+        siblings: Siblings,
+        context: Context,
+    },
+    Done {
+        origin: O,
+        result: Result<(), Rejection>,
+    },
+}
+
+struct Task<O> {
+    origin: O,
+    key: Key,
+    slice: SliceId,
+    work: Work,
+    deadline: Instant,
+}
+
+/// See the module.
+pub struct Replica<O> {
+    actor: Actor,
+    leases: Leases,
+    /// Tasks of each key in order; the first holds the latch.
+    latches: FixedMap<Key, VecDeque<u64>>,
+    tasks: FixedMap<u64, Task<O>>,
+    next_task: u64,
+    next_stamp: u64,
+    /// Hints written since the start, by owner; taken by the hints machine.
+    pub hints_kept: Vec<(NodeId, u64)>,
+}
+
+/// I/O numbers: even for tasks, odd for lease renewals.
+const LEASE_IO: u64 = 1;
+
+impl<O: Clone> Replica<O> {
+    /// `generation` makes the stamps of hints differ between starts.
+    pub fn new(actor: Actor, leases: Leases, generation: u64) -> Replica<O> {
+        Replica {
+            actor,
+            leases,
+            latches: FixedMap::default(),
+            tasks: FixedMap::default(),
+            next_task: 0,
+            next_stamp: generation << 40,
+            hints_kept: Vec::new(),
+        }
+    }
+    /// Tasks in hand.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Queues a task behind the key's latch.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        origin: O,
+        (slice, key): (SliceId, Key),
+        work: Work,
+        deadline: Instant,
+        out: &mut Vec<Step<O>>,
+    ) {
+        let queue = self.latches.entry(key.clone()).or_default();
+        let from_client = matches!(work, Work::Put { .. } | Work::Delete { .. });
+        if from_client && queue.len() >= LATCH_WAITERS_MAX {
+            out.push(Step::Done { origin, result: Err(Rejection::Refused(Refusal::Overloaded)) });
+            return;
+        }
+        self.next_task += 1;
+        let id = self.next_task;
+        queue.push_back(id);
+        let first = queue.len() == 1;
+        self.tasks.insert(id, Task { origin, key, slice, work, deadline });
+        if first {
+            self.start(now, id, out);
+        }
+    }
+
+    fn start(&mut self, now: Instant, id: u64, out: &mut Vec<Step<O>>) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let io = id << 1;
+        if now > task.deadline {
+            return self.finish(now, id, Err(Rejection::Refused(Refusal::Expired)), out);
+        }
+        let (slice, key) = (task.slice, &task.key);
+        match &task.work {
+            Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. } => {
+                out.push(Step::Load { io, slice, key: data_key(key), depth: Depth::Head });
+            }
+            Work::KeepHint { owner, parked: Some(_) } => {
+                out.push(Step::Load { io, slice, key: hint_key(*owner, key), depth: Depth::Full });
+            }
+            Work::DropHint { owner, .. } => {
+                out.push(Step::Load { io, slice, key: hint_key(*owner, key), depth: Depth::Head });
+            }
+            Work::KeepHint { owner, parked: None } => {
+                let (owner, key) = (*owner, key.clone());
+                let marker = self.marker(slice, owner, &key);
+                out.push(Step::Store { io, changes: vec![marker] });
+            }
+        }
+    }
+
+    /// A [`Step::Load`] has an answer.
+    pub fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Step<O>>) {
+        let id = io >> 1;
+        let Some(task) = self.tasks.get(&id) else { return };
+        let stored = match result {
+            Ok(stored) => stored,
+            Err(refusal) => return self.finish(now, id, Err(Rejection::Refused(refusal)), out),
+        };
+        let next = match &task.work {
+            Work::Put { .. } | Work::Delete { .. } => self.write(id, stored),
+            Work::Merge { siblings } => merge(siblings, stored),
+            Work::KeepHint { owner, parked } => {
+                let (owner, parked) = (*owner, parked.clone());
+                self.park(id, owner, parked.unwrap_or_default(), stored)
+            }
+            Work::DropHint { owner, stamp } => Ok(drop_hint(task.slice, hint_key(*owner, &task.key), *stamp, stored)),
+        };
+        self.advance(now, id, next, out);
+    }
+
+    /// A [`Step::Store`] has an answer.
+    pub fn stored(&mut self, now: Instant, io: u64, result: Result<(), Refusal>, out: &mut Vec<Step<O>>) {
+        if io & LEASE_IO != 0 {
+            self.leases.renewed(SliceId((io >> 1) as u16), result.is_ok());
+            return;
+        }
+        self.finish(now, io >> 1, result.map_err(Rejection::Refused), out);
+    }
+
+    fn advance(&mut self, now: Instant, id: u64, next: Result<Next, Rejection>, out: &mut Vec<Step<O>>) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let (io, slice) = (id << 1, task.slice);
+        match next {
+            Err(rejection) => self.finish(now, id, Err(rejection), out),
+            Ok(Next::Nothing) => self.finish(now, id, Ok(()), out),
+            Ok(Next::ReadValues) => {
+                out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Full });
+            }
+            Ok(Next::Known { siblings, context }) => {
+                out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
+                self.finish(now, id, Ok(()), out);
+            }
+            Ok(Next::Write { siblings, context }) => {
+                let record = Some((siblings.head.encode(), siblings.values.clone()));
+                let mut changes = vec![Change { slice, key: data_key(&task.key), record }];
+                if let Some(context) = context {
+                    out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
+                }
+                if let Work::Put { owed, .. } | Work::Delete { owed, .. } = &task.work {
+                    let (owed, key) = (owed.clone(), task.key.clone());
+                    changes.extend(owed.iter().map(|owner| self.marker(slice, *owner, &key)));
+                }
+                out.push(Step::Store { io, changes });
+                self.renew_lease(slice, out);
+            }
+            Ok(Next::Change(change)) => out.push(Step::Store { io, changes: vec![change] }),
+        }
+    }
+
+    fn finish(&mut self, now: Instant, id: u64, result: Result<(), Rejection>, out: &mut Vec<Step<O>>) {
+        let Some(task) = self.tasks.remove(&id) else { return };
+        out.push(Step::Done { origin: task.origin, result });
+        let Some(queue) = self.latches.get_mut(&task.key) else { return };
+        debug_assert_eq!(queue.front(), Some(&id));
+        queue.pop_front();
+        match queue.front().copied() {
+            Some(next) => self.start(now, next, out),
+            None => {
+                self.latches.remove(&task.key);
+            }
+        }
+    }
+
+    // ---- the works ---------------------------------------------------------------------------------------------
+
+    /// A client's put or delete upon what is stored. Called with the head alone first, and again with the values when
+    /// some sibling survives (it is rewritten and replicated with the rest).
+    fn write(&mut self, id: u64, stored: Option<Stored>) -> Result<Next, Rejection> {
+        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
+        let (head, values) = parse(stored)?;
+        let values_read = !values.is_empty() || head.entries.is_empty();
+        match &task.work {
+            Work::Put { context, write_id, .. } if head.knows_write(*write_id) => {
+                if !values_read {
+                    return Ok(Next::ReadValues);
+                }
+                let context = written_before(&head, context.as_ref(), *write_id);
+                Ok(Next::Known { siblings: Siblings { head, values }, context })
+            }
+            Work::Put { context, value, write_id, .. } => {
+                let seen = context.clone().unwrap_or_default();
+                if head.has_survivors(&seen) && !values_read {
+                    return Ok(Next::ReadValues);
+                }
+                check_limits(&head, &seen, value.bytes.len())?;
+                if seen.clock.get(self.actor) >= self.leases.ceiling(task.slice) {
+                    return Err(Rejection::ForeignContext);
+                }
+                let floor = head.clock.get(self.actor).max(seen.clock.get(self.actor));
+                let counter = self.leases.mint(task.slice, floor).ok_or(Rejection::Refused(Refusal::Overloaded))?;
+                let dot = crate::protocol::versions::Dot { actor: self.actor, counter };
+                let entry = Entry {
+                    dot,
+                    write_id: *write_id,
+                    media: value.media.clone(),
+                    bytes: value.bytes.len() as u32,
+                    checksum: value.checksum,
+                };
+                let merged = head.put(&seen, entry);
+                let alone = merged.head.entries.len() == 1;
+                let context = if alone {
+                    Context::from(merged.head.clock.clone())
+                } else {
+                    Context { clock: seen.clock, dots: [dot].into_iter().collect() }
+                };
+                let fresh: Values = [value.bytes.clone()].into_iter().collect();
+                Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
+            }
+            Work::Delete { context, .. } => {
+                let seen = context.clone().unwrap_or_else(|| Context::from(head.clock.clone()));
+                if seen.clock.get(self.actor) >= self.leases.ceiling(task.slice) {
+                    return Err(Rejection::ForeignContext);
+                }
+                if head.has_survivors(&seen) && !values_read {
+                    return Ok(Next::ReadValues);
+                }
+                let merged = head.delete(&seen);
+                let unchanged = merged.head.same_state(&head);
+                let siblings = pick(merged, &values, &Values::new());
+                // What the delete superseded; the clock when nothing stands beside it.
+                let context = if siblings.head.entries.is_empty() { siblings.head.clock.clone().into() } else { seen };
+                if unchanged {
+                    return Ok(Next::Known { siblings, context });
+                }
+                Ok(Next::Write { siblings, context: Some(context) })
+            }
+            Work::Merge { .. } | Work::KeepHint { .. } | Work::DropHint { .. } => Ok(Next::Nothing),
+        }
+    }
+
+    /// Merges a parked state with the one that the hint holds already.
+    fn park(&mut self, id: u64, owner: NodeId, new: Siblings, stored: Option<Stored>) -> Result<Next, Rejection> {
+        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
+        let (slice, key) = (task.slice, hint_key(owner, &task.key));
+        let merged = match stored {
+            None => new,
+            Some(stored) => match HintHead::decode(&stored.head).map_err(|_| DAMAGED)?.kind {
+                HintKind::Marker => new,
+                HintKind::Parked(head) => Siblings { head, values: stored.values }.sync(&new),
+            },
+        };
+        let stamp = self.stamp();
+        let bytes = merged.head.value_bytes() as u64;
+        self.hints_kept.push((owner, bytes + key.len() as u64));
+        let head = HintHead { stamp, kind: HintKind::Parked(merged.head) }.encode();
+        Ok(Next::Change(Change { slice, key, record: Some((head, merged.values)) }))
+    }
+
+    fn marker(&mut self, slice: SliceId, owner: NodeId, key: &Key) -> Change {
+        let head = HintHead { stamp: self.stamp(), kind: HintKind::Marker }.encode();
+        let key = hint_key(owner, key);
+        self.hints_kept.push((owner, key.len() as u64));
+        Change { slice, key, record: Some((head, Values::new())) }
+    }
+    fn stamp(&mut self) -> u64 {
+        self.next_stamp += 1;
+        self.next_stamp
+    }
+    fn renew_lease(&mut self, slice: SliceId, out: &mut Vec<Step<O>>) {
+        if let Some(ceiling) = self.leases.renewal(slice) {
+            let record = Some((keys::lease_head(ceiling), Values::new()));
+            let change = Change { slice, key: keys::lease_key(), record };
+            out.push(Step::Store { io: u64::from(slice.0) << 1 | LEASE_IO, changes: vec![change] });
+        }
+    }
+}
+
+/// What a task does after a read.
+enum Next {
+    Nothing,
+    ReadValues,
+    /// Already durable here; still to be replicated.
+    Known {
+        siblings: Siblings,
+        context: Context,
+    },
+    /// Store, and (with a context: a client's write) replicate.
+    Write {
+        siblings: Siblings,
+        context: Option<Context>,
+    },
+    Change(Change),
+}
+
+const DAMAGED: Rejection = Rejection::Refused(Refusal::Damaged);
+
+fn parse(stored: Option<Stored>) -> Result<(Head, Values), Rejection> {
+    match stored {
+        None => Ok((Head::default(), Values::new())),
+        Some(stored) => Ok((Head::decode(&stored.head).map_err(|_| DAMAGED)?, stored.values)),
+    }
+}
+
+/// The context of a write that is already known here: what its writer had seen, and its dot. When only the trace of a
+/// superseded write is left, the dot of that trace.
+fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
+    let mut context = seen.cloned().unwrap_or_default();
+    let live = head.entries.iter().find(|e| e.write_id == id).map(|e| e.dot);
+    let past = head.recent.iter().find(|s| s.write_id == id).map(|s| s.dot);
+    if live.is_some() && head.entries.len() == 1 {
+        return head.clock.clone().into();
+    }
+    if let Some(dot) = live.or(past)
+        && !context.covers(dot)
+    {
+        context.dots.push(dot);
+        context.dots.sort();
+    }
+    context
+}
+
+fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rejection> {
+    let survivors = head.entries.iter().filter(|e| !seen.covers(e.dot));
+    let (count, bytes) = survivors.fold((1, new_bytes), |(n, b), e| (n + 1, b + e.bytes as usize));
+    if count > SIBLINGS_MAX || (count > 1 && bytes > SIBLINGS_BYTES_MAX) {
+        return Err(Rejection::SiblingLimit);
+    }
+    Ok(())
+}
+
+fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {
+    let from = |p: &Pick| match p.side {
+        Side::Left => left[p.index].clone(),
+        Side::Right => right[p.index].clone(),
+    };
+    Siblings { values: merged.picks.iter().map(from).collect(), head: merged.head }
+}
+
+/// A state from another replica upon what is stored: with the head alone first, with the values when some survive.
+fn merge(incoming: &Siblings, stored: Option<Stored>) -> Result<Next, Rejection> {
+    let (head, values) = parse(stored)?;
+    let merged = head.sync(&incoming.head);
+    if merged.head.same_state(&head) {
+        return Ok(Next::Nothing);
+    }
+    let needs_own = merged.picks.iter().any(|p| p.side == Side::Left && p.index >= values.len());
+    // A sibling that both hold is taken from the message: its value is at hand.
+    let shared: Option<Vec<Pick>> = merged
+        .picks
+        .iter()
+        .zip(&merged.head.entries)
+        .map(|(p, e)| match incoming.head.entries.iter().position(|i| i.dot == e.dot) {
+            Some(index) => Some(Pick { side: Side::Right, index }),
+            None if p.index < values.len() || p.side == Side::Right => Some(*p),
+            None => None,
+        })
+        .collect();
+    match shared {
+        Some(picks) => {
+            let merged = Merged { picks: picks.into_iter().collect(), head: merged.head };
+            Ok(Next::Write { siblings: pick(merged, &values, &incoming.values), context: None })
+        }
+        None if needs_own => Ok(Next::ReadValues),
+        None => Err(DAMAGED),
+    }
+}
+
+fn drop_hint(slice: SliceId, key: Bytes, stamp: u64, stored: Option<Stored>) -> Next {
+    let same = stored.and_then(|s| HintHead::decode(&s.head).ok()).is_some_and(|h| h.stamp == stamp);
+    if same { Next::Change(Change { slice, key, record: None }) } else { Next::Nothing }
+}

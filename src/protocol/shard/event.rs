@@ -1,0 +1,74 @@
+//! What comes into a shard, and what it wants done.
+
+use crate::{
+    protocol::{
+        message::{ClientToken, Depth, Envelope, Message, Refusal, Request, Response},
+        replica::{Change, Stored},
+    },
+    types::{Member, NodeId, SliceId},
+};
+use bytes::Bytes;
+use std::net::SocketAddr;
+
+/// Everything that can happen to a shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    Request {
+        client: ClientToken,
+        request: Request,
+    },
+    Message(Envelope),
+    PeerReachable(NodeId),
+    PeerUnreachable(NodeId),
+    /// Time has passed: look at the timers.
+    Wake,
+    Loaded {
+        io: u64,
+        result: Result<Option<Stored>, Refusal>,
+    },
+    Stored {
+        io: u64,
+        result: Result<(), Refusal>,
+    },
+    /// Engine keys and heads, ordered.
+    Scanned {
+        io: u64,
+        result: Result<Vec<(Bytes, Bytes)>, Refusal>,
+    },
+}
+
+/// Everything that a shard can want. `io` numbers come back in the event that answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    Send(Envelope),
+    SendToSeed {
+        seed: SocketAddr,
+        message: Message,
+    },
+    Reply {
+        client: ClientToken,
+        response: Response,
+    },
+    Load {
+        io: u64,
+        slice: SliceId,
+        key: Bytes,
+        depth: Depth,
+    },
+    /// All or nothing, durable before `Stored`.
+    Store {
+        io: u64,
+        changes: Vec<Change>,
+    },
+    Scan {
+        io: u64,
+        slice: SliceId,
+        from: Bytes,
+        to: Bytes,
+        limit: usize,
+    },
+    /// The others have changed: save them for the next start. Nobody waits.
+    SaveMembers {
+        members: Vec<Member>,
+    },
+}

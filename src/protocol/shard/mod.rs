@@ -1,0 +1,427 @@
+//! One core's whole state: a function `(state, now, event) -> effects`.
+//!
+//! The shard owns one of each machine and routes between them; it decides nothing that belongs to one. Numbers of I/O
+//! and of exchanges carry the machine they belong to in their lowest bits, so an answer finds its way back without a
+//! table.
+
+mod event;
+mod requests;
+
+pub use event::{Effect, Event};
+
+use super::{
+    coordinator::{self, Asker, Coordinator},
+    hints::{self, Hints},
+    membership::{self, Membership, Timing},
+    message::{Envelope, Message, Refusal},
+    replica::{Leases, Replica, Step, Stored},
+    ring::{FixedMap, Placement, Ring},
+    versions::{Actor, Context, Head, Siblings},
+};
+use crate::{
+    limits,
+    types::{Address, Instant, Member, MemberState, MemberView, NodeId, ShardId},
+};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+/// What an operator may set. Durations are those of `limits.rs` by default.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Replicas of a key.
+    pub n: u8,
+    /// Answers of a get, acknowledgements of a put, by default.
+    pub r: u8,
+    pub w: u8,
+    /// Whether stand-ins for absent replicas count.
+    pub sloppy: bool,
+    pub value_bytes_max: usize,
+    pub gossip_interval: Duration,
+    pub suspect_after: Duration,
+    pub down_after: Duration,
+    pub request_timeout: Duration,
+}
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            n: 3,
+            r: 2,
+            w: 2,
+            sloppy: true,
+            value_bytes_max: limits::VALUE_BYTES_MAX,
+            gossip_interval: limits::GOSSIP_INTERVAL,
+            suspect_after: limits::SUSPECT_AFTER,
+            down_after: limits::DOWN_AFTER,
+            request_timeout: limits::REQUEST_TIMEOUT,
+        }
+    }
+}
+
+/// All that a shard is born with.
+pub struct Birth {
+    pub me: Address,
+    pub actor: Actor,
+    pub generation: u64,
+    /// This node's own entry.
+    pub member: Member,
+    /// The others as last known.
+    pub known: Vec<Member>,
+    pub seeds: Vec<SocketAddr>,
+    pub settings: Settings,
+    pub leases: Leases,
+    /// Hints that lie in the engine: owner, count, bytes.
+    pub hints: Vec<(NodeId, u64, u64)>,
+    pub seed: u64,
+}
+
+/// Counters and gauges of one shard's protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ShardStats {
+    pub requests: coordinator::Counters,
+    pub in_flight: u64,
+    pub hints_pending: u64,
+    pub hints_pending_bytes: u64,
+    pub hints_delivered: u64,
+    pub hints_dropped: u64,
+    pub expired_messages: u64,
+}
+
+/// Whose task or read it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Origin {
+    Operation(u64),
+    Remote { to: Address, exchange: u64, deadline: Instant },
+    Delivery(u64),
+    Nobody,
+}
+
+/// A read done for another shard.
+struct Fetch {
+    to: Address,
+    exchange: u64,
+    deadline: Instant,
+    full: bool,
+}
+
+/// See the module.
+pub struct Shard {
+    me: Address,
+    settings: Settings,
+    placement: Placement,
+    members: Vec<Member>,
+    ring: Rc<Ring>,
+    /// Routed around: as shard 0 sees it, and as this shard's own connections say.
+    avoided: Vec<NodeId>,
+    unreachable: Vec<NodeId>,
+    coordinator: Coordinator,
+    replica: Replica<Origin>,
+    hints: Hints,
+    /// On shard 0 only.
+    membership: Option<Membership>,
+    fetches: FixedMap<u64, Fetch>,
+    next_fetch: u64,
+    random: fastrand::Rng,
+    expired_messages: u64,
+}
+
+/// Lowest bits of I/O numbers.
+mod io_tag {
+    pub const BITS: u32 = 2;
+    pub const REPLICA: u64 = 0;
+    pub const COORDINATOR: u64 = 1;
+    pub const FETCH: u64 = 2;
+    pub const HINTS: u64 = 3;
+}
+/// Lowest bits of exchange numbers.
+mod exchange_tag {
+    pub const BITS: u32 = 2;
+    pub const COORDINATOR: u64 = 0;
+    pub const HINTS: u64 = 1;
+    pub const GOSSIP: u64 = 2;
+}
+
+impl Shard {
+    pub fn new(birth: Birth, now: Instant) -> Shard {
+        let Birth { me, actor, generation, member, known, seeds, settings, leases, hints, seed } = birth;
+        let placement = Placement::new(&member.tokens, member.slices, member.shards);
+        let slices = placement.slices_of(me.shard);
+        let timing = Timing {
+            interval: settings.gossip_interval,
+            suspect_after: settings.suspect_after,
+            down_after: settings.down_after,
+        };
+        let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
+        let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
+        Shard {
+            me,
+            settings,
+            placement,
+            ring: Rc::new(Ring::new(&members)),
+            members,
+            avoided: Vec::new(),
+            unreachable: Vec::new(),
+            coordinator: Coordinator::new(me),
+            replica: Replica::new(actor, leases, generation),
+            hints: Hints::new(slices, hints, now),
+            membership,
+            fetches: FixedMap::default(),
+            next_fetch: 0,
+            random: fastrand::Rng::with_seed(seed),
+            expired_messages: 0,
+        }
+    }
+
+    // ---- what others look at -----------------------------------------------------------------------------------
+
+    pub fn address(&self) -> Address {
+        self.me
+    }
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    pub fn ring(&self) -> &Rc<Ring> {
+        &self.ring
+    }
+    /// Whether requests are served: the node is part of its ring.
+    pub fn ready(&self) -> bool {
+        self.ring.contains(self.me.node)
+    }
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+    pub fn view(&self, now: Instant, member: &Member) -> MemberView {
+        let said = match member.state {
+            MemberState::Joining => MemberView::Joining,
+            MemberState::Up => MemberView::Up,
+            MemberState::Leaving => MemberView::Leaving,
+            MemberState::Left => MemberView::Left,
+            MemberState::Removed => MemberView::Removed,
+        };
+        let view = self.membership.as_ref().and_then(|m| m.view(now, member.id)).unwrap_or(said);
+        if view.healthy() && !self.healthy(member.id) { MemberView::Suspect } else { view }
+    }
+    pub fn stats(&self) -> ShardStats {
+        ShardStats {
+            requests: self.coordinator.counters,
+            in_flight: self.coordinator.len() as u64,
+            hints_pending: self.hints.count(),
+            hints_pending_bytes: self.hints.bytes(),
+            hints_delivered: self.hints.delivered,
+            hints_dropped: self.hints.dropped,
+            expired_messages: self.expired_messages,
+        }
+    }
+    /// Nothing of a client's or another shard's is in hand.
+    pub fn is_idle(&self) -> bool {
+        self.coordinator.is_empty() && self.replica.is_empty() && self.fetches.is_empty()
+    }
+    /// When [`Event::Wake`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let membership = self.membership.as_ref().map(|m| m.next_deadline());
+        [self.coordinator.next_deadline(), self.hints.next_deadline(), membership].into_iter().flatten().min()
+    }
+    fn healthy(&self, node: NodeId) -> bool {
+        node == self.me.node || !(self.avoided.contains(&node) || self.unreachable.contains(&node))
+    }
+
+    // ---- events ------------------------------------------------------------------------------------------------
+
+    /// Takes one event and appends what is to be done.
+    pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Request { client, request } => self.request(now, Asker::Client(client), request, 0, out),
+            Event::Message(envelope) => self.message(now, envelope, out),
+            Event::PeerReachable(node) => self.connection(now, node, true, out),
+            Event::PeerUnreachable(node) => self.connection(now, node, false, out),
+            Event::Wake => self.wake(now, out),
+            Event::Loaded { io, result } => self.loaded(now, io, result, out),
+            Event::Stored { io, result } => {
+                let mut steps = Vec::new();
+                self.replica.stored(now, io >> io_tag::BITS, result, &mut steps);
+                self.run_steps(now, steps, out);
+            }
+            Event::Scanned { io, result } => {
+                let mut acts = Vec::new();
+                self.hints.scanned(now, io >> io_tag::BITS, result, &self.ring, &mut acts);
+                self.run_hints(now, acts, out);
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let mut acts = Vec::new();
+        self.coordinator.expire(now, &mut acts);
+        self.run_acts(now, acts, out);
+        let mut acts = Vec::new();
+        let (avoided, unreachable, me) = (&self.avoided, &self.unreachable, self.me.node);
+        let healthy = |n: NodeId| n == me || !(avoided.contains(&n) || unreachable.contains(&n));
+        self.hints.tick(now, &self.ring, healthy, &mut acts);
+        self.run_hints(now, acts, out);
+        if let Some(membership) = &mut self.membership
+            && membership.next_deadline() <= now
+        {
+            let mut acts = Vec::new();
+            membership.tick(now, &mut acts);
+            self.run_gossip(now, acts, out);
+        }
+    }
+
+    fn connection(&mut self, now: Instant, node: NodeId, works: bool, out: &mut Vec<Effect>) {
+        self.unreachable.retain(|n| *n != node);
+        if !works {
+            self.unreachable.push(node);
+            let mut acts = Vec::new();
+            self.coordinator.unreachable(now, node, &mut acts);
+            self.hints.unreachable(now, node);
+            self.run_acts(now, acts, out);
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.connection(node, works);
+            self.run_gossip(now, Vec::new(), out);
+        }
+    }
+
+    fn message(&mut self, now: Instant, envelope: Envelope, out: &mut Vec<Effect>) {
+        let Envelope { from, exchange, deadline, message, .. } = envelope;
+        if now > deadline {
+            self.expired_messages += 1;
+            return;
+        }
+        let removed = |m: &&Member| m.id == from.node && m.state == MemberState::Removed;
+        if self.members.iter().any(|m| removed(&m)) {
+            return;
+        }
+        match message {
+            Message::Forward { request, hops } => {
+                let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
+                self.request(now, Asker::Shard { address: from, exchange }, request, hops, out);
+            }
+            Message::Replicate { key, siblings, purpose } => {
+                let origin = Origin::Remote { to: from, exchange, deadline };
+                self.take_replica(now, origin, (key, siblings, purpose), deadline, out);
+            }
+            Message::Fetch { key, depth } => self.fetch((from, exchange), key, depth, deadline, out),
+            answer @ (Message::Replicated(_) | Message::Fetched(_) | Message::Forwarded(_)) => {
+                self.answered(now, exchange, answer, out);
+            }
+            Message::GossipDigest { entries } => self.gossip(now, out, |m, acts| {
+                m.digest_arrived(now, from.node, &entries, acts);
+            }),
+            Message::GossipDelta { news, wanted } => self.gossip(now, out, |m, acts| {
+                m.delta_arrived(now, from.node, news, &wanted, acts);
+            }),
+            Message::GossipNews { news } => self.gossip(now, out, |m, _| m.news_arrived(now, from.node, news)),
+            Message::View { members, avoided } => {
+                if from.node == self.me.node {
+                    self.avoided = avoided;
+                    self.set_members(members);
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, now: Instant, exchange: u64, message: Message, out: &mut Vec<Effect>) {
+        let number = exchange >> exchange_tag::BITS;
+        match (exchange & ((1 << exchange_tag::BITS) - 1), message) {
+            (exchange_tag::COORDINATOR, message) => {
+                let mut acts = Vec::new();
+                self.coordinator.answered(now, number, message, &mut acts);
+                self.run_acts(now, acts, out);
+            }
+            (exchange_tag::HINTS, Message::Replicated(result)) => {
+                let mut acts = Vec::new();
+                self.hints.replicated(now, number, result, &self.ring, &mut acts);
+                self.run_hints(now, acts, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Effect>) {
+        let number = io >> io_tag::BITS;
+        match io & ((1 << io_tag::BITS) - 1) {
+            io_tag::REPLICA => {
+                let mut steps = Vec::new();
+                self.replica.loaded(now, number, result, &mut steps);
+                self.run_steps(now, steps, out);
+            }
+            io_tag::COORDINATOR => {
+                let mut acts = Vec::new();
+                self.coordinator.loaded(number, result.and_then(siblings), &mut acts);
+                self.run_acts(now, acts, out);
+            }
+            io_tag::FETCH => self.fetched(now, number, result, out),
+            _ => {
+                let mut acts = Vec::new();
+                self.hints.loaded(now, number, result, &self.ring, &mut acts);
+                self.run_hints(now, acts, out);
+            }
+        }
+    }
+
+    // ---- gossip ------------------------------------------------------------------------------------------------
+
+    fn gossip(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Effect>,
+        step: impl FnOnce(&mut Membership, &mut Vec<membership::Act>),
+    ) {
+        if let Some(membership) = &mut self.membership {
+            let mut acts = Vec::new();
+            step(membership, &mut acts);
+            self.run_gossip(now, acts, out);
+        }
+    }
+
+    fn run_gossip(&mut self, now: Instant, acts: Vec<membership::Act>, out: &mut Vec<Effect>) {
+        let Some(membership) = &mut self.membership else { return };
+        let changed = membership.take_changed();
+        let avoided = membership.avoided(now);
+        // The new view comes first: what is said may go to a member that is new in it.
+        if changed || avoided != self.avoided {
+            let members: Vec<Member> = membership.members().cloned().collect();
+            let deadline = now + limits::BACKGROUND_TIMEOUT;
+            for shard in 1..self.placement.shards() {
+                let message = Message::View { members: members.clone(), avoided: avoided.clone() };
+                let to = Address { node: self.me.node, shard: ShardId(shard) };
+                out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
+            }
+            if changed {
+                let others = members.iter().filter(|m| m.id != self.me.node).cloned().collect();
+                out.push(Effect::SaveMembers { members: others });
+                self.set_members(members);
+            }
+            self.avoided = avoided;
+        }
+        for act in acts {
+            match act {
+                membership::Act::Say { to, message } => {
+                    let to = Address { node: to, shard: ShardId(0) };
+                    let deadline = now + limits::BACKGROUND_TIMEOUT;
+                    out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
+                }
+                membership::Act::SayToSeed { seed, message } => out.push(Effect::SendToSeed { seed, message }),
+            }
+        }
+    }
+
+    fn set_members(&mut self, members: Vec<Member>) {
+        self.ring = Rc::new(Ring::new(&members));
+        self.members = members;
+    }
+
+    fn envelope(&self, to: Address, exchange: u64, deadline: Instant, message: Message) -> Envelope {
+        Envelope { from: self.me, to, exchange, deadline, message }
+    }
+}
+
+/// A record of the own copy as siblings.
+fn siblings(stored: Option<Stored>) -> Result<Siblings, Refusal> {
+    match stored {
+        None => Ok(Siblings::default()),
+        Some(stored) => {
+            let head = Head::decode(&stored.head).map_err(|_| Refusal::Damaged)?;
+            Ok(Siblings { head, values: stored.values })
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The real disk: files past the page cache, over the core's ring.
+//!
+//! Each core has a queue of its own with three lanes. A lane bounds what is at the device at once, so that a flush of
+//! many megabytes never stands before a read that a client waits for: background accesses go in pieces of
+//! [`PIECE_BYTES`], two at a time. Waiters of a lane are served in the order they came.
+//!
+//! Every length is checked: a short write is carried on (the kernel then names the error that cut it), and one that
+//! makes no progress is an error.
+
+use super::{
+    kernel,
+    ring::{Advice, Descriptor, Ring},
+};
+use crate::{
+    engine::disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Space, Sync},
+    limits::{KIB, PAGE},
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+/// Reads that clients wait for, at the device at once.
+const FOREGROUND_MAX: usize = 32;
+/// Batches of the log at the device at once.
+const LOG_MAX: usize = 2;
+/// Background accesses at the device at once.
+const BACKGROUND_MAX: usize = 2;
+/// Bytes of one background access.
+const PIECE_BYTES: usize = 128 * KIB;
+/// Bytes of one foreground or log access.
+const ACCESS_BYTES_MAX: usize = 64 * 1024 * KIB;
+
+/// The node's directory as one core sees it.
+pub struct RingDisk {
+    ring: Rc<Ring>,
+    root: Descriptor,
+    path: PathBuf,
+    lanes: Rc<Lanes>,
+}
+
+impl RingDisk {
+    /// The directory must exist.
+    pub fn new(ring: Rc<Ring>, path: &Path) -> io::Result<RingDisk> {
+        let root = std::fs::File::open(path)?;
+        Ok(RingDisk { ring, root: Descriptor::new(OwnedFd::from(root)), path: path.into(), lanes: Rc::default() })
+    }
+
+    fn absolute(&self, path: &str) -> io::Result<PathBuf> {
+        let plain = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if plain { Ok(self.path.join(path)) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+}
+
+impl Disk for RingDisk {
+    type File = RingFile;
+
+    async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Rc<RingFile>> {
+        let flags = match mode {
+            OpenMode::Read => libc::O_RDONLY,
+            OpenMode::Write => libc::O_RDWR,
+            OpenMode::Create => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
+        };
+        let file = self.ring.open(&self.root, path, flags | libc::O_DIRECT | libc::O_NOFOLLOW).await?;
+        Ok(Rc::new(RingFile { ring: self.ring.clone(), file: Some(file), lanes: self.lanes.clone() }))
+    }
+
+    async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
+        let path = if directory.is_empty() { self.path.clone() } else { self.absolute(directory)? };
+        // Rare (start and clean-up), and the ring has no operation for it.
+        glommio::executor().spawn_blocking(move || names(&path)).await
+    }
+
+    async fn create_dir(&self, directory: &str) -> io::Result<()> {
+        let ends = directory.match_indices('/').map(|(at, _)| at).chain([directory.len()]);
+        for end in ends.filter(|end| *end > 0) {
+            match self.ring.make_dir(&self.root, &directory[..end]).await {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.ring.rename(&self.root, from, to).await
+    }
+
+    async fn remove(&self, path: &str) -> io::Result<()> {
+        self.ring.unlink(&self.root, path).await
+    }
+
+    async fn sync_dir(&self, directory: &str) -> io::Result<()> {
+        let directory = if directory.is_empty() { "." } else { directory };
+        let opened = self.ring.open(&self.root, directory, libc::O_RDONLY | libc::O_DIRECTORY).await?;
+        self.ring.sync(&opened).await
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let (total, available) = kernel::file_system_bytes(self.root.raw())?;
+        Ok(Space { total, available })
+    }
+
+    async fn breathe(&self) {
+        let executor = glommio::executor();
+        if self.ring.pressing() {
+            self.ring.nudge();
+            executor.yield_task_queue_now().await;
+        } else {
+            executor.yield_if_needed().await;
+        }
+    }
+}
+
+fn names(path: &Path) -> io::Result<Vec<(String, u64)>> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        // Names that are not text are not ours.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if metadata.is_dir() {
+            found.push((name + "/", 0));
+        } else {
+            found.push((name, metadata.len()));
+        }
+    }
+    Ok(found)
+}
+
+/// An open file.
+pub struct RingFile {
+    ring: Rc<Ring>,
+    /// Taken when the file is closed.
+    file: Option<Descriptor>,
+    lanes: Rc<Lanes>,
+}
+
+impl RingFile {
+    fn descriptor(&self) -> &Descriptor {
+        self.file.as_ref().expect("a file is open until it is dropped")
+    }
+}
+
+impl Drop for RingFile {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.ring.close_aside(file);
+        }
+    }
+}
+
+impl DiskFile for RingFile {
+    async fn read(&self, offset: u64, bytes: usize, lane: Lane) -> io::Result<PageBuffer> {
+        check_pages(offset, bytes)?;
+        let mut buffer = PageBuffer::zeroed(bytes);
+        let mut at = 0;
+        while at < bytes {
+            let piece = piece_bytes(lane).min(bytes - at);
+            let _turn = self.lanes.of(lane).enter().await;
+            let (back, result) = self.ring.read(self.descriptor(), offset + at as u64, buffer, at, piece).await;
+            buffer = back;
+            match result {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) if n.is_multiple_of(PAGE) => at += n,
+                // The file ends within a page.
+                Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(buffer)
+    }
+
+    async fn write(&self, offset: u64, buffer: PageBuffer, sync: Sync, lane: Lane) -> (PageBuffer, io::Result<()>) {
+        let bytes = buffer.len();
+        if let Err(e) = check_pages(offset, bytes) {
+            return (buffer, Err(e));
+        }
+        // A single access carries its own sync; several are followed by one.
+        let single = bytes <= piece_bytes(lane);
+        let advice = if single && sync == Sync::Data { Advice::Durable } else { Advice::Plain };
+        let (buffer, result) = self.write_pieces(offset, buffer, advice, lane).await;
+        if result.is_err() || single || sync == Sync::None {
+            return (buffer, result);
+        }
+        (buffer, self.ring.sync(self.descriptor()).await)
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        self.ring.sync(self.descriptor()).await
+    }
+
+    async fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.ring.allocate(self.descriptor(), bytes).await
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        kernel::file_bytes(self.descriptor().raw())
+    }
+}
+
+impl RingFile {
+    async fn write_pieces(
+        &self,
+        offset: u64,
+        mut buffer: PageBuffer,
+        advice: Advice,
+        lane: Lane,
+    ) -> (PageBuffer, io::Result<()>) {
+        let (mut at, bytes) = (0, buffer.len());
+        while at < bytes {
+            let piece = piece_bytes(lane).min(bytes - at);
+            let _turn = self.lanes.of(lane).enter().await;
+            let (back, result) =
+                self.ring.write(self.descriptor(), offset + at as u64, buffer, at, piece, advice).await;
+            buffer = back;
+            match result {
+                Ok(0) => return (buffer, Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) if n.is_multiple_of(PAGE) => at += n,
+                Ok(n) => {
+                    let cut = io::Error::new(io::ErrorKind::WriteZero, format!("{n} of {piece} bytes were written"));
+                    return (buffer, Err(cut));
+                }
+                Err(e) => return (buffer, Err(e)),
+            }
+        }
+        (buffer, Ok(()))
+    }
+}
+
+fn piece_bytes(lane: Lane) -> usize {
+    match lane {
+        Lane::Background => PIECE_BYTES,
+        Lane::Foreground | Lane::Log => ACCESS_BYTES_MAX,
+    }
+}
+
+fn check_pages(offset: u64, bytes: usize) -> io::Result<()> {
+    if offset.is_multiple_of(PAGE as u64) && bytes.is_multiple_of(PAGE) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes at {offset} are not whole pages")))
+}
+
+// ---- lanes -----------------------------------------------------------------------------------------------------
+
+struct Lanes {
+    foreground: Gate,
+    log: Gate,
+    background: Gate,
+}
+impl Default for Lanes {
+    fn default() -> Lanes {
+        Lanes { foreground: Gate::new(FOREGROUND_MAX), log: Gate::new(LOG_MAX), background: Gate::new(BACKGROUND_MAX) }
+    }
+}
+impl Lanes {
+    fn of(&self, lane: Lane) -> &Gate {
+        match lane {
+            Lane::Foreground => &self.foreground,
+            Lane::Log => &self.log,
+            Lane::Background => &self.background,
+        }
+    }
+}
+
+/// Lets so many in at once, in the order they came.
+struct Gate {
+    free: Cell<usize>,
+    /// Tickets of those who wait, in order.
+    waiting: RefCell<VecDeque<(u64, Option<Waker>)>>,
+    tickets: Cell<u64>,
+}
+
+impl Gate {
+    fn new(free: usize) -> Gate {
+        Gate { free: Cell::new(free), waiting: RefCell::default(), tickets: Cell::new(0) }
+    }
+
+    async fn enter(&self) -> Pass<'_> {
+        if self.free.get() > 0 && self.waiting.borrow().is_empty() {
+            self.free.set(self.free.get() - 1);
+            return Pass(self);
+        }
+        let ticket = self.tickets.get();
+        self.tickets.set(ticket + 1);
+        self.waiting.borrow_mut().push_back((ticket, None));
+        let place = Place { gate: self, ticket };
+        poll_fn(|cx| {
+            let mut waiting = self.waiting.borrow_mut();
+            if self.free.get() > 0 && waiting.front().is_some_and(|first| first.0 == ticket) {
+                waiting.pop_front();
+                self.free.set(self.free.get() - 1);
+                return Poll::Ready(());
+            }
+            if let Some(mine) = waiting.iter_mut().find(|w| w.0 == ticket) {
+                mine.1 = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+        std::mem::forget(place);
+        self.call_next();
+        Pass(self)
+    }
+
+    /// Wakes the first who waits, if there is room.
+    fn call_next(&self) {
+        let next = match self.free.get() {
+            0 => None,
+            _ => self.waiting.borrow_mut().front_mut().and_then(|first| first.1.take()),
+        };
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+}
+
+/// A place in the queue of a gate, given up when the wait is.
+struct Place<'a> {
+    gate: &'a Gate,
+    ticket: u64,
+}
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.gate.waiting.borrow_mut().retain(|w| w.0 != self.ticket);
+        self.gate.call_next();
+    }
+}
+
+/// The right to be at the device.
+struct Pass<'a>(&'a Gate);
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.0.free.set(self.0.free.get() + 1);
+        self.0.call_next();
+    }
+}

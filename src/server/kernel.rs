@@ -1,0 +1,233 @@
+//! System calls that neither std nor the ring makes, each behind a safe function. With `ring/` the only unsafe code.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::zeroed,
+    net::{IpAddr, SocketAddr},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    time::Duration,
+};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+// ---- eventfd ---------------------------------------------------------------------------------------------------
+
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // Safety: no pointers; the descriptor is new and ours.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?)) }
+}
+
+/// Sets the counter back to zero; fine if it is.
+pub fn drain_eventfd(eventfd: &OwnedFd) {
+    let mut count = 0u64;
+    // Safety: eight bytes of a local variable. An empty counter is an error that means nothing.
+    unsafe { libc::read(eventfd.as_raw_fd(), (&raw mut count).cast(), 8) };
+}
+
+/// Adds one to the counter.
+pub fn raise_eventfd(eventfd: &OwnedFd) {
+    let one = 1u64;
+    // Safety: eight bytes of a local variable. It fails only when the counter is full: then it is raised already.
+    unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), 8) };
+}
+
+// ---- sockets ---------------------------------------------------------------------------------------------------
+
+/// The address in the kernel's form, and its length in bytes.
+pub fn socket_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // Safety: all-zero is a valid storage; it is large and aligned enough for both forms written into it.
+    unsafe {
+        let mut storage: libc::sockaddr_storage = zeroed();
+        let bytes = match address {
+            SocketAddr::V4(v4) => {
+                let form = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as _,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                (&raw mut storage).cast::<libc::sockaddr_in>().write(form);
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                let form = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as _,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                (&raw mut storage).cast::<libc::sockaddr_in6>().write(form);
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        (storage, bytes as libc::socklen_t)
+    }
+}
+
+fn set_option(socket: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let bytes = size_of::<i32>() as libc::socklen_t;
+    // Safety: the value is a local of the stated length.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), bytes) }).map(drop)
+}
+
+fn stream_socket(ip: IpAddr) -> io::Result<OwnedFd> {
+    let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // Safety: no pointers; the descriptor is new and ours.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?)) }
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let (storage, bytes) = socket_address(address);
+    // Safety: storage is a local that holds `bytes` bytes of an address.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), bytes) }).map(drop)
+}
+
+/// Whether several listeners of this process share a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortUse {
+    Alone,
+    Shared,
+}
+
+/// A listening TCP socket.
+pub fn listen(address: SocketAddr, port_use: PortUse) -> io::Result<OwnedFd> {
+    let socket = stream_socket(address.ip())?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if port_use == PortUse::Shared {
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    bind(&socket, address)?;
+    // Safety: no pointers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), 4096) })?;
+    Ok(socket)
+}
+
+/// A TCP socket bound to this address, any port, to connect from.
+pub fn socket_from(source: IpAddr) -> io::Result<OwnedFd> {
+    let socket = stream_socket(source)?;
+    // The port is chosen when connecting, so that many connections may share one.
+    set_option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    bind(&socket, SocketAddr::new(source, 0))?;
+    set_nodelay(&socket)?;
+    Ok(socket)
+}
+
+pub fn set_nodelay(socket: &OwnedFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+/// Unacknowledged bytes for so long, or no answer to a connect for so long, break the connection.
+pub fn set_user_timeout(socket: &OwnedFd, after: Duration) -> io::Result<()> {
+    let milliseconds = i32::try_from(after.as_millis()).unwrap_or(i32::MAX);
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, milliseconds)
+}
+
+/// Ends a connection in both directions; what waits on it completes.
+pub fn shutdown(socket: i32, how: i32) {
+    // Safety: no pointers. A connection that is gone already is as good.
+    unsafe { libc::shutdown(socket, how) };
+}
+
+// ---- files -----------------------------------------------------------------------------------------------------
+
+pub fn file_bytes(file: i32) -> io::Result<u64> {
+    // Safety: the kernel fills a local structure of the right type.
+    unsafe {
+        let mut status: libc::stat = zeroed();
+        check(libc::fstat(file, &raw mut status))?;
+        Ok(status.st_size as u64)
+    }
+}
+
+/// Total and available bytes of the file system that holds an open file.
+pub fn file_system_bytes(file: i32) -> io::Result<(u64, u64)> {
+    // Safety: as above.
+    unsafe {
+        let mut status: libc::statvfs = zeroed();
+        check(libc::fstatvfs(file, &raw mut status))?;
+        Ok((status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize))
+    }
+}
+
+/// Whether the path lies on a file system that keeps files in memory only.
+pub fn is_memory_file_system(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // Safety: the path ends with zero, the kernel fills a local structure of the right type.
+    let kind = unsafe {
+        let mut status: libc::statfs = zeroed();
+        check(libc::statfs(path.as_ptr(), &raw mut status))?;
+        status.f_type as i64
+    };
+    const RAMFS: i64 = 0x8584_58f6;
+    Ok(kind == libc::TMPFS_MAGIC as i64 || kind == RAMFS)
+}
+
+// ---- process and threads ---------------------------------------------------------------------------------------
+
+/// CPU time of the calling thread.
+pub fn thread_cpu_time() -> Duration {
+    // Safety: the kernel fills a local structure.
+    unsafe {
+        let mut time: libc::timespec = zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+}
+
+/// The CPU that the calling thread runs on just now.
+pub fn current_cpu() -> Option<usize> {
+    // Safety: no pointers.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
+/// CPUs that this process may use, ascending.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // Safety: the kernel fills a local set of the stated size; CPU_ISSET reads within it.
+    unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        check(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set))?;
+        Ok((0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect())
+    }
+}
+
+/// Bytes of memory that may be locked, soft limit.
+pub fn memory_lock_limit() -> io::Result<u64> {
+    // Safety: the kernel fills a local structure.
+    unsafe {
+        let mut limit: libc::rlimit = zeroed();
+        check(libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit))?;
+        Ok(limit.rlim_cur)
+    }
+}
+
+/// Raises the soft limits of locked memory and open files to their hard limits; says how many files may be open.
+pub fn raise_limits() -> io::Result<u64> {
+    let raise = |which| {
+        // Safety: local structures only.
+        unsafe {
+            let mut limit: libc::rlimit = zeroed();
+            check(libc::getrlimit(which, &raw mut limit))?;
+            limit.rlim_cur = limit.rlim_max;
+            check(libc::setrlimit(which, &raw const limit))?;
+            io::Result::Ok(limit.rlim_cur)
+        }
+    };
+    raise(libc::RLIMIT_MEMLOCK)?;
+    raise(libc::RLIMIT_NOFILE)
+}
+
+/// Bytes of memory that the process has in RAM.
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}

@@ -1,0 +1,372 @@
+//! A core's own io_uring: every socket and file operation of a shard, submitted together once a turn.
+//!
+//! Why beside the executor's rings: all that one turn of the core wants goes to the kernel in one system call, and
+//! completions are run when this core asks for them (DEFER_TASKRUN), not in the middle of its work.
+//!
+//! How: an operation is a future that owns everything the kernel was given the address of. [`Ring::drive`], one
+//! long-lived task, submits what has gathered, sees completions and wakes the futures. With nothing to do it sleeps on
+//! the ring's eventfd through the executor, and only then does the kernel signal it.
+//!
+//! Invariants:
+//! - What the kernel may still write to or read from is never freed: a future that is dropped early leaves its payload
+//!   in the ring until the completion has been seen; a ring dropped with operations in flight leaks their payloads.
+//! - A descriptor named by an operation stays open until its completion: payloads hold a [`Descriptor`].
+//! - The ring is used by one thread, the one that made it.
+
+mod files;
+mod operation;
+mod slots;
+mod sockets;
+mod timer;
+
+pub use files::Advice;
+pub use sockets::{Pieces, Readiness, Receiving, SEND_PIECES_MAX};
+
+use glommio::io::{PollState, PollableFd};
+use io_uring::{IoUring, opcode, squeue};
+use operation::{Operation, Orphan};
+use slots::{Key, Slots};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    task::{Context, Poll, Waker},
+};
+
+/// Entries that one turn can submit at once; more wait for a second system call.
+const SUBMISSIONS: u32 = 512;
+/// Completions that fit before the kernel keeps a list of its own.
+const COMPLETIONS: u32 = 4096;
+/// Completion of an operation nobody waits for (cancellations).
+const NOBODY: u64 = u64::MAX;
+
+/// An open file or socket, closed with its last holder. Operations in flight are holders.
+#[derive(Clone, Debug)]
+pub struct Descriptor(Rc<OwnedFd>);
+
+impl Descriptor {
+    pub fn new(fd: OwnedFd) -> Descriptor {
+        Descriptor(Rc::new(fd))
+    }
+    pub fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+    pub fn owned(&self) -> &OwnedFd {
+        &self.0
+    }
+    /// The descriptor itself, when nobody else holds it.
+    fn into_owned(self) -> Option<OwnedFd> {
+        Rc::try_unwrap(self.0).ok()
+    }
+}
+
+/// What the ring has done, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RingCounters {
+    /// System calls that submitted or collected.
+    pub enters: u64,
+    pub operations: u64,
+    /// Times that the ring slept until its eventfd spoke.
+    pub sleeps: u64,
+}
+
+/// Work that reaches a core past its ring: what other cores have put into its queues.
+pub trait Company {
+    /// Takes in what has come; says how much. Called once a turn.
+    fn turn(&self) -> usize;
+    /// Whether nothing waits. Called before the core sleeps, after its bell has been armed.
+    fn quiet(&self) -> bool;
+}
+
+/// Wakes a core from another thread. Ringing costs a system call only when the core sleeps.
+#[derive(Clone)]
+pub struct Bell(Arc<BellState>);
+
+struct BellState {
+    asleep: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl Bell {
+    /// To be called after something was put where the core's [`Company`] looks.
+    pub fn ring(&self) {
+        // Pairs with the fence before the last look: either the core sees what was put there, or we see it asleep.
+        fence(Ordering::SeqCst);
+        if self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::Relaxed) {
+            super::kernel::raise_eventfd(&self.0.eventfd);
+        }
+    }
+}
+
+pub struct Ring {
+    state: RefCell<State>,
+    bell: Bell,
+    counters: Cell<RingCounters>,
+    stopped: Cell<bool>,
+}
+
+struct State {
+    uring: IoUring,
+    slots: Slots,
+    /// Entries that found the submission queue full.
+    backlog: VecDeque<squeue::Entry>,
+    /// The driver, while it sleeps.
+    driver: Option<Waker>,
+}
+
+/// What one turn did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Turn {
+    completed: usize,
+    /// Something could not be submitted or collected yet.
+    more: bool,
+}
+
+impl Ring {
+    /// A ring for the calling thread. Fails when the kernel is older than 6.1, or forbids io_uring.
+    pub fn new() -> io::Result<Rc<Ring>> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let eventfd = super::kernel::eventfd()?;
+        uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        let state = State { uring, slots: Slots::default(), backlog: VecDeque::new(), driver: None };
+        let ring = Ring {
+            state: RefCell::new(state),
+            bell: Bell(Arc::new(BellState { asleep: AtomicBool::new(false), eventfd })),
+            counters: Cell::default(),
+            stopped: Cell::new(false),
+        };
+        ring.state.borrow_mut().uring.completion().disable_eventfd();
+        Ok(Rc::new(ring))
+    }
+
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
+    }
+
+    pub fn counters(&self) -> RingCounters {
+        self.counters.get()
+    }
+
+    /// Operations in flight.
+    pub fn in_flight(&self) -> usize {
+        self.state.borrow().slots.in_flight()
+    }
+
+    /// Whether completions wait to be collected: a long computation should let the core turn.
+    pub fn pressing(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.uring.submission().taskrun() || !state.uring.completion().is_empty()
+    }
+
+    /// Wakes the driver if it sleeps.
+    pub fn nudge(&self) {
+        let driver = self.state.borrow_mut().driver.take();
+        if let Some(waker) = driver {
+            waker.wake();
+        }
+    }
+
+    /// Ends [`Ring::drive`] at its next turn, whatever is in flight.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.nudge();
+    }
+
+    /// Runs the ring until [`Ring::stop`]. An error means that the ring is unusable.
+    pub async fn drive(self: Rc<Ring>, company: impl Company) -> io::Result<()> {
+        let eventfd = PollableFd::new(self.bell.0.eventfd.try_clone()?).map_err(io::Error::other)?;
+        let mut armed = PollState::new();
+        while !self.stopped.get() {
+            let turn = self.turn()?;
+            let came = company.turn();
+            if turn.completed > 0 || turn.more || came > 0 {
+                glommio::executor().yield_now().await;
+                continue;
+            }
+            let mut slept = false;
+            let woken = poll_fn(|cx| {
+                let awake = self.poll_asleep(cx, &company, &eventfd, &mut armed);
+                slept |= awake.is_pending();
+                awake
+            })
+            .await;
+            self.bell.0.asleep.store(false, Ordering::Relaxed);
+            self.state.borrow_mut().uring.completion().disable_eventfd();
+            woken?;
+            if !slept {
+                // Something came at the last moment, or another core's queue is full: others run first.
+                glommio::executor().yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when there is something to submit, to collect or to take in.
+    fn poll_asleep(
+        &self,
+        cx: &mut Context<'_>,
+        company: &impl Company,
+        eventfd: &PollableFd<OwnedFd>,
+        armed: &mut PollState,
+    ) -> Poll<io::Result<()>> {
+        {
+            let mut state = self.state.borrow_mut();
+            // The order matters here and below: whoever has something for us looks at the flag after he has put it.
+            state.uring.completion().enable_eventfd();
+            self.bell.0.asleep.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            let pending = !state.uring.submission().is_empty()
+                || !state.backlog.is_empty()
+                || state.uring.submission().taskrun()
+                || !state.uring.completion().is_empty();
+            if pending || self.stopped.get() || !company.quiet() {
+                return Poll::Ready(Ok(()));
+            }
+            state.driver = Some(cx.waker().clone());
+        }
+        match eventfd.poll_readable(cx, armed) {
+            Poll::Pending => {
+                self.count(|c| c.sleeps += 1);
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                super::kernel::drain_eventfd(&self.bell.0.eventfd);
+                Poll::Ready(result.map_err(io::Error::other))
+            }
+        }
+    }
+
+    /// Submits all that has gathered in one system call, then hands out completions.
+    fn turn(&self) -> io::Result<Turn> {
+        let mut wakers: Vec<Waker> = Vec::new();
+        let mut orphans: Vec<(Box<dyn Orphan>, i32)> = Vec::new();
+        let more = {
+            let state = &mut *self.state.borrow_mut();
+            state.refill();
+            let pressing = {
+                let submission = state.uring.submission();
+                !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+            };
+            if pressing {
+                self.count(|c| c.enters += 1);
+                match state.uring.submit() {
+                    Ok(_) => {}
+                    // Signals, and a full completion queue: collect and come back.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            let State { uring, slots, .. } = state;
+            for completion in uring.completion() {
+                if completion.user_data() != NOBODY {
+                    slots.complete(
+                        Key::from_bits(completion.user_data()),
+                        completion.result(),
+                        &mut wakers,
+                        &mut orphans,
+                    );
+                }
+            }
+            !state.backlog.is_empty() || !state.uring.submission().is_empty()
+        };
+        let completed = wakers.len() + orphans.len();
+        // Outside the borrow: what is dropped or woken may come back to the ring.
+        wakers.into_iter().for_each(Waker::wake);
+        orphans.into_iter().for_each(|(orphan, result)| orphan.completed(result));
+        Ok(Turn { completed, more })
+    }
+
+    fn count(&self, change: impl FnOnce(&mut RingCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// Puts an entry in the queue under a new key.
+    ///
+    /// Safety: all that the entry points to must live, unmoved, until its completion has been handed out.
+    unsafe fn start(&self, entry: squeue::Entry) -> Key {
+        self.count(|c| c.operations += 1);
+        let (key, driver) = {
+            let mut state = self.state.borrow_mut();
+            let key = state.slots.take();
+            state.push(entry.user_data(key.to_bits()));
+            (key, state.driver.take())
+        };
+        if let Some(waker) = driver {
+            waker.wake();
+        }
+        key
+    }
+
+    fn cancel(&self, key: Key) {
+        let driver = {
+            let mut state = self.state.borrow_mut();
+            state.push(opcode::AsyncCancel::new(key.to_bits()).build().user_data(NOBODY));
+            state.driver.take()
+        };
+        if let Some(waker) = driver {
+            waker.wake();
+        }
+    }
+
+    fn poll_result(&self, key: Key, waker: &Waker) -> Poll<i32> {
+        self.state.borrow_mut().slots.poll(key, waker)
+    }
+
+    /// Keeps the payload of an operation whose future is gone, or gives it back when its completion is already here.
+    fn abandon(&self, key: Key, orphan: Box<dyn Orphan>, cancel: bool) {
+        let (done, driver) = {
+            let mut state = self.state.borrow_mut();
+            let done = state.slots.abandon(key, orphan);
+            if done.is_none() && cancel {
+                state.push(opcode::AsyncCancel::new(key.to_bits()).build().user_data(NOBODY));
+            }
+            (done, state.driver.take())
+        };
+        if let Some(waker) = driver {
+            waker.wake();
+        }
+        if let Some((orphan, result)) = done {
+            orphan.completed(result);
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, entry: squeue::Entry) {
+        // Safety: promised by the caller of `Ring::start`; cancellations point to nothing.
+        if !self.backlog.is_empty() || unsafe { self.uring.submission().push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+    fn refill(&mut self) {
+        while let Some(entry) = self.backlog.front() {
+            // Safety: as in `push`.
+            if unsafe { self.uring.submission().push(entry) }.is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel cancels what is in flight some time after the ring is closed; until then it may write.
+        self.state.get_mut().slots.leak();
+    }
+}

@@ -1,0 +1,446 @@
+//! The parts that messages of clients and peers share: requests, responses, heads with their values, members.
+//!
+//! `put_*` writes a part into a flatbuffer, `take_*` reads and checks it.
+
+use super::{Frame, Trust, WireError, frame::BodyReader, generated as fb};
+use crate::{
+    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, FRAME_VALUES_MAX, MEMBERS_MAX, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    protocol::{
+        message::{Answer, Operation, Request, Response},
+        versions::{Actor, Context, Dot, Entry, Head, Siblings, Values, VersionVector},
+    },
+    types::{
+        Address, Consistency, ErrorCode, Failure, Instant, Key, Level, Media, Member, MemberState, NodeId, Outcome,
+        Ports, ShardId, Token, Value, WriteId,
+    },
+};
+use bytes::Bytes;
+use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+pub(super) type Builder = FlatBufferBuilder<'static>;
+type Offset<T> = WIPOffset<T>;
+type ByteVector = Offset<Vector<'static, u8>>;
+type Tables<T> = Vector<'static, ForwardsUOffset<T>>;
+
+/// Entries of a clock that a server may send: what a merge makes of two full ones.
+const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
+
+// ---- addresses ------------------------------------------------------------------------------------------------
+
+pub(super) fn pack_address(address: Address) -> u64 {
+    address.node.0 << 16 | u64::from(address.shard.0)
+}
+/// Any bits are an address; node 0 stands for whoever answers.
+pub(super) fn unpack_address(packed: u64) -> Address {
+    Address { node: NodeId(packed >> 16), shard: ShardId(packed as u16) }
+}
+/// The id of a node: 48 bits, not 0.
+pub(super) fn take_node(number: u64) -> Result<NodeId, WireError> {
+    if (1..=NodeId::MAX).contains(&number) { Ok(NodeId(number)) } else { Err(WireError::Field("node id")) }
+}
+pub(super) fn put_ip(builder: &mut Builder, ip: IpAddr) -> ByteVector {
+    match ip {
+        IpAddr::V4(ip) => builder.create_vector(&ip.octets()),
+        IpAddr::V6(ip) => builder.create_vector(&ip.octets()),
+    }
+}
+pub(super) fn take_ip(bytes: &[u8]) -> Result<IpAddr, WireError> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Ok(IpAddr::V4(Ipv4Addr::from(octets)));
+    }
+    let octets = <[u8; 16]>::try_from(bytes).map_err(|_| WireError::Field("ip"))?;
+    Ok(IpAddr::V6(Ipv6Addr::from(octets)))
+}
+
+// ---- keys, contexts, heads -------------------------------------------------------------------------------------
+
+pub(super) fn put_bytes(builder: &mut Builder, bytes: &[u8]) -> ByteVector {
+    builder.create_vector(bytes)
+}
+pub(super) fn take_key(frame: &Frame, key: Vector<'_, u8>) -> Result<Key, WireError> {
+    Ok(Key::new(frame.share(key.bytes()))?)
+}
+fn put_clock(builder: &mut Builder, clock: &VersionVector) -> Offset<Vector<'static, fb::Dot>> {
+    builder.create_vector_from_iter(clock.entries().iter().map(|d| fb::Dot::new(d.actor.0, d.counter)))
+}
+fn take_dot(dot: &fb::Dot) -> Dot {
+    Dot { actor: Actor(dot.actor()), counter: dot.counter() }
+}
+fn take_clock(dots: Option<Vector<'_, fb::Dot>>, max: usize) -> Result<Option<VersionVector>, WireError> {
+    let Some(dots) = dots else { return Ok(None) };
+    if dots.len() > max {
+        return Err(WireError::Context);
+    }
+    let mut last = None;
+    let mut clock = VersionVector::new();
+    for dot in dots.iter().map(take_dot) {
+        if dot.counter == 0 || last.is_some_and(|l| l >= dot.actor) {
+            return Err(WireError::Context);
+        }
+        last = Some(dot.actor);
+        clock.record(dot);
+    }
+    Ok(Some(clock))
+}
+fn put_dots(builder: &mut Builder, context: &Context) -> Option<Offset<Vector<'static, fb::Dot>>> {
+    let dots = context.dots.iter().map(|d| fb::Dot::new(d.actor.0, d.counter));
+    (!context.dots.is_empty()).then(|| builder.create_vector_from_iter(dots))
+}
+fn take_context(clock: VersionVector, dots: Option<Vector<'_, fb::Dot>>) -> Result<Context, WireError> {
+    let mut context = Context::from(clock);
+    let Some(dots) = dots else { return Ok(context) };
+    if dots.len() > CONTEXT_DOTS_MAX {
+        return Err(WireError::Context);
+    }
+    for dot in dots.iter().map(take_dot) {
+        if dot.counter == 0 || context.covers(dot) || context.dots.last().is_some_and(|l| *l >= dot) {
+            return Err(WireError::Context);
+        }
+        context.dots.push(dot);
+    }
+    Ok(context)
+}
+fn put_media(builder: &mut Builder, media: &Media) -> Option<Offset<&'static str>> {
+    match media {
+        Media::Json => None,
+        Media::Raw(kind) => Some(builder.create_string(kind)),
+    }
+}
+fn take_media(media: Option<&str>) -> Result<Media, WireError> {
+    media.map_or(Ok(Media::Json), |kind| Ok(Media::raw(kind)?))
+}
+
+/// The head of siblings, for a peer. Their values go after the flatbuffer.
+pub(super) fn put_siblings(builder: &mut Builder, siblings: &Siblings) -> Result<ByteVector, WireError> {
+    check_siblings(siblings)?;
+    put_head(builder, &siblings.head)
+}
+pub(super) fn put_head(builder: &mut Builder, head: &Head) -> Result<ByteVector, WireError> {
+    if head.clock.len() > MERGED_CLOCK_ENTRIES_MAX || head.entries.len() > FRAME_VALUES_MAX {
+        return Err(WireError::Unsendable("more siblings or actors than a head may have"));
+    }
+    Ok(builder.create_vector(&head.encode()))
+}
+fn check_siblings(siblings: &Siblings) -> Result<(), WireError> {
+    let fits = siblings.head.entries.len() == siblings.values.len()
+        && siblings.head.entries.iter().zip(&siblings.values).all(|(e, v)| e.bytes as usize == v.len());
+    if fits { Ok(()) } else { Err(WireError::Unsendable("a head whose values are not those that it states")) }
+}
+pub(super) fn take_siblings(
+    head: Option<Vector<'_, u8>>,
+    body: &mut BodyReader<'_>,
+    trust: Trust,
+) -> Result<Siblings, WireError> {
+    take_values(take_head(head)?, body, trust)
+}
+pub(super) fn take_head(head: Option<Vector<'_, u8>>) -> Result<Head, WireError> {
+    Ok(Head::decode(head.ok_or(WireError::Field("head"))?.bytes())?)
+}
+fn take_values(head: Head, body: &mut BodyReader<'_>, trust: Trust) -> Result<Siblings, WireError> {
+    let values = head.entries.iter().map(|e| body.take(e.bytes)).collect::<Result<Values, _>>()?;
+    let siblings = Siblings { head, values };
+    if trust == Trust::Verify {
+        siblings.verify()?;
+    }
+    Ok(siblings)
+}
+
+// ---- requests --------------------------------------------------------------------------------------------------
+
+pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Offset<fb::Request<'static>> {
+    let key = Some(put_bytes(builder, request.key.as_bytes()));
+    let (level, count) = match request.consistency.level {
+        None => (0, 0),
+        Some(Level::One) => (1, 0),
+        Some(Level::Quorum) => (2, 0),
+        Some(Level::All) => (3, 0),
+        Some(Level::Count(count)) => (4, count),
+    };
+    let sloppy = request.consistency.sloppy.map_or(0, |s| 1 + u8::from(s));
+    let base = fb::RequestArgs { key, level, count, sloppy, ..Default::default() };
+    let args = match &request.operation {
+        Operation::Get => fb::RequestArgs { operation: 1, ..base },
+        Operation::Put { context, value, write_id } => fb::RequestArgs {
+            operation: 2,
+            context: context.as_ref().map(|c| put_clock(builder, &c.clock)),
+            context_dots: context.as_ref().and_then(|c| put_dots(builder, c)),
+            media: put_media(builder, &value.media),
+            bytes: value.bytes.len() as u32,
+            checksum: value.checksum,
+            write_id: write_id.0,
+            ..base
+        },
+        Operation::Delete { context, write_id } => fb::RequestArgs {
+            operation: 3,
+            context: context.as_ref().map(|c| put_clock(builder, &c.clock)),
+            context_dots: context.as_ref().and_then(|c| put_dots(builder, c)),
+            write_id: write_id.0,
+            ..base
+        },
+    };
+    fb::Request::create(builder, &args)
+}
+
+/// The value that goes with a request.
+pub(super) fn request_value(request: &Request) -> Option<&Bytes> {
+    match &request.operation {
+        Operation::Put { value, .. } => Some(&value.bytes),
+        Operation::Get | Operation::Delete { .. } => None,
+    }
+}
+
+pub(super) fn take_request(
+    frame: &Frame,
+    request: fb::Request<'_>,
+    deadline: Instant,
+    trust: Trust,
+) -> Result<Request, WireError> {
+    let key = take_key(frame, request.key())?;
+    let level = match request.level() {
+        0 => None,
+        1 => Some(Level::One),
+        2 => Some(Level::Quorum),
+        3 => Some(Level::All),
+        4 => Some(Level::Count(request.count())),
+        _ => return Err(WireError::Field("level")),
+    };
+    let sloppy = match request.sloppy() {
+        0 => None,
+        1 => Some(false),
+        2 => Some(true),
+        _ => return Err(WireError::Field("sloppy")),
+    };
+    let context = take_clock(request.context(), CLOCK_ENTRIES_MAX)?;
+    let context = context.map(|clock| take_context(clock, request.context_dots())).transpose()?;
+    let write_id = WriteId(request.write_id());
+    let mut body = frame.body();
+    let operation = match request.operation() {
+        1 => Operation::Get,
+        2 => {
+            let bytes = body.take(request.bytes())?;
+            let value = Value { media: take_media(request.media())?, bytes, checksum: request.checksum() };
+            if trust == Trust::Verify {
+                value.verify()?;
+            }
+            Operation::Put { context, value, write_id }
+        }
+        3 => Operation::Delete { context, write_id },
+        _ => return Err(WireError::Field("operation")),
+    };
+    body.finish()?;
+    Ok(Request { key, operation, consistency: Consistency { level, sloppy }, deadline })
+}
+
+// ---- responses -------------------------------------------------------------------------------------------------
+
+/// To whom a response goes: a peer gets whole heads, a client what it needs of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    Peer,
+    Client { ring_digest: u64 },
+}
+
+pub(super) fn put_response(
+    builder: &mut Builder,
+    response: &Response,
+    reader: Reader,
+) -> Result<Offset<fb::Response<'static>>, WireError> {
+    let ring_digest = match reader {
+        Reader::Peer => 0,
+        Reader::Client { ring_digest } => ring_digest,
+    };
+    let base = fb::ResponseArgs { ring_digest, ..Default::default() };
+    let args = match response {
+        Ok(Answer::Got(siblings)) if reader == Reader::Peer => {
+            fb::ResponseArgs { result: 1, head: Some(put_siblings(builder, siblings)?), ..base }
+        }
+        Ok(Answer::Got(siblings)) => fb::ResponseArgs {
+            result: 1,
+            siblings: Some(put_entries(builder, siblings)?),
+            context: Some(put_clock(builder, &siblings.head.clock)),
+            ..base
+        },
+        Ok(Answer::Written(context)) => fb::ResponseArgs {
+            result: 2,
+            context: Some(put_clock(builder, &context.clock)),
+            context_dots: put_dots(builder, context),
+            ..base
+        },
+        Err(failure) => fb::ResponseArgs { result: 3, failure: Some(put_failure(builder, failure)), ..base },
+    };
+    Ok(fb::Response::create(builder, &args))
+}
+
+fn put_entries(builder: &mut Builder, siblings: &Siblings) -> Result<Offset<Tables<fb::Sibling<'static>>>, WireError> {
+    check_siblings(siblings)?;
+    let entries: Vec<_> = siblings.head.entries.iter().map(|entry| put_entry(builder, entry)).collect();
+    Ok(builder.create_vector(&entries))
+}
+fn put_entry(builder: &mut Builder, entry: &Entry) -> Offset<fb::Sibling<'static>> {
+    let media = put_media(builder, &entry.media);
+    let dot = fb::Dot::new(entry.dot.actor.0, entry.dot.counter);
+    let args = fb::SiblingArgs {
+        dot: Some(&dot),
+        write_id: entry.write_id.0,
+        media,
+        bytes: entry.bytes,
+        checksum: entry.checksum,
+    };
+    fb::Sibling::create(builder, &args)
+}
+fn put_failure(builder: &mut Builder, failure: &Failure) -> Offset<fb::Failure<'static>> {
+    let args = fb::FailureArgs {
+        detail: Some(builder.create_string(&failure.detail)),
+        code: failure.code as u8,
+        outcome: match failure.outcome {
+            Outcome::NotApplied => 1,
+            Outcome::Unknown => 2,
+        },
+        acks: failure.acks,
+        needed: failure.needed,
+    };
+    fb::Failure::create(builder, &args)
+}
+
+/// The values that go with a response.
+pub(super) fn response_values(response: &Response) -> &[Bytes] {
+    match response {
+        Ok(Answer::Got(siblings)) => &siblings.values,
+        Ok(Answer::Written(_)) | Err(_) => &[],
+    }
+}
+
+pub(super) fn take_response(frame: &Frame, response: fb::Response<'_>, trust: Trust) -> Result<Response, WireError> {
+    let mut body = frame.body();
+    let context = take_clock(response.context(), MERGED_CLOCK_ENTRIES_MAX);
+    let taken = match response.result() {
+        1 if response.head().is_some() => Ok(Answer::Got(take_siblings(response.head(), &mut body, trust)?)),
+        1 => {
+            let clock = context?.ok_or(WireError::Field("context"))?;
+            Ok(Answer::Got(take_values(take_entries(response, clock)?, &mut body, trust)?))
+        }
+        2 => {
+            let clock = context?.ok_or(WireError::Field("context"))?;
+            Ok(Answer::Written(take_context(clock, response.context_dots())?))
+        }
+        3 => Err(take_failure(response.failure().ok_or(WireError::Field("failure"))?)?),
+        _ => return Err(WireError::Field("result")),
+    };
+    body.finish()?;
+    Ok(taken)
+}
+
+/// The head that a client sees: without the memory of superseded writes.
+fn take_entries(response: fb::Response<'_>, clock: VersionVector) -> Result<Head, WireError> {
+    let siblings = response.siblings().ok_or(WireError::Field("siblings"))?;
+    if siblings.len() > FRAME_VALUES_MAX {
+        return Err(WireError::Field("siblings"));
+    }
+    let mut head = Head { clock, ..Head::default() };
+    for sibling in siblings.iter() {
+        let dot = take_dot(sibling.dot());
+        let ordered = head.entries.last().is_none_or(|l| l.dot < dot);
+        if !ordered || dot.counter == 0 || !head.clock.covers(dot) {
+            return Err(WireError::Field("siblings"));
+        }
+        head.entries.push(Entry {
+            dot,
+            write_id: WriteId(sibling.write_id()),
+            media: take_media(sibling.media())?,
+            bytes: sibling.bytes(),
+            checksum: sibling.checksum(),
+        });
+    }
+    Ok(head)
+}
+
+fn take_failure(failure: fb::Failure<'_>) -> Result<Failure, WireError> {
+    let outcome = match failure.outcome() {
+        1 => Outcome::NotApplied,
+        2 => Outcome::Unknown,
+        _ => return Err(WireError::Field("outcome")),
+    };
+    Ok(Failure {
+        code: ErrorCode::from_number(failure.code()).ok_or(WireError::Field("error code"))?,
+        outcome,
+        detail: failure.detail().unwrap_or_default().to_owned(),
+        acks: failure.acks(),
+        needed: failure.needed(),
+    })
+}
+
+// ---- members ---------------------------------------------------------------------------------------------------
+
+pub(super) fn put_members<'m>(
+    builder: &mut Builder,
+    members: impl ExactSizeIterator<Item = &'m Member>,
+) -> Result<Offset<Tables<fb::Member<'static>>>, WireError> {
+    if members.len() > MEMBERS_MAX {
+        return Err(WireError::Unsendable("more members than a cluster may have"));
+    }
+    let members: Vec<_> = members.map(|m| put_member(builder, m)).collect();
+    Ok(builder.create_vector(&members))
+}
+pub(super) fn put_member(builder: &mut Builder, member: &Member) -> Offset<fb::Member<'static>> {
+    let args = fb::MemberArgs {
+        ip: Some(put_ip(builder, member.ip)),
+        tokens: Some(builder.create_vector_from_iter(member.tokens.iter().map(|t| t.0))),
+        id: member.id.0,
+        http_port: member.ports.http,
+        client_port: member.ports.client,
+        peer_port: member.ports.peer,
+        shards: member.shards,
+        slices: member.slices,
+        state: member.state as u8,
+        generation: member.generation,
+        revision: member.revision,
+        heartbeat: member.heartbeat,
+    };
+    fb::Member::create(builder, &args)
+}
+
+pub(super) fn take_members(members: Vector<'_, ForwardsUOffset<fb::Member<'_>>>) -> Result<Vec<Member>, WireError> {
+    if members.len() > MEMBERS_MAX {
+        return Err(WireError::Field("members"));
+    }
+    members.iter().map(take_member).collect()
+}
+pub(super) fn take_member(member: fb::Member<'_>) -> Result<Member, WireError> {
+    let tokens = member.tokens();
+    if tokens.len() > VNODES_MAX {
+        return Err(WireError::Field("tokens"));
+    }
+    let tokens: Arc<[Token]> = tokens.iter().map(Token).collect();
+    if tokens.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(WireError::Field("tokens"));
+    }
+    let (shards, slices) = (member.shards(), member.slices());
+    if !(1..=SHARDS_MAX).contains(&usize::from(shards)) || !(1..=SLICES_MAX).contains(&usize::from(slices)) {
+        return Err(WireError::Field("shards or slices"));
+    }
+    let ports = Ports { http: member.http_port(), client: member.client_port(), peer: member.peer_port() };
+    if ports.client.checked_add(shards - 1).is_none() || ports.peer.checked_add(shards - 1).is_none() {
+        return Err(WireError::Field("ports"));
+    }
+    Ok(Member {
+        id: take_node(member.id())?,
+        ip: take_ip(member.ip().bytes())?,
+        ports,
+        shards,
+        slices,
+        tokens,
+        state: take_state(member.state())?,
+        generation: member.generation(),
+        revision: member.revision(),
+        heartbeat: member.heartbeat(),
+    })
+}
+fn take_state(number: u8) -> Result<MemberState, WireError> {
+    use MemberState::*;
+    let states = [Joining, Up, Leaving, Left, Removed];
+    states.into_iter().find(|s| *s as u8 == number).ok_or(WireError::Field("member state"))
+}

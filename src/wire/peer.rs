@@ -1,0 +1,368 @@
+//! Messages between cores, of one node or of two.
+
+use super::{
+    Frame, FrameEncoder, Kind, Pieces, Trust, WireError,
+    fields::{self, Builder, Reader},
+    frame::{Label, micros_left},
+    generated as fb,
+};
+use crate::{
+    limits::MEMBERS_MAX,
+    protocol::message::{Depth, DigestEntry, Envelope, Fetched, Message, News, Purpose, Refusal},
+    types::{Instant, NodeId, Ports, ShardId},
+};
+use bytes::Bytes;
+use flatbuffers::{ForwardsUOffset, Vector, WIPOffset};
+use std::net::IpAddr;
+
+// ---- hello -----------------------------------------------------------------------------------------------------
+
+/// What a connection between nodes is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum ConnectionPurpose {
+    /// Messages from core to core.
+    Messages = 1,
+    /// The first words of a newcomer: it knows an address, not yet who answers there.
+    Seed = 2,
+}
+
+/// First frame of a connection between nodes, sent by both sides at once: who is at this end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerHello {
+    /// Highest peer revision that the sender speaks; the lesser of the two is used.
+    pub revision: u16,
+    /// Feature bits; the intersection is used.
+    pub features: u64,
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub generation: u64,
+    pub ip: IpAddr,
+    pub ports: Ports,
+    /// Said by the side that connects; the other side echoes it.
+    pub purpose: ConnectionPurpose,
+}
+
+pub fn encode_peer_hello(encoder: &mut FrameEncoder, hello: &PeerHello) -> Result<Pieces, WireError> {
+    let builder = encoder.start();
+    let args = fb::PeerHelloArgs {
+        ip: Some(fields::put_ip(builder, hello.ip)),
+        revision: hello.revision,
+        features: hello.features,
+        node: hello.node.0,
+        shard: hello.shard.0,
+        generation: hello.generation,
+        http_port: hello.ports.http,
+        client_port: hello.ports.client,
+        peer_port: hello.ports.peer,
+        purpose: hello.purpose as u8,
+    };
+    let root = fb::PeerHello::create(builder, &args);
+    encoder.finish(Label { kind: Kind::PeerHello, exchange: 0, left: 0 }, root, [].iter())
+}
+
+pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, WireError> {
+    if frame.kind() != Kind::PeerHello {
+        return Err(WireError::UnexpectedKind(frame.kind() as u16));
+    }
+    let hello = frame.root::<fb::PeerHello>()?;
+    frame.body().finish()?;
+    let purpose = match hello.purpose() {
+        1 => ConnectionPurpose::Messages,
+        2 => ConnectionPurpose::Seed,
+        _ => return Err(WireError::Field("purpose")),
+    };
+    Ok(PeerHello {
+        revision: hello.revision(),
+        features: hello.features(),
+        node: fields::take_node(hello.node())?,
+        shard: ShardId(hello.shard()),
+        generation: hello.generation(),
+        ip: fields::take_ip(hello.ip().bytes())?,
+        ports: Ports { http: hello.http_port(), client: hello.client_port(), peer: hello.peer_port() },
+        purpose,
+    })
+}
+
+// ---- encode ----------------------------------------------------------------------------------------------------
+
+/// The frame of a message. The deadline becomes the time left from `now`, at most `REQUEST_TIMEOUT_MAX`.
+///
+/// Fails with [`WireError::Unsendable`] for a message beyond its limits.
+pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant) -> Result<Pieces, WireError> {
+    let route = fb::Route::new(fields::pack_address(envelope.from), fields::pack_address(envelope.to));
+    let label = |kind| Label { kind, exchange: envelope.exchange, left: micros_left(envelope.deadline, now) };
+    let route = Some(&route);
+    let builder = encoder.start();
+    match &envelope.message {
+        Message::Forward { request, hops } => {
+            let args = fb::ForwardArgs { route, request: Some(fields::put_request(builder, request)), hops: *hops };
+            let root = fb::Forward::create(builder, &args);
+            let left = micros_left(request.deadline.min(envelope.deadline), now);
+            let values = fields::request_value(request).into_iter();
+            encoder.finish(Label { left, ..label(Kind::Forward) }, root, values)
+        }
+        Message::Forwarded(response) => {
+            let offset = fields::put_response(builder, response, Reader::Peer)?;
+            let root = fb::Forwarded::create(builder, &fb::ForwardedArgs { route, response: Some(offset) });
+            encoder.finish(label(Kind::Forwarded), root, fields::response_values(response).iter())
+        }
+        Message::Replicate { key, siblings, purpose } => {
+            let (purpose, owner) = put_purpose(*purpose);
+            let args = fb::ReplicateArgs {
+                route,
+                key: Some(fields::put_bytes(builder, key.as_bytes())),
+                head: Some(fields::put_siblings(builder, siblings)?),
+                purpose,
+                owner,
+            };
+            let root = fb::Replicate::create(builder, &args);
+            encoder.finish(label(Kind::Replicate), root, siblings.values.iter())
+        }
+        Message::Replicated(result) => {
+            let refusal = result.err().map_or(0, |r| r as u8);
+            let root = fb::Replicated::create(builder, &fb::ReplicatedArgs { route, refusal });
+            encoder.finish(label(Kind::Replicated), root, [].iter())
+        }
+        Message::Fetch { key, depth } => {
+            let key = Some(fields::put_bytes(builder, key.as_bytes()));
+            let root = fb::Fetch::create(builder, &fb::FetchArgs { route, key, depth: put_depth(*depth) });
+            encoder.finish(label(Kind::Fetch), root, [].iter())
+        }
+        Message::Fetched(result) => {
+            let args = put_fetched(builder, route, result)?;
+            let root = fb::Fetched::create(builder, &args);
+            encoder.finish(label(Kind::Fetched), root, fetched_values(result).iter())
+        }
+        Message::GossipDigest { entries } => {
+            check_count(entries.len())?;
+            let entries = builder.create_vector_from_iter(entries.iter().map(put_digest_entry));
+            let root = fb::GossipDigest::create(builder, &fb::GossipDigestArgs { route, entries: Some(entries) });
+            encoder.finish(label(Kind::GossipDigest), root, [].iter())
+        }
+        Message::GossipDelta { news, wanted } => {
+            let news = Some(put_news(builder, news)?);
+            let wanted = Some(put_nodes(builder, wanted)?);
+            let root = fb::GossipDelta::create(builder, &fb::GossipDeltaArgs { route, news, wanted });
+            encoder.finish(label(Kind::GossipDelta), root, [].iter())
+        }
+        Message::GossipNews { news } => {
+            let news = Some(put_news(builder, news)?);
+            let root = fb::GossipNews::create(builder, &fb::GossipNewsArgs { route, news });
+            encoder.finish(label(Kind::GossipNews), root, [].iter())
+        }
+        Message::View { members, avoided } => {
+            let members = Some(fields::put_members(builder, members.iter())?);
+            let avoided = Some(put_nodes(builder, avoided)?);
+            let root = fb::View::create(builder, &fb::ViewArgs { route, members, avoided });
+            encoder.finish(label(Kind::View), root, [].iter())
+        }
+    }
+}
+
+fn put_purpose(purpose: Purpose) -> (u8, u64) {
+    match purpose {
+        Purpose::Write => (1, 0),
+        Purpose::Hint { owner } => (2, owner.0),
+        Purpose::Repair => (3, 0),
+        Purpose::Replay => (4, 0),
+    }
+}
+fn put_depth(depth: Depth) -> u8 {
+    match depth {
+        Depth::Head => 1,
+        Depth::Full => 2,
+    }
+}
+fn put_fetched<'a>(
+    builder: &mut Builder,
+    route: Option<&'a fb::Route>,
+    result: &Result<Fetched, Refusal>,
+) -> Result<fb::FetchedArgs<'a>, WireError> {
+    let base = fb::FetchedArgs { route, ..Default::default() };
+    Ok(match result {
+        Ok(Fetched::Nothing) => fb::FetchedArgs { result: 1, ..base },
+        Ok(Fetched::Head(head)) => fb::FetchedArgs { result: 2, head: Some(fields::put_head(builder, head)?), ..base },
+        Ok(Fetched::Full(siblings)) => {
+            fb::FetchedArgs { result: 3, head: Some(fields::put_siblings(builder, siblings)?), ..base }
+        }
+        Err(refusal) => fb::FetchedArgs { result: 4, refusal: *refusal as u8, ..base },
+    })
+}
+fn fetched_values(result: &Result<Fetched, Refusal>) -> &[Bytes] {
+    match result {
+        Ok(Fetched::Full(siblings)) => &siblings.values,
+        Ok(Fetched::Nothing | Fetched::Head(_)) | Err(_) => &[],
+    }
+}
+fn put_digest_entry(entry: &DigestEntry) -> fb::DigestEntry {
+    fb::DigestEntry::new(entry.node.0, entry.generation, entry.heartbeat, entry.revision)
+}
+fn put_news(
+    builder: &mut Builder,
+    news: &[News],
+) -> Result<WIPOffset<Vector<'static, ForwardsUOffset<fb::News<'static>>>>, WireError> {
+    check_count(news.len())?;
+    let news: Vec<_> = news.iter().map(|piece| put_piece_of_news(builder, piece)).collect();
+    Ok(builder.create_vector(&news))
+}
+fn put_piece_of_news(builder: &mut Builder, news: &News) -> WIPOffset<fb::News<'static>> {
+    match news {
+        News::Member(member) => {
+            let member = Some(fields::put_member(builder, member));
+            fb::News::create(builder, &fb::NewsArgs { heartbeat: None, member })
+        }
+        &News::Heartbeat { node, generation, revision, heartbeat } => {
+            let entry = put_digest_entry(&DigestEntry { node, generation, revision, heartbeat });
+            fb::News::create(builder, &fb::NewsArgs { heartbeat: Some(&entry), member: None })
+        }
+    }
+}
+fn put_nodes(builder: &mut Builder, nodes: &[NodeId]) -> Result<WIPOffset<Vector<'static, u64>>, WireError> {
+    check_count(nodes.len())?;
+    Ok(builder.create_vector_from_iter(nodes.iter().map(|n| n.0)))
+}
+fn check_count(count: usize) -> Result<(), WireError> {
+    if count <= MEMBERS_MAX { Ok(()) } else { Err(WireError::Unsendable("more nodes than a cluster may have")) }
+}
+
+// ---- decode ----------------------------------------------------------------------------------------------------
+
+/// The message of a frame, completely checked. Its deadline is `now` plus the time that the frame says is left, at
+/// most `REQUEST_TIMEOUT_MAX`. A HELLO is not a message: [`decode_peer_hello`].
+pub fn decode_peer(frame: &Frame, now: Instant, trust: Trust) -> Result<Envelope, WireError> {
+    let deadline = frame.header().deadline(now);
+    let (route, message) = take_message(frame, deadline, trust)?;
+    Ok(Envelope {
+        from: fields::unpack_address(route.from()),
+        to: fields::unpack_address(route.to()),
+        exchange: frame.exchange(),
+        deadline,
+        message,
+    })
+}
+
+fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::Route, Message), WireError> {
+    let mut body = frame.body();
+    let (route, message) = match frame.kind() {
+        Kind::Forward => {
+            let table = frame.root::<fb::Forward>()?;
+            let request = fields::take_request(frame, table.request(), deadline, trust)?;
+            return Ok((table.route(), Message::Forward { request, hops: table.hops() }));
+        }
+        Kind::Forwarded => {
+            let table = frame.root::<fb::Forwarded>()?;
+            let response = fields::take_response(frame, table.response(), trust)?;
+            return Ok((table.route(), Message::Forwarded(response)));
+        }
+        Kind::Replicate => {
+            let table = frame.root::<fb::Replicate>()?;
+            let key = fields::take_key(frame, table.key())?;
+            let siblings = fields::take_siblings(Some(table.head()), &mut body, trust)?;
+            (table.route(), Message::Replicate { key, siblings, purpose: take_purpose(table)? })
+        }
+        Kind::Replicated => {
+            let table = frame.root::<fb::Replicated>()?;
+            let result = match table.refusal() {
+                0 => Ok(()),
+                number => Err(take_refusal(number)?),
+            };
+            (table.route(), Message::Replicated(result))
+        }
+        Kind::Fetch => {
+            let table = frame.root::<fb::Fetch>()?;
+            let key = fields::take_key(frame, table.key())?;
+            (table.route(), Message::Fetch { key, depth: take_depth(table.depth())? })
+        }
+        Kind::Fetched => {
+            let table = frame.root::<fb::Fetched>()?;
+            let result = match table.result() {
+                1 => Ok(Fetched::Nothing),
+                2 => Ok(Fetched::Head(fields::take_head(table.head())?)),
+                3 => Ok(Fetched::Full(fields::take_siblings(table.head(), &mut body, trust)?)),
+                4 => Err(take_refusal(table.refusal())?),
+                _ => return Err(WireError::Field("result")),
+            };
+            (table.route(), Message::Fetched(result))
+        }
+        Kind::GossipDigest => {
+            let table = frame.root::<fb::GossipDigest>()?;
+            limit_count(table.entries().len())?;
+            let entries = table.entries().iter().map(take_digest_entry).collect::<Result<_, _>>()?;
+            (table.route(), Message::GossipDigest { entries })
+        }
+        Kind::GossipDelta => {
+            let table = frame.root::<fb::GossipDelta>()?;
+            let (news, wanted) = (take_news(table.news())?, take_nodes(table.wanted())?);
+            (table.route(), Message::GossipDelta { news, wanted })
+        }
+        Kind::GossipNews => {
+            let table = frame.root::<fb::GossipNews>()?;
+            (table.route(), Message::GossipNews { news: take_news(table.news())? })
+        }
+        Kind::View => {
+            let table = frame.root::<fb::View>()?;
+            let (members, avoided) = (fields::take_members(table.members())?, take_nodes(table.avoided())?);
+            (table.route(), Message::View { members, avoided })
+        }
+        Kind::ClientHello
+        | Kind::Request
+        | Kind::RingRequest
+        | Kind::Welcome
+        | Kind::Response
+        | Kind::RingResponse
+        | Kind::Goodbye
+        | Kind::PeerHello => return Err(WireError::UnexpectedKind(frame.kind() as u16)),
+    };
+    body.finish()?;
+    Ok((route, message))
+}
+
+fn take_purpose(table: fb::Replicate<'_>) -> Result<Purpose, WireError> {
+    Ok(match table.purpose() {
+        1 => Purpose::Write,
+        2 => Purpose::Hint { owner: fields::take_node(table.owner())? },
+        3 => Purpose::Repair,
+        4 => Purpose::Replay,
+        _ => return Err(WireError::Field("purpose")),
+    })
+}
+fn take_depth(number: u8) -> Result<Depth, WireError> {
+    match number {
+        1 => Ok(Depth::Head),
+        2 => Ok(Depth::Full),
+        _ => Err(WireError::Field("depth")),
+    }
+}
+fn take_refusal(number: u8) -> Result<Refusal, WireError> {
+    use Refusal::*;
+    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired];
+    refusals.into_iter().find(|r| *r as u8 == number).ok_or(WireError::Field("refusal"))
+}
+fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {
+    Ok(DigestEntry {
+        node: fields::take_node(entry.node())?,
+        generation: entry.generation(),
+        revision: entry.revision(),
+        heartbeat: entry.heartbeat(),
+    })
+}
+fn take_news(news: Vector<'_, ForwardsUOffset<fb::News<'_>>>) -> Result<Vec<News>, WireError> {
+    limit_count(news.len())?;
+    let take = |piece: fb::News<'_>| match (piece.heartbeat(), piece.member()) {
+        (Some(entry), None) => {
+            let DigestEntry { node, generation, revision, heartbeat } = take_digest_entry(entry)?;
+            Ok(News::Heartbeat { node, generation, revision, heartbeat })
+        }
+        (None, Some(member)) => Ok(News::Member(fields::take_member(member)?)),
+        (Some(_), Some(_)) | (None, None) => Err(WireError::Field("news")),
+    };
+    news.iter().map(take).collect()
+}
+fn take_nodes(nodes: Vector<'_, u64>) -> Result<Vec<NodeId>, WireError> {
+    limit_count(nodes.len())?;
+    nodes.iter().map(fields::take_node).collect()
+}
+fn limit_count(count: usize) -> Result<(), WireError> {
+    if count <= MEMBERS_MAX { Ok(()) } else { Err(WireError::Field("more nodes than a cluster may have")) }
+}

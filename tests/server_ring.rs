@@ -1,0 +1,242 @@
+//! The ring under real sockets and real files: echo, durable writes, abandoned operations, contention.
+#![cfg(feature = "server")]
+
+use bytes::{Bytes, BytesMut};
+use dynarc::{
+    engine::disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
+    limits::PAGE,
+    server::{
+        clock,
+        disk::RingDisk,
+        kernel::PortUse,
+        ring::Ring,
+        socket::{Ended, Inlet, Listener, Socket, Watches},
+    },
+};
+use futures_util::future::join_all;
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use std::{cell::Cell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
+
+/// Runs `work` on an executor with a ring, and stops the ring after it.
+fn with_ring<T: Send + 'static, F: Future<Output = T>>(work: impl FnOnce(Rc<Ring>) -> F + Send + 'static) -> T
+where
+    F: 'static,
+{
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .preempt_timer(Duration::from_micros(500))
+        .io_memory(64 << 10)
+        .make()
+        .expect("an executor");
+    executor.run(async move {
+        let ring = Ring::new().expect("a ring");
+        let driver = glommio::spawn_local(ring.clone().drive(|| ())).detach();
+        let output = work(ring.clone()).await;
+        ring.stop();
+        driver.await.expect("a driver").expect("a ring that works");
+        output
+    })
+}
+
+async fn echo(listener: Listener, watches: Watches, connections: usize) {
+    for _ in 0..connections {
+        let socket = listener.accept().await.expect("a connection");
+        let watch = watches.start();
+        glommio::spawn_local(async move {
+            let mut inlet = Inlet::new(socket.clone(), watch);
+            while inlet.fill().await.is_ok() {
+                let pieces = vec![inlet.buffer.split().freeze()];
+                if socket.send_all(pieces).await.1.is_err() {
+                    return;
+                }
+            }
+        })
+        .detach();
+    }
+}
+
+#[test]
+fn what_is_sent_in_pieces_comes_back_whole() {
+    let address: SocketAddr = "127.0.10.1:7601".parse().expect("an address");
+    let (sent, back) = with_ring(move |ring| async move {
+        let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
+        glommio::spawn_local(echo(listener, Watches::default(), 1)).detach();
+        let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
+        // Far more pieces and bytes than one operation or a socket buffer takes.
+        let pieces: Vec<Bytes> = (0..2000u32).map(|i| Bytes::from(vec![i as u8; (i % 7) as usize * 1000])).collect();
+        let sent: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let (sender, total) = (socket.clone(), sent.len());
+        glommio::spawn_local(async move { sender.send_all(pieces).await.1.expect("sent") }).detach();
+        let mut back = Vec::new();
+        while back.len() < total {
+            let (buffer, result) = socket.receive(BytesMut::with_capacity(100_000)).await;
+            assert!(result.expect("bytes") > 0, "closed early");
+            back.extend_from_slice(&buffer);
+        }
+        (sent, back)
+    });
+    assert!(sent == back, "{} bytes came back changed", sent.len());
+}
+
+#[test]
+fn a_refused_connection_is_an_error() {
+    let result = with_ring(|ring| async move {
+        let to: SocketAddr = "127.0.10.1:1".parse().expect("an address");
+        Socket::connect(&ring, to.ip(), to, Duration::from_secs(1)).await.map(drop).map_err(|e| e.kind())
+    });
+    assert_eq!(result, Err(io::ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn dropped_operations_end_and_lose_nothing() {
+    with_ring(|ring| async move {
+        let address: SocketAddr = "127.0.10.1:7602".parse().expect("an address");
+        let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
+        let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
+        let other = listener.accept().await.expect("accepted");
+        for _ in 0..100 {
+            drop(ring.pause(Duration::from_secs(100)));
+            drop(socket.receive(BytesMut::with_capacity(4096)));
+        }
+        while ring.in_flight() > 0 {
+            glommio::executor().yield_now().await;
+        }
+        other.send_all(vec![Bytes::from_static(b"still here")]).await.1.expect("sent");
+        let (buffer, _) = socket.receive(BytesMut::with_capacity(100)).await;
+        assert_eq!(&buffer[..], b"still here");
+    });
+}
+
+#[test]
+fn an_inlet_ends_at_its_deadline_and_gives_its_buffer_back_when_quiet() {
+    with_ring(|ring| async move {
+        let address: SocketAddr = "127.0.10.1:7603".parse().expect("an address");
+        let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
+        let watches = Watches::default();
+        glommio::spawn_local(watches.clone().sweep(ring.clone())).detach();
+        let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
+        let other = listener.accept().await.expect("accepted");
+        other.send_all(vec![Bytes::from_static(b"one")]).await.1.expect("sent");
+        let watch = watches.start();
+        let mut inlet = Inlet::new(socket, watch.clone());
+        assert_eq!(inlet.fill().await.expect("bytes"), 3);
+        inlet.buffer.clear();
+        // Longer than the quiet time: the receive is given up and begun again when bytes come.
+        let later = glommio::spawn_local({
+            let (ring, other) = (ring.clone(), other.clone());
+            async move {
+                ring.pause(Duration::from_millis(2500)).await;
+                other.send_all(vec![Bytes::from_static(b"two!")]).await.1.expect("sent");
+            }
+        })
+        .detach();
+        assert_eq!(inlet.fill().await.expect("bytes"), 4);
+        assert_eq!(&inlet.buffer[..], b"two!");
+        later.await;
+        watch.set_deadline(clock::now() + Duration::from_millis(10));
+        assert!(matches!(inlet.fill().await, Err(Ended::Expired)));
+    });
+}
+
+#[test]
+fn files_are_written_durably_and_read_back() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let path = directory.path().to_owned();
+    with_ring(move |ring| async move {
+        let disk = RingDisk::new(ring.clone(), &path).expect("a disk");
+        disk.create_dir("a/b").await.expect("directories");
+        disk.create_dir("a/b").await.expect("again");
+        let file = disk.open("a/b/one", OpenMode::Create).await.expect("a new file");
+        file.allocate(64 * PAGE as u64).await.expect("space");
+        assert_eq!(file.len().expect("a length"), 64 * PAGE as u64);
+        // 80 pages in the background: three pieces and one sync.
+        for (offset, lane) in [(0, Lane::Log), (PAGE as u64, Lane::Background)] {
+            let mut buffer = PageBuffer::zeroed(80 * PAGE);
+            buffer.as_mut_slice().iter_mut().enumerate().for_each(|(i, b)| *b = (i / 1000) as u8 + offset as u8);
+            let (buffer, result) = file.write(offset, buffer, Sync::Data, lane).await;
+            result.expect("written");
+            let back = file.read(offset, 80 * PAGE, Lane::Foreground).await.expect("read");
+            assert!(back.as_slice() == buffer.as_slice());
+        }
+        let beyond = file.read(100 * PAGE as u64, PAGE, Lane::Foreground).await;
+        assert_eq!(beyond.map(|_| ()).map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
+        let crooked = file.read(1, PAGE, Lane::Foreground).await;
+        assert_eq!(crooked.map(|_| ()).map_err(|e| e.kind()), Err(io::ErrorKind::InvalidInput));
+        let reads = join_all((0..81).map(|i| file.read(i * PAGE as u64, PAGE, Lane::Foreground))).await;
+        assert!(reads.iter().all(|r| r.is_ok()));
+        drop((reads, file));
+        let again = disk.open("a/b/one", OpenMode::Create).await.map(drop).map_err(|e| e.kind());
+        assert_eq!(again, Err(io::ErrorKind::AlreadyExists));
+        disk.rename("a/b/one", "a/two").await.expect("renamed");
+        disk.sync_dir("a").await.expect("synced");
+        let mut names = disk.list("a").await.expect("names");
+        names.sort();
+        assert_eq!(names, [("b/".to_string(), 0), ("two".to_string(), 81 * PAGE as u64)]);
+        assert_eq!(disk.list("nowhere").await.expect("nothing"), []);
+        disk.remove("a/two").await.expect("removed");
+        let gone = disk.open("a/two", OpenMode::Read).await.map(drop).map_err(|e| e.kind());
+        assert_eq!(gone, Err(io::ErrorKind::NotFound));
+        let space = disk.space().expect("space");
+        assert!(space.available > 0 && space.total >= space.available);
+        while ring.in_flight() > 0 {
+            glommio::executor().yield_now().await;
+        }
+    });
+}
+
+/// Reads go on while the background keeps the core and the disk busy.
+#[test]
+fn a_busy_core_answers_within_fifty_milliseconds() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let path = directory.path().to_owned();
+    let worst = with_ring(move |ring| async move {
+        let address: SocketAddr = "127.0.10.1:7604".parse().expect("an address");
+        let disk = Rc::new(RingDisk::new(ring.clone(), &path).expect("a disk"));
+        let stop = Rc::new(Cell::new(false));
+        let low = glommio::executor().create_task_queue(
+            Shares::Static(50),
+            Latency::Matters(Duration::from_millis(1)),
+            "background",
+        );
+        for i in 0..3 {
+            let (disk, stop) = (disk.clone(), stop.clone());
+            glommio::spawn_local_into(
+                async move {
+                    let file = disk.open(&format!("busy{i}"), OpenMode::Create).await.expect("a file");
+                    let mut buffer = PageBuffer::zeroed(256 * PAGE);
+                    while !stop.get() {
+                        for chunk in buffer.as_mut_slice().chunks_mut(16 * PAGE) {
+                            chunk.iter_mut().for_each(|b| *b = b.wrapping_mul(31).wrapping_add(7));
+                            disk.breathe().await;
+                        }
+                        let (back, result) = file.write(0, buffer, Sync::Data, Lane::Background).await;
+                        result.expect("written");
+                        buffer = back;
+                    }
+                },
+                low,
+            )
+            .expect("a task")
+            .detach();
+        }
+        let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
+        glommio::spawn_local(echo(listener, Watches::default(), 1)).detach();
+        let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
+        let (start, mut worst, mut buffer) = (clock::now(), Duration::ZERO, BytesMut::new());
+        while clock::now().since(start) < Duration::from_secs(5) {
+            let asked = clock::now();
+            socket.send_all(vec![Bytes::from_static(&[7; 64])]).await.1.expect("sent");
+            buffer.clear();
+            buffer.reserve(4096);
+            let (back, result) = socket.receive(buffer).await;
+            assert_eq!(result.expect("an answer"), 64);
+            buffer = back;
+            worst = worst.max(clock::now().since(asked));
+        }
+        stop.set(true);
+        while ring.in_flight() > 1 {
+            ring.pause(Duration::from_millis(1)).await;
+        }
+        worst
+    });
+    assert!(worst < Duration::from_millis(50), "the longest wait was {worst:?}");
+}
