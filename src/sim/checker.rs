@@ -12,6 +12,7 @@
 //! - I9: a write whose outcome is `not_applied` never appears.
 
 use crate::{
+    limits::CONTEXT_DOTS_MAX,
     protocol::{
         ring::FixedMap,
         versions::{Context, Dot, Siblings},
@@ -315,14 +316,15 @@ impl History {
     }
     /// Whether `newer` must have removed the sibling `older` with this dot wherever it took effect. A write that was
     /// sent or forwarded twice may have a second dot, which the writer of `newer` had not seen: it may come later. So
-    /// may a dot that a context keeps apart from its clock.
+    /// may a dot that a context keeps apart from its clock, or has no more room for.
     fn supersedes(&mut self, newer: EventId, older: EventId, dot: Dot) -> bool {
         let event = &self.events[newer.0 as usize];
         if event.context.clock.covers(dot) {
             return true;
         }
         let Some((_, seen)) = event.seen.iter().find(|(id, _)| *id == older) else { return false };
-        if *seen == dot && !event.context.dots.contains(&dot) {
+        let apart = event.context.dots.contains(&dot) || event.context.dots.len() >= CONTEXT_DOTS_MAX;
+        if *seen == dot && !apart {
             return true;
         }
         self.revived_retries += 1;
