@@ -2,8 +2,11 @@
 //!
 //! A script is a text of blocks with a blank line between them: commands one a line (`#` starts a comment), a line
 //! `---`, and what they print. `UPDATE=1 cargo test --test scripts` writes what they print now; read the difference
-//! before you commit it. Scripts below `versions/` talk to replicas of one key, see [`versions`].
+//! before you commit it. Scripts below `versions/` talk to replicas
+//! of one key (see [`versions`]), those below `cluster/` to nodes (see [`cluster`]).
 
+#[path = "scripts/cluster.rs"]
+mod cluster;
 #[path = "scripts/versions.rs"]
 mod versions;
 
@@ -78,4 +81,9 @@ fn difference(expected: &str, actual: &str) -> String {
 #[test]
 fn versions_scripts() {
     play("versions", || Box::new(versions::Replicas::default()));
+}
+
+#[test]
+fn cluster_scripts() {
+    play("cluster", || Box::new(cluster::Stage::default()));
 }

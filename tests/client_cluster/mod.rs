@@ -50,7 +50,7 @@ impl Store {
                         bytes: value.bytes.len() as u32,
                         checksum: value.checksum,
                     };
-                    let merged = state.head.put(&context.clone().unwrap_or_default().0, entry);
+                    let merged = state.head.put(&context.clone().unwrap_or_default(), entry);
                     let pick = |p: &Pick| match p.side {
                         Side::Left => state.values[p.index].clone(),
                         Side::Right => value.bytes.clone(),
@@ -60,13 +60,13 @@ impl Store {
                 }
             }
             Operation::Delete { context, .. } => {
-                let seen = context.clone().map_or_else(|| state.head.clock.clone(), |c| c.0);
+                let seen = context.clone().unwrap_or_else(|| state.head.clock.clone().into());
                 let merged = state.head.delete(&seen);
                 let values = merged.picks.iter().map(|p| state.values[p.index].clone()).collect();
                 *state = Siblings { head: merged.head, values };
             }
         }
-        Answer::Written(Context(state.head.clock.clone()))
+        Answer::Written(Context::from(state.head.clock.clone()))
     }
 }
 

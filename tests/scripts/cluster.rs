@@ -1,0 +1,566 @@
+//! Nodes of one shard each: the real protocol over a network, disks and a clock that the script commands.
+//!
+//! A key `B/cart` is one whose first home replica is `B`; the others follow in order of the alphabet.
+//!
+//! - `cluster A B C [gossip 1s]`: nodes that know each other; without `gossip` they do not gossip
+//! - `join D via A`: a new node
+//! - `put A KEY VALUE [after NAME] [w N] [id N] [strict] [as NAME]`, `get A KEY [r N] [as NAME]`,
+//!   `delete A KEY [after NAME]`: a client asks node `A`; `as` keeps the context
+//! - `silence B ..`: nothing reaches or leaves it; `refuse B ..`: its connections fail, and all are told;
+//!   `heal B ..`: both over
+//! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
+//!   `restart A`: what the disk had not answered is lost
+//! - `wait 300ms`: time passes, timers fire
+//! - `state KEY`: what each node has stored; `hints`; `members A`
+//! - `trace disk`, `trace gossip`, `trace off`: what is printed besides messages about keys
+//!
+//! After each command messages are delivered in the order in which they were sent, until none is left.
+
+use bytes::Bytes;
+use dynarc::{
+    limits::DOT_LEASE,
+    protocol::{
+        message::{Answer, ClientToken, Depth, Envelope, Fetched, Message, Operation, Purpose, Request, Response},
+        replica::{Change, Leases, Stored, keys},
+        ring::Ring,
+        shard::{Birth, Effect, Event, Settings, Shard},
+        versions::{Actor, Context, Dot, Head, Values},
+    },
+    types::{
+        Address, Consistency, Instant, Key, Level, Member, MemberState, NodeId, Outcome, Ports, SliceId, Token, Value,
+        WriteId,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
+struct Node {
+    /// `None`: crashed.
+    shard: Option<Shard>,
+    member: Member,
+    known: Vec<Member>,
+    seeds: Vec<SocketAddr>,
+    starts: u64,
+    disk: BTreeMap<Bytes, (Bytes, Values)>,
+    /// Its disk answers no more: what it was asked.
+    held: Option<VecDeque<Effect>>,
+    holds_reads: bool,
+}
+
+pub struct Stage {
+    nodes: BTreeMap<char, Node>,
+    now: Instant,
+    settings: Settings,
+    silent: BTreeSet<char>,
+    refusing: BTreeSet<char>,
+    network: VecDeque<Envelope>,
+    contexts: BTreeMap<String, Context>,
+    /// Clients that wait, and the name that the context of the answer is kept under.
+    clients: BTreeMap<u64, Option<String>>,
+    next_client: u64,
+    keys: BTreeMap<String, Key>,
+    trace_disk: bool,
+    trace_gossip: bool,
+    lines: Vec<String>,
+}
+
+impl Default for Stage {
+    fn default() -> Stage {
+        let quiet = Settings { gossip_interval: NEVER, suspect_after: NEVER, down_after: NEVER, ..Settings::default() };
+        Stage {
+            nodes: BTreeMap::new(),
+            now: Instant(1_000_000_000),
+            settings: quiet,
+            silent: BTreeSet::new(),
+            refusing: BTreeSet::new(),
+            network: VecDeque::new(),
+            contexts: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            next_client: 0,
+            keys: BTreeMap::new(),
+            trace_disk: false,
+            trace_gossip: false,
+            lines: Vec::new(),
+        }
+    }
+}
+
+impl super::Stage for Stage {
+    fn run(&mut self, command: &str) -> Result<String, String> {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match words.as_slice() {
+            ["cluster", letters @ ..] => self.form(letters)?,
+            ["join", newcomer, "via", seed] => self.join(letter(newcomer)?, letter(seed)?),
+            ["put", node, key, value, options @ ..] => {
+                let options = Options::parse(options, &self.contexts)?;
+                let operation = Operation::Put {
+                    context: options.context.clone(),
+                    value: Value::json(value.to_string()),
+                    write_id: options.id,
+                };
+                self.ask(node, key, operation, options)?;
+            }
+            ["get", node, key, options @ ..] => {
+                let options = Options::parse(options, &self.contexts)?;
+                self.ask(node, key, Operation::Get, options)?;
+            }
+            ["delete", node, key, options @ ..] => {
+                let options = Options::parse(options, &self.contexts)?;
+                let operation = Operation::Delete { context: options.context.clone(), write_id: options.id };
+                self.ask(node, key, operation, options)?;
+            }
+            ["silence", letters @ ..] => self.silent.extend(parse_letters(letters)?),
+            ["refuse", letters @ ..] => {
+                for lost in parse_letters(letters)? {
+                    self.refusing.insert(lost);
+                    self.tell_all(lost, Event::PeerUnreachable(id(lost)));
+                }
+            }
+            ["heal", letters @ ..] => {
+                for back in parse_letters(letters)? {
+                    self.silent.remove(&back);
+                    if self.refusing.remove(&back) {
+                        self.tell_all(back, Event::PeerReachable(id(back)));
+                    }
+                }
+            }
+            ["hold", node, what @ ..] => {
+                let node = self.node(letter(node)?)?;
+                node.held = Some(VecDeque::new());
+                node.holds_reads = *what != ["writes"];
+            }
+            ["release", node] => {
+                let node = letter(node)?;
+                let held = self.node(node)?.held.take().unwrap_or_default();
+                held.into_iter().for_each(|effect| self.perform(node, effect));
+            }
+            ["crash", node] => {
+                let node = self.node(letter(node)?)?;
+                (node.shard, node.held) = (None, None);
+            }
+            ["restart", node] => self.start(letter(node)?),
+            ["wait", time] => self.wait(parse_time(time)?),
+            ["state", key] => self.state(key)?,
+            ["hints"] => self.hints(),
+            ["members", node] => self.members(letter(node)?)?,
+            ["trace", what] => {
+                self.trace_disk = *what == "disk" || (*what != "off" && self.trace_disk);
+                self.trace_gossip = *what == "gossip" || (*what != "off" && self.trace_gossip);
+            }
+            _ => return Err(format!("unknown command {command:?}")),
+        }
+        self.settle();
+        Ok(std::mem::take(&mut self.lines).join("\n"))
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    context: Option<Context>,
+    consistency: Consistency,
+    id: WriteId,
+    keep: Option<String>,
+}
+impl Options {
+    fn parse(mut words: &[&str], contexts: &BTreeMap<String, Context>) -> Result<Options, String> {
+        let mut options = Options::default();
+        loop {
+            words = match words {
+                [] => return Ok(options),
+                ["strict", rest @ ..] => {
+                    options.consistency.sloppy = Some(false);
+                    rest
+                }
+                ["after", name, rest @ ..] => {
+                    options.context = Some(contexts.get(*name).ok_or(format!("nothing is known as {name}"))?.clone());
+                    rest
+                }
+                ["as", name, rest @ ..] => {
+                    options.keep = Some(name.to_string());
+                    rest
+                }
+                [word @ ("w" | "r" | "id"), number, rest @ ..] => {
+                    let number: u64 = number.parse().map_err(|_| format!("{number} is no number"))?;
+                    match *word {
+                        "id" => options.id = WriteId(number),
+                        _ => options.consistency.level = Some(Level::Count(number as u8)),
+                    }
+                    rest
+                }
+                other => return Err(format!("unknown options {other:?}")),
+            }
+        }
+    }
+}
+
+impl Stage {
+    fn node(&mut self, letter: char) -> Result<&mut Node, String> {
+        self.nodes.get_mut(&letter).ok_or(format!("there is no node {letter}"))
+    }
+
+    // ---- nodes -------------------------------------------------------------------------------------------------
+
+    fn form(&mut self, words: &[&str]) -> Result<(), String> {
+        let mut letters = words;
+        if let [rest @ .., "gossip", interval] = words {
+            let interval = parse_time(interval)?;
+            let settings = Settings::default();
+            self.settings = Settings { gossip_interval: interval, ..settings };
+            letters = rest;
+        }
+        let letters = parse_letters(letters)?;
+        let members: Vec<Member> = letters.iter().map(|l| member(*l, MemberState::Up)).collect();
+        for letter in letters {
+            let known = members.iter().filter(|m| m.id != id(letter)).cloned().collect();
+            self.add(letter, member(letter, MemberState::Up), known, vec![]);
+        }
+        Ok(())
+    }
+    fn join(&mut self, newcomer: char, seed: char) {
+        let seed = SocketAddr::new(ip(seed), Ports::default().peer);
+        self.add(newcomer, member(newcomer, MemberState::Joining), vec![], vec![seed]);
+    }
+    fn add(&mut self, letter: char, member: Member, known: Vec<Member>, seeds: Vec<SocketAddr>) {
+        let node = Node {
+            shard: None,
+            member,
+            known,
+            seeds,
+            starts: 0,
+            disk: BTreeMap::new(),
+            held: None,
+            holds_reads: false,
+        };
+        self.nodes.insert(letter, node);
+        self.start(letter);
+    }
+    fn start(&mut self, letter: char) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&letter) else { return };
+        node.starts += 1;
+        node.member.generation = node.starts;
+        let leased = node.disk.get(&keys::lease_key()).and_then(|(head, _)| keys::parse_lease(head)).unwrap_or(0);
+        let mut leases = Leases::default();
+        leases.insert(SliceId(0), leased, leased + DOT_LEASE);
+        node.disk.insert(keys::lease_key(), (keys::lease_head(leased + DOT_LEASE), Values::new()));
+        let mut owed: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+        for (owner, key) in node.disk.keys().filter_map(keys::parse_hint_key) {
+            let count = owed.entry(owner).or_default();
+            *count = (count.0 + 1, count.1 + key.as_bytes().len() as u64);
+        }
+        let birth = Birth {
+            me: address(letter),
+            actor: Actor::new(id(letter), 1),
+            generation: node.starts,
+            member: node.member.clone(),
+            known: node.known.clone(),
+            seeds: node.seeds.clone(),
+            settings: self.settings.clone(),
+            leases,
+            hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
+            seed: letter as u64,
+        };
+        node.shard = Some(Shard::new(birth, now));
+        self.tell(letter, Event::Wake);
+    }
+
+    // ---- what happens ------------------------------------------------------------------------------------------
+
+    fn ask(&mut self, node: &str, name: &str, operation: Operation, options: Options) -> Result<(), String> {
+        let (node, key) = (letter(node)?, self.key(name)?);
+        self.node(node)?;
+        self.next_client += 1;
+        self.clients.insert(self.next_client, options.keep);
+        let deadline = self.now + self.settings.request_timeout;
+        let request = Request { key, operation, consistency: options.consistency, deadline };
+        self.tell(node, Event::Request { client: ClientToken(self.next_client), request });
+        Ok(())
+    }
+    fn tell_all(&mut self, but: char, event: Event) {
+        let others: Vec<char> = self.nodes.keys().copied().filter(|l| *l != but).collect();
+        others.into_iter().for_each(|l| self.tell(l, event.clone()));
+    }
+    fn tell(&mut self, letter: char, event: Event) {
+        let now = self.now;
+        let mut effects = Vec::new();
+        if let Some(shard) = self.nodes.get_mut(&letter).and_then(|n| n.shard.as_mut()) {
+            shard.handle(now, event, &mut effects);
+        }
+        effects.into_iter().for_each(|effect| self.perform(letter, effect));
+    }
+    fn perform(&mut self, letter: char, effect: Effect) {
+        match effect {
+            Effect::Send(envelope) => self.network.push_back(envelope),
+            Effect::SendToSeed { seed, message } => {
+                if let Some(to) = self.nodes.keys().find(|l| ip(**l) == seed.ip()).copied() {
+                    let (from, to, deadline) = (address(letter), address(to), self.now + Duration::from_secs(5));
+                    self.network.push_back(Envelope { from, to, exchange: 0, deadline, message });
+                }
+            }
+            Effect::Reply { client, response } => self.reply(client.0, response),
+            Effect::SaveMembers { members } => {
+                if let Some(node) = self.nodes.get_mut(&letter) {
+                    node.known = members;
+                }
+            }
+            io @ (Effect::Load { .. } | Effect::Store { .. } | Effect::Scan { .. }) => self.disk(letter, io),
+        }
+    }
+    fn disk(&mut self, letter: char, io: Effect) {
+        let Some(node) = self.nodes.get_mut(&letter) else { return };
+        if let Some(held) = &mut node.held
+            && (node.holds_reads || matches!(io, Effect::Store { .. }))
+        {
+            held.push_back(io);
+            return;
+        }
+        let (event, line) = match io {
+            Effect::Load { io, key, depth, .. } => {
+                let found = node.disk.get(&key).cloned().map(|(head, values)| {
+                    let values = if depth == Depth::Full { values } else { Values::new() };
+                    Stored { head, values }
+                });
+                let depth = if depth == Depth::Full { "whole" } else { "head" };
+                (Event::Loaded { io, result: Ok(found) }, format!("{letter} disk: read {depth}"))
+            }
+            Effect::Store { io, changes } => {
+                let count = changes.len();
+                for Change { key, record, .. } in changes {
+                    match record {
+                        Some(record) => drop(node.disk.insert(key, record)),
+                        None => drop(node.disk.remove(&key)),
+                    }
+                }
+                let line = format!("{letter} disk: write {count} record{}", if count == 1 { "" } else { "s" });
+                (Event::Stored { io, result: Ok(()) }, line)
+            }
+            Effect::Scan { io, from, to, limit, .. } => {
+                let found = node.disk.range(from..to).take(limit).map(|(key, (head, _))| (key.clone(), head.clone()));
+                let found: Vec<_> = found.collect();
+                let line = format!("{letter} disk: scan finds {}", found.len());
+                (Event::Scanned { io, result: Ok(found) }, line)
+            }
+            Effect::Send(_) | Effect::SendToSeed { .. } | Effect::Reply { .. } | Effect::SaveMembers { .. } => return,
+        };
+        if self.trace_disk {
+            self.lines.push(line);
+        }
+        self.tell(letter, event);
+    }
+    fn settle(&mut self) {
+        while let Some(envelope) = self.network.pop_front() {
+            let (from, to) = (name(envelope.from.node), name(envelope.to.node));
+            let lost = |l: char| self.silent.contains(&l) || self.refusing.contains(&l);
+            let lost = from != to && (lost(from) || lost(to));
+            let down = self.nodes.get(&to).is_none_or(|n| n.shard.is_none());
+            let fate = if lost || down { " (lost)" } else { "" };
+            if let Some(what) = self.spell(&envelope.message) {
+                self.lines.push(format!("{from} -> {to} {what}{fate}"));
+            }
+            if !lost {
+                self.tell(to, Event::Message(envelope));
+            }
+        }
+    }
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let due = |n: &Node| n.shard.as_ref().and_then(|s| s.next_deadline());
+            let next = self.nodes.iter().filter_map(|(l, n)| due(n).map(|at| (at, *l))).min();
+            let Some((at, letter)) = next.filter(|(at, _)| *at <= end) else { break };
+            self.now = self.now.max(at);
+            self.tell(letter, Event::Wake);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    // ---- what is printed ---------------------------------------------------------------------------------------
+
+    fn reply(&mut self, client: u64, response: Response) {
+        let keep = self.clients.remove(&client).flatten();
+        let line = match &response {
+            Ok(Answer::Got(siblings)) => siblings_text(&siblings.head, Some(&siblings.values)),
+            Ok(Answer::Written(context)) => format!("written, context {}", context_text(context)),
+            Err(failure) => {
+                let outcome = if failure.outcome == Outcome::NotApplied { "not applied" } else { "outcome unknown" };
+                let counts = match failure.needed {
+                    0 => String::new(),
+                    needed => format!(", {} of {needed}", failure.acks),
+                };
+                format!("{}{counts}, {outcome}", failure.code.name())
+            }
+        };
+        self.lines.push(format!("client {client}: {line}"));
+        let context = match response {
+            Ok(Answer::Got(siblings)) => siblings.head.clock.into(),
+            Ok(Answer::Written(context)) => context,
+            Err(_) => return,
+        };
+        keep.and_then(|name| self.contexts.insert(name, context));
+    }
+    /// What a message says; `None`: not traced.
+    fn spell(&self, message: &Message) -> Option<String> {
+        let key = |key: &Key| self.keys.iter().find(|(_, k)| *k == key).map_or("?".into(), |(name, _)| name.clone());
+        Some(match message {
+            Message::Forward { request, .. } => {
+                let verb = match request.operation {
+                    Operation::Get => "get",
+                    Operation::Put { .. } => "put",
+                    Operation::Delete { .. } => "delete",
+                };
+                format!("forwards {verb} {}", key(&request.key))
+            }
+            Message::Forwarded(response) => {
+                format!("forwarded: {}", response.as_ref().map_or_else(|f| f.code.name(), |_| "done"))
+            }
+            Message::Replicate { key: k, siblings, purpose } => {
+                let purpose = match purpose {
+                    Purpose::Write => "replicate".to_string(),
+                    Purpose::Hint { owner } => format!("hint for {}", name(*owner)),
+                    Purpose::Repair => "repair".into(),
+                    Purpose::Replay => "replay".into(),
+                };
+                format!("{purpose} {}: {}", key(k), siblings_text(&siblings.head, Some(&siblings.values)))
+            }
+            Message::Replicated(Ok(())) => "stored".into(),
+            Message::Replicated(Err(refusal)) => format!("refused: {refusal:?}"),
+            Message::Fetch { key: k, depth } => {
+                format!("{} {}", if *depth == Depth::Full { "fetch" } else { "fetch head of" }, key(k))
+            }
+            Message::Fetched(Ok(Fetched::Nothing)) => "has nothing".into(),
+            Message::Fetched(Ok(Fetched::Head(head))) => format!("has {}", siblings_text(head, None)),
+            Message::Fetched(Ok(Fetched::Full(s))) => format!("has {}", siblings_text(&s.head, Some(&s.values))),
+            Message::Fetched(Err(refusal)) => format!("refused: {refusal:?}"),
+            Message::GossipDigest { entries } if self.trace_gossip => format!("digest of {}", entries.len()),
+            Message::GossipDelta { news, wanted } if self.trace_gossip => {
+                format!("delta: {} news, {} wanted", news.len(), wanted.len())
+            }
+            Message::GossipNews { news } if self.trace_gossip => format!("news: {}", news.len()),
+            Message::GossipDigest { .. }
+            | Message::GossipDelta { .. }
+            | Message::GossipNews { .. }
+            | Message::View { .. } => return None,
+        })
+    }
+    fn state(&mut self, key_name: &str) -> Result<(), String> {
+        let data = keys::data_key(&self.key(key_name)?);
+        for (letter, node) in &self.nodes {
+            let text = match node.disk.get(&data) {
+                None => "nothing".to_string(),
+                Some((head, values)) => {
+                    let head = Head::decode(head).map_err(|e| e.to_string())?;
+                    format!("{}, clock {}", siblings_text(&head, Some(values)), clock_text(head.clock.entries()))
+                }
+            };
+            self.lines.push(format!("{letter}: {text}"));
+        }
+        Ok(())
+    }
+    fn hints(&mut self) {
+        for (letter, node) in &self.nodes {
+            for (owner, key) in node.disk.keys().filter_map(keys::parse_hint_key) {
+                let key = self.keys.iter().find(|(_, k)| **k == key).map_or("?", |(name, _)| name);
+                self.lines.push(format!("{letter} owes {} {key}", name(owner)));
+            }
+        }
+        if self.lines.is_empty() {
+            self.lines.push("nobody owes anything".into());
+        }
+    }
+    fn members(&mut self, letter: char) -> Result<(), String> {
+        let now = self.now;
+        let shard = self.node(letter)?.shard.as_ref().ok_or(format!("{letter} is down"))?;
+        let seen: Vec<String> =
+            shard.members().iter().map(|m| format!("{} {}", name(m.id), shard.view(now, m).name())).collect();
+        self.lines.push(format!("{letter} sees {}", seen.join(", ")));
+        Ok(())
+    }
+    /// The key of a name: the first of `cart0`, `cart1`, .. whose first home among all nodes is the one named.
+    fn key(&mut self, key_name: &str) -> Result<Key, String> {
+        if let Some(key) = self.keys.get(key_name) {
+            return Ok(key.clone());
+        }
+        let (first, word) = key_name.split_once('/').ok_or(format!("a key is NODE/NAME, not {key_name}"))?;
+        let first = id(letter(first)?);
+        let up = |m: &Member| Member { state: MemberState::Up, ..m.clone() };
+        let members: Vec<Member> = self.nodes.values().map(|n| up(&n.member)).collect();
+        let ring = Ring::new(&members);
+        let mut candidates = (0..100_000).filter_map(|i| Key::new(format!("{word}{i}")).ok());
+        let key = candidates.find(|k| ring.walk(k.token(), 1).first() == Some(&first)).ok_or("no such key")?;
+        self.keys.insert(key_name.to_string(), key.clone());
+        Ok(key)
+    }
+}
+
+// ---- names -----------------------------------------------------------------------------------------------------
+
+fn letter(word: &str) -> Result<char, String> {
+    let mut letters = word.chars().filter(|c| ('A'..='H').contains(c));
+    letters.next().filter(|_| word.len() == 1).ok_or(format!("{word:?} is no node"))
+}
+fn parse_letters(words: &[&str]) -> Result<Vec<char>, String> {
+    words.iter().map(|w| letter(w)).collect()
+}
+fn parse_time(word: &str) -> Result<Duration, String> {
+    let digits = word.trim_end_matches(|c: char| c.is_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("{word} is no time"))?;
+    match &word[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        unit => Err(format!("unknown unit {unit:?}")),
+    }
+}
+fn id(letter: char) -> NodeId {
+    NodeId(letter as u64)
+}
+fn name(node: NodeId) -> char {
+    char::from_u32(node.0 as u32).unwrap_or('?')
+}
+fn address(letter: char) -> Address {
+    Address::new(id(letter), 0)
+}
+fn ip(letter: char) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, letter as u8).into()
+}
+fn member(letter: char, state: MemberState) -> Member {
+    // Eight places around the ring.
+    let token = Token((letter as u64 - 'A' as u64 + 1) << 61);
+    Member {
+        id: id(letter),
+        ip: ip(letter),
+        ports: Ports::default(),
+        shards: 1,
+        slices: 1,
+        tokens: [token].into(),
+        state,
+        generation: 1,
+        revision: 0,
+        heartbeat: 0,
+    }
+}
+fn dot_text(dot: &Dot) -> String {
+    format!("{}:{}", name(dot.actor.node()), dot.counter)
+}
+fn clock_text(dots: &[Dot]) -> String {
+    format!("[{}]", dots.iter().map(dot_text).collect::<Vec<_>>().join(" "))
+}
+fn context_text(context: &Context) -> String {
+    let beside: String = context.dots.iter().map(|d| format!(" and {}", dot_text(d))).collect();
+    clock_text(context.clock.entries()) + &beside
+}
+fn siblings_text(head: &Head, values: Option<&Values>) -> String {
+    if head.entries.is_empty() {
+        return if head.clock.is_empty() { "nothing".into() } else { "deleted".into() };
+    }
+    let value = |index: usize| values.and_then(|v| v.get(index)).map(|v| format!("{} ", v.escape_ascii()));
+    let one = |(index, e): (usize, &dynarc::protocol::versions::Entry)| {
+        format!("{}({})", value(index).unwrap_or_default(), dot_text(&e.dot))
+    };
+    head.entries.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
+}
