@@ -155,7 +155,7 @@ pub const TABLE_BYTES: usize = 4 * MIB;
 pub const TABLE_WRITE_BYTES: usize = 256 * KIB;
 /// Bytes of a table that a cursor reads at once (one larger block still fits).
 pub const TABLE_READ_AHEAD_BYTES: usize = 128 * KIB;
-/// Bytes that the first read of a cursor for which a client waits takes; doubled up to [`TABLE_READ_AHEAD_BYTES`].
+/// Bytes that the first read of a scan takes from a table; doubled up to [`TABLE_READ_AHEAD_BYTES`].
 pub const TABLE_READ_FIRST_BYTES: usize = 16 * KIB;
 /// Bytes that [`BLOCK_BYTES`] may be raised to: places within a block are 16 bits wide.
 pub const BLOCK_BYTES_MAX: usize = 32 * KIB;

@@ -1,4 +1,8 @@
 //! argv -> command.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    dynarc::cli::run()
 }

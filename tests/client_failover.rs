@@ -22,6 +22,14 @@ fn key_owned_by(cluster: &Cluster, index: usize) -> String {
 }
 
 #[test]
+fn clients_may_move_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Client>();
+    is_send::<Pipeline>();
+    is_send::<Connection>();
+}
+
+#[test]
 fn values_contexts_and_siblings_come_back() {
     let cluster = Cluster::new(3);
     let mut client = Client::connect(&cluster.addresses()).expect("a cluster");

@@ -75,6 +75,26 @@ fn peer_hello_survives_its_frame() {
 }
 
 #[test]
+fn the_bytes_are_as_drawn() {
+    let value = Value::new(Media::octets(), "nine bytes");
+    let put = Operation::Put { context: None, value: value.clone(), write_id: WriteId(5) };
+    let deadline = NOW + std::time::Duration::from_secs(2);
+    let key = Key::new("a").expect("a key");
+    let request = Request { key, operation: put, consistency: Consistency::default(), deadline };
+    let message = ClientMessage::Request(request);
+    let frame = encode_client(&mut FrameEncoder::new(), 0x1122, &message, NOW).expect("fits").to_bytes();
+    let u32_at = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("4 bytes"));
+    let flatbuffer = u32_at(4) as usize;
+    assert_eq!(u32_at(0) as usize, frame.len());
+    assert_eq!(frame[8..24], [0x22, 0x11, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0xa1, 0xd1, 0, 0]);
+    assert_eq!(u32_at(24), 2_000_000);
+    let checked = [&frame[..28], &frame[32..32 + flatbuffer]].concat();
+    assert_eq!(u32_at(28), crc32c::crc32c(&checked));
+    let start = (32 + flatbuffer).next_multiple_of(8);
+    assert_eq!(frame[start..], value.bytes);
+}
+
+#[test]
 fn a_value_is_shared_from_sender_to_receiver() {
     let value = Value::new(Media::octets(), vec![7u8; 10_001]);
     let put = Operation::Put { context: None, value: value.clone(), write_id: WriteId(5) };

@@ -1,1 +1,180 @@
+//! The command line: argv -> a command -> an exit code.
+//!
+//! Each command is a file of its own. A command prints its answer to standard output and nothing else there; what goes
+//! wrong ends as a [`Stop`], one line on standard error that says how to mend it, and the exit code of the contract.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "clocks, threads and locks of a command line tool")]
+
 pub mod bench;
+mod dev;
+mod fetch;
+mod inspect;
+mod keys;
+mod load;
+mod look;
+mod output;
+mod serve;
+mod settings;
+mod simulate;
+mod store;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::{fmt, process::ExitCode};
+
+/// A Dynamo-style distributed key-value store whose unit is a CPU core.
+#[derive(Parser)]
+#[command(name = "dynarc", version, max_term_width = 110, after_help = "Start with: dynarc dev")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node
+    #[command(after_help = serve::EXAMPLE)]
+    Serve(serve::ServeArgs),
+    /// Run a whole cluster on this machine, one process a node
+    #[command(after_help = dev::EXAMPLE)]
+    Dev(dev::DevArgs),
+    /// Store a value
+    #[command(after_help = keys::PUT_EXAMPLE)]
+    Put(keys::PutArgs),
+    /// Read a value
+    #[command(after_help = keys::GET_EXAMPLE)]
+    Get(keys::GetArgs),
+    /// Delete a key
+    #[command(after_help = keys::DELETE_EXAMPLE)]
+    Delete(keys::DeleteArgs),
+    /// Store every file below a directory, or compare them with what is stored
+    #[command(after_help = load::EXAMPLE)]
+    Load(load::LoadArgs),
+    /// Show the cluster and its nodes
+    #[command(after_help = look::STATUS_EXAMPLE)]
+    Status(look::StatusArgs),
+    /// Show the ring, or where a key lives
+    #[command(after_help = look::RING_EXAMPLE)]
+    Ring(look::RingArgs),
+    /// Print what a file of a data directory holds and verify its checksums
+    #[command(after_help = inspect::EXAMPLE)]
+    Inspect(inspect::InspectArgs),
+    /// Measure a cluster: open loop, latencies from the scheduled start
+    #[command(after_help = "Example:\n  dynarc bench --help")]
+    Bench(bench::BenchArgs),
+    /// Run a cluster in simulated time with simulated faults; the same seed prints the same trace hash
+    #[command(after_help = simulate::EXAMPLE)]
+    Simulate(simulate::SimulateArgs),
+    /// Show or check the configuration
+    #[command(after_help = settings::EXAMPLE)]
+    Config(settings::ConfigArgs),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  dynarc completions bash > /etc/bash_completion.d/dynarc")]
+    Completions(CompletionsArgs),
+}
+
+#[derive(Args)]
+struct CompletionsArgs {
+    shell: clap_complete::Shell,
+}
+
+/// Exit codes other than success.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+    NotFound = 4,
+    /// Concurrent values.
+    Conflict = 5,
+    /// A quorum was not reached, or a member is not up.
+    Degraded = 6,
+    Configuration = 78,
+}
+
+/// The end of a command that did not succeed: one line for people, a code for programs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stop {
+    pub exit: Exit,
+    /// Empty when the answer on standard output says it all.
+    pub line: String,
+}
+impl Stop {
+    pub fn new(exit: Exit, line: impl Into<String>) -> Stop {
+        Stop { exit, line: line.into() }
+    }
+    pub fn failed(line: impl Into<String>) -> Stop {
+        Stop::new(Exit::Failed, line)
+    }
+}
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+impl From<crate::server::config::ConfigError> for Stop {
+    fn from(error: crate::server::config::ConfigError) -> Stop {
+        Stop::new(Exit::Configuration, error.to_string())
+    }
+}
+
+/// Reads the arguments of this process, runs the command, says how it ended.
+pub fn run() -> ExitCode {
+    let command = CommandLine::parse().command;
+    let ended = match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Dev(args) => dev::run(args),
+        Command::Put(args) => keys::put(args),
+        Command::Get(args) => keys::get(args),
+        Command::Delete(args) => keys::delete(args),
+        Command::Load(args) => load::run(args),
+        Command::Status(args) => look::status(args),
+        Command::Ring(args) => look::ring(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => return bench::run(args),
+        Command::Simulate(args) => simulate::run(args),
+        Command::Config(args) => settings::run(args),
+        Command::Completions(args) => completions(args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => {
+            if !stop.line.is_empty() {
+                eprintln!("dynarc: {}", stop.line);
+            }
+            ExitCode::from(stop.exit as u8)
+        }
+    }
+}
+
+fn completions(args: CompletionsArgs) -> Result<(), Stop> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut CommandLine::command(), "dynarc", &mut script);
+    output::print(script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_command_has_an_example() {
+        let command = CommandLine::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            let example = sub.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            assert!(example.contains("dynarc "), "{} has no example", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn every_command_that_reads_has_json_and_a_node() {
+        let command = CommandLine::command();
+        for name in ["get", "status", "ring", "put", "delete", "load"] {
+            let sub = command.find_subcommand(name).expect(name);
+            for flag in ["json", "node"] {
+                assert!(sub.get_arguments().any(|a| a.get_long() == Some(flag)), "{name} --{flag}");
+            }
+        }
+    }
+}

@@ -172,3 +172,124 @@ fn worth_repeating(failure: &Failure) -> bool {
         | ErrorCode::Internal => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::message::Operation,
+        types::{Consistency, Key, Member, MemberState, NodeId, Ports, Token, Value, WriteId},
+    };
+
+    const NOW: Instant = Instant(1_000_000_000);
+
+    fn flight(operation: Operation) -> Flight {
+        let key = Key::new("k").expect("a key");
+        let deadline = NOW + Duration::from_secs(3);
+        Flight::new(Request { key, operation, consistency: Consistency::default(), deadline }, NOW)
+    }
+    fn put() -> Flight {
+        flight(Operation::Put { context: None, value: Value::json("1"), write_id: WriteId(1) })
+    }
+    fn failed(code: ErrorCode) -> Setback {
+        Setback::Answered(Failure::new(code, Outcome::NotApplied, ""))
+    }
+    fn routes(nodes: u64) -> Routes {
+        let member = |id: u64| Member {
+            id: NodeId(id),
+            ip: [127, 0, 0, id as u8].into(),
+            ports: Ports::default(),
+            shards: 4,
+            slices: 64,
+            tokens: (0..16).map(|i| Token((i * nodes + id) << 57)).collect(),
+            state: MemberState::Up,
+            generation: 1,
+            revision: 1,
+            heartbeat: 1,
+        };
+        Routes::new(&(1..=nodes).map(member).collect::<Vec<_>>(), 5)
+    }
+
+    #[test]
+    fn owners_come_first_then_seeds_and_each_once_a_round() {
+        let (routes, seed) = (routes(3), "127.0.0.9:8000".parse().expect("an address"));
+        let mut flight = put();
+        let owners = routes.targets(flight.request.key.token());
+        assert_eq!(owners.len(), 3);
+        let mut round = || -> Vec<Target> {
+            let mut all = Vec::new();
+            while all.len() < 4 {
+                all.extend(flight.choose(&routes, &[seed], |_| false));
+            }
+            all
+        };
+        let first = round();
+        assert_eq!((&first[..3], first[3]), (&owners[..], Target::seed(seed)));
+        // What is left of the round are first cores that own nothing of this key.
+        let rest = (0..3).filter(|i| owners[*i].core != owners[*i].node).count();
+        (0..rest)
+            .for_each(|_| assert_eq!(flight.choose(&routes, &[seed], |_| false).map(|t| t.core == t.node), Some(true)));
+        assert_eq!(flight.choose(&routes, &[seed], |_| false), Some(owners[0]));
+    }
+
+    #[test]
+    fn who_failed_lately_is_asked_last() {
+        let routes = routes(3);
+        let mut flight = put();
+        let owners = routes.targets(flight.request.key.token());
+        let shunned = |t: &Target| t.node == owners[0].node;
+        assert_eq!(flight.choose(&routes, &[], shunned), Some(owners[1]));
+        assert_eq!(flight.choose(&routes, &[], |_| true), Some(owners[0]), "better than nobody");
+        assert_eq!(put().choose(&Routes::default(), &[], shunned), None);
+    }
+
+    #[test]
+    fn a_refused_connection_leaves_no_doubt_and_a_broken_one_does() {
+        let mut budget = RetryBudget::new(1);
+        let late = NOW + Duration::from_secs(4);
+        let mut flight = put();
+        assert_eq!(flight.meet(Setback::Refused("r".into()), NOW, &mut budget, 0), Decision::Again(NOW));
+        let end = flight.meet(Setback::Refused("r".into()), late, &mut budget, 0);
+        let error = ClientError::Unreachable { detail: "r".into(), outcome: Outcome::NotApplied };
+        assert_eq!(end, Decision::Finish(error.clone()));
+
+        let mut flight = put();
+        assert_eq!(flight.meet(Setback::Broken("b".into()), NOW, &mut budget, 0), Decision::Again(NOW));
+        let end = flight.meet(Setback::Refused("r".into()), late, &mut budget, 0);
+        assert_eq!(end, Decision::Finish(error.clone().uncertain()), "the first sending may have acted");
+
+        let mut get = super::tests::flight(Operation::Get);
+        assert_eq!(get.meet(Setback::Broken("b".into()), NOW, &mut budget, 0), Decision::Again(NOW));
+        assert_eq!(get.meet(Setback::Refused("r".into()), late, &mut budget, 0), Decision::Finish(error));
+    }
+
+    #[test]
+    fn failures_are_repeated_with_growing_pauses_as_far_as_the_budget_goes() {
+        let mut budget = RetryBudget::new(5);
+        let mut flight = put();
+        let mut pauses = Vec::new();
+        for _ in 0..5 {
+            match flight.meet(failed(ErrorCode::Overloaded), NOW, &mut budget, u64::MAX) {
+                Decision::Again(at) => pauses.push(at.since(NOW).as_millis()),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(pauses.is_sorted() && pauses[0] >= 5 && pauses[4] > 100, "{pauses:?}");
+        let end = flight.meet(failed(ErrorCode::Overloaded), NOW, &mut budget, 0);
+        assert!(matches!(end, Decision::Finish(ClientError::Failure(_))), "{end:?}");
+        assert_eq!(put().meet(Setback::Silent, NOW, &mut budget, 0), Decision::Wait);
+        (0..10).for_each(|_| budget.earn());
+        assert_eq!(put().meet(Setback::Silent, NOW, &mut budget, 0), Decision::Again(NOW));
+    }
+
+    #[test]
+    fn a_failure_after_a_sending_of_unknown_fate_is_of_unknown_outcome() {
+        let mut budget = RetryBudget::new(5);
+        let mut flight = put();
+        flight.meet(Setback::Silent, NOW, &mut budget, 0);
+        match flight.meet(failed(ErrorCode::SiblingLimit), NOW, &mut budget, 0) {
+            Decision::Finish(error) => assert_eq!(error.outcome(), Outcome::Unknown),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -41,6 +41,11 @@ impl PageBuffer {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+    /// As long as `bytes` rounded up to whole pages: pages that are added are zero, the others stay. Never gives back
+    /// memory, so that a buffer can be used again for another length.
+    pub fn resize(&mut self, bytes: usize) {
+        self.0.resize_with(bytes.div_ceil(PAGE), Page::new_zeroed);
+    }
     /// Keeps the first `bytes`, rounded up to whole pages.
     pub fn truncate(&mut self, bytes: usize) {
         self.0.truncate(bytes.div_ceil(PAGE));

@@ -1,15 +1,36 @@
 //! THE CELLAR: one LSM tree a slice, one value log a core, asynchronous over [`disk::Disk`].
 //!
-//! The engine stores records: an opaque key (at most [`ENGINE_KEY_BYTES_MAX`] bytes, ordered by its bytes), a small
-//! opaque head, and 0..n values. It knows nothing of versions, replicas or tokens. The append that makes a write
+//! The engine stores records: an opaque key (at most [`types::ENGINE_KEY_BYTES_MAX`] bytes, ordered by its bytes), a
+//! small opaque head, and 0..n values. It knows nothing of versions, replicas or tokens. The append that makes a write
 //! durable is also its values' home: memtables and tables hold heads, small values and pointers into the log.
+//!
+//! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
+//! [`wal`] (the log), [`memtable`], [`flush`], [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
+//! [`recover`].
+//!
+//! Invariants:
+//! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;
+//! - sequences of a slice's records only ever grow, over restarts too, and the greatest wins;
+//! - a file is written, synced, renamed, its directory synced, in that order; no log byte is ever written twice;
+//! - after a failed write or sync nothing more is acknowledged; it is never tried again;
+//! - a segment goes only when no record in it is needed: all are in tables, and the live ones copied durably.
 
 pub mod cache;
+pub mod collect;
+pub mod compact;
 pub mod compaction;
 pub mod disk;
 pub mod error;
+pub mod flush;
+pub mod inspect;
+pub mod manifest;
+pub mod memtable;
+pub mod notify;
+pub mod open;
+pub mod recover;
+pub mod store;
 pub mod table;
 pub mod types;
+pub mod wal;
 
-mod memory;
-pub use memory::{Background, Engine, Opened};
+pub use open::{Background, Engine, Opened};

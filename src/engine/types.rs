@@ -45,6 +45,28 @@ pub struct Record {
     pub values: Values,
 }
 
+/// A record as memtables and tables keep it: large values are pointers into the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stored {
+    Put { head: Bytes, values: SmallVec<[StoredValue; 1]> },
+    Delete,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoredValue {
+    Inline(Bytes),
+    Pointer(ValuePointer),
+}
+
+/// Where a value lies in the value log, and the CRC-32C of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ValuePointer {
+    pub segment: u64,
+    pub offset: u64,
+    pub length: u32,
+    pub checksum: u32,
+}
+
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Durability {
@@ -114,28 +136,4 @@ pub struct EngineStats {
     pub memory_bytes: u64,
     /// 1 when writes are refused because the disk is full.
     pub read_only: u64,
-}
-
-/// A record as memtables and tables keep it: small values inside, larger ones by pointer into the log.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stored {
-    Put { head: Bytes, values: SmallVec<[StoredValue; 1]> },
-    Delete,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum StoredValue {
-    Inline(Bytes),
-    Pointer(ValuePointer),
-}
-
-/// Where a value lies in the log.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ValuePointer {
-    pub segment: u64,
-    /// Bytes from the start of the segment's file.
-    pub offset: u64,
-    pub length: u32,
-    /// CRC-32C of segment, offset and the value's bytes.
-    pub checksum: u32,
 }

@@ -31,6 +31,13 @@ pub fn drain_eventfd(eventfd: &OwnedFd) {
     unsafe { libc::read(eventfd.as_raw_fd(), (&raw mut count).cast(), 8) };
 }
 
+/// Adds one to the counter.
+pub fn raise_eventfd(eventfd: &OwnedFd) {
+    let one = 1u64;
+    // Safety: eight bytes of a local variable. It fails only when the counter is full: then it is raised already.
+    unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast(), 8) };
+}
+
 // ---- sockets ---------------------------------------------------------------------------------------------------
 
 /// The address in the kernel's form, and its length in bytes.

@@ -1,10 +1,26 @@
 //! THE REAL WORLD: the only room that knows glommio, io_uring, sockets, files, clocks and signals.
+//!
+//! `boot` starts one executor a core; each core has a `ring` of its own under its `disk` and its `socket`s, and a
+//! `world` through which the shard speaks: to `peers` (other nodes), over the `mesh` (other cores), to `clients` and to
+//! the `web`. Unsafe code lives in `ring/` and `kernel` only.
 
+#![allow(clippy::disallowed_methods)] // here is where clocks are read and threads are made
+
+pub mod boot;
+pub mod clients;
 pub mod clock;
+pub mod config;
 pub mod disk;
+pub mod host;
 pub mod kernel;
+pub mod mesh;
 pub mod options;
+pub mod peers;
+pub mod report;
 pub mod ring;
 pub mod socket;
+pub mod web;
+pub mod world;
 
+pub use boot::{StartError, run};
 pub use options::{ProtocolOptions, ServeOptions};

@@ -7,9 +7,13 @@
 use super::{
     clock, kernel,
     kernel::PortUse,
-    ring::{Descriptor, Pieces, Ring},
+    ring::{Descriptor, Pieces, Readiness, Receiving, Ring},
 };
-use crate::{limits::RECEIVE_BUFFER_BYTES, types::Instant};
+use crate::{
+    limits::{KIB, RECEIVE_BUFFER_BYTES, STALLED_TIMEOUT},
+    types::Instant,
+    wire::FrameDecoder,
+};
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
 use std::{
@@ -17,6 +21,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -69,6 +74,17 @@ impl Socket {
         (pieces, Ok(()))
     }
 
+    /// Ready when a receive would not wait.
+    pub async fn readable(&self) -> io::Result<()> {
+        let mut readiness = self.ring.readable(&self.descriptor);
+        poll_fn(|cx| readiness.poll(cx)).await
+    }
+
+    /// Breaks the connection when sent bytes stay unacknowledged, or unread, for so long.
+    pub fn break_after(&self, silence: Duration) -> io::Result<()> {
+        kernel::set_user_timeout(self.descriptor.owned(), silence)
+    }
+
     /// Ends both directions: whoever waits on this connection hears of it.
     pub fn close(&self) {
         kernel::shutdown(self.descriptor.raw(), libc::SHUT_RDWR);
@@ -98,6 +114,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Over a socket that listens already.
+    pub fn new(ring: &Rc<Ring>, socket: OwnedFd) -> Listener {
+        Listener { ring: ring.clone(), descriptor: Descriptor::new(socket) }
+    }
+
     pub fn bind(ring: &Rc<Ring>, address: SocketAddr, port_use: PortUse) -> io::Result<Listener> {
         let descriptor = Descriptor::new(kernel::listen(address, port_use)?);
         Ok(Listener { ring: ring.clone(), descriptor })
@@ -134,18 +155,50 @@ pub struct Watch {
     waiting_since: Cell<Instant>,
     expired: Cell<bool>,
     quiet: Cell<bool>,
+    /// Bytes that have come since the deadline was moved.
+    progress: Cell<usize>,
+    stopping: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
+
+/// Bytes that earn a slow sender another [`STALLED_TIMEOUT`].
+const PROGRESS_BYTES: usize = 16 * KIB;
 
 impl Watch {
     /// The connection is given up at this time unless it is moved before. [`Instant::NEVER`]: no limit.
     pub fn set_deadline(&self, deadline: Instant) {
         self.deadline.set(deadline);
     }
+    /// No limit from here on; forgets an expiry that has been dealt with.
+    pub fn relax(&self) {
+        self.deadline.set(Instant::NEVER);
+        self.expired.set(false);
+        self.progress.set(0);
+    }
+    /// Bytes of something that is not whole yet have come: starts its limit, and extends it for real progress only. A
+    /// sender of a byte a second is given up.
+    pub fn progressed(&self, bytes: usize) {
+        let progress = self.progress.get() + bytes;
+        if self.deadline.get() == Instant::NEVER || progress >= PROGRESS_BYTES {
+            self.progress.set(0);
+            self.deadline.set(clock::now() + STALLED_TIMEOUT);
+        } else {
+            self.progress.set(progress);
+        }
+    }
     pub fn expired(&self) -> bool {
         self.expired.get()
     }
-    fn listen(&self, cx: &Context<'_>) {
+    /// The node is stopping: finish what is in hand.
+    pub fn stopping(&self) -> bool {
+        self.stopping.get()
+    }
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+    pub fn listen(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
@@ -172,10 +225,8 @@ impl Watch {
         if quiet {
             self.quiet.set(true);
         }
-        if (expired || quiet)
-            && let Some(waker) = self.waker.borrow_mut().take()
-        {
-            waker.wake();
+        if expired || quiet {
+            self.wake();
         }
     }
 }
@@ -187,6 +238,7 @@ pub struct Watches(Rc<WatchList>);
 #[derive(Default)]
 struct WatchList {
     watches: RefCell<Vec<Rc<Watch>>>,
+    stopping: Cell<bool>,
     sweeper: RefCell<Option<Waker>>,
 }
 
@@ -197,6 +249,8 @@ impl Watches {
             waiting_since: Cell::new(Instant::NEVER),
             expired: Cell::new(false),
             quiet: Cell::new(false),
+            progress: Cell::new(0),
+            stopping: Cell::new(self.0.stopping.get()),
             waker: RefCell::default(),
         });
         self.0.watches.borrow_mut().push(watch.clone());
@@ -204,6 +258,15 @@ impl Watches {
             waker.wake();
         }
         watch
+    }
+
+    /// Tells every connection, and those to come, that the node is stopping.
+    pub fn stop(&self) {
+        self.0.stopping.set(true);
+        for watch in self.0.watches.borrow().iter() {
+            watch.stopping.set(true);
+            watch.wake();
+        }
     }
 
     /// Looks at every watch once a second; sleeps while there are none.
@@ -239,71 +302,126 @@ pub enum Ended {
     Broken(io::Error),
 }
 
-/// The receiving side of a connection and its buffer.
+/// Where received bytes gather.
+pub trait Gather {
+    /// Whether nothing waits to be consumed: then the buffer may be given up.
+    fn is_clear(&self) -> bool;
+    fn release(&mut self);
+    /// A buffer with spare capacity, with what has gathered in it.
+    fn take(&mut self) -> BytesMut;
+    fn give(&mut self, buffer: BytesMut);
+}
+
+impl Gather for BytesMut {
+    fn is_clear(&self) -> bool {
+        self.is_empty()
+    }
+    fn release(&mut self) {
+        *self = BytesMut::new();
+    }
+    fn take(&mut self) -> BytesMut {
+        let mut buffer = std::mem::take(self);
+        if buffer.capacity() - buffer.len() < RECEIVE_BUFFER_BYTES / 4 {
+            buffer.reserve(buffer.len().max(RECEIVE_BUFFER_BYTES));
+        }
+        buffer
+    }
+    fn give(&mut self, buffer: BytesMut) {
+        *self = buffer;
+    }
+}
+
+impl Gather for FrameDecoder {
+    fn is_clear(&self) -> bool {
+        !self.is_mid_frame()
+    }
+    fn release(&mut self) {
+        FrameDecoder::release(self);
+    }
+    fn take(&mut self) -> BytesMut {
+        self.take_buffer()
+    }
+    fn give(&mut self, buffer: BytesMut) {
+        self.give_buffer(buffer);
+    }
+}
+
+enum Wait {
+    Nothing,
+    /// Without a buffer.
+    Readable(Readiness),
+    /// With one; `true` once the kernel has been asked to end it.
+    Receive(Receiving, bool),
+}
+
+/// The receiving side of a connection.
 pub struct Inlet {
     socket: Socket,
     watch: Rc<Watch>,
-    /// Bytes received and not consumed yet. Empty and without memory while the connection is idle.
-    pub buffer: BytesMut,
+    wait: Wait,
     /// Bytes have come lately: wait with a buffer in hand.
     active: bool,
 }
 
 impl Inlet {
     pub fn new(socket: Socket, watch: Rc<Watch>) -> Inlet {
-        Inlet { socket, watch, buffer: BytesMut::new(), active: false }
+        Inlet { socket, watch, wait: Wait::Nothing, active: false }
     }
 
-    /// Waits for bytes and appends them to `buffer`, for which it makes room.
-    pub async fn fill(&mut self) -> Result<usize, Ended> {
+    /// Waits for bytes and appends them to what has gathered. Says how many came.
+    pub async fn fill(&mut self, gather: &mut impl Gather) -> Result<usize, Ended> {
+        poll_fn(|cx| self.poll_fill(cx, gather)).await
+    }
+
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, gather: &mut impl Gather) -> Poll<Result<usize, Ended>> {
         loop {
-            if !self.active && self.buffer.is_empty() {
-                self.buffer = BytesMut::new();
-                let readable = self.socket.ring.readable(&self.socket.descriptor);
-                self.watch.within(readable).await.ok_or(Ended::Expired)?.map_err(Ended::Broken)?;
-            }
-            if let Some(received) = self.receive().await? {
-                self.active = true;
-                return Ok(received);
-            }
-            self.active = false;
-        }
-    }
-
-    /// One receive with a buffer; `None` when the connection has gone quiet.
-    async fn receive(&mut self) -> Result<Option<usize>, Ended> {
-        let spare = self.buffer.capacity() - self.buffer.len();
-        // A large message grows the buffer as its bytes come, never by its word alone.
-        if spare < RECEIVE_BUFFER_BYTES / 4 {
-            self.buffer.reserve(self.buffer.len().max(RECEIVE_BUFFER_BYTES));
-        }
-        self.watch.quiet.set(false);
-        self.watch.waiting_since.set(clock::now());
-        let mut receive =
-            self.socket.ring.receive_cancellable(&self.socket.descriptor, std::mem::take(&mut self.buffer));
-        let mut cancelled = false;
-        let (buffer, result) = poll_fn(|cx| {
-            if let Poll::Ready(output) = receive.poll(cx) {
-                return Poll::Ready(output);
-            }
             self.watch.listen(cx);
-            // Asking the kernel to stop, and hearing its answer: bytes that come at this moment are not lost.
-            if !cancelled && (self.watch.expired.get() || self.watch.quiet.get()) {
-                cancelled = true;
-                receive.cancel();
+            match &mut self.wait {
+                Wait::Nothing if !self.active && gather.is_clear() => {
+                    gather.release();
+                    self.wait = Wait::Readable(self.socket.ring.readable(&self.socket.descriptor));
+                }
+                Wait::Nothing => {
+                    self.watch.quiet.set(false);
+                    self.watch.waiting_since.set(clock::now());
+                    let receive = self.socket.ring.receive_cancellable(&self.socket.descriptor, gather.take());
+                    self.wait = Wait::Receive(receive, false);
+                }
+                Wait::Readable(readiness) => match readiness.poll(cx) {
+                    Poll::Ready(result) => {
+                        self.wait = Wait::Nothing;
+                        result.map_err(Ended::Broken)?;
+                        self.active = true;
+                    }
+                    Poll::Pending if self.watch.expired.get() => return Poll::Ready(Err(Ended::Expired)),
+                    Poll::Pending => return Poll::Pending,
+                },
+                Wait::Receive(receive, cancelled) => {
+                    let Poll::Ready((buffer, result)) = receive.poll(cx) else {
+                        // Asking the kernel to stop and hearing its answer: bytes that come just now are not lost.
+                        if !*cancelled && (self.watch.expired.get() || self.watch.quiet.get()) {
+                            *cancelled = true;
+                            receive.cancel();
+                        }
+                        return Poll::Pending;
+                    };
+                    let cancelled = *cancelled;
+                    self.wait = Wait::Nothing;
+                    self.watch.waiting_since.set(Instant::NEVER);
+                    gather.give(buffer);
+                    match result {
+                        Ok(0) => return Poll::Ready(Err(Ended::Closed)),
+                        Ok(received) => {
+                            self.active = true;
+                            return Poll::Ready(Ok(received));
+                        }
+                        Err(_) if self.watch.expired.get() => return Poll::Ready(Err(Ended::Expired)),
+                        Err(e) if cancelled && e.raw_os_error() == Some(libc::ECANCELED) => self.active = false,
+                        Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                        Err(e) => return Poll::Ready(Err(Ended::Broken(e))),
+                    }
+                }
             }
-            Poll::Pending
-        })
-        .await;
-        self.watch.waiting_since.set(Instant::NEVER);
-        self.buffer = buffer;
-        match result {
-            Ok(0) => Err(Ended::Closed),
-            Ok(received) => Ok(Some(received)),
-            Err(_) if self.watch.expired.get() => Err(Ended::Expired),
-            Err(e) if cancelled && e.raw_os_error() == Some(libc::ECANCELED) => Ok(None),
-            Err(e) if e.raw_os_error() == Some(libc::EINTR) => Ok(None),
-            Err(e) => Err(Ended::Broken(e)),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::{
     values::ValuePool,
     workload::{Kind, Source},
 };
+use crate::limits::CONTEXT_DOTS_MAX;
 use crate::protocol::{ring::FixedMap, versions::Context};
 use hdrhistogram::Histogram;
 use std::{
@@ -86,7 +87,8 @@ struct Book {
     plan: Arc<Plan>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    contexts: FixedMap<u64, Context>,
+    /// What this writer has seen of each key; `None`: too much to say, it must read before it writes.
+    contexts: FixedMap<u64, Option<Context>>,
     source: Source,
     variant: u64,
     /// Operations to send again: further attempts, and the puts of updates.
@@ -359,7 +361,7 @@ impl Worker {
         let ask = match slot.kind == Kind::Get || slot.reading {
             true => Ask::Get,
             false => Ask::Put {
-                context: self.book.contexts.get(&slot.key),
+                context: self.book.contexts.get(&slot.key).and_then(Option::as_ref),
                 values: &self.book.pool,
                 number: slot.key,
                 variant: slot.variant,
@@ -489,6 +491,13 @@ impl Worker {
     }
 }
 
+/// What is known after both: what one request has written and another has read are both seen by this writer. `None`
+/// when concurrent writes have left so many dots beside the clock that only a read can tell more.
+fn join(before: Option<Context>, new: Context) -> Option<Context> {
+    let joined = before.map_or(new.clone(), |b| b.join(&new));
+    (joined.dots.len() < CONTEXT_DOTS_MAX).then_some(joined)
+}
+
 impl Link {
     fn new(stream: TcpStream, dialect: Box<dyn Dialect>, endpoint: usize) -> Link {
         Link {
@@ -605,7 +614,8 @@ impl Book {
 
     /// A slot for a new operation; `None` when too many are open.
     fn begin(&mut self, kind: Kind, key: u64, at: u64, now: u64) -> Option<Ticket> {
-        let unread = kind == Kind::Put && self.plan.learn && !self.contexts.contains_key(&key);
+        let known = self.contexts.get(&key).map_or(!self.plan.learn, Option::is_some);
+        let unread = matches!(kind, Kind::Put | Kind::Insert) && !known;
         let kind = if unread { Kind::Update } else { kind };
         let index = match self.free.pop() {
             Some(index) => index,
@@ -663,9 +673,8 @@ impl Book {
             self.second.damaged += 1;
         }
         if let (true, Some(context)) = (self.plan.load || self.plan.mix.writes(), answer.context) {
-            // What one connection has written and another has read are both seen by this writer.
-            let seen = self.contexts.entry(key).or_default();
-            *seen = seen.join(&context);
+            let before = self.contexts.remove(&key).flatten();
+            self.contexts.insert(key, join(before, context));
         }
         match answer.verdict {
             Verdict::AlsoValue => {}

@@ -1,6 +1,6 @@
-//! A server of the Redis protocol in this process: what the generator itself can do, and what it sees of a stall.
+//! A server in this process that stores nothing: what the generator itself can do, and what it sees of a stall.
 
-use super::{dialect::RedisServer, poll::Poll};
+use super::{dialect::Service, poll::Poll};
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -29,11 +29,11 @@ pub struct Echo {
 const LISTENER: u64 = u64::MAX;
 
 impl Echo {
-    pub fn start(server: RedisServer, stall: Option<Stall>, pin: Option<usize>) -> io::Result<Echo> {
+    pub fn start(service: Service, stall: Option<Stall>, pin: Option<usize>) -> io::Result<Echo> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let (address, stop) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
-        let mut serving = Serving { listener, poll: Poll::new()?, connections: vec![], server };
+        let mut serving = Serving { listener, poll: Poll::new()?, connections: vec![], service };
         serving.poll.add(&serving.listener, LISTENER)?;
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("bench-echo".into()).spawn(move || {
@@ -59,7 +59,7 @@ struct Serving {
     listener: TcpListener,
     poll: Poll,
     connections: Vec<Option<Connection>>,
-    server: RedisServer,
+    service: Service,
 }
 struct Connection {
     stream: TcpStream,
@@ -89,7 +89,7 @@ impl Serving {
                 }
                 let index = event.token as usize;
                 let alive = match &mut self.connections[index] {
-                    Some(connection) => connection.serve(&mut self.server, &self.poll, index).is_ok(),
+                    Some(connection) => connection.serve(&mut self.service, &self.poll, index).is_ok(),
                     None => true,
                 };
                 if !alive {
@@ -111,7 +111,7 @@ impl Serving {
 }
 
 impl Connection {
-    fn serve(&mut self, server: &mut RedisServer, poll: &Poll, index: usize) -> io::Result<()> {
+    fn serve(&mut self, service: &mut Service, poll: &Poll, index: usize) -> io::Result<()> {
         if self.filled == self.input.len() {
             let grown = self.input.len() * 2;
             self.input.resize(grown, 0);
@@ -122,7 +122,7 @@ impl Connection {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e),
         }
-        let taken = server.serve(&self.input[..self.filled], &mut self.output).map_err(io::Error::other)?;
+        let taken = service.serve(index, &self.input[..self.filled], &mut self.output).map_err(io::Error::other)?;
         self.input.copy_within(taken..self.filled, 0);
         self.filled -= taken;
         while self.sent < self.output.len() {

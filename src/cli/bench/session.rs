@@ -2,7 +2,7 @@
 
 use super::{
     BenchError, compare,
-    dialect::RedisServer,
+    dialect::{NativeServer, RedisServer, Service},
     drive::{End, Told, Worker},
     echo::{Echo, Stall},
     environment::{self, CpuTime, Environment},
@@ -49,11 +49,9 @@ pub fn run(args: &BenchArgs) -> Result<bool, BenchError> {
         return stall_test(args, plan);
     }
     if args.null {
-        let server = RedisServer::forgetful(plan.value_bytes);
-        let echo =
-            Echo::start(server, None, plan.pin.get(plan.threads).copied()).map_err(|e| BenchError::Io("echo", e))?;
-        let target = Target { protocol: Protocol::Redis, seeds: vec![echo.address] };
+        let (echo, target) = start_echo(args, &plan, None)?;
         let report = measure(args, plan, &target)?;
+        drop(echo);
         print(args, &report);
         return Ok(report.valid);
     }
@@ -68,6 +66,19 @@ pub fn run(args: &BenchArgs) -> Result<bool, BenchError> {
     let report = measure(args, plan, &target)?;
     print(args, &report);
     Ok(report.valid)
+}
+
+/// The echo that speaks what was asked for; pinned to the CPU named after those of the generator's threads.
+fn start_echo(args: &BenchArgs, plan: &Plan, stall: Option<Stall>) -> Result<(Echo, Target), BenchError> {
+    let (protocol, service) = match args.protocol {
+        Protocol::Dynarc => (Protocol::Dynarc, Service::Native(NativeServer::forgetful(plan.value_bytes))),
+        Protocol::Redis => (Protocol::Redis, Service::Redis(RedisServer::forgetful(plan.value_bytes))),
+        Protocol::Http => return Err(BenchError::Usage("the echo speaks dynarc and redis".into())),
+    };
+    let pin = plan.pin.get(plan.threads).copied();
+    let echo = Echo::start(service, stall, pin).map_err(|e| BenchError::Io("echo", e))?;
+    let target = Target { protocol, seeds: vec![echo.address] };
+    Ok((echo, target))
 }
 
 fn print(args: &BenchArgs, report: &Report) {
@@ -87,17 +98,20 @@ fn print_json(value: &impl serde::Serialize) {
 /// One run with its surroundings read before and after it.
 fn measure(args: &BenchArgs, mut plan: Plan, target: &Target) -> Result<Report, BenchError> {
     let fleet = Arc::new(Fleet::discover(target, args.any_node)?);
-    plan.learn = target.protocol.has_contexts() && plan.mix.writes() && fleet.may_hold_keys(&plan)?;
+    let echo = args.null || args.stall_test;
+    let writes = plan.load || plan.mix.writes();
+    plan.learn = !echo && target.protocol.has_contexts() && writes && fleet.may_hold_keys(&plan)?;
     let nodes: Vec<SocketAddr> = match args.http_port {
         0 => vec![],
+        _ if echo => vec![],
         port => fleet.http_addresses(port),
     };
     let environment = Environment::read(args.data.as_deref());
     let (cpu, log, started) = (CpuTime::read(), environment::log_counts(&nodes), Instant::now());
-    let outcome = execute(fleet, &plan)?;
+    let outcome = execute(fleet.clone(), &plan)?;
     let wall_seconds = started.elapsed().as_secs_f64();
     let around = Surroundings {
-        target: target.name(),
+        target: fleet.name(),
         environment,
         cpu: (cpu, CpuTime::read()),
         nodes: nodes.len(),
@@ -246,10 +260,9 @@ impl Progress {
 fn stall_test(args: &BenchArgs, mut plan: Plan) -> Result<bool, BenchError> {
     plan.load = false;
     let stall = Stall { at: plan.warmup + plan.measure / 2, length: Duration::from_secs(1) };
-    let echo = Echo::start(RedisServer::forgetful(plan.value_bytes), Some(stall), None)
-        .map_err(|e| BenchError::Io("echo", e))?;
-    let target = Target { protocol: Protocol::Redis, seeds: vec![echo.address] };
+    let (echo, target) = start_echo(args, &plan, Some(stall))?;
     let report = measure(args, plan, &target)?;
+    drop(echo);
     print(args, &report);
     let (open, service) = (report.all.p999_us, report.service.p999_us);
     let seen = open >= 800_000.0;

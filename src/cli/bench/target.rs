@@ -2,9 +2,14 @@
 
 use super::{
     BenchError,
-    dialect::{Answer, Ask, Dialect, HttpDialect, RedisDialect, Request, Verdict},
+    dialect::{Answer, Ask, Dialect, HttpDialect, NativeDialect, RedisDialect, Request, Verdict},
     keys,
     plan::Plan,
+};
+use crate::{
+    limits::{REPLICAS_MAX, REQUEST_TIMEOUT},
+    protocol::ring::{FixedMap, Ring, owns},
+    types::{Address, Member, Token},
 };
 use std::{
     io::{self, Read, Write},
@@ -83,27 +88,63 @@ impl Target {
 pub struct Fleet {
     pub protocol: Protocol,
     pub endpoints: Vec<SocketAddr>,
+    routing: Option<Routing>,
+}
+/// What our own protocol tells of the ring.
+struct Routing {
+    ring: Ring,
+    /// The endpoint of each core.
+    endpoints: FixedMap<Address, usize>,
+    nodes: Vec<Member>,
+    /// To a core that does not own the key, on purpose.
+    astray: bool,
 }
 
 impl Fleet {
-    /// Looks what there is at a target.
-    pub fn discover(target: &Target, _any_node: bool) -> Result<Fleet, BenchError> {
-        Ok(Fleet { protocol: target.protocol, endpoints: target.seeds.clone() })
+    /// Looks what there is at a target: with our own protocol, all cores of all nodes of its ring.
+    pub fn discover(target: &Target, any_node: bool) -> Result<Fleet, BenchError> {
+        let mut fleet = Fleet { protocol: target.protocol, endpoints: target.seeds.clone(), routing: None };
+        if target.protocol != Protocol::Dynarc {
+            return Ok(fleet);
+        }
+        let unreachable = |e| BenchError::Unreachable(target.name(), e);
+        let mut members = Err(io::ErrorKind::NotFound.into());
+        for seed in &target.seeds {
+            members = fetch_members(*seed);
+            if members.is_ok() {
+                break;
+            }
+        }
+        let mut members = members.map_err(unreachable)?;
+        members.retain(|m| owns(m.state));
+        members.sort_by_key(|m| (m.ip, m.id));
+        // A lone server without a ring (the echo) is an endpoint like any.
+        if !members.is_empty() {
+            fleet.learn(members, any_node);
+        }
+        Ok(fleet)
+    }
+    fn learn(&mut self, members: Vec<Member>, astray: bool) {
+        let mut endpoints = FixedMap::default();
+        self.endpoints.clear();
+        for member in &members {
+            for shard in 0..member.shards {
+                endpoints.insert(Address::new(member.id, shard), self.endpoints.len());
+                self.endpoints.push(SocketAddr::new(member.ip, member.ports.client.saturating_add(shard)));
+            }
+        }
+        self.routing = Some(Routing { ring: Ring::new(&members), endpoints, nodes: members, astray });
     }
     pub fn name(&self) -> String {
         Target { protocol: self.protocol, seeds: self.endpoints.clone() }.name()
     }
-    /// Where the nodes answer HTTP.
+    /// Where the nodes answer HTTP; `port` where that is not known.
     pub fn http_addresses(&self, port: u16) -> Vec<SocketAddr> {
-        match self.protocol {
-            Protocol::Redis => vec![],
-            Protocol::Http => self.endpoints.clone(),
-            Protocol::Dynarc => {
-                let mut hosts: Vec<_> = self.endpoints.iter().map(|e| SocketAddr::new(e.ip(), port)).collect();
-                hosts.sort_unstable();
-                hosts.dedup();
-                hosts
-            }
+        match (&self.routing, self.protocol) {
+            (Some(routing), _) => routing.nodes.iter().map(|m| SocketAddr::new(m.ip, m.ports.http)).collect(),
+            (None, Protocol::Redis) => vec![],
+            (None, Protocol::Http) => self.endpoints.clone(),
+            (None, Protocol::Dynarc) => self.endpoints.iter().map(|e| SocketAddr::new(e.ip(), port)).collect(),
         }
     }
     /// Whether any of a few keys of the plan exists already.
@@ -116,7 +157,6 @@ impl Fleet {
             let endpoint = self.route(&key, 0, &mut turn);
             let (mut stream, mut dialect) = self.connect(endpoint).map_err(unreachable)?;
             stream.set_nonblocking(false).map_err(unreachable)?;
-            stream.set_read_timeout(Some(CONNECT_TIMEOUT)).map_err(unreachable)?;
             match ask_once(&mut stream, &mut *dialect, &key).map_err(unreachable)? {
                 Verdict::Missing => {}
                 Verdict::Failed { code, .. } => return Err(BenchError::Failed(format!("a first get failed: {code}"))),
@@ -126,23 +166,49 @@ impl Fleet {
         Ok(false)
     }
     /// The endpoint for a key: `attempt` 0 is the best, later ones are others; `turn` deals where all are alike.
-    pub fn route(&self, _key: &[u8], attempt: u8, turn: &mut usize) -> usize {
+    pub fn route(&self, key: &[u8], attempt: u8, turn: &mut usize) -> usize {
         *turn = turn.wrapping_add(1);
-        (*turn + usize::from(attempt)) % self.endpoints.len()
+        let dealt = (*turn + usize::from(attempt)) % self.endpoints.len();
+        let Some(routing) = &self.routing else { return dealt };
+        let token = Token(xxhash_rust::xxh3::xxh3_64(key));
+        if routing.astray {
+            let owners: Vec<usize> = routing.owners(token, REPLICAS_MAX).collect();
+            let strangers = (0..self.endpoints.len()).map(|step| (dealt + step) % self.endpoints.len());
+            return strangers.into_iter().find(|e| !owners.contains(e)).unwrap_or(dealt);
+        }
+        routing.owners(token, usize::from(attempt) + 1).last().unwrap_or(dealt)
     }
     /// Connects and says hello. Blocks for a few seconds at most.
     pub fn connect(&self, endpoint: usize) -> io::Result<(TcpStream, Box<dyn Dialect>)> {
         let address = self.endpoints[endpoint];
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-        stream.set_nodelay(true)?;
+        let mut stream = open(address)?;
         let dialect: Box<dyn Dialect> = match self.protocol {
             Protocol::Redis => Box::new(RedisDialect::default()),
             Protocol::Http => Box::new(HttpDialect::new(address.to_string())),
-            Protocol::Dynarc => return Err(io::Error::other("not yet")),
+            Protocol::Dynarc => Box::new(NativeDialect::greet(&mut stream, REQUEST_TIMEOUT)?),
         };
         stream.set_nonblocking(true)?;
         Ok((stream, dialect))
     }
+}
+
+impl Routing {
+    /// The endpoints of the cores that own a token, the first replica first; at most `count`.
+    fn owners(&self, token: Token, count: usize) -> impl Iterator<Item = usize> {
+        let nodes = self.ring.walk(token, count);
+        nodes.into_iter().filter_map(move |n| self.endpoints.get(&self.ring.address(n, token)?).copied())
+    }
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    Ok(stream)
+}
+fn fetch_members(seed: SocketAddr) -> io::Result<Vec<Member>> {
+    let mut stream = open(seed)?;
+    NativeDialect::greet(&mut stream, REQUEST_TIMEOUT)?.members(&mut stream)
 }
 
 /// One get on a connection of its own, blocking.

@@ -1,7 +1,7 @@
 //! Whole runs against a tiny server of the Redis protocol in this process.
 
 use super::{
-    dialect::RedisServer,
+    dialect::{NativeServer, RedisServer, Service},
     echo::{Echo, Stall},
     latency::Percentiles,
     plan::{BenchArgs, Pace, Plan},
@@ -28,7 +28,7 @@ fn against(echo: &Echo, plan: &Plan) -> Outcome {
 
 #[test]
 fn what_was_loaded_is_read_back_and_checked() {
-    let echo = Echo::start(RedisServer::storing(), None, None).unwrap();
+    let echo = Echo::start(Service::Redis(RedisServer::storing()), None, None).unwrap();
     let loaded = against(&echo, &plan("put --load --keys 2000 --value-bytes 300 -c 4 --in-flight 8"));
     assert_eq!((loaded.total.done, loaded.total.failures()), (2000, 0));
     assert_eq!(loaded.total.kind(Kind::Insert).unwrap().bytes, 600_000);
@@ -45,7 +45,7 @@ fn what_was_loaded_is_read_back_and_checked() {
 
 #[test]
 fn values_of_another_length_are_seen_as_damage() {
-    let echo = Echo::start(RedisServer::forgetful(50), None, None).unwrap();
+    let echo = Echo::start(Service::Redis(RedisServer::forgetful(50)), None, None).unwrap();
     let run = against(&echo, &plan("get --closed -c 2 --keys 10 --value-bytes 60 --seconds 0.2 --warmup 0 --validate"));
     assert!(run.total.done > 0 && run.total.damaged >= run.total.done);
 }
@@ -53,7 +53,7 @@ fn values_of_another_length_are_seen_as_damage() {
 #[test]
 fn an_open_loop_sees_a_stall_that_service_time_hides() {
     let stall = Stall { at: Duration::from_millis(500), length: Duration::from_millis(400) };
-    let echo = Echo::start(RedisServer::forgetful(10), Some(stall), None).unwrap();
+    let echo = Echo::start(Service::Redis(RedisServer::forgetful(10)), Some(stall), None).unwrap();
     // One request in flight: all others of the stall wait behind it, unsent.
     let run = against(
         &echo,
@@ -83,8 +83,8 @@ fn operations_without_an_answer_fail_and_stay_in_the_histogram() {
 #[test]
 fn a_lost_connection_is_replaced_and_its_operations_are_tried_elsewhere() {
     let (first, second) = (
-        Echo::start(RedisServer::forgetful(10), None, None).unwrap(),
-        Echo::start(RedisServer::forgetful(10), None, None).unwrap(),
+        Echo::start(Service::Redis(RedisServer::forgetful(10)), None, None).unwrap(),
+        Echo::start(Service::Redis(RedisServer::forgetful(10)), None, None).unwrap(),
     );
     let target = Target { protocol: Protocol::Redis, seeds: vec![first.address, second.address] };
     let fleet = Arc::new(Fleet::discover(&target, false).unwrap());
@@ -100,5 +100,17 @@ fn a_lost_connection_is_replaced_and_its_operations_are_tried_elsewhere() {
     stopper.join().unwrap();
     assert_eq!(run.total.failures(), 0, "{:?}", run.total.failed);
     assert_eq!(run.total.latency().len(), run.total.scheduled);
-    assert_eq!(run.total.done, run.total.scheduled);
+}
+
+#[test]
+fn our_own_protocol_is_driven_with_ids_and_contexts() {
+    let echo = Echo::start(Service::Native(NativeServer::forgetful(100)), None, None).unwrap();
+    let target = Target { protocol: Protocol::Dynarc, seeds: vec![echo.address] };
+    let fleet = Arc::new(Fleet::discover(&target, false).unwrap());
+    let run =
+        execute(fleet, &plan("ycsb-f --rate 2000 -c 3 --value-bytes 100 --seconds 0.5 --warmup 0 --keys 50")).unwrap();
+    assert_eq!((run.total.failures(), run.total.latency().len()), (0, run.total.scheduled));
+    let (gets, updates) = (run.total.kind(Kind::Get).unwrap(), run.total.kind(Kind::Update).unwrap());
+    assert!(gets.done > 300 && updates.done > 300, "{} {}", gets.done, updates.done);
+    assert_eq!((gets.bytes, updates.bytes), (gets.done * 100, updates.done * 100));
 }

@@ -189,10 +189,11 @@ impl Connection {
     }
     /// The server may have said why before it closed.
     fn closed(&mut self, error: &std::io::Error) -> ClientError {
-        if self.set_blocking(false).is_ok() && matches!(self.read(), Ok(true)) {
-            if let Err(protocol) = self.session.next_event(Instant::ZERO) {
-                return ClientError::Protocol { error: protocol, outcome: Outcome::Unknown };
-            }
+        if self.set_blocking(false).is_ok()
+            && matches!(self.read(), Ok(true))
+            && let Err(error) = self.session.next_event(Instant::ZERO)
+        {
+            return ClientError::Protocol { error, outcome: Outcome::Unknown };
         }
         unreachable(error, Outcome::Unknown)
     }

@@ -85,7 +85,7 @@ struct Output<'a, D: Disk, I> {
 impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
     /// Gives the values whose records went.
     async fn merge(&mut self, merge: &Merge<D>) -> Result<Vec<ValuePointer>, EngineError> {
-        let sources = merge.runs.iter().map(|run| RunCursor::new(run.clone(), Lane::Background)).collect();
+        let sources = merge.runs.iter().map(|run| RunCursor::whole(run.clone(), Lane::Background)).collect();
         let mut cursor = MergeCursor::open(sources, &[]).await?;
         let mut dropped = Vec::new();
         let (mut keys, mut older) = (0u64, 0u64);
@@ -125,19 +125,28 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
     async fn close_if(&mut self, ready: impl Fn(u64, u64) -> bool) -> Result<(), EngineError> {
         let most = self.options.table_bytes as u64;
         if let Some(builder) = self.builder.take_if(|builder| ready(builder.bytes(), most)) {
-            self.added.push(builder.finish().await?);
+            let id = builder.id();
+            match builder.finish().await {
+                Ok(table) => self.added.push(table),
+                Err(e) => {
+                    self.remove(id).await;
+                    return Err(e);
+                }
+            }
         }
         Ok(())
     }
-    /// Removes what was written. An error here adds nothing to the one that led here: the files have no name in any
-    /// manifest and go at the next start.
+    /// Removes what was written.
     async fn abandon(&mut self) {
-        if let Some(builder) = self.builder.take() {
-            builder.abandon().await.ok();
+        let unfinished = self.builder.take().map(|builder| builder.id());
+        let finished = std::mem::take(&mut self.added).into_iter().map(|table| table.id);
+        for id in finished.chain(unfinished) {
+            self.remove(id).await;
         }
-        for table in self.added.drain(..) {
-            self.disk.remove(&path(table.slice, table.id)).await.ok();
-        }
+    }
+    /// An error here adds nothing to the one that led here: no manifest names the file, it goes at the next start.
+    async fn remove(&self, id: u64) {
+        self.disk.remove(&path(self.slice, id)).await.ok();
     }
 }
 

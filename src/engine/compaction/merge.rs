@@ -28,6 +28,8 @@ pub trait Source {
 pub struct RunCursor<D: Disk> {
     tables: Vec<Rc<Table<D>>>,
     lane: Lane,
+    /// All of it is wanted: each table is read far ahead from the start.
+    whole: bool,
     /// The table it stands in.
     table: usize,
     cursor: Option<Cursor<D>>,
@@ -35,20 +37,32 @@ pub struct RunCursor<D: Disk> {
 impl<D: Disk> RunCursor<D> {
     /// `tables` in key order.
     pub fn new(tables: Vec<Rc<Table<D>>>, lane: Lane) -> RunCursor<D> {
-        RunCursor { tables, lane, table: 0, cursor: None }
+        RunCursor { tables, lane, whole: false, table: 0, cursor: None }
+    }
+    /// For who wants every record: reads far ahead from the start.
+    pub fn whole(tables: Vec<Rc<Table<D>>>, lane: Lane) -> RunCursor<D> {
+        RunCursor { whole: true, ..RunCursor::new(tables, lane) }
     }
     /// The record that it stands on; nothing before the first seek and at the end.
     pub fn record(&self) -> Option<RecordRef<'_>> {
         self.cursor.as_ref()?.record()
     }
-    /// Stands at the start of the next table, if there is one.
-    async fn next_table(&mut self) -> Result<(), EngineError> {
-        self.table += 1;
-        self.cursor = self.tables.get(self.table).map(|table| table.cursor(self.lane));
+    /// Takes its stand in a table, if there is one of this index.
+    async fn enter(&mut self, table: usize, from: &[u8]) -> Result<(), EngineError> {
+        self.table = table;
+        let cursor = self.tables.get(table).map(|table| table.cursor(self.lane));
+        self.cursor = cursor.map(|cursor| if self.whole { cursor.whole() } else { cursor });
         match &mut self.cursor {
-            Some(cursor) => cursor.seek(&[]).await,
+            Some(cursor) => cursor.seek(from).await,
             None => Ok(()),
         }
+    }
+    /// Goes on to the next table if this one has ended.
+    async fn settle(&mut self) -> Result<(), EngineError> {
+        while self.cursor.is_some() && self.record().is_none() {
+            self.enter(self.table + 1, &[]).await?;
+        }
+        Ok(())
     }
     /// What a record in hand that cannot be read means: a damaged block.
     pub(super) fn damaged(&self, flaw: crate::engine::table::Flaw) -> EngineError {
@@ -59,15 +73,9 @@ impl<D: Disk> RunCursor<D> {
 }
 impl<D: Disk> Source for RunCursor<D> {
     async fn seek(&mut self, from: &[u8]) -> Result<(), EngineError> {
-        self.table = self.tables.partition_point(|table| &table.meta().largest[..] < from);
-        self.cursor = self.tables.get(self.table).map(|table| table.cursor(self.lane));
-        if let Some(cursor) = &mut self.cursor {
-            cursor.seek(from).await?;
-            if cursor.record().is_none() {
-                self.next_table().await?;
-            }
-        }
-        Ok(())
+        let table = self.tables.partition_point(|table| &table.meta().largest[..] < from);
+        self.enter(table, from).await?;
+        self.settle().await
     }
     fn peek(&self) -> Option<(&[u8], u64)> {
         self.record().map(|record| (record.key, record.sequence))
@@ -83,10 +91,7 @@ impl<D: Disk> Source for RunCursor<D> {
     async fn advance(&mut self) -> Result<(), EngineError> {
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
         cursor.advance().await?;
-        if cursor.record().is_none() {
-            self.next_table().await?;
-        }
-        Ok(())
+        self.settle().await
     }
 }
 

@@ -125,8 +125,8 @@ pub fn backlog_bytes(shape: &Shape<'_>, options: &EngineOptions) -> u64 {
         carried = bytes(&shape[0]);
         backlog = carried;
     }
-    for level in 1..shape.len().min(LEVELS - 1) {
-        carried = (bytes(&shape[level]) + carried).saturating_sub(level_bytes_max(level, options));
+    for (level, tables) in shape.iter().enumerate().take(LEVELS - 1).skip(1) {
+        carried = (bytes(tables) + carried).saturating_sub(level_bytes_max(level, options));
         backlog += carried;
     }
     backlog

@@ -11,7 +11,7 @@ use crate::engine::{
     table::{Table, TableMeta, filter_hash},
     types::{EngineOptions, Stored},
 };
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 /// The tables of one slice, by level. To be copied on write: the engine keeps an `Rc<TableSet<D>>` and changes it with
 /// `Rc::make_mut(..).apply(..)`, so that a read in progress keeps the set that it began with.
@@ -21,15 +21,20 @@ use std::rc::Rc;
 pub struct TableSet<D: Disk> {
     /// Level 0: newest first. The others: by key.
     levels: Vec<Vec<Rc<Table<D>>>>,
+    /// The last answer of [`TableSet::pressure`], for which options; nothing after a change.
+    pressure: Cell<Option<(Bounds, f64)>>,
 }
+/// The options that the policy goes by.
+type Bounds = [usize; 3];
+
 impl<D: Disk> Clone for TableSet<D> {
     fn clone(&self) -> Self {
-        TableSet { levels: self.levels.clone() }
+        TableSet { levels: self.levels.clone(), pressure: self.pressure.clone() }
     }
 }
 impl<D: Disk> Default for TableSet<D> {
     fn default() -> Self {
-        TableSet { levels: Vec::new() }
+        TableSet { levels: Vec::new(), pressure: Cell::new(None) }
     }
 }
 
@@ -40,6 +45,7 @@ impl<D: Disk> TableSet<D> {
     /// Takes out `removed` (by id), then puts `added` in at the level of their meta: an [`Outcome`](super::Outcome) with its
     /// added tables opened, or one flushed table.
     pub fn apply(&mut self, added: Vec<Rc<Table<D>>>, removed: &[TableMeta]) {
+        self.pressure.set(None);
         for level in &mut self.levels {
             level.retain(|table| !removed.iter().any(|gone| gone.id == table.meta().id));
         }
@@ -113,9 +119,17 @@ impl<D: Disk> TableSet<D> {
         policy::backlog_bytes(&self.shape(), options)
     }
     /// How urgent this slice's compaction is, for picking a slice: [`choose`](super::choose) finds something just when it is
-    /// 1 or more.
+    /// 1 or more. Cheap while the set does not change.
     pub fn pressure(&self, options: &EngineOptions) -> f64 {
-        policy::plan(&self.shape(), options).map_or(0.0, |plan| plan.pressure)
+        let bounds = [options.table_bytes, options.level0_tables, options.level_factor];
+        match self.pressure.get() {
+            Some((known, pressure)) if known == bounds => pressure,
+            _ => {
+                let pressure = policy::plan(&self.shape(), options).map_or(0.0, |plan| plan.pressure);
+                self.pressure.set(Some((bounds, pressure)));
+                pressure
+            }
+        }
     }
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {

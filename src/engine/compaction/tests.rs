@@ -346,9 +346,12 @@ fn sources_merge_by_key_then_sequence_then_order() {
         let mut cursor = MergeCursor::open(sources, b"a").await.expect("memory");
         let mut seen = Vec::new();
         let mut older = Vec::new();
-        while let Some(source) =
-            cursor.next_and(|source| Ok(older.push(source.peek().expect("a record").1))).await.expect("memory")
-        {
+        loop {
+            let note = |source: &MemorySource| {
+                older.push(source.peek().expect("a record").1);
+                Ok(())
+            };
+            let Some(source) = cursor.next_and(note).await.expect("memory") else { break };
             let (key, sequence) = source.peek().expect("a record");
             seen.push((String::from_utf8_lossy(key).into_owned(), sequence));
         }

@@ -143,6 +143,9 @@ impl<D: Disk> Builder<D> {
     pub fn bytes(&self) -> u64 {
         self.out.offset() + if self.block.is_empty() { 0 } else { self.block.padded_bytes() as u64 }
     }
+    pub fn id(&self) -> u64 {
+        self.meta.id
+    }
     pub fn entries(&self) -> u64 {
         self.meta.entries
     }
@@ -165,16 +168,10 @@ impl<D: Disk> Builder<D> {
     }
 
     /// Writes what is left and syncs the file. At least one record must have been added. The caller syncs the directory
-    /// before the manifest names the table.
+    /// before the manifest names the table, and removes the file after an error.
     pub async fn finish(mut self) -> Result<TableMeta, EngineError> {
-        match self.write_rest().await {
-            Ok(()) => Ok(self.meta),
-            Err(e) => {
-                // The error that is reported is the first one; the file is one that no manifest names.
-                self.abandon().await.ok();
-                Err(e)
-            }
-        }
+        self.write_rest().await?;
+        Ok(self.meta)
     }
 
     async fn write_rest(&mut self) -> Result<(), EngineError> {

@@ -37,20 +37,23 @@ pub struct Cursor<D: Disk> {
 
 impl<D: Disk> Cursor<D> {
     pub(super) fn new(table: Rc<Table<D>>, lane: Lane) -> Cursor<D> {
-        // Nobody waits for background reads and they want all: large from the start.
-        let ahead = if lane == Lane::Background { TABLE_READ_AHEAD_BYTES } else { TABLE_READ_FIRST_BYTES };
         Cursor {
             table,
             lane,
             buffer: PageBuffer::zeroed(0),
             blocks: 0..0,
-            ahead,
+            ahead: TABLE_READ_FIRST_BYTES,
             block: 0,
             begin: 0,
             count: 0,
             record: 0,
             position: None,
         }
+    }
+    /// Reads far ahead from the start: for who wants the whole table. Otherwise reading ahead grows with each read.
+    pub fn whole(mut self) -> Cursor<D> {
+        self.ahead = TABLE_READ_AHEAD_BYTES;
+        self
     }
     pub fn table(&self) -> &Rc<Table<D>> {
         &self.table

@@ -72,6 +72,9 @@ pub fn key_of(record: &[u8]) -> Result<&[u8], Flaw> {
     fields.bytes(length.into())
 }
 
+/// An opened put: head, count of values, encoded values.
+type Opened<'a> = (&'a [u8], u64, Fields<'a>);
+
 /// One value of a record, in place.
 enum ValueRef<'a> {
     Inline(&'a [u8]),
@@ -113,8 +116,8 @@ impl<'a> RecordRef<'a> {
         })?;
         Ok(Stored::Put { head: Bytes::copy_from_slice(head), values })
     }
-    /// Head, count of values, encoded values; nothing for a delete record.
-    fn open(&self) -> Result<Option<(&'a [u8], u64, Fields<'a>)>, Flaw> {
+    /// Nothing for a delete record.
+    fn open(&self) -> Result<Option<Opened<'a>>, Flaw> {
         let mut fields = Fields(self.body);
         let Some(count) = fields.varint()?.checked_sub(1) else {
             return fields.end().map(|()| None);

@@ -7,6 +7,7 @@
 use crate::{
     engine::{
         error::EngineError,
+        memtable::compact,
         types::{Change, ENGINE_KEY_BYTES_MAX, Stored, StoredValue, ValuePointer, Write},
     },
     limits::{LOG_QUEUE_BYTES, MIB, PAGE, SLICES_MAX},
@@ -47,6 +48,8 @@ pub struct SegmentHeader {
     pub shard: u16,
     /// Where batches begin; the mark lies between the first page and here.
     pub data_start: u32,
+    /// The file grows by whole steps of so many bytes, so that a cut file is known from its length.
+    pub step: u32,
     /// The slices of the shard that writes it: no record belongs to any other.
     pub slices: Vec<SliceId>,
 }
@@ -79,6 +82,7 @@ impl SegmentHeader {
         page[40..48].copy_from_slice(&self.first_sequence.to_le_bytes());
         page[48..50].copy_from_slice(&self.shard.to_le_bytes());
         page[52..56].copy_from_slice(&self.data_start.to_le_bytes());
+        page[56..60].copy_from_slice(&self.step.to_le_bytes());
         for slice in &self.slices {
             page[64 + usize::from(slice.0) / 8] |= 1 << (slice.0 % 8);
         }
@@ -105,11 +109,13 @@ impl SegmentHeader {
             first_sequence: u64_at(page, 40),
             shard: u16_at(page, 48),
             data_start: u32_at(page, 52),
+            step: u32_at(page, 56),
             slices: slices.map(|s| SliceId(s as u16)).collect(),
         };
         let start = header.data_start as usize;
         let sane = start.is_multiple_of(PAGE) && start == PAGE + mark_bytes(header.slices.len());
-        Ok((sane && found > 0).then_some(header))
+        let step = header.step as usize;
+        Ok((sane && found > 0 && step > 0 && step.is_multiple_of(PAGE)).then_some(header))
     }
 }
 
@@ -179,9 +185,12 @@ pub struct BatchHeader {
     pub records_end: u32,
 }
 impl BatchHeader {
-    /// Reads a header that claims to be of this place; its checksum is still to be verified.
+    /// Reads the header of a batch that begins at this place. Its own checksum holds; the batch is still to be verified.
     pub fn peek(bytes: &[u8], segment: u64, epoch: u64, offset: u64) -> Option<BatchHeader> {
-        if bytes.len() < BATCH_HEADER_BYTES || &bytes[..4] != BATCH_MAGIC {
+        if bytes.len() < BATCH_HEADER_BYTES
+            || &bytes[..4] != BATCH_MAGIC
+            || crc32c::crc32c(&bytes[8..76]) != u32_at(bytes, 76)
+        {
             return None;
         }
         let header = BatchHeader {
@@ -223,7 +232,8 @@ impl BatchHeader {
             out[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         out[72..76].copy_from_slice(&self.count.to_le_bytes());
-        out[76..80].fill(0);
+        let crc = crc32c::crc32c(&out[8..76]);
+        out[76..80].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -327,7 +337,7 @@ pub fn encode_batch(
             table_at += 8;
         }
         let (key, stored) = match write.change {
-            Change::Put { .. } => super::super::memtable::compact(&write.key, head, stored),
+            Change::Put { .. } => compact(&write.key, head, stored),
             Change::Delete => (Bytes::copy_from_slice(&write.key), Stored::Delete),
         };
         records.push(LogRecord { slice: write.slice, sequence: header.first_sequence + index as u64, key, stored });
@@ -381,7 +391,7 @@ pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>
             values.push(StoredValue::Pointer(ValuePointer { segment: header.segment, offset, length, checksum }));
         }
         let (key, stored) = match kind {
-            KIND_PUT => super::super::memtable::compact(key, head, values),
+            KIND_PUT => compact(key, head, values),
             KIND_DELETE if value_count == 0 => (Bytes::copy_from_slice(key), Stored::Delete),
             _ => return None,
         };
@@ -460,7 +470,7 @@ mod tests {
         let slices = vec![SliceId(0), SliceId(9), SliceId(2047)];
         let data_start = (PAGE + mark_bytes(slices.len())) as u32;
         let header =
-            SegmentHeader { id: 5, epoch: 6, generation: 7, first_sequence: 8, shard: 1, data_start, slices };
+            SegmentHeader { id: 5, epoch: 6, generation: 7, first_sequence: 8, shard: 1, data_start, step: 8192, slices };
         let mut page = vec![0; PAGE];
         header.encode(&mut page);
         assert_eq!(SegmentHeader::decode(&page, "f"), Ok(Some(header.clone())));

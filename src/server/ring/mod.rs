@@ -20,7 +20,7 @@ mod sockets;
 mod timer;
 
 pub use files::Advice;
-pub use sockets::{Pieces, Receiving, SEND_PIECES_MAX};
+pub use sockets::{Pieces, Readiness, Receiving, SEND_PIECES_MAX};
 
 use glommio::io::{PollState, PollableFd};
 use io_uring::{IoUring, opcode, squeue};
@@ -33,6 +33,10 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering, fence},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -54,6 +58,9 @@ impl Descriptor {
     pub fn raw(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+    pub fn owned(&self) -> &OwnedFd {
+        &self.0
+    }
     /// The descriptor itself, when nobody else holds it.
     fn into_owned(self) -> Option<OwnedFd> {
         Rc::try_unwrap(self.0).ok()
@@ -70,9 +77,37 @@ pub struct RingCounters {
     pub sleeps: u64,
 }
 
+/// Work that reaches a core past its ring: what other cores have put into its queues.
+pub trait Company {
+    /// Takes in what has come; says how much. Called once a turn.
+    fn turn(&self) -> usize;
+    /// Whether nothing waits. Called before the core sleeps, after its bell has been armed.
+    fn quiet(&self) -> bool;
+}
+
+/// Wakes a core from another thread. Ringing costs a system call only when the core sleeps.
+#[derive(Clone)]
+pub struct Bell(Arc<BellState>);
+
+struct BellState {
+    asleep: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl Bell {
+    /// To be called after something was put where the core's [`Company`] looks.
+    pub fn ring(&self) {
+        // Pairs with the fence before the last look: either the core sees what was put there, or we see it asleep.
+        fence(Ordering::SeqCst);
+        if self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::Relaxed) {
+            super::kernel::raise_eventfd(&self.0.eventfd);
+        }
+    }
+}
+
 pub struct Ring {
     state: RefCell<State>,
-    eventfd: OwnedFd,
+    bell: Bell,
     counters: Cell<RingCounters>,
     stopped: Cell<bool>,
 }
@@ -107,9 +142,18 @@ impl Ring {
         let eventfd = super::kernel::eventfd()?;
         uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         let state = State { uring, slots: Slots::default(), backlog: VecDeque::new(), driver: None };
-        let ring = Ring { state: RefCell::new(state), eventfd, counters: Cell::default(), stopped: Cell::new(false) };
+        let ring = Ring {
+            state: RefCell::new(state),
+            bell: Bell(Arc::new(BellState { asleep: AtomicBool::new(false), eventfd })),
+            counters: Cell::default(),
+            stopped: Cell::new(false),
+        };
         ring.state.borrow_mut().uring.completion().disable_eventfd();
         Ok(Rc::new(ring))
+    }
+
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     pub fn counters(&self) -> RingCounters {
@@ -142,43 +186,53 @@ impl Ring {
     }
 
     /// Runs the ring until [`Ring::stop`]. An error means that the ring is unusable.
-    ///
-    /// `alive` is called once a turn: the core has done something.
-    pub async fn drive(self: Rc<Ring>, alive: impl Fn()) -> io::Result<()> {
-        let eventfd = PollableFd::new(self.eventfd.try_clone()?).map_err(io::Error::other)?;
+    pub async fn drive(self: Rc<Ring>, company: impl Company) -> io::Result<()> {
+        let eventfd = PollableFd::new(self.bell.0.eventfd.try_clone()?).map_err(io::Error::other)?;
         let mut armed = PollState::new();
         while !self.stopped.get() {
             let turn = self.turn()?;
-            alive();
-            if turn.completed > 0 || turn.more {
+            let came = company.turn();
+            if turn.completed > 0 || turn.more || came > 0 {
                 glommio::executor().yield_now().await;
                 continue;
             }
-            poll_fn(|cx| self.poll_asleep(cx, &eventfd, &mut armed)).await?;
+            let mut slept = false;
+            let woken = poll_fn(|cx| {
+                let awake = self.poll_asleep(cx, &company, &eventfd, &mut armed);
+                slept |= awake.is_pending();
+                awake
+            })
+            .await;
+            self.bell.0.asleep.store(false, Ordering::Relaxed);
             self.state.borrow_mut().uring.completion().disable_eventfd();
+            woken?;
+            if !slept {
+                // Something came at the last moment, or another core's queue is full: others run first.
+                glommio::executor().yield_now().await;
+            }
         }
         Ok(())
     }
 
-    /// Ready when there is something to submit or to collect.
+    /// Ready when there is something to submit, to collect or to take in.
     fn poll_asleep(
         &self,
         cx: &mut Context<'_>,
+        company: &impl Company,
         eventfd: &PollableFd<OwnedFd>,
         armed: &mut PollState,
     ) -> Poll<io::Result<()>> {
-        if self.stopped.get() {
-            return Poll::Ready(Ok(()));
-        }
         {
             let mut state = self.state.borrow_mut();
-            // The order matters: the kernel looks at the flag after it has published a completion.
+            // The order matters here and below: whoever has something for us looks at the flag after he has put it.
             state.uring.completion().enable_eventfd();
+            self.bell.0.asleep.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
             let pending = !state.uring.submission().is_empty()
                 || !state.backlog.is_empty()
                 || state.uring.submission().taskrun()
                 || !state.uring.completion().is_empty();
-            if pending {
+            if pending || self.stopped.get() || !company.quiet() {
                 return Poll::Ready(Ok(()));
             }
             state.driver = Some(cx.waker().clone());
@@ -189,7 +243,7 @@ impl Ring {
                 Poll::Pending
             }
             Poll::Ready(result) => {
-                super::kernel::drain_eventfd(&self.eventfd);
+                super::kernel::drain_eventfd(&self.bell.0.eventfd);
                 Poll::Ready(result.map_err(io::Error::other))
             }
         }

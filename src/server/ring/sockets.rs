@@ -127,6 +127,15 @@ impl Receiving {
     }
 }
 
+/// A wait for bytes in flight.
+pub struct Readiness(Operation<Readable>);
+
+impl Readiness {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
 struct Readable(Descriptor);
 
 // Safety: no address is given to the kernel.
@@ -184,7 +193,7 @@ impl Ring {
     }
 
     /// Ready when a receive would not wait: an idle connection needs no buffer.
-    pub fn readable(self: &Rc<Ring>, socket: &Descriptor) -> impl Future<Output = io::Result<()>> + Unpin + use<> {
-        Operation::start(self, Readable(socket.clone()))
+    pub fn readable(self: &Rc<Ring>, socket: &Descriptor) -> Readiness {
+        Readiness(Operation::start(self, Readable(socket.clone())))
     }
 }

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::bench::values::ValuePool,
-        protocol::versions::{Actor, Context, Dot, VersionVector},
+        protocol::versions::{Actor, Dot, VersionVector},
     };
 
     fn clock() -> Context {

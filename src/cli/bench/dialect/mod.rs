@@ -3,9 +3,11 @@
 //! Everything else of the generator is shared by all protocols, so that both sides of a ratio have one generator.
 
 mod http;
+mod native;
 mod redis;
 
 pub use http::{HttpDialect, http_response};
+pub use native::{NativeDialect, NativeServer};
 pub use redis::{RedisDialect, RedisServer};
 
 use super::values::ValuePool;
@@ -58,6 +60,21 @@ pub enum Verdict {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the answer is not of the protocol: {0}")]
 pub struct Broken(pub Cow<'static, str>);
+
+/// The other side, for measuring the generator: answers without storing.
+pub enum Service {
+    Redis(RedisServer),
+    Native(NativeServer),
+}
+impl Service {
+    /// Answers whole requests at the front of a connection's `input` into `out`; returns how many bytes they took.
+    pub fn serve(&mut self, connection: usize, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Broken> {
+        match self {
+            Service::Redis(server) => server.serve(input, out),
+            Service::Native(server) => server.serve(connection, input, out),
+        }
+    }
+}
 
 pub trait Dialect: Send {
     /// Appends the request to `out`.

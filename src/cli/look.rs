@@ -1,0 +1,132 @@
+//! `status` and `ring`: what operators look at. Both read the HTTP views of a node.
+
+use super::{
+    Exit, Stop,
+    fetch::{self, Host, Reach},
+    output,
+};
+use crate::{
+    http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key},
+};
+use clap::Args;
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+
+pub const STATUS_EXAMPLE: &str =
+    "Exit code 6 when a member is not up.\n\nExample:\n  dynarc status\n  dynarc status --node 127.0.0.2 --json";
+pub const RING_EXAMPLE: &str = "Example:\n  dynarc ring\n  dynarc ring cart:8731";
+
+#[derive(Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct RingArgs {
+    key: Option<OsString>,
+    #[command(flatten)]
+    reach: Reach,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn status(args: StatusArgs) -> Result<(), Stop> {
+    let (asked, cluster): (Host, ClusterView) = fetch::view(&args.reach.nodes, "/v1/cluster")?;
+    let nodes: Vec<Option<NodeView>> = cluster.members.iter().map(node_of).collect();
+    if args.json {
+        output::print_json(&serde_json::json!({
+            "asked": asked.to_string(), "members": cluster.members, "ring_digest": cluster.ring_digest, "nodes": nodes,
+        }))?;
+    } else {
+        output::print(status_text(&asked, &cluster, &nodes))?;
+    }
+    let away: Vec<_> = cluster.members.iter().filter(|m| matches!(m.state.as_str(), "suspect" | "down")).collect();
+    match away.as_slice() {
+        [] => Ok(()),
+        away => {
+            let named: Vec<_> = away.iter().map(|m| format!("{} is {}", m.address, m.state)).collect();
+            Err(Stop::new(Exit::Degraded, named.join(", ")))
+        }
+    }
+}
+
+/// The member's own figures; `None` when it does not answer.
+fn node_of(member: &MemberLine) -> Option<NodeView> {
+    let host = Host::new(member.address, member.ports.http);
+    fetch::get(&host, "/v1/node").and_then(|fetched| fetch::read(&host, fetched)).ok()
+}
+
+fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) -> String {
+    let rows = cluster.members.iter().zip(nodes).map(|(member, node)| {
+        let figure = |pick: fn(&NodeView) -> String| node.as_ref().map_or_else(|| "?".to_owned(), pick);
+        let busy = |n: &NodeView| {
+            let shards = n.shards.len().max(1) as f64;
+            format!("{:.0} %", n.shards.iter().map(|s| s.busy_ratio).sum::<f64>() / shards * 100.0)
+        };
+        [
+            member.address.to_string(),
+            member.id.clone(),
+            member.state.clone(),
+            member.shards.to_string(),
+            format!("{:.1} %", member.owned * 100.0),
+            figure(busy),
+            figure(|n| output::grouped(n.figures.durable_writes)),
+            figure(|n| output::grouped(n.figures.hints_pending)),
+            figure(|n| output::bytes(n.figures.table_bytes + n.figures.segment_bytes)),
+            figure(|n| output::bytes(n.figures.memory_bytes)),
+        ]
+    });
+    let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "disk", "memory"];
+    let up = cluster.members.iter().filter(|m| m.state == "up").count();
+    let summary = format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
+    output::table(titles, rows) + &summary
+}
+
+pub fn ring(args: RingArgs) -> Result<(), Stop> {
+    match &args.key {
+        Some(key) => {
+            let path = format!("/v1/ring?key={}", encode_key(key.as_bytes()));
+            let (_, view): (Host, KeyRingView) = fetch::view(&args.reach.nodes, &path)?;
+            if args.json { output::print_json(&view) } else { output::print(key_text(&view)) }
+        }
+        None => {
+            let (_, view): (Host, RingView) = fetch::view(&args.reach.nodes, "/v1/ring")?;
+            if args.json { output::print_json(&view) } else { output::print(ring_text(&view)) }
+        }
+    }
+}
+
+fn key_text(view: &KeyRingView) -> String {
+    let rows = view.preference_list.iter().enumerate().map(|(index, replica)| {
+        [
+            (index + 1).to_string(),
+            if replica.home { "home" } else { "fallback" }.to_owned(),
+            replica.address.to_string(),
+            replica.node.clone(),
+            replica.core.to_string(),
+            replica.slice.to_string(),
+            replica.state.clone(),
+        ]
+    });
+    let titles = ["", "replica", "address", "node", "core", "slice", "state"];
+    format!("key {}, token {}, ring {}\n", view.key, view.token, view.ring_digest) + &output::table(titles, rows)
+}
+
+fn ring_text(view: &RingView) -> String {
+    let rows = view.nodes.iter().map(|node| {
+        [
+            node.address.to_string(),
+            node.node.clone(),
+            node.vnodes.to_string(),
+            node.slices.to_string(),
+            node.shards.to_string(),
+            format!("{:.1} %", node.owned * 100.0),
+        ]
+    });
+    let titles = ["address", "node", "vnodes", "slices", "shards", "owned"];
+    format!("ring {}, {} replicas of a key\n", view.ring_digest, view.n) + &output::table(titles, rows)
+}

@@ -1,0 +1,95 @@
+//! How answers look: tables that are plain text when nobody looks at them, numbers that people can read.
+
+use super::Stop;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::io::{self, IsTerminal, Write};
+
+/// A table with right-aligned numbers; borders only on a terminal.
+pub fn table<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let terminal = io::stdout().is_terminal();
+    let mut table = Table::new();
+    table.load_preset(if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+    table.set_content_arrangement(if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    table.set_header(titles);
+    let mut numeric = [true; N];
+    let rows: Vec<[String; N]> = rows.into_iter().collect();
+    for row in &rows {
+        for (numeric, cell) in numeric.iter_mut().zip(row) {
+            *numeric &= cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') && !cell.contains(['.', ':'])
+                || cell.ends_with('%');
+        }
+    }
+    rows.into_iter().for_each(|row| {
+        table.add_row(row);
+    });
+    for (column, numeric) in table.column_iter_mut().zip(numeric) {
+        if numeric {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Prints to standard output. A reader that has gone is no error.
+pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes.as_ref()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Stop::failed(format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as indented JSON.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Stop> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Stop::failed(e.to_string()))?;
+    print(text + "\n")
+}
+
+/// `1234567` -> `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index != 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1234567` -> `1.2 MB` (powers of 1000).
+pub fn bytes(number: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut scaled = number as f64;
+    let mut unit = "B";
+    for next in units {
+        if scaled < 999.95 {
+            break;
+        }
+        scaled /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{number} B") } else { format!("{scaled:.1} {unit}") }
+}
+
+/// A key for people: printable bytes as they are, others escaped.
+pub fn key(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([0, 999, 1000, 1234567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        let shown = [0, 999, 1000, 999_940, 999_960, 1_500_000, u64::MAX].map(bytes);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.5 MB", "18.4 EB"]);
+        assert_eq!([key(b"caf\xc3\xa9"), key(b"a\nb"), key(b"\xff")], ["café", "a\\nb", "\\xff"]);
+    }
+}

@@ -1,0 +1,46 @@
+//! `serve`: one node in this process.
+
+use super::{Exit, Stop, settings::{self, SettingFlags}};
+use crate::server::{host, kernel};
+use clap::Args;
+use std::{io::IsTerminal, path::PathBuf};
+
+pub const EXAMPLE: &str = "Started again with --data alone, a node comes back with the address and the cluster it had.\n\n\
+    Example:\n  dynarc serve --data /var/lib/dynarc\n  dynarc serve --data n2 --listen 127.0.0.2 --join 127.0.0.1";
+
+#[derive(Args)]
+pub struct ServeArgs {
+    /// Configuration file; without it dynarc.toml in the data directory
+    #[arg(long, value_name = "FILE", env = "DYNARC_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingFlags<false>,
+    /// End when this process, which started this one, ends
+    #[arg(long, hide = true)]
+    parent: Option<u32>,
+}
+
+pub fn run(args: ServeArgs) -> Result<(), Stop> {
+    if let Some(parent) = args.parent {
+        host::die_with(parent).map_err(|e| Stop::failed(e.to_string()))?;
+    }
+    let effective = settings::effective(&args.settings.0, args.config.as_deref())?;
+    let options = effective.options()?;
+    start_log(effective.log());
+    raise_limits();
+    crate::server::serve(options).map_err(|e| Stop::new(if e.is_configuration() { Exit::Configuration } else { Exit::Failed }, e.to_string()))
+}
+
+/// The limits that a node lives by, as high as the system lets them be. Whether that is enough is the server's to say.
+pub fn raise_limits() {
+    if let Err(e) = kernel::raise_limits() {
+        eprintln!("dynarc: warning: the limits of locked memory and open files could not be raised: {e}");
+    }
+}
+
+fn start_log(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Another subscriber, set by a program around us, has precedence.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+}

@@ -1,0 +1,102 @@
+//! Runs compaction: the slice that needs it most, one at a time; [`super::compaction`] says what and does it.
+
+use super::{
+    compaction::{self, Choice, Outcome, TableSet},
+    disk::Disk,
+    error::EngineError,
+    flush::commit,
+    manifest::Change,
+    store::{Slice, Store, count},
+    table::{Table, directory, path},
+};
+use std::{collections::BTreeMap, rc::Rc};
+
+/// Compacts whenever some slice needs it, until the engine ends.
+pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+    loop {
+        let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
+        let Some((slice, choice)) = next else { break };
+        match compact(&store, &slice, choice).await {
+            Ok(()) => {}
+            // Nothing has changed: the next write that finds space starts it again.
+            Err(EngineError::Full) => {
+                store.read_only.set(true);
+                store.flush_blocked.set(true);
+            }
+            Err(EngineError::Damaged(_)) => {
+                count(&store.counters.damaged_reads, 1);
+                slice.damaged.set(true);
+            }
+            Err(error) => store.fail(&error),
+        }
+        store.work.wake();
+    }
+}
+
+fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
+    if store.flush_blocked.get() {
+        return None;
+    }
+    let mut most: Option<(f64, &Rc<Slice<D>>)> = None;
+    for slice in store.slices().filter(|s| !s.damaged.get()) {
+        let pressure = slice.tables.borrow().pressure(&store.options);
+        if pressure >= 1.0 && most.is_none_or(|(p, _)| pressure > p) {
+            most = Some((pressure, slice));
+        }
+    }
+    let (_, slice) = most?;
+    match compaction::choose(&slice.tables.borrow(), &store.options) {
+        Choice::Rest => None,
+        choice => Some((slice.clone(), choice)),
+    }
+}
+
+async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice<D>) -> Result<(), EngineError> {
+    let ids = slice.clone();
+    let next_id = move || ids.take_table_id();
+    let outcome = compaction::run(&store.disk, slice.id, choice, &store.options, next_id).await?;
+    count(&store.counters.device_bytes_written, outcome.written_bytes);
+    let added = open_added(store, slice, &outcome).await?;
+    let _held = slice.latch.hold().await;
+    store.disk.sync_dir(&directory(slice.id)).await?;
+    let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
+    for pointer in &outcome.dropped {
+        *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
+    }
+    let change = Change {
+        added: outcome.added.clone(),
+        removed: outcome.removed.iter().map(|t| t.id).collect(),
+        next_table: slice.next_table.get(),
+        lost,
+        ..Change::default()
+    };
+    commit(store, slice, &change).await?;
+    Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(added, &outcome.removed);
+    for (segment, bytes) in change.lost {
+        if let Some(segment) = store.segment(segment) {
+            segment.remove_live(bytes);
+        }
+    }
+    count(&store.counters.compactions, 1);
+    for id in outcome.obsolete() {
+        store.disk.remove(&path(slice.id, id)).await?;
+    }
+    Ok(())
+}
+
+async fn open_added<D: Disk>(
+    store: &Store<D>,
+    slice: &Slice<D>,
+    outcome: &Outcome,
+) -> Result<Vec<Rc<Table<D>>>, EngineError> {
+    let mut added = Vec::with_capacity(outcome.added.len());
+    for meta in &outcome.added {
+        let moved = slice.tables.borrow().tables().find(|t| t.meta().id == meta.id).cloned();
+        let table = match moved {
+            Some(table) if table.meta() == meta => table,
+            _ => Table::open(&store.disk, meta.clone()).await?,
+        };
+        added.push(table);
+    }
+    Ok(added)
+}

@@ -1,0 +1,257 @@
+//! The engine as its users see it.
+
+use super::{
+    collect, compact,
+    compaction::{AnySource, MemorySource, MergeCursor, Source},
+    disk::{Disk, DiskFile, Lane},
+    error::EngineError,
+    flush,
+    memtable::Memtable,
+    recover,
+    store::{Damage, Slice, Store, count},
+    types::{Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write},
+    wal::{
+        format::{check_write, value_checksum},
+        log,
+    },
+};
+use crate::{
+    limits::{LOG_QUEUE_BYTES, PAGE},
+    types::{ShardId, SliceId},
+};
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use std::rc::Rc;
+
+/// What a background future does: the host gives each kind its own share of the core.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Background {
+    /// Writes the log: clients wait for it.
+    Log,
+    /// Flush, compaction and collection.
+    Compaction,
+}
+
+/// An engine that has just been opened.
+pub struct Opened<D: Disk> {
+    pub engine: Engine<D>,
+    /// To be driven by the host for as long as the engine is used. They end after [`Engine::close`] or a failure.
+    pub background: Vec<(Background, LocalBoxFuture<'static, ()>)>,
+}
+
+/// One core's engine. Cheap to clone; never leaves its core.
+pub struct Engine<D: Disk>(Rc<Store<D>>);
+impl<D: Disk> Clone for Engine<D> {
+    fn clone(&self) -> Engine<D> {
+        Engine(self.0.clone())
+    }
+}
+
+/// How often a read is begun again because a value moved while it was looked up.
+const READ_ATTEMPTS: usize = 8;
+
+impl<D: Disk> Engine<D> {
+    /// Opens the records of these slices. Other shards of the node may open theirs in the same directory at the same
+    /// time; no slice may be open twice. Errors leave nothing behind that matters.
+    pub async fn open(
+        disk: Rc<D>,
+        shard: ShardId,
+        slices: &[SliceId],
+        options: EngineOptions,
+    ) -> Result<Opened<D>, EngineError> {
+        let store = Rc::new(recover::open(disk, shard, slices, options).await?);
+        let mut background = Vec::new();
+        let mut add = |kind, future: LocalBoxFuture<'static, ()>| {
+            let store = store.clone();
+            store.running.set(store.running.get() + 1);
+            let counted: LocalBoxFuture<'static, ()> = Box::pin(async move {
+                future.await;
+                store.running.set(store.running.get() - 1);
+                store.wake_all();
+            });
+            background.push((kind, counted));
+        };
+        add(Background::Log, Box::pin(log::run(store.clone())));
+        add(Background::Log, Box::pin(log::prepare(store.clone())));
+        add(Background::Compaction, Box::pin(flush::run(store.clone())));
+        add(Background::Compaction, Box::pin(compact::run(store.clone())));
+        add(Background::Compaction, Box::pin(collect::run(store.clone())));
+        Ok(Opened { engine: Engine(store), background })
+    }
+
+    /// The record of a key. `Want::Head` never touches the log. `Damaged` concerns this record alone.
+    pub async fn get(&self, slice: SliceId, key: &[u8], want: Want) -> Result<Option<Record>, EngineError> {
+        let store = &self.0;
+        let result = self.get_inner(slice, key, want).await;
+        if let Err(EngineError::Damaged(_)) = &result {
+            count(&store.counters.damaged_reads, 1);
+        }
+        result
+    }
+    async fn get_inner(&self, slice: SliceId, key: &[u8], want: Want) -> Result<Option<Record>, EngineError> {
+        let store = &self.0;
+        let slice = store.slice(slice)?;
+        for _ in 0..READ_ATTEMPTS {
+            store.check()?;
+            let (head, stored) = match slice.lookup(key, &store.blocks).await? {
+                None | Some((_, Stored::Delete)) => return Ok(None),
+                Some((_, Stored::Put { head, values })) => (head, values),
+            };
+            let mut values = Values::new();
+            if want == Want::Head {
+                return Ok(Some(Record { head, values }));
+            }
+            for value in &stored {
+                let bytes = match value {
+                    StoredValue::Inline(bytes) => Some(bytes.clone()),
+                    StoredValue::Pointer(pointer) => read_value(store, pointer).await?,
+                };
+                values.extend(bytes);
+            }
+            if values.len() == stored.len() {
+                return Ok(Some(Record { head, values }));
+            }
+        }
+        Err(EngineError::Damaged(format!("a record of slice {} points to a segment that is gone", slice.id.0)))
+    }
+
+    /// Stores all of it or, on an error, perhaps none; returns once it is durable and every read sees it.
+    /// [`Durability::Interval`] is treated as [`Durability::Sync`]. `Full`: nothing was stored. A call holds at most
+    /// [`LOG_QUEUE_BYTES`].
+    pub async fn write(&self, writes: Vec<Write>, durability: Durability) -> Result<(), EngineError> {
+        let store = &self.0;
+        store.check()?;
+        let _ = durability;
+        if writes.is_empty() {
+            return Ok(());
+        }
+        for write in &writes {
+            store.slice(write.slice)?;
+            check_write(write)?;
+        }
+        if writes.iter().map(user_bytes).sum::<usize>() > LOG_QUEUE_BYTES {
+            return Err(EngineError::Failed("a call of write is too large for the log".into()));
+        }
+        let puts = writes.iter().any(|w| matches!(w.change, Change::Put { .. }));
+        if store.read_only.get() || store.flush_blocked.get() {
+            store.look_at_space();
+            if puts && store.read_only.get() {
+                return Err(EngineError::Full);
+            }
+        }
+        let has_room = || {
+            let memtables = store.memtable_bytes.get() <= 2 * store.options.memtable_bytes || store.flush_blocked.get();
+            store.log.queue_bytes.get() < LOG_QUEUE_BYTES && memtables
+        };
+        store.room.until(|| (store.ending() || has_room()).then_some(())).await;
+        store.check()?;
+        if store.flush_blocked.get() && store.memtable_bytes.get() > 4 * store.options.memtable_bytes {
+            return Err(EngineError::Full);
+        }
+        store.log.push(writes, None, store.options.inline_value_bytes).wait().await.map(|_| ())
+    }
+
+    /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. Never touches the log.
+    pub async fn scan(
+        &self,
+        slice: SliceId,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        let store = &self.0;
+        store.check()?;
+        let slice = store.slice(slice)?;
+        let mut found = Vec::new();
+        if from >= to || limit == 0 {
+            return Ok(found);
+        }
+        let mut cursor = MergeCursor::open(sources(slice, from, to, limit), from).await?;
+        let mut steps = 0usize;
+        while found.len() < limit {
+            let Some(source) = cursor.next().await? else { break };
+            let Some((key, _)) = source.peek() else { break };
+            if key >= to {
+                break;
+            }
+            if let Some(head) = source.head()? {
+                found.push((Bytes::copy_from_slice(key), head));
+            }
+            steps += 1;
+            if steps.is_multiple_of(256) {
+                store.disk.breathe().await;
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn stats(&self) -> EngineStats {
+        self.0.stats()
+    }
+
+    /// Ranges of the log that failed their checksums at the opening: the records in them are lost here.
+    pub fn damage(&self) -> &[Damage] {
+        &self.0.damage
+    }
+
+    /// Writes what waits for the log and ends the background futures, which the host must go on driving until this
+    /// returns. Later calls fail.
+    pub async fn close(&self) -> Result<(), EngineError> {
+        let store = &self.0;
+        if !store.ending() && log::has_unsealed_batches(store) {
+            // An empty batch proves to the next opening that all before it was durable.
+            store.log.push(Vec::new(), None, 0).wait().await?;
+        }
+        store.stopping.set(true);
+        store.wake_all();
+        store.room.until(|| (store.running.get() == 0).then_some(())).await;
+        store.failure().map_or(Ok(()), Err)
+    }
+}
+
+fn user_bytes(write: &Write) -> usize {
+    let payload = match &write.change {
+        Change::Put { head, values } => head.len() + values.iter().map(Bytes::len).sum::<usize>(),
+        Change::Delete => 0,
+    };
+    write.key.len() + payload
+}
+
+/// A value of the log: from the cache, or by one read of the pages that hold it. Nothing when its segment is gone.
+async fn read_value<D: Disk>(store: &Store<D>, pointer: &ValuePointer) -> Result<Option<Bytes>, EngineError> {
+    if let Some(value) = store.values.get(pointer) {
+        return Ok(Some(value));
+    }
+    let Some(segment) = store.segment(pointer.segment) else { return Ok(None) };
+    let page = PAGE as u64;
+    let from = pointer.offset - pointer.offset % page;
+    let end = pointer.offset.saturating_add(u64::from(pointer.length));
+    let damaged = || EngineError::Damaged(format!("value at {} of segment {:016x}", pointer.offset, pointer.segment));
+    if end > segment.allocated.get() {
+        return Err(damaged());
+    }
+    count(&store.counters.device_reads, 1);
+    let bytes = (end.next_multiple_of(page) - from) as usize;
+    let buffer = segment.file.read(from, bytes, Lane::Foreground).await?;
+    let skip = (pointer.offset - from) as usize;
+    let value = buffer.into_bytes().slice(skip..skip + pointer.length as usize);
+    if value_checksum(pointer.segment, pointer.offset, &value) != pointer.checksum {
+        return Err(damaged());
+    }
+    store.values.insert(pointer, &value);
+    Ok(Some(value))
+}
+
+/// What a scan of `[from, to)` merges, newest first. At most `limit` live records of each memtable are copied out.
+fn sources<D: Disk>(slice: &Slice<D>, from: &[u8], to: &[u8], limit: usize) -> Vec<AnySource<D>> {
+    let copy = |memtable: &Memtable| {
+        let records = memtable.range(from, to).map(|(k, e)| (k.clone(), e.sequence, e.stored.clone()));
+        AnySource::Memory(MemorySource::new(records.collect()))
+    };
+    let _ = limit;
+    let mut sources = vec![copy(&slice.active.borrow())];
+    sources.extend(slice.sealed.borrow().as_ref().map(|sealed| copy(sealed)));
+    let tables = slice.tables.borrow().clone();
+    sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
+    sources
+}

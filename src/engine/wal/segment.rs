@@ -1,0 +1,157 @@
+//! One segment: a file of the log. Written once from front to back, then sealed; deleted whole when nothing in it is
+//! needed any more.
+
+use super::format::{Mark, SegmentHeader, mark_bytes};
+use crate::{
+    engine::{
+        disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
+        error::EngineError,
+    },
+    limits::{MIB, PAGE},
+    types::SliceId,
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
+
+/// The directory of all segments of a node.
+pub const DIRECTORY: &str = "log";
+/// Segments grow by this much, so that a node with little data takes little space.
+const STEP_BYTES: usize = 16 * MIB;
+
+pub fn path(id: u64) -> String {
+    format!("{DIRECTORY}/{id:016x}.seg")
+}
+/// The segment id of a file name in the log's directory; nothing for other files.
+pub fn id_of(name: &str) -> Option<u64> {
+    let stem = name.strip_suffix(".seg")?;
+    (stem.len() == 16).then(|| u64::from_str_radix(stem, 16).ok()).flatten()
+}
+
+/// How a segment's id is made: greater for later openings, never the same for two shards.
+pub fn id_for(generation: u64, counter: u64, shard: u16) -> u64 {
+    generation << 40 | (counter & 0xFF_FFFF) << 16 | u64::from(shard)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Takes batches.
+    Active,
+    /// Takes no more; may hold records that are in no table yet.
+    Sealed,
+    /// Sealed, and all its records are in tables: recovery skips it, collection may have it.
+    Flushed,
+}
+
+pub struct Segment<F> {
+    pub header: SegmentHeader,
+    pub file: Rc<F>,
+    /// Bytes that the file may grow to.
+    pub capacity: u64,
+    /// Bytes that the file has.
+    pub allocated: Cell<u64>,
+    /// Where the next batch goes, or where the last one ended.
+    pub end: Cell<u64>,
+    /// Every batch that begins before is durable.
+    pub durable: Cell<u64>,
+    pub phase: Cell<Phase>,
+    /// Some of it failed its checksum: it is kept as it is.
+    pub damaged: Cell<bool>,
+    /// Bytes of its values that memtables and tables point to.
+    pub live: Cell<u64>,
+    /// The greatest sequence of each slice that has records in it.
+    pub last: RefCell<BTreeMap<SliceId, u64>>,
+    /// The log's position at its end, once it is sealed.
+    pub end_position: Cell<u64>,
+    /// May hold records of slices that are not this core's.
+    pub shared: bool,
+}
+
+impl<F: DiskFile> Segment<F> {
+    /// Makes the file: space reserved, header durable, name durable. `first_batch` bytes are sure to fit.
+    pub async fn create<D: Disk<File = F>>(
+        disk: &D,
+        mut header: SegmentHeader,
+        segment_bytes: usize,
+        first_batch: u64,
+    ) -> Result<Segment<F>, EngineError> {
+        header.data_start = (PAGE + mark_bytes(header.slices.len())) as u32;
+        let step = STEP_BYTES.min(segment_bytes.next_multiple_of(PAGE)).max(PAGE);
+        header.step = step as u32;
+        let needed = u64::from(header.data_start) + first_batch;
+        let capacity = (segment_bytes as u64).max(needed).next_multiple_of(step as u64);
+        let allocated = needed.next_multiple_of(step as u64);
+        let path = path(header.id);
+        let file = disk.open(&path, OpenMode::Create).await?;
+        let made = async {
+            file.allocate(allocated).await?;
+            let mut page = PageBuffer::zeroed(PAGE);
+            header.encode(page.as_mut_slice());
+            file.write(0, page, Sync::None, Lane::Log).await.1?;
+            file.sync().await?;
+            disk.sync_dir(DIRECTORY).await
+        };
+        if let Err(error) = made.await {
+            // No space: the file goes, so that it does not hold the little that there is. Whether that works changes
+            // nothing: a segment without batches is removed at the next start.
+            let _ = disk.remove(&path).await;
+            return Err(error.into());
+        }
+        Ok(Segment {
+            file,
+            capacity,
+            allocated: Cell::new(allocated),
+            end: Cell::new(u64::from(header.data_start)),
+            durable: Cell::new(u64::from(header.data_start)),
+            phase: Cell::new(Phase::Active),
+            damaged: Cell::new(false),
+            live: Cell::new(0),
+            last: RefCell::default(),
+            end_position: Cell::new(0),
+            shared: false,
+            header,
+        })
+    }
+    pub fn id(&self) -> u64 {
+        self.header.id
+    }
+    /// Takes one more step of space, or as many as `needed` bytes of file ask for.
+    pub async fn grow(&self, needed: u64) -> Result<(), EngineError> {
+        let step = u64::from(self.header.step);
+        let target = needed.max(self.allocated.get() + step).next_multiple_of(step).min(self.capacity);
+        if target > self.allocated.get() {
+            self.file.allocate(target).await?;
+            self.file.sync().await.map_err(|e| EngineError::Failed(e.to_string()))?;
+            self.allocated.set(target);
+        }
+        Ok(())
+    }
+    /// Remembers the greatest sequence of a slice's records here.
+    pub fn note(&self, slice: SliceId, sequence: u64) {
+        let mut last = self.last.borrow_mut();
+        let known = last.entry(slice).or_insert(sequence);
+        *known = (*known).max(sequence);
+    }
+    /// Writes durably that all its records are in tables.
+    pub async fn write_mark(&self) -> Result<(), EngineError> {
+        let last: Vec<_> = self.last.borrow().iter().map(|(slice, last)| (*slice, *last)).collect();
+        let mark = Mark { id: self.id(), epoch: self.header.epoch, end: self.end.get(), last };
+        let mut buffer = PageBuffer::zeroed(mark_bytes(mark.last.len()));
+        mark.encode(buffer.as_mut_slice());
+        self.file.write(PAGE as u64, buffer, Sync::Data, Lane::Background).await.1?;
+        self.phase.set(Phase::Flushed);
+        Ok(())
+    }
+    /// Share of the file that nothing points to, in percent.
+    pub fn dead_percent(&self) -> u64 {
+        100 - (self.live.get() * 100 / self.allocated.get().max(1)).min(100)
+    }
+    pub fn add_live(&self, bytes: u64) {
+        self.live.set(self.live.get() + bytes);
+    }
+    pub fn remove_live(&self, bytes: u64) {
+        self.live.set(self.live.get().saturating_sub(bytes));
+    }
+}

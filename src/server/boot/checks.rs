@@ -1,0 +1,198 @@
+//! What must hold before a node starts. Every refusal names the thing and how to mend it.
+
+use super::StartError;
+use crate::{
+    engine::disk::PageBuffer,
+    limits::{KIB, PAGE, SHARDS_MAX},
+    server::{kernel, options::ServeOptions, ring::Ring},
+};
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+/// Locked memory that an executor's own rings want.
+const LOCKED_PER_EXECUTOR: u64 = 256 * KIB as u64;
+/// Less than this and no executor starts.
+const LOCKED_MIN: u64 = 512 * KIB as u64;
+
+/// The CPUs that shards run on, in turn.
+pub(super) fn cpus(options: &ServeOptions) -> Result<Vec<usize>, StartError> {
+    let allowed =
+        kernel::allowed_cpus().map_err(|e| StartError::Failed(format!("cannot read the CPU affinity: {e}")))?;
+    if options.shards.is_some_and(|s| s == 0 || usize::from(s) > SHARDS_MAX) {
+        return Err(StartError::Configuration(format!("a node has 1 to {SHARDS_MAX} shards")));
+    }
+    if options.cpus.is_empty() {
+        return Ok(allowed);
+    }
+    if let Some(cpu) = options.cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        let reason = format!("CPU {cpu} of --cpus cannot be used by this process; it may use {}", list(&allowed));
+        return Err(StartError::Configuration(reason));
+    }
+    Ok(options.cpus.clone())
+}
+
+fn list(cpus: &[usize]) -> String {
+    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Whether the kernel gives us rings.
+pub(super) fn io_uring() -> Result<(), StartError> {
+    let Err(error) = Ring::new() else { return Ok(()) };
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    Err(StartError::Failed(match error.raw_os_error() {
+        Some(libc::EPERM) if matches!(disabled.trim(), "1" | "2") => format!(
+            "io_uring is switched off (kernel.io_uring_disabled = {}); as root: sysctl kernel.io_uring_disabled=0",
+            disabled.trim()
+        ),
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => format!(
+            "io_uring is not available ({error}). In a container its seccomp profile forbids it: allow io_uring_setup, \
+             io_uring_enter and io_uring_register (Docker: --security-opt seccomp=PROFILE). Otherwise the kernel is too \
+             old: Dynarc needs Linux 6.1"
+        ),
+        Some(libc::EINVAL) => "this kernel's io_uring is too old: Dynarc needs Linux 6.1".to_string(),
+        Some(libc::ENOMEM) => format!("no memory for io_uring ({error}); raise the limit of locked memory: ulimit -l"),
+        _ => format!("io_uring does not work: {error}"),
+    }))
+}
+
+/// Whether enough memory may be locked for this many executors.
+pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
+    let limit = kernel::memory_lock_limit().map_err(|e| StartError::Failed(e.to_string()))?;
+    let needed = LOCKED_MIN.max(LOCKED_PER_EXECUTOR * shards as u64);
+    if limit >= needed {
+        return Ok(());
+    }
+    Err(StartError::Failed(format!(
+        "only {} KiB of memory may be locked, {} KiB are needed for {shards} shards: `ulimit -l {}` before the start, \
+         LimitMEMLOCK=infinity in a unit file, --ulimit memlock=-1 with Docker",
+        limit / 1024,
+        needed / 1024,
+        needed / 1024
+    )))
+}
+
+/// Warns when full use would run out of descriptors.
+pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) {
+    let wanted = u64::from(shards) * connections_max as u64 + 1024;
+    if limit < wanted {
+        tracing::warn!(limit, wanted, "few files may be open: raise the hard limit (ulimit -Hn) for many connections");
+    }
+}
+
+/// Plain text on the network is for loopback, or for those who say so.
+pub(super) fn address(ip: IpAddr, insecure: bool) -> Result<(), StartError> {
+    if ip.is_unspecified() {
+        return Err(StartError::Configuration(format!(
+            "{ip} is no one's address: other nodes must be able to call it"
+        )));
+    }
+    if ip.is_loopback() || insecure {
+        return Ok(());
+    }
+    Err(StartError::Configuration(format!(
+        "{ip} can be reached from other machines, and traffic is neither encrypted nor authenticated: give --insecure if \
+         the network is trusted"
+    )))
+}
+
+/// Holds the data directory for this process while it lives.
+pub(super) struct DirectoryLock(#[allow(dead_code)] File);
+
+/// Makes the directory if need be, takes it for this process, and tries what the engine will do there.
+pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
+    let shown = path.display();
+    let refused = |what: &str, error: &io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => "; it must be writable for the user that runs Dynarc",
+            io::ErrorKind::ReadOnlyFilesystem => "; its file system is mounted read-only",
+            io::ErrorKind::StorageFull => "; make room first",
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "; it is not a directory",
+            _ => "",
+        };
+        StartError::Failed(format!("the data directory {shown} cannot be used: {what}: {error}{hint}"))
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(path).map_err(|e| refused("making it", &e))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o640)
+        .open(path.join("lock"))
+        .map_err(|e| refused("writing to it", &e))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(path.join("pid")).unwrap_or_default();
+            let who = if pid.trim().is_empty() { String::new() } else { format!(" (process {})", pid.trim()) };
+            return Err(StartError::Failed(format!("the data directory {shown} is in use by another Dynarc{who}")));
+        }
+        Err(TryLockError::Error(e)) => return Err(refused("locking it", &e)),
+    }
+    if kernel::is_memory_file_system(path).map_err(|e| refused("looking at it", &e))? {
+        return Err(StartError::Failed(format!(
+            "the data directory {shown} lies on a tmpfs: it would lose everything with the machine's power, and has no \
+             O_DIRECT; choose a directory on a disk"
+        )));
+    }
+    try_direct_write(path).map_err(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) => StartError::Failed(format!(
+            "the file system of the data directory {shown} has no O_DIRECT; choose one on ext4 or XFS"
+        )),
+        _ => refused("a test write", &e),
+    })?;
+    Ok(DirectoryLock(lock))
+}
+
+/// Writes one page past the page cache and syncs it.
+fn try_direct_write(path: &Path) -> io::Result<()> {
+    let probe = path.join("probe");
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT).open(&probe)?;
+    let written = file.write_all(PageBuffer::zeroed(PAGE).as_slice()).and_then(|()| file.sync_all());
+    let removed = fs::remove_file(&probe);
+    written.and(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_taken_once() {
+        let directory = tempfile::tempdir_in(".").expect("a directory");
+        let path = directory.path().join("a/b");
+        let held = data_directory(&path).expect("free");
+        let error = data_directory(&path).map(drop).expect_err("taken").to_string();
+        assert!(error.contains("in use"), "{error}");
+        drop(held);
+        assert!(data_directory(&path).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_hold_data_is_refused_by_name() {
+        let error = data_directory(Path::new("/proc/dynarc")).map(drop).expect_err("no place").to_string();
+        assert!(error.contains("/proc/dynarc"), "{error}");
+        let file = tempfile::NamedTempFile::new_in(".").expect("a file");
+        let error = data_directory(file.path()).map(drop).expect_err("a file").to_string();
+        assert!(error.contains("not a directory"), "{error}");
+        if kernel::is_memory_file_system(Path::new("/dev/shm")).unwrap_or(false) {
+            let memory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+            let error = data_directory(memory.path()).map(drop).expect_err("memory").to_string();
+            assert!(error.contains("tmpfs"), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_others_reach_need_a_word() {
+        let reachable: IpAddr = "10.1.2.3".parse().expect("an address");
+        assert_eq!(address(reachable, false).expect_err("reachable").exit_code(), 78);
+        assert!(address(reachable, true).is_ok());
+        assert!(address("127.0.0.9".parse().expect("an address"), false).is_ok());
+        assert!(address("0.0.0.0".parse().expect("an address"), true).is_err());
+    }
+}

@@ -1,0 +1,260 @@
+//! One core from its first task to its last.
+
+use super::{super::options::ServeOptions, ticker::Pulse};
+use crate::{
+    driver::{
+        core::{Core, CoreSetup, Settings, start},
+        identity::Identity,
+        world::Arrival,
+    },
+    engine::Background,
+    http::HttpLimits,
+    server::{
+        clients,
+        disk::RingDisk,
+        mesh::{Mesh, MeshEnds, MeshTurn, Parcel},
+        peers::{self, PeerSelf, Peers},
+        report::Reports,
+        ring::{Bell, Ring},
+        socket::Listener,
+        web::{self, Web},
+        world::ServerWorld,
+    },
+    types::Address,
+};
+use crossbeam_channel::{Receiver, Sender};
+use futures_util::{FutureExt, future::select};
+use glommio::{Latency, Shares, TaskQueueHandle, channels::local_channel};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Display,
+    future::Future,
+    os::fd::OwnedFd,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// Shares of a core's time between queues that want it.
+const SERVING_SHARES: usize = 1000;
+const COMPACTION_SHARES: usize = 100;
+/// How late a queue may be served while others run.
+const LATENCY: Duration = Duration::from_millis(1);
+/// Pause between two looks at whether the node has joined, at its start, and whether all is drained, at its end.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What a core tells the control plane.
+pub(super) enum Progress {
+    Bell(u16, Bell),
+    /// Its ports are served.
+    Serving(u16),
+    /// The node serves requests; told by shard 0.
+    Ready,
+    Ended(u16, Result<(), String>),
+}
+
+/// Listening sockets of one core.
+pub(super) struct CoreSockets {
+    pub http: OwnedFd,
+    pub client: OwnedFd,
+    pub peer: OwnedFd,
+}
+
+pub(super) struct CoreOptions {
+    pub identity: Identity,
+    pub shard: u16,
+    /// The CPU that it is pinned to.
+    pub cpu: Option<usize>,
+    pub settings: Settings,
+    pub options: ServeOptions,
+    pub ends: MeshEnds,
+    pub sockets: CoreSockets,
+    pub progress: Sender<Progress>,
+    /// The bells of all cores, once all have one.
+    pub bells: Receiver<Vec<Bell>>,
+    pub stop: Arc<AtomicBool>,
+    pub pulse: Pulse,
+}
+
+/// Tells the control plane that a core has ended, whatever ended it.
+pub(super) struct Ended {
+    shard: u16,
+    progress: Sender<Progress>,
+    pub result: Result<(), String>,
+}
+impl Ended {
+    pub(super) fn new(shard: u16, progress: Sender<Progress>) -> Ended {
+        Ended { shard, progress, result: Err("it has panicked".into()) }
+    }
+}
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        // Nobody listens any more when the process is ending.
+        drop(self.progress.send(Progress::Ended(self.shard, result)));
+    }
+}
+
+/// The first failure of any task of the core.
+#[derive(Clone)]
+struct Failures(Rc<local_channel::LocalSender<String>>);
+
+impl Failures {
+    fn report(&self, what: &str, error: impl Display) {
+        // Full: an earlier failure is on its way already.
+        drop(self.0.try_send(format!("{what}: {error}")));
+    }
+    /// Runs a task of the core's own queue that must not end with an error.
+    fn watch<E: Display + 'static>(&self, what: &'static str, task: impl Future<Output = Result<(), E>> + 'static) {
+        let failures = self.clone();
+        glommio::spawn_local(async move {
+            if let Err(error) = task.await {
+                failures.report(what, error);
+            }
+        })
+        .detach();
+    }
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}
+
+/// Runs a core until the node stops.
+pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
+    let executor = glommio::executor();
+    let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
+    let compaction =
+        executor.create_task_queue(Shares::Static(COMPACTION_SHARES), Latency::Matters(LATENCY), "compaction");
+    let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
+    task.await
+}
+
+async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {
+    let (failures, failed) = local_channel::new_bounded(1);
+    let failures = Failures(Rc::new(failures));
+    let address = Address::new(core.identity.node, core.shard);
+    let ring = Ring::new().map_err(text)?;
+    drop(core.progress.send(Progress::Bell(core.shard, ring.bell())));
+    // Blocks for as long as the slowest core takes to get here; nothing runs on this one yet.
+    let bells = core.bells.recv().map_err(|_| "the start was given up".to_string())?;
+    let mesh = Mesh::new(core.ends, &bells);
+    let own =
+        PeerSelf { address, generation: core.identity.generation, ip: core.identity.ip, ports: core.identity.ports };
+    let world = ServerWorld::new(address, ring.clone(), mesh.clone(), Peers::new(own, ring.clone()));
+    world.peers.attach(&world);
+    let reports = Rc::new(Reports::new(core.identity.ip, core.cpu, core.identity.shards));
+
+    let stopping = Rc::new(Cell::new(false));
+    let turn = take_parcels(&world, &reports, &core.pulse, &core.stop, &stopping);
+    failures.watch("the ring", ring.clone().drive(MeshTurn { mesh, receive: turn, held: RefCell::default() }));
+    glommio::spawn_local(core.pulse.keep()).detach();
+    glommio::spawn_local(world.clone().keep_alarm()).detach();
+    glommio::spawn_local(world.watches.clone().sweep(ring.clone())).detach();
+
+    let disk = Rc::new(RingDisk::new(ring.clone(), &core.options.data).map_err(text)?);
+    let setup = CoreSetup {
+        identity: core.identity,
+        shard: address.shard,
+        settings: core.settings.clone(),
+        engine: core.options.engine.clone(),
+        seed: super::random(),
+    };
+    let Core { driver, background, handle } =
+        start(world.clone(), disk, world.inbox.clone(), setup).await.map_err(text)?;
+    for (kind, future) in background {
+        match kind {
+            Background::Log => glommio::spawn_local(future),
+            Background::Compaction => glommio::spawn_local_into(future, compaction).map_err(text)?,
+        }
+        .detach();
+    }
+    drop(world.handle.set(handle.clone()));
+
+    let listen = |fd: OwnedFd| Listener::new(&ring, fd);
+    let web = Rc::new(Web {
+        world: world.clone(),
+        limits: HttpLimits {
+            value_bytes_max: core.settings.value_bytes_max,
+            request_timeout: core.settings.request_timeout,
+        },
+        reports,
+        connections_max: core.options.connections_max,
+        random: RefCell::new(fastrand::Rng::with_seed(super::random())),
+    });
+    failures.watch("the peer port", peers::serve(world.clone(), listen(core.sockets.peer)));
+    failures.watch(
+        "the client port",
+        clients::serve(world.clone(), listen(core.sockets.client), core.options.connections_max),
+    );
+    failures.watch("the HTTP port", web::serve(web, listen(core.sockets.http)));
+    drop(core.progress.send(Progress::Serving(core.shard)));
+
+    let running = glommio::spawn_local(driver).detach();
+    if core.shard == 0 {
+        glommio::spawn_local(tell_ready(world.clone(), core.progress.clone())).detach();
+    }
+    let stopped = stop_when_told(&world, &stopping, core.options.drain_timeout);
+    let ended = async {
+        match running.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(text(error)),
+            None => Err("its loop was cancelled".to_string()),
+        }
+    };
+    let failure = async { Err(failed.recv().await.unwrap_or_else(|| "a task has ended".into())) };
+    let (ended, stopped, failure) = (pin!(ended), pin!(stopped), pin!(failure));
+    select(select(ended, stopped).map(|first| first.factor_first().0), failure).await.factor_first().0
+}
+
+/// What the core does at each turn of its ring: notes that it lives, hears of a stop, takes parcels in.
+fn take_parcels(
+    world: &Rc<ServerWorld>,
+    reports: &Rc<Reports>,
+    pulse: &Pulse,
+    stop: &Arc<AtomicBool>,
+    stopping: &Rc<Cell<bool>>,
+) -> impl Fn(Option<Parcel>) + 'static {
+    let (world, reports, turns) = (world.clone(), reports.clone(), pulse.turns());
+    let (stop, stopping) = (stop.clone(), stopping.clone());
+    move |parcel| match parcel {
+        None => {
+            turns.store(turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            if !stopping.get() && stop.load(Ordering::Acquire) {
+                stopping.set(true);
+                world.watches.stop();
+            }
+        }
+        Some(Parcel::Frame(pieces)) => world.arrive_from_core(pieces),
+        Some(Parcel::ReportWanted { from }) => world.mesh.send(from, Parcel::Report(Box::new(reports.own(&world)))),
+        Some(Parcel::Report(report)) => reports.take(*report),
+    }
+}
+
+async fn tell_ready(world: Rc<ServerWorld>, progress: Sender<Progress>) {
+    while !world.handle.get().is_some_and(|h| h.ready()) {
+        world.ring.pause(LOOK).await;
+    }
+    drop(progress.send(Progress::Ready));
+}
+
+/// Once told to stop: waits for requests in hand, then ends the shard. Its driver ends after that.
+async fn stop_when_told(world: &Rc<ServerWorld>, stopping: &Cell<bool>, drain: Duration) -> Result<(), String> {
+    while !stopping.get() {
+        world.ring.pause(Duration::from_millis(200)).await;
+    }
+    let drained = pin!(async {
+        while world.replies.pending() > 0 {
+            world.ring.pause(LOOK).await;
+        }
+        // The last answers are on their way out.
+        world.ring.pause(LOOK * 5).await;
+    });
+    select(drained, world.ring.pause(drain)).await;
+    world.inbox.push(Arrival::Stop);
+    std::future::pending().await
+}

@@ -1,0 +1,362 @@
+//! From options to a running node, and back: checks, one executor a core, signals, a stop that finishes what is in hand.
+//!
+//! When the node serves requests, one line on standard output says so (and `NOTIFY_SOCKET` is told):
+//!
+//! ```text
+//! ready http://127.0.0.1:7700 node 5f3c9a7be012 shards 2 pid 4242
+//! ```
+//!
+//! The process id also stands in `DIR/pid` while the node runs. SIGTERM and SIGINT stop the node in order; a second one
+//! ends the process at once.
+
+mod checks;
+mod core;
+mod error;
+mod ticker;
+
+pub use error::StartError;
+
+use self::core::{CoreOptions, CoreSockets, Progress};
+use super::{
+    disk::RingDisk,
+    kernel::{self, PortUse},
+    mesh,
+    options::ServeOptions,
+    ring::{Bell, Ring},
+};
+use crate::{
+    driver::{
+        core::Settings,
+        identity::{self, Identity, NodeWish},
+    },
+    limits::{SHARDS_MAX, SLICES_MAX, SLICES_MIN, SLICES_PER_CPU},
+};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often the executor looks at its timers while a task runs.
+pub(super) const PREEMPT: Duration = Duration::from_micros(500);
+/// What a stop may take beyond the drain: flushing and closing.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs a node until it is told to stop. Returns when everything is closed.
+pub fn run(options: ServeOptions) -> Result<(), StartError> {
+    let signals = catch_signals()?;
+    let open_files = kernel::raise_limits().unwrap_or(0);
+    let cpus = checks::cpus(&options)?;
+    checks::io_uring()?;
+    checks::memory_lock(options.shards.map_or(cpus.len(), usize::from))?;
+    let _lock = checks::data_directory(&options.data)?;
+    let identity = identify(&options, cpus.len())?;
+    checks::address(identity.ip, options.insecure)?;
+    checks::open_files(open_files, identity.shards, options.connections_max);
+    let sockets = bind(&identity)?;
+    let node = Node::start(&options, &identity, &cpus, sockets)?;
+    let outcome = node.serve(&options, &identity, &signals);
+    drop(std::fs::remove_file(options.data.join("pid")));
+    outcome
+}
+
+/// Signals that ask for a stop, as a channel.
+fn catch_signals() -> Result<Receiver<i32>, StartError> {
+    let (sender, receiver) = unbounded();
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| StartError::Failed(format!("signals: {e}")))?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().try_for_each(|signal| sender.send(signal)))
+        .map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
+    Ok(receiver)
+}
+
+/// Loads or makes the node's identity, on an executor that lives only for this.
+fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError> {
+    let failed = |e: String| StartError::Failed(e);
+    let executor = executor(Placement::Unbound, options, "start").make().map_err(|e| failed(e.to_string()))?;
+    let options = options.clone();
+    executor.run(async move {
+        let ring = Ring::new().map_err(|e| failed(e.to_string()))?;
+        let driver = glommio::spawn_local(ring.clone().drive(NoCompany)).detach();
+        let disk = RingDisk::new(ring.clone(), &options.data).map_err(|e| failed(e.to_string()))?;
+        let known = identity::peek(&disk).await?;
+        let usual_shards = known.as_ref().map_or(cpus.min(SHARDS_MAX) as u16, |k| k.shards);
+        let shards = options.shards.unwrap_or(usual_shards);
+        let usual_slices = (cpus * SLICES_PER_CPU).clamp(SLICES_MIN, SLICES_MAX) as u16;
+        let wish = NodeWish {
+            ip: options.ip.or(known.is_none().then_some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+            ports: options.ports.or(known.is_none().then(Default::default)),
+            shards,
+            slices: options.slices.unwrap_or(usual_slices.max(shards)),
+            vnodes: options.vnodes,
+            seeds: options.join.clone(),
+            random: random(),
+        };
+        let identity = identity::open(&disk, &wish).await?;
+        drop(disk);
+        ring.stop();
+        if let Some(Err(error)) = driver.await {
+            return Err(failed(error.to_string()));
+        }
+        Ok(identity)
+    })
+}
+
+/// Random bits for what must differ between nodes and starts.
+pub(super) fn random() -> u64 {
+    fastrand::u64(..)
+}
+
+struct NoCompany;
+impl super::ring::Company for NoCompany {
+    fn turn(&self) -> usize {
+        0
+    }
+    fn quiet(&self) -> bool {
+        true
+    }
+}
+
+fn executor(placement: Placement, options: &ServeOptions, name: &str) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(placement)
+        .name(name)
+        .preempt_timer(PREEMPT)
+        .io_memory(options.io_memory_bytes)
+        .ring_depth(64)
+        .spin_before_park(options.spin_before_park)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+}
+
+/// Binds every port of the node, so that one that is taken is known before anything starts.
+fn bind(identity: &Identity) -> Result<Vec<CoreSockets>, StartError> {
+    let listen = |port: u16, port_use| -> Result<OwnedFd, StartError> {
+        let address = SocketAddr::new(identity.ip, port);
+        kernel::listen(address, port_use).map_err(|e| StartError::from_bind(address, &e))
+    };
+    let port = |first: u16, shard: u16| {
+        first.checked_add(shard).ok_or_else(|| StartError::Configuration(format!("port {first} + {shard} is no port")))
+    };
+    // A port shared by our cores could be shared by another process, too: first see that nobody has it.
+    drop(listen(identity.ports.http, PortUse::Alone)?);
+    (0..identity.shards)
+        .map(|shard| {
+            Ok(CoreSockets {
+                http: listen(identity.ports.http, PortUse::Shared)?,
+                client: listen(port(identity.ports.client, shard)?, PortUse::Alone)?,
+                peer: listen(port(identity.ports.peer, shard)?, PortUse::Alone)?,
+            })
+        })
+        .collect()
+}
+
+/// The cores and the control plane's ends to them.
+struct Node {
+    progress: Receiver<Progress>,
+    stop: Arc<AtomicBool>,
+    bells: Vec<Bell>,
+    threads: Vec<thread::JoinHandle<()>>,
+    ticker: ticker::Ticker,
+}
+
+impl Node {
+    fn start(
+        options: &ServeOptions,
+        identity: &Identity,
+        cpus: &[usize],
+        sockets: Vec<CoreSockets>,
+    ) -> Result<Node, StartError> {
+        let (sender, progress) = unbounded();
+        let stop = Arc::new(AtomicBool::new(false));
+        let ticker = ticker::Ticker::start().map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
+        let mut node = Node { progress, stop: stop.clone(), bells: Vec::new(), threads: Vec::new(), ticker };
+        let mut bell_senders = Vec::new();
+        let places = placements(options, identity.shards, cpus);
+        for ((ends, sockets), (cpu, placement)) in mesh::ends(identity.shards).into_iter().zip(sockets).zip(places) {
+            let shard = node.threads.len() as u16;
+            let (bell_sender, bells) = bounded(1);
+            bell_senders.push(bell_sender);
+            let core = CoreOptions {
+                identity: identity.clone(),
+                shard,
+                cpu,
+                settings: settings(options),
+                options: options.clone(),
+                ends,
+                sockets,
+                progress: sender.clone(),
+                bells,
+                stop: stop.clone(),
+                pulse: node.ticker.pulse(),
+            };
+            node.spawn(core, placement, options, sender.clone())?;
+        }
+        drop(sender);
+        node.collect_bells(&bell_senders)?;
+        Ok(node)
+    }
+
+    fn spawn(
+        &mut self,
+        core: CoreOptions,
+        placement: Placement,
+        options: &ServeOptions,
+        progress: Sender<Progress>,
+    ) -> Result<(), StartError> {
+        let shard = core.shard;
+        let name = format!("shard-{shard}");
+        let builder = executor(placement, options, &name);
+        let body = move || {
+            // Told even when the core panics.
+            let mut ended = core::Ended::new(shard, progress);
+            ended.result = match builder.make() {
+                Ok(executor) => executor.run(core::run(core)),
+                Err(error) => Err(format!("cannot start an executor: {error}")),
+            };
+        };
+        let thread = thread::Builder::new().name(name).spawn(body);
+        self.threads.push(thread.map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?);
+        Ok(())
+    }
+
+    /// Each core makes its own ring; all need the bells of all.
+    fn collect_bells(&mut self, senders: &[Sender<Vec<Bell>>]) -> Result<(), StartError> {
+        let mut bells: Vec<Option<Bell>> = vec![None; senders.len()];
+        while bells.iter().any(Option::is_none) {
+            match self.progress.recv() {
+                Ok(Progress::Bell(shard, bell)) => bells[usize::from(shard)] = Some(bell),
+                Ok(Progress::Ended(shard, result)) => return Err(self.failed(shard, result)),
+                Ok(Progress::Serving(_) | Progress::Ready) => {}
+                Err(_) => return Err(StartError::Failed("all cores have ended".into())),
+            }
+        }
+        self.bells = bells.into_iter().flatten().collect();
+        for sender in senders {
+            // A core that has gone says so by its progress.
+            drop(sender.send(self.bells.clone()));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, shard: u16, result: Result<(), String>) -> StartError {
+        let reason = result.err().unwrap_or_else(|| "it ended by itself".into());
+        StartError::Failed(format!("shard {shard}: {reason}"))
+    }
+
+    /// Waits for the end: a signal, or the failure of a core.
+    fn serve(mut self, options: &ServeOptions, identity: &Identity, signals: &Receiver<i32>) -> Result<(), StartError> {
+        let mut failure = None;
+        while failure.is_none() {
+            select! {
+                recv(signals) -> signal => {
+                    if let Ok(signal) = signal {
+                        tracing::info!(signal, "stopping");
+                    }
+                    break;
+                }
+                recv(self.progress) -> progress => match progress {
+                    Ok(Progress::Ready) => announce(options, identity)?,
+                    Ok(Progress::Serving(shard)) => tracing::debug!(shard, "serving"),
+                    Ok(Progress::Bell(..)) => {}
+                    Ok(Progress::Ended(shard, result)) => failure = Some(self.failed(shard, result)),
+                    Err(_) => failure = Some(StartError::Failed("all cores have ended".into())),
+                },
+            }
+        }
+        self.stop.store(true, Ordering::Release);
+        self.bells.iter().for_each(Bell::ring);
+        let until = Instant::now() + options.drain_timeout + STOP_TIMEOUT;
+        while self.threads.iter().any(|t| !t.is_finished()) {
+            let wait = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100));
+            if wait.is_zero() {
+                return Err(failure.unwrap_or_else(|| StartError::Failed("a core did not stop in time".into())));
+            }
+            select! {
+                recv(signals) -> _ => {
+                    return Err(StartError::Failed("stopped by a second signal".into()));
+                }
+                recv(self.progress) -> progress => match progress {
+                    Ok(Progress::Ended(shard, Err(error))) => {
+                        failure.get_or_insert_with(|| StartError::Failed(format!("shard {shard}: {error}")));
+                    }
+                    Ok(_) => {}
+                    Err(_) => thread::sleep(Duration::from_millis(1)),
+                },
+                default(wait) => {}
+            }
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                failure.get_or_insert_with(|| StartError::Failed("a core has panicked".into()));
+            }
+        }
+        self.ticker.stop();
+        match failure {
+            None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+            Some(error) => Err(error),
+        }
+    }
+}
+
+fn settings(options: &ServeOptions) -> Settings {
+    let protocol = &options.protocol;
+    Settings {
+        n: protocol.n,
+        r: protocol.r,
+        w: protocol.w,
+        sloppy: protocol.sloppy,
+        value_bytes_max: protocol.value_bytes_max,
+        gossip_interval: protocol.gossip_interval,
+        suspect_after: protocol.suspect_after,
+        down_after: protocol.down_after,
+        request_timeout: protocol.request_timeout,
+    }
+}
+
+/// Where each shard runs. Shards are pinned when the operator says where, or when there is one for every CPU: several
+/// nodes on one machine must not all crowd onto its first CPU.
+fn placements(options: &ServeOptions, shards: u16, cpus: &[usize]) -> Vec<(Option<usize>, Placement)> {
+    let pinned = !options.cpus.is_empty() || usize::from(shards) == cpus.len();
+    if usize::from(shards) > cpus.len() {
+        tracing::warn!(shards, cpus = cpus.len(), "more shards than CPUs: they take turns, and answers take longer");
+    }
+    (0..usize::from(shards))
+        .map(|shard| {
+            let cpu = cpus[shard % cpus.len()];
+            if pinned { (Some(cpu), Placement::Fixed(cpu)) } else { (None, Placement::Unbound) }
+        })
+        .collect()
+}
+
+/// Says that the node serves: pid file, the line on standard output, the service supervisor.
+fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartError> {
+    let pid = std::process::id();
+    let path = options.data.join("pid");
+    std::fs::write(&path, format!("{pid}\n")).map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?;
+    let http = SocketAddr::new(identity.ip, identity.ports.http);
+    let mut out = std::io::stdout().lock();
+    let line = writeln!(out, "ready http://{http} node {} shards {} pid {pid}", identity.node, identity.shards);
+    // Nobody may be listening any more; the node serves all the same.
+    if let Err(error) = line.and_then(|()| out.flush()) {
+        tracing::warn!(%error, "the ready line could not be written");
+    }
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service supervisor could not be told");
+    }
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! The client protocol: many requests in flight on a connection, answers in any order.
+//!
+//! A connection is one task with two halves. The receiving half reads as much as there is, hands every request to the
+//! shard and goes on; the sending half takes all answers that have gathered and sends them in one operation. Nothing is
+//! spawned and no timer set for a request. Reading pauses while too many requests are in flight or too many answers
+//! wait for a client that does not read.
+
+use super::{
+    clock,
+    ring::Pieces,
+    socket::{Ended, Gather, Inlet, Listener, Socket, Watch},
+    world::{Asker, ServerWorld, count},
+};
+use crate::{
+    driver::world::Arrival,
+    limits::{CLIENT_FRAME_BYTES_MAX, HELLO_TIMEOUT, MIB, REQUESTS_PER_CONNECTION_MAX, STALLED_TIMEOUT},
+    protocol::message::{ClientMessage, Hello, Request, Response, ServerMessage, Welcome},
+    types::{ErrorCode, Failure, Outcome},
+    wire::{self, CLIENT_REVISION, FEATURES, Frame, FrameDecoder},
+};
+use futures_util::future::{Either, select};
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+/// Bytes of answers that may wait for a client before its requests are read on.
+const OUTBOX_BYTES: usize = 4 * MIB;
+/// How long a goodbye may take to be read before the connection is closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves this core's client port. An error means that the port is lost.
+pub async fn serve(world: Rc<ServerWorld>, listener: Listener, connections_max: usize) -> io::Result<()> {
+    loop {
+        let socket = listener.accept().await?;
+        let world = world.clone();
+        let crowded = world.traffic.get().connections >= connections_max as u64;
+        count(&world.traffic, |t| t.connections += 1);
+        glommio::spawn_local(async move {
+            let outcome = connection(&world, socket, crowded).await;
+            if let Err(error) = outcome {
+                tracing::debug!(error, "a client connection has ended");
+            }
+            count(&world.traffic, |t| t.connections -= 1);
+        })
+        .detach();
+    }
+}
+
+/// What both halves of a connection, and the answers on their way to it, share.
+struct Client {
+    world: Rc<ServerWorld>,
+    outbox: RefCell<Pieces>,
+    outbox_bytes: Cell<usize>,
+    in_flight: Cell<usize>,
+    /// Nothing more will be answered: the sending half ends when all is sent.
+    finishing: Cell<bool>,
+    sender: RefCell<Option<Waker>>,
+    /// The receiving half, while it waits for room.
+    receiver: RefCell<Option<Waker>>,
+}
+
+impl Asker for Client {
+    fn answered(self: Rc<Self>, tag: u64, response: Response) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        count(&self.world.traffic, |t| t.client_requests += 1);
+        let ring_digest = self.ring_digest();
+        self.say(tag, &ServerMessage::Response { response, ring_digest });
+        wake(&self.receiver);
+    }
+}
+
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.borrow_mut().take() {
+        waker.wake();
+    }
+}
+
+impl Client {
+    fn ring_digest(&self) -> u64 {
+        self.world.handle.get().map_or(0, |h| h.ring().digest())
+    }
+
+    fn say(&self, id: u64, message: &ServerMessage) {
+        let pieces = {
+            let mut encoder = self.world.encoder.borrow_mut();
+            wire::encode_server(&mut encoder, id, message).or_else(|error| {
+                // An answer beyond the limits of a frame: the client hears so instead.
+                let failure = Failure::new(ErrorCode::Internal, Outcome::Unknown, format!("the answer: {error}"));
+                let instead = ServerMessage::Response { response: Err(failure), ring_digest: 0 };
+                wire::encode_server(&mut encoder, id, &instead)
+            })
+        };
+        if let Ok(pieces) = pieces {
+            self.outbox_bytes.set(self.outbox_bytes.get() + pieces.bytes());
+            self.outbox.borrow_mut().extend(pieces.into_parts());
+            wake(&self.sender);
+        }
+    }
+
+    /// Sends what gathers, until the connection is finishing and all is out.
+    async fn send(&self, socket: &Socket) -> io::Result<()> {
+        let mut spare = Pieces::new();
+        loop {
+            let more = poll_fn(|cx| {
+                if !self.outbox.borrow().is_empty() {
+                    return Poll::Ready(true);
+                }
+                if self.finishing.get() && self.in_flight.get() == 0 {
+                    return Poll::Ready(false);
+                }
+                *self.sender.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            if !more {
+                return Ok(());
+            }
+            let pieces = self.outbox.replace(std::mem::take(&mut spare));
+            let bytes = self.outbox_bytes.replace(0);
+            let (emptied, result) = socket.send_all(pieces).await;
+            result?;
+            spare = emptied;
+            if bytes > OUTBOX_BYTES {
+                wake(&self.receiver);
+            }
+        }
+    }
+
+    /// Ready when another request may be taken on.
+    fn room(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| {
+            if self.in_flight.get() < REQUESTS_PER_CONNECTION_MAX && self.outbox_bytes.get() <= OUTBOX_BYTES {
+                return Poll::Ready(());
+            }
+            *self.receiver.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+
+    fn finish(&self) {
+        self.finishing.set(true);
+        wake(&self.sender);
+    }
+}
+
+async fn connection(world: &Rc<ServerWorld>, socket: Socket, crowded: bool) -> Result<(), String> {
+    socket.break_after(STALLED_TIMEOUT).map_err(|e| e.to_string())?;
+    let client = Rc::new(Client {
+        world: world.clone(),
+        outbox: RefCell::default(),
+        outbox_bytes: Cell::new(0),
+        in_flight: Cell::new(0),
+        finishing: Cell::new(false),
+        sender: RefCell::default(),
+        receiver: RefCell::default(),
+    });
+    let watch = world.watches.start();
+    let mut reader = Reader {
+        client: client.clone(),
+        inlet: Inlet::new(socket.clone(), watch.clone()),
+        decoder: FrameDecoder::new(),
+        watch,
+    };
+    let reading = pin!(async {
+        let end =
+            if crowded { End::Goodbye("this core serves too many connections".into()) } else { reader.run().await };
+        if let End::Goodbye(reason) = &end {
+            reader.client.say(0, &ServerMessage::Goodbye { reason: reason.clone() });
+        }
+        reader.client.finish();
+        end
+    });
+    let sending = pin!(client.send(&socket));
+    match select(reading, sending).await {
+        Either::Left((end, sending)) => {
+            // What is in hand is answered before the connection goes.
+            sending.await.map_err(|e| e.to_string())?;
+            socket.finish_sending();
+            match end {
+                End::Closed => Ok(()),
+                End::Goodbye(reason) => {
+                    linger(world, &socket).await;
+                    Err(reason)
+                }
+            }
+        }
+        Either::Right((result, _)) => result.map_err(|e| e.to_string()),
+    }
+}
+
+/// Reads on until the other side has closed too: closing with unread bytes would tear our last words away.
+async fn linger(world: &Rc<ServerWorld>, socket: &Socket) {
+    let drain = pin!(async {
+        let mut buffer = bytes::BytesMut::with_capacity(4096);
+        loop {
+            buffer.clear();
+            let (back, result) = socket.receive(buffer).await;
+            buffer = back;
+            if !matches!(result, Ok(received) if received > 0) {
+                return;
+            }
+        }
+    });
+    select(drain, world.ring.pause(LINGER)).await;
+}
+
+/// How the receiving half ends.
+enum End {
+    Closed,
+    /// The client is told why.
+    Goodbye(String),
+}
+
+struct Reader {
+    client: Rc<Client>,
+    inlet: Inlet,
+    decoder: FrameDecoder,
+    watch: Rc<Watch>,
+}
+
+impl Reader {
+    async fn run(&mut self) -> End {
+        match self.converse().await {
+            Ok(()) => End::Closed,
+            Err(end) => end,
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), End> {
+        self.watch.set_deadline(clock::now() + HELLO_TIMEOUT);
+        let Some(frame) = self.next().await? else { return Ok(()) };
+        match wire::decode_client(&frame, clock::now()) {
+            Ok((id, ClientMessage::Hello(hello))) => self.welcome(id, &hello)?,
+            Ok(_) => return Err(End::Goodbye("a connection starts with HELLO".into())),
+            Err(error) => return Err(End::Goodbye(error.to_string())),
+        }
+        self.watch.relax();
+        self.decoder.set_limit(CLIENT_FRAME_BYTES_MAX);
+        loop {
+            self.client.room().await;
+            let Some(frame) = self.next().await? else { return Ok(()) };
+            self.watch.relax();
+            self.take(&frame)?;
+        }
+    }
+
+    fn welcome(&self, id: u64, hello: &Hello) -> Result<(), End> {
+        if hello.revision == 0 {
+            return Err(End::Goodbye("protocol revisions begin with 1".into()));
+        }
+        let world = &self.client.world;
+        let Some(handle) = world.handle.get() else {
+            return Err(End::Goodbye("the node is starting".into()));
+        };
+        let welcome = Welcome {
+            revision: hello.revision.min(CLIENT_REVISION),
+            features: hello.features & FEATURES,
+            address: world.address,
+            value_bytes_max: handle.value_bytes_max() as u32,
+            frame_bytes_max: CLIENT_FRAME_BYTES_MAX as u32,
+            ring_digest: self.client.ring_digest(),
+        };
+        self.client.say(id, &ServerMessage::Welcome(welcome));
+        Ok(())
+    }
+
+    fn take(&self, frame: &Frame) -> Result<(), End> {
+        match wire::decode_client(frame, clock::now()) {
+            Ok((id, ClientMessage::Request(request))) => self.ask(id, request),
+            Ok((id, ClientMessage::Ring)) => self.tell_ring(id),
+            Ok((_, ClientMessage::Hello(_))) => return Err(End::Goodbye("a second HELLO".into())),
+            Err(error) => match error.refusal() {
+                Some(failure) => self.refuse(frame.exchange(), failure),
+                None => return Err(End::Goodbye(error.to_string())),
+            },
+        }
+        Ok(())
+    }
+
+    fn ask(&self, id: u64, request: Request) {
+        let world = &self.client.world;
+        let limit = world.handle.get().map_or(0, |h| h.value_bytes_max());
+        if request.operation.bytes() > limit {
+            let detail = format!("a value has at most {limit} bytes, this one has {}", request.operation.bytes());
+            return self.refuse(id, Failure::new(ErrorCode::TooLarge, Outcome::NotApplied, detail));
+        }
+        self.client.in_flight.set(self.client.in_flight.get() + 1);
+        let token = world.replies.expect(self.client.clone(), id);
+        world.inbox.push(Arrival::Request { client: token, request });
+    }
+
+    fn refuse(&self, id: u64, failure: Failure) {
+        count(&self.client.world.traffic, |t| t.client_requests += 1);
+        let ring_digest = self.client.ring_digest();
+        self.client.say(id, &ServerMessage::Response { response: Err(failure), ring_digest });
+    }
+
+    fn tell_ring(&self, id: u64) {
+        let Some(handle) = self.client.world.handle.get() else { return };
+        let members = handle.members().into_iter().map(|(member, _, _)| member).collect();
+        self.client.say(id, &ServerMessage::Ring { members, digest: handle.ring().digest() });
+    }
+
+    /// The next frame; `None` when the client has closed between two.
+    async fn next(&mut self) -> Result<Option<Frame>, End> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(None) => {}
+                Err(error) => return Err(End::Goodbye(error.to_string())),
+            }
+            let filled = poll_fn(|cx| {
+                if self.watch.stopping() {
+                    return Poll::Ready(None);
+                }
+                self.inlet.poll_fill(cx, &mut self.decoder).map(Some)
+            });
+            match filled.await {
+                None => return Err(End::Goodbye("the node is stopping".into())),
+                Some(Ok(bytes)) if !self.decoder.is_clear() => self.watch.progressed(bytes),
+                Some(Ok(_)) => {}
+                Some(Err(Ended::Closed)) if self.decoder.is_clear() => return Ok(None),
+                Some(Err(Ended::Closed)) => return Err(End::Goodbye("closed in the middle of a frame".into())),
+                Some(Err(Ended::Expired)) => return Err(End::Goodbye("the frame did not arrive whole in time".into())),
+                Some(Err(Ended::Broken(error))) => return Err(End::Goodbye(error.to_string())),
+            }
+        }
+    }
+}

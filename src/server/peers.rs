@@ -1,0 +1,437 @@
+//! Between nodes: each core connects to each core of each other node that it speaks to.
+//!
+//! A connection carries messages one way, from the core that made it; answers come back over the other core's own
+//! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
+//! A connection that is refused, reset, silent for too long or answered by a stranger makes the node unreachable: what
+//! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
+
+use super::{
+    clock,
+    ring::{Pieces, Ring},
+    socket::{Ended, Gather, Inlet, Listener, Socket},
+    world::{ServerWorld, count},
+};
+use crate::{
+    driver::world::Arrival,
+    limits::{HELLO_TIMEOUT, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
+    protocol::message::{Envelope, Message},
+    protocol::ring::FixedMap,
+    types::{Address, NodeId, Ports},
+    wire::{
+        self, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
+        WireError,
+    },
+};
+use futures_util::future::{Either, select};
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+/// A connect, and the HELLO after it, may take so long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Sent bytes that stay unacknowledged for so long break a connection.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Seeds that one core talks to at once.
+const SEED_CALLS_MAX: usize = 64;
+/// The first words of a newcomer are worth nothing after this.
+const SEED_DEADLINE: Duration = Duration::from_secs(5);
+
+/// This end of every peer connection.
+#[derive(Clone, Debug)]
+pub struct PeerSelf {
+    pub address: Address,
+    pub generation: u64,
+    pub ip: IpAddr,
+    pub ports: Ports,
+}
+
+impl PeerSelf {
+    fn hello(&self, purpose: ConnectionPurpose) -> PeerHello {
+        PeerHello {
+            revision: PEER_REVISION,
+            features: FEATURES,
+            node: self.address.node,
+            shard: self.address.shard,
+            generation: self.generation,
+            ip: self.ip,
+            ports: self.ports,
+            purpose,
+        }
+    }
+}
+
+/// Where a node is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Contact {
+    ip: IpAddr,
+    ports: Ports,
+}
+
+/// The outgoing side of one core.
+pub struct Peers {
+    own: PeerSelf,
+    ring: Rc<Ring>,
+    routes: RefCell<FixedMap<Address, Rc<Route>>>,
+    /// Nodes that have introduced themselves and may not be members yet.
+    strangers: RefCell<FixedMap<NodeId, Contact>>,
+    seed_calls: Cell<usize>,
+    world: RefCell<Option<std::rc::Weak<ServerWorld>>>,
+}
+
+/// Strangers that are remembered.
+const STRANGERS_MAX: usize = crate::limits::MEMBERS_MAX;
+
+impl Peers {
+    pub fn new(own: PeerSelf, ring: Rc<Ring>) -> Rc<Peers> {
+        Rc::new(Peers {
+            own,
+            ring,
+            routes: RefCell::default(),
+            strangers: RefCell::default(),
+            seed_calls: Cell::new(0),
+            world: RefCell::default(),
+        })
+    }
+
+    /// Before anything is sent.
+    pub fn attach(&self, world: &Rc<ServerWorld>) {
+        *self.world.borrow_mut() = Some(Rc::downgrade(world));
+    }
+
+    fn world(&self) -> Option<Rc<ServerWorld>> {
+        self.world.borrow().as_ref().and_then(std::rc::Weak::upgrade)
+    }
+
+    fn meet(&self, node: NodeId, contact: Contact) {
+        let mut strangers = self.strangers.borrow_mut();
+        if strangers.len() >= STRANGERS_MAX && !strangers.contains_key(&node) {
+            strangers.clear();
+        }
+        strangers.insert(node, contact);
+    }
+
+    /// Where a node is: as the member list says, else as it has said itself.
+    fn contact(&self, node: NodeId) -> Option<Contact> {
+        let world = self.world()?;
+        let member = world.handle.get().and_then(|h| h.member(node));
+        member.map(|m| Contact { ip: m.ip, ports: m.ports }).or_else(|| self.strangers.borrow().get(&node).copied())
+    }
+
+    /// Queues a frame for a core of another node.
+    pub fn send(self: &Rc<Self>, to: Address, pieces: wire::Pieces) {
+        let route = {
+            let mut routes = self.routes.borrow_mut();
+            match routes.get(&to) {
+                Some(route) => route.clone(),
+                None => {
+                    let route = Rc::new(Route::new(to));
+                    routes.insert(to, route.clone());
+                    glommio::spawn_local(self.clone().keep_route(route.clone())).detach();
+                    route
+                }
+            }
+        };
+        if !route.push(pieces)
+            && let Some(world) = self.world()
+        {
+            world.drop_message();
+        }
+    }
+
+    /// Keeps a connection to one core of another node while there is something to say. Runs for ever.
+    async fn keep_route(self: Rc<Self>, route: Rc<Route>) {
+        let mut pause = RECONNECT_MIN;
+        route.wait_for_work().await;
+        // From here on the connection is kept up, so that the return of a lost node is noticed without a message.
+        loop {
+            if self.contact(route.to.node).is_none() {
+                self.forget(&route);
+                route.wait_for_work().await;
+            }
+            let met = self.connect(&route).await;
+            let Some(world) = self.world() else { return };
+            match met {
+                Ok((socket, mut decoder)) => {
+                    pause = RECONNECT_MIN;
+                    world.inbox.push(Arrival::PeerReachable(route.to.node));
+                    let error = self.pump(&route, &socket, &mut decoder).await;
+                    socket.close();
+                    tracing::debug!(to = %route.to, error, "a peer connection has ended");
+                }
+                Err(error) => tracing::debug!(to = %route.to, %error, "a peer cannot be reached"),
+            }
+            drop(world);
+            self.forget(&route);
+            let Some(world) = self.world() else { return };
+            world.inbox.push(Arrival::PeerUnreachable(route.to.node));
+            drop(world);
+            self.ring.pause(pause).await;
+            pause = (pause * 2).min(RECONNECT_MAX);
+        }
+    }
+
+    /// Drops what is queued; counts it.
+    fn forget(&self, route: &Route) {
+        let lost = route.clear();
+        if let Some(world) = self.world() {
+            count(&world.traffic, |t| t.messages_dropped += lost as u64);
+        }
+    }
+
+    async fn connect(&self, route: &Route) -> io::Result<(Socket, FrameDecoder)> {
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, "the node is not a member");
+        let contact = self.contact(route.to.node).ok_or_else(unknown)?;
+        let port = contact.ports.peer.checked_add(route.to.shard.0).ok_or_else(unknown)?;
+        let (socket, decoder, hello) =
+            self.greet(SocketAddr::new(contact.ip, port), ConnectionPurpose::Messages).await?;
+        if (Address { node: hello.node, shard: hello.shard }) != route.to {
+            return Err(io::Error::other(format!("{}/{} answers there", hello.node, hello.shard.0)));
+        }
+        Ok((socket, decoder))
+    }
+
+    /// Connects and exchanges HELLOs.
+    async fn greet(&self, to: SocketAddr, purpose: ConnectionPurpose) -> io::Result<(Socket, FrameDecoder, PeerHello)> {
+        let socket = Socket::connect(&self.ring, self.own.ip, to, CONNECT_TIMEOUT).await?;
+        socket.break_after(SILENCE_TIMEOUT)?;
+        let exchange = async {
+            let hello = wire::encode_peer_hello(&mut FrameEncoder::new(), &self.own.hello(purpose));
+            let pieces = hello.map_err(io::Error::other)?.into_parts().into_vec();
+            socket.send_all(pieces).await.1?;
+            let mut decoder = FrameDecoder::new();
+            let frame = loop {
+                if let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
+                    break frame;
+                }
+                let (buffer, result) = socket.receive(decoder.take_buffer()).await;
+                decoder.give_buffer(buffer);
+                if result? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            };
+            let hello = wire::decode_peer_hello(&frame).map_err(io::Error::other)?;
+            io::Result::Ok((decoder, hello))
+        };
+        let exchange = Box::pin(exchange);
+        let (decoder, hello) = match select(exchange, self.ring.pause(CONNECT_TIMEOUT)).await {
+            Either::Left((result, _)) => result?,
+            Either::Right(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        if hello.node == self.own.address.node {
+            return Err(io::Error::other("this node answers itself there"));
+        }
+        self.meet(hello.node, Contact { ip: hello.ip, ports: hello.ports });
+        Ok((socket, decoder, hello))
+    }
+
+    /// Sends what gathers until the connection ends; says why.
+    async fn pump(&self, route: &Route, socket: &Socket, decoder: &mut FrameDecoder) -> String {
+        let sending = pin!(async {
+            loop {
+                route.wait_for_work().await;
+                let pieces = route.take();
+                let (emptied, result) = socket.send_all(pieces).await;
+                route.recycle(emptied);
+                if let Err(e) = result {
+                    return e.to_string();
+                }
+            }
+        });
+        // Nothing is expected here but the end.
+        let ending = pin!(async {
+            let _ = socket.readable().await;
+            let (buffer, result) = socket.receive(decoder.take_buffer()).await;
+            drop(buffer);
+            match result {
+                Ok(0) => "closed by the other side".to_string(),
+                Ok(_) => "the other side spoke on a one-way connection".to_string(),
+                Err(e) => e.to_string(),
+            }
+        });
+        select(sending, ending).await.factor_first().0
+    }
+
+    /// Speaks to whoever answers at this address. The answer comes to this node's own port.
+    pub fn send_to_seed(self: &Rc<Self>, seed: SocketAddr, message: Message) {
+        if self.seed_calls.get() >= SEED_CALLS_MAX {
+            return;
+        }
+        self.seed_calls.set(self.seed_calls.get() + 1);
+        let peers = self.clone();
+        // Rare: once a gossip round at most, and only while the node looks for a cluster.
+        glommio::spawn_local(async move {
+            if let Err(error) = peers.call_seed(seed, message).await {
+                tracing::debug!(%seed, %error, "a seed cannot be reached");
+            }
+            peers.seed_calls.set(peers.seed_calls.get() - 1);
+        })
+        .detach();
+    }
+
+    async fn call_seed(&self, seed: SocketAddr, message: Message) -> io::Result<()> {
+        let (socket, _, hello) = self.greet(seed, ConnectionPurpose::Seed).await?;
+        let now = clock::now();
+        let envelope = Envelope {
+            from: self.own.address,
+            to: Address { node: hello.node, shard: hello.shard },
+            exchange: 0,
+            deadline: now + SEED_DEADLINE,
+            message,
+        };
+        let pieces = wire::encode_peer(&mut FrameEncoder::new(), &envelope, now).map_err(io::Error::other)?;
+        socket.send_all(pieces.into_parts().into_vec()).await.1?;
+        socket.finish_sending();
+        // The other side closes when it has read everything; then the bytes have not been cut off by our close.
+        let drained = pin!(socket.receive(bytes::BytesMut::with_capacity(64)));
+        select(drained, self.ring.pause(CONNECT_TIMEOUT)).await;
+        Ok(())
+    }
+}
+
+/// What waits for one core of another node.
+struct Route {
+    to: Address,
+    queue: RefCell<Pieces>,
+    bytes: Cell<usize>,
+    messages: Cell<usize>,
+    waker: RefCell<Option<Waker>>,
+    /// An emptied list, for reuse.
+    spare: RefCell<Pieces>,
+}
+
+impl Route {
+    fn new(to: Address) -> Route {
+        Route {
+            to,
+            queue: RefCell::default(),
+            bytes: Cell::new(0),
+            messages: Cell::new(0),
+            waker: RefCell::default(),
+            spare: RefCell::default(),
+        }
+    }
+    /// `false` when the queue is full.
+    fn push(&self, pieces: wire::Pieces) -> bool {
+        let bytes = self.bytes.get() + pieces.bytes();
+        if bytes > PEER_QUEUE_BYTES_MAX {
+            return false;
+        }
+        self.bytes.set(bytes);
+        self.messages.set(self.messages.get() + 1);
+        self.queue.borrow_mut().extend(pieces.into_parts());
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        true
+    }
+    fn wait_for_work(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| {
+            if self.messages.get() > 0 {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+    fn take(&self) -> Pieces {
+        self.bytes.set(0);
+        self.messages.set(0);
+        self.queue.replace(std::mem::take(&mut self.spare.borrow_mut()))
+    }
+    fn recycle(&self, mut emptied: Pieces) {
+        emptied.clear();
+        *self.spare.borrow_mut() = emptied;
+    }
+    /// Forgets everything; says how many messages that were.
+    fn clear(&self) -> usize {
+        self.bytes.set(0);
+        self.queue.borrow_mut().clear();
+        self.messages.replace(0)
+    }
+}
+
+// ---- incoming --------------------------------------------------------------------------------------------------
+
+/// Serves this core's peer port. An error means that the port is lost.
+pub async fn serve(world: Rc<ServerWorld>, listener: Listener) -> io::Result<()> {
+    let open = Rc::new(Cell::new(0usize));
+    loop {
+        let socket = listener.accept().await?;
+        if open.get() >= crate::limits::CONNECTIONS_MAX {
+            continue;
+        }
+        open.set(open.get() + 1);
+        let (world, open) = (world.clone(), open.clone());
+        glommio::spawn_local(async move {
+            if let Err(error) = receive(&world, socket).await {
+                tracing::debug!(error, "an incoming peer connection has ended");
+            }
+            open.set(open.get() - 1);
+        })
+        .detach();
+    }
+}
+
+async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> {
+    let watch = world.watches.start();
+    watch.set_deadline(clock::now() + HELLO_TIMEOUT);
+    let mut incoming = Incoming { inlet: Inlet::new(socket.clone(), watch.clone()), decoder: FrameDecoder::new() };
+    let Some(frame) = incoming.next(|_| ()).await? else { return Ok(()) };
+    let hello = wire::decode_peer_hello(&frame).map_err(text)?;
+    let own = world.peers.own.hello(hello.purpose);
+    let pieces = wire::encode_peer_hello(&mut FrameEncoder::new(), &own).map_err(text)?;
+    socket.send_all(pieces.into_parts().into_vec()).await.1.map_err(|e| e.to_string())?;
+    if hello.node == world.address.node {
+        return Err("this node called itself".to_string());
+    }
+    world.peers.meet(hello.node, Contact { ip: hello.ip, ports: hello.ports });
+    incoming.decoder.set_limit(PEER_FRAME_BYTES_MAX);
+    watch.relax();
+    // A frame that is cut off in the middle is noticed by its silence.
+    while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes)).await? {
+        watch.relax();
+        let envelope = wire::decode_peer(&frame, clock::now(), Trust::Verify).map_err(text)?;
+        if envelope.from.node != hello.node {
+            return Err(format!("{} speaks for {}", hello.node, envelope.from.node));
+        }
+        count(&world.traffic, |t| t.peer_messages_received += 1);
+        world.arrive(envelope);
+    }
+    Ok(())
+}
+
+fn text(error: WireError) -> String {
+    error.to_string()
+}
+
+/// Frames of an incoming connection.
+struct Incoming {
+    inlet: Inlet,
+    decoder: FrameDecoder,
+}
+
+impl Incoming {
+    /// The next frame; `None` when the other side has closed between two. `pending` hears of bytes of an unfinished one.
+    async fn next(&mut self, pending: impl Fn(usize)) -> Result<Option<Frame>, String> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().map_err(text)? {
+                return Ok(Some(frame));
+            }
+            match self.inlet.fill(&mut self.decoder).await {
+                Ok(bytes) if !self.decoder.is_clear() => pending(bytes),
+                Ok(_) => {}
+                Err(Ended::Closed) if self.decoder.is_clear() => return Ok(None),
+                Err(Ended::Closed) => return Err("closed in the middle of a frame".to_string()),
+                Err(Ended::Expired) => return Err("silent in the middle of a frame".to_string()),
+                Err(Ended::Broken(e)) => return Err(e.to_string()),
+            }
+        }
+    }
+}

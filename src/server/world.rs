@@ -1,0 +1,266 @@
+//! The surroundings of one shard in the real world: its ring, its ways to other cores and nodes, and the clients that
+//! wait for it.
+
+use super::{
+    clock,
+    disk::RingDisk,
+    mesh::{Mesh, Parcel},
+    peers::Peers,
+    ring::Ring,
+    socket::Watches,
+};
+use crate::{
+    driver::{
+        core::Handle,
+        world::{Arrival, ClientToken, Inbox, World},
+    },
+    limits::INBOX_MESSAGES_MAX,
+    protocol::message::{Envelope, Message, Response},
+    types::{Address, Instant},
+    wire::{self, Frame, FrameEncoder, Trust},
+};
+use futures_util::future::{Either, select};
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+/// What passes between this shard and others, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    pub connections: u64,
+    pub http_requests: u64,
+    pub client_requests: u64,
+    pub peer_messages_sent: u64,
+    pub peer_messages_received: u64,
+    pub messages_dropped: u64,
+}
+
+/// A counter of one core.
+pub fn count(traffic: &Cell<Traffic>, change: impl FnOnce(&mut Traffic)) {
+    let mut now = traffic.get();
+    change(&mut now);
+    traffic.set(now);
+}
+
+pub struct ServerWorld {
+    pub address: Address,
+    pub ring: Rc<Ring>,
+    pub inbox: Inbox,
+    pub mesh: Rc<Mesh>,
+    pub peers: Rc<Peers>,
+    pub watches: Watches,
+    pub replies: Replies,
+    pub traffic: Cell<Traffic>,
+    pub encoder: RefCell<FrameEncoder>,
+    /// The shard, once it runs.
+    pub handle: OnceCell<Handle<ServerWorld, RingDisk>>,
+    alarm: Alarm,
+}
+
+impl ServerWorld {
+    pub fn new(address: Address, ring: Rc<Ring>, mesh: Rc<Mesh>, peers: Rc<Peers>) -> Rc<ServerWorld> {
+        Rc::new(ServerWorld {
+            address,
+            ring,
+            inbox: Inbox::new(),
+            mesh,
+            peers,
+            watches: Watches::default(),
+            replies: Replies::default(),
+            traffic: Cell::default(),
+            encoder: RefCell::default(),
+            handle: OnceCell::new(),
+            alarm: Alarm::default(),
+        })
+    }
+
+    pub fn drop_message(&self) {
+        count(&self.traffic, |t| t.messages_dropped += 1);
+    }
+
+    /// Takes in a message from another shard, unless too many wait.
+    pub fn arrive(&self, envelope: Envelope) {
+        if envelope.to != self.address || self.inbox.len() >= INBOX_MESSAGES_MAX {
+            return self.drop_message();
+        }
+        self.inbox.push(Arrival::Message(envelope));
+    }
+
+    /// Takes in a frame from another core of this node.
+    pub fn arrive_from_core(&self, pieces: wire::Pieces) {
+        let decoded = Frame::from_pieces(pieces).and_then(|f| wire::decode_peer(&f, clock::now(), Trust::SameNode));
+        match decoded {
+            Ok(envelope) => self.arrive(envelope),
+            Err(error) => {
+                tracing::error!(%error, "a frame from a core of this node cannot be read");
+                self.drop_message();
+            }
+        }
+    }
+
+    /// Gives [`Arrival::Wake`] when its time has come. Runs for ever.
+    pub async fn keep_alarm(self: Rc<Self>) {
+        loop {
+            let target = self.alarm.set_later_than(Instant::NEVER).await;
+            let now = clock::now();
+            if target <= now {
+                self.alarm.target.set(Instant::NEVER);
+                self.inbox.push(Arrival::Wake);
+                glommio::executor().yield_now().await;
+                continue;
+            }
+            // Woken early when an earlier time is asked for; a later one is seen when this one comes.
+            let earlier = pin!(self.alarm.set_earlier_than(target));
+            if let Either::Left(_) = select(pin!(self.ring.pause(target.since(now))), earlier).await {
+                let due = self.alarm.target.get();
+                if due <= clock::now() {
+                    self.alarm.target.set(Instant::NEVER);
+                    self.inbox.push(Arrival::Wake);
+                }
+            }
+        }
+    }
+}
+
+impl World for ServerWorld {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn send(&self, envelope: Envelope) {
+        if envelope.to == self.address {
+            return self.inbox.push(Arrival::Message(envelope));
+        }
+        let pieces = match wire::encode_peer(&mut self.encoder.borrow_mut(), &envelope, clock::now()) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                tracing::error!(%error, to = %envelope.to, "a message cannot be sent");
+                return self.drop_message();
+            }
+        };
+        if envelope.to.node == self.address.node {
+            self.mesh.send(envelope.to.shard, Parcel::Frame(pieces));
+            return self.ring.nudge();
+        }
+        count(&self.traffic, |t| t.peer_messages_sent += 1);
+        self.peers.send(envelope.to, pieces);
+    }
+
+    fn send_to_seed(&self, seed: SocketAddr, message: Message) {
+        self.peers.send_to_seed(seed, message);
+    }
+
+    fn reply(&self, client: ClientToken, response: Response) {
+        self.replies.answer(client, response);
+    }
+
+    fn wake_at(&self, at: Instant) {
+        self.alarm.target.set(at);
+        let wake = match *self.alarm.waiting.borrow() {
+            Some((later_than, _)) => at < later_than,
+            None => false,
+        };
+        if wake && let Some((_, waker)) = self.alarm.waiting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    async fn breathe(&self) {
+        let executor = glommio::executor();
+        if self.ring.pressing() {
+            self.ring.nudge();
+            executor.yield_now().await;
+        } else {
+            executor.yield_if_needed().await;
+        }
+    }
+}
+
+/// The one timer of a shard.
+struct Alarm {
+    target: Cell<Instant>,
+    /// Whoever waits for a target before this.
+    waiting: RefCell<Option<(Instant, Waker)>>,
+}
+
+impl Default for Alarm {
+    fn default() -> Alarm {
+        Alarm { target: Cell::new(Instant::NEVER), waiting: RefCell::default() }
+    }
+}
+
+impl Alarm {
+    fn set_earlier_than(&self, bound: Instant) -> impl Future<Output = Instant> + '_ {
+        poll_fn(move |cx| {
+            let target = self.target.get();
+            if target < bound {
+                return Poll::Ready(target);
+            }
+            *self.waiting.borrow_mut() = Some((bound, cx.waker().clone()));
+            Poll::Pending
+        })
+    }
+    fn set_later_than(&self, never: Instant) -> impl Future<Output = Instant> + '_ {
+        self.set_earlier_than(never)
+    }
+}
+
+// ---- clients that wait -----------------------------------------------------------------------------------------
+
+/// Whoever is to hear an answer.
+pub trait Asker {
+    fn answered(self: Rc<Self>, tag: u64, response: Response);
+}
+
+/// Requests in hand: who asked, by token.
+#[derive(Default)]
+pub struct Replies {
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    pending: Cell<usize>,
+}
+
+#[derive(Default)]
+struct Slot {
+    turn: u32,
+    asker: Option<(Rc<dyn Asker>, u64)>,
+}
+
+impl Replies {
+    /// Requests in hand.
+    pub fn pending(&self) -> usize {
+        self.pending.get()
+    }
+
+    /// A token for a request; `tag` comes back with its answer.
+    pub fn expect(&self, asker: Rc<dyn Asker>, tag: u64) -> ClientToken {
+        self.pending.set(self.pending.get() + 1);
+        let mut slots = self.slots.borrow_mut();
+        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            slots.push(Slot::default());
+            (slots.len() - 1) as u32
+        });
+        let slot = &mut slots[index as usize];
+        slot.asker = Some((asker, tag));
+        ClientToken(u64::from(slot.turn) << 32 | u64::from(index))
+    }
+
+    fn answer(&self, token: ClientToken, response: Response) {
+        let (index, turn) = (token.0 as u32, (token.0 >> 32) as u32);
+        let asker = {
+            let mut slots = self.slots.borrow_mut();
+            let Some(slot) = slots.get_mut(index as usize).filter(|s| s.turn == turn) else { return };
+            let Some(asker) = slot.asker.take() else { return };
+            slot.turn = slot.turn.wrapping_add(1);
+            asker
+        };
+        self.free.borrow_mut().push(index);
+        self.pending.set(self.pending.get() - 1);
+        asker.0.answered(asker.1, response);
+    }
+}

@@ -1,0 +1,184 @@
+//! The fault schedule: one task for each kind of fault, each with its own stream of randomness, at the rates of the
+//! plan. At most [`FaultPlan::down_max`] nodes are down at once, but for a power cut, which takes all.
+
+use super::{
+    cluster::{Cluster, End},
+    executor::Process,
+    plan::FaultPlan,
+    prng::Prng,
+};
+use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
+
+/// The schedule of a run.
+pub struct Faults {
+    cluster: Rc<Cluster>,
+    plan: FaultPlan,
+    stop: Cell<bool>,
+}
+
+impl Faults {
+    /// Starts the schedule; it runs until [`Faults::heal`].
+    pub fn start(cluster: &Rc<Cluster>) -> Rc<Faults> {
+        let plan = cluster.plan.faults;
+        let faults = Rc::new(Faults { cluster: cluster.clone(), plan, stop: Cell::new(false) });
+        cluster.network.borrow_mut().set_calm(false);
+        faults.every("kills", plan.kill_every, |f, p| f.take_down(p, End::Kill));
+        faults.every("power losses", plan.power_loss_every, |f, p| f.take_down(p, End::PowerLoss));
+        faults.every("power cuts", plan.power_cut_every, Faults::power_cut);
+        faults.every("pauses", plan.pause_every, Faults::pause);
+        faults.every("cuts", plan.cut_every, Faults::cut);
+        faults.every("clogs", plan.clog_every, Faults::clog);
+        faults.every("slow disks", plan.slow_disk_every, Faults::slow_disk);
+        faults.every("disk errors", plan.disk_error_every, Faults::disk_error);
+        // Whoever died by itself is started again by its keeper.
+        faults.every("keeper", Duration::from_secs(3), |f, _| f.start_the_failed());
+        faults
+    }
+    /// Ends all faults and undoes them: from now on every node runs and every message arrives.
+    pub fn heal(&self) {
+        self.stop.set(true);
+        self.cluster.note(30, 0, || "all faults end".to_string());
+        self.cluster.mend_network();
+        for node in 0..self.cluster.node_count() {
+            self.cluster.spoil_disk(node, 0.0);
+            self.cluster.slow_disk(node, 1);
+            self.cluster.resume(node);
+            self.cluster.start(node);
+        }
+    }
+    fn every<F: Future<Output = ()> + 'static>(
+        self: &Rc<Self>,
+        name: &'static str,
+        mean: Duration,
+        fault: impl Fn(Rc<Faults>, Prng) -> F + 'static,
+    ) {
+        if mean.is_zero() {
+            return;
+        }
+        let (faults, mut prng) = (self.clone(), Prng::stream(self.cluster.plan.seed, name));
+        self.cluster.executor.spawn(Process::OUTSIDE, async move {
+            loop {
+                faults.cluster.executor.sleep(prng.exponential(mean)).await;
+                if faults.stop.get() {
+                    return;
+                }
+                fault(faults.clone(), prng.fork()).await;
+            }
+        });
+    }
+    async fn lasting(&self, prng: &mut Prng) {
+        let time = prng.exponential(self.plan.lasting);
+        self.cluster.executor.sleep(time).await;
+    }
+    fn pick_running(&self, prng: &mut Prng) -> Option<usize> {
+        let running: Vec<usize> = (0..self.cluster.node_count()).filter(|n| self.cluster.listening(*n)).collect();
+        prng.pick(&running).copied()
+    }
+    fn down(&self) -> usize {
+        (0..self.cluster.node_count()).filter(|n| !self.cluster.listening(*n) || self.cluster.paused(*n)).count()
+    }
+
+    async fn take_down(self: Rc<Self>, mut prng: Prng, end: End) {
+        if self.down() >= self.plan.down_max {
+            return;
+        }
+        let Some(node) = self.pick_running(&mut prng) else { return };
+        self.cluster.end(node, end);
+        self.restart_later(node, &mut prng);
+    }
+    fn restart_later(self: &Rc<Self>, node: usize, prng: &mut Prng) {
+        let wait = prng.exponential(self.plan.lasting);
+        let faults = self.clone();
+        self.cluster.executor.spawn(Process::OUTSIDE, async move {
+            faults.cluster.executor.sleep(wait).await;
+            if !faults.stop.get() {
+                faults.cluster.start(node);
+            }
+        });
+    }
+    async fn power_cut(self: Rc<Self>, mut prng: Prng) {
+        self.cluster.count(|c| c.power_cuts += 1);
+        for node in 0..self.cluster.node_count() {
+            self.cluster.end(node, End::PowerLoss);
+        }
+        for node in 0..self.cluster.node_count() {
+            self.restart_later(node, &mut prng);
+        }
+    }
+    async fn pause(self: Rc<Self>, mut prng: Prng) {
+        if self.down() >= self.plan.down_max {
+            return;
+        }
+        let Some(node) = self.pick_running(&mut prng) else { return };
+        let life = self.cluster.life(node);
+        self.cluster.pause(node);
+        self.lasting(&mut prng).await;
+        if self.cluster.lives(node, life) {
+            self.cluster.resume(node);
+        }
+    }
+    async fn cut(self: Rc<Self>, mut prng: Prng) {
+        let nodes = self.cluster.node_count();
+        let alone = prng.index(nodes);
+        // One node from all others, one pair, or two halves.
+        let others: Vec<usize> = (0..nodes).filter(|n| *n != alone).collect();
+        let pairs: Vec<(usize, usize)> = match prng.below(3) {
+            0 => others.iter().map(|o| (alone, *o)).collect(),
+            1 => prng.pick(&others).map(|o| (alone, *o)).into_iter().collect(),
+            _ => {
+                let half = prng.bits();
+                let side = |n: usize| half >> n & 1;
+                (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b))).filter(|(a, b)| side(*a) != side(*b)).collect()
+            }
+        };
+        let one_way = prng.chance(0.3);
+        self.cluster.count(|c| if one_way { c.cuts_one_way += 1 } else { c.cuts_two_way += 1 });
+        self.set_cuts(&pairs, one_way, true);
+        self.lasting(&mut prng).await;
+        if !self.stop.get() {
+            self.set_cuts(&pairs, one_way, false);
+        }
+    }
+    fn set_cuts(&self, pairs: &[(usize, usize)], one_way: bool, cut: bool) {
+        for (a, b) in pairs {
+            self.cluster.cut(*a, *b, cut);
+            if !one_way {
+                self.cluster.cut(*b, *a, cut);
+            }
+        }
+    }
+    async fn clog(self: Rc<Self>, mut prng: Prng) {
+        let nodes = self.cluster.node_count();
+        let (from, to) = (prng.index(nodes), prng.index(nodes));
+        if from == to {
+            return;
+        }
+        let until = self.cluster.executor.now() + prng.duration(Duration::from_millis(100), Duration::from_secs(4));
+        self.cluster.count(|c| c.clogs += 1);
+        self.cluster.clog(from, to, until);
+    }
+    async fn slow_disk(self: Rc<Self>, mut prng: Prng) {
+        let node = prng.index(self.cluster.node_count());
+        self.cluster.count(|c| c.slow_disks += 1);
+        self.cluster.slow_disk(node, prng.between(5, 200) as u32);
+        self.lasting(&mut prng).await;
+        self.cluster.slow_disk(node, 1);
+    }
+    async fn disk_error(self: Rc<Self>, mut prng: Prng) {
+        if self.down() >= self.plan.down_max {
+            return;
+        }
+        let Some(node) = self.pick_running(&mut prng) else { return };
+        self.cluster.count(|c| c.disk_errors += 1);
+        self.cluster.spoil_disk(node, 0.3);
+        self.lasting(&mut prng).await;
+        self.cluster.spoil_disk(node, 0.0);
+    }
+    async fn start_the_failed(self: Rc<Self>) {
+        for node in 0..self.cluster.node_count() {
+            if self.cluster.failed_by_itself(node) {
+                self.cluster.start(node);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What one run is like, drawn from its seed: each run has another mixture of sizes, rates and faults (a swarm), so
+//! that together the runs meet more than any single mixture would.
+
+use super::prng::Prng;
+use crate::{engine::types::EngineOptions, limits::KIB};
+use std::time::Duration;
+
+/// Defects planted on purpose, outside of production code, to show that the checkers see them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Planted {
+    /// Disks say that they have synced and have not.
+    SkippedSync,
+    /// Disks now and then write half of what they are given and say that all went well.
+    ShortWrite,
+    /// A fallback node acknowledges hints without keeping them.
+    DroppedHint,
+    /// A replicated write sometimes carries the dot of its predecessor.
+    ReusedDot,
+    /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
+    DroppedSibling,
+    /// A replicated state sometimes carries another key's value.
+    ForeignValue,
+    /// A failure whose outcome is unknown is reported as not applied.
+    CertainFailure,
+    /// Some answers are never sent.
+    LostAnswer,
+}
+impl Planted {
+    pub const ALL: [Planted; 8] = [
+        Planted::SkippedSync,
+        Planted::ShortWrite,
+        Planted::DroppedHint,
+        Planted::ReusedDot,
+        Planted::DroppedSibling,
+        Planted::ForeignValue,
+        Planted::CertainFailure,
+        Planted::LostAnswer,
+    ];
+    pub fn name(self) -> &'static str {
+        match self {
+            Planted::SkippedSync => "skipped-sync",
+            Planted::ShortWrite => "short-write",
+            Planted::DroppedHint => "dropped-hint",
+            Planted::ReusedDot => "reused-dot",
+            Planted::DroppedSibling => "dropped-sibling",
+            Planted::ForeignValue => "foreign-value",
+            Planted::CertainFailure => "certain-failure",
+            Planted::LostAnswer => "lost-answer",
+        }
+    }
+    pub fn from_name(name: &str) -> Option<Planted> {
+        Planted::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+/// Faults of the network between nodes, as probabilities of one message.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct NetworkPlan {
+    pub delay_min: Duration,
+    pub delay_mean: Duration,
+    pub loss: f64,
+    pub duplicate: f64,
+    /// A message that is held back for up to [`NetworkPlan::held`].
+    pub hold: f64,
+    pub held: Duration,
+    /// A client's request or its answer is lost.
+    pub client_loss: f64,
+}
+
+/// Mean times between faults; zero means never.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct FaultPlan {
+    pub kill_every: Duration,
+    pub power_loss_every: Duration,
+    pub power_cut_every: Duration,
+    pub pause_every: Duration,
+    pub cut_every: Duration,
+    pub clog_every: Duration,
+    pub slow_disk_every: Duration,
+    pub disk_error_every: Duration,
+    /// How long a node stays down, a link cut, a process paused.
+    pub lasting: Duration,
+    /// Nodes that may be down at once.
+    pub down_max: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct WorkloadPlan {
+    pub clients: usize,
+    pub keys: usize,
+    /// Exponent of the keys' popularity; 0 is even.
+    pub zipf: f64,
+    pub think: Duration,
+    pub value_bytes_max: usize,
+    pub timeout_min: Duration,
+    pub timeout_max: Duration,
+    /// Weights of get, read-modify-write, blind put, put with an old context, put with the last write's context,
+    /// delete after a read, blind delete.
+    pub mix: [u64; 7],
+    /// Share of requests that override R or W.
+    pub override_level: f64,
+    /// Share of failed writes that are sent again under the same write id.
+    pub retry: f64,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: usize,
+    pub shards: u16,
+    pub slices: u16,
+    pub vnodes: usize,
+    pub n: u8,
+    pub r: u8,
+    pub w: u8,
+    pub sloppy: bool,
+    /// How long the faulty phase lasts, in virtual time.
+    pub duration: Duration,
+    /// Virtual time in which the healed cluster must converge.
+    pub heal_max: Duration,
+    pub suspect_after: Duration,
+    pub drift_ppm_max: i32,
+    pub network: NetworkPlan,
+    pub faults: FaultPlan,
+    pub workload: WorkloadPlan,
+    pub engine: EngineOptions,
+    pub planted: Option<Planted>,
+}
+
+impl Plan {
+    /// Draws everything from the seed. `duration` is that of the faulty phase.
+    pub fn draw(seed: u64, duration: Duration) -> Plan {
+        let mut prng = Prng::stream(seed, "plan");
+        let nodes = prng.between(3, 7) as usize;
+        let n = *prng.pick(&[3, 3, 3, 3, 2, 5]).unwrap_or(&3).min(&(nodes as u8));
+        let majority = n / 2 + 1;
+        let (r, w) = match prng.below(6) {
+            0 => (1, 1),
+            1 => (1, n),
+            2 => (n, 1),
+            _ => (majority, majority),
+        };
+        Plan {
+            seed,
+            nodes,
+            shards: prng.between(1, 2) as u16,
+            slices: prng.between(2, 6) as u16,
+            vnodes: prng.between(4, 24) as usize,
+            n,
+            r,
+            w,
+            sloppy: !prng.chance(0.3),
+            duration,
+            heal_max: Duration::from_secs(300),
+            suspect_after: prng.duration(Duration::from_secs(2), Duration::from_secs(6)),
+            drift_ppm_max: if prng.coin() { 0 } else { 500 },
+            network: draw_network(&mut prng),
+            faults: draw_faults(&mut prng, duration),
+            workload: draw_workload(&mut prng),
+            engine: draw_engine(&mut prng),
+            planted: None,
+        }
+    }
+    /// Plants a defect, and makes the conditions under which it does harm likely.
+    pub fn plant(mut self, planted: Planted) -> Plan {
+        self.planted = Some(planted);
+        match planted {
+            Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
+            Planted::ShortWrite => self.faults.kill_every = self.duration / 20,
+            Planted::DroppedHint => {
+                self.sloppy = true;
+                self.faults.kill_every = self.duration / 20;
+            }
+            Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
+            Planted::CertainFailure | Planted::LostAnswer => {}
+        }
+        self
+    }
+}
+
+/// One of the values, or nothing at all in a share of the runs.
+fn sometimes(prng: &mut Prng, share: f64, draw: impl FnOnce(&mut Prng) -> f64) -> f64 {
+    if prng.chance(share) { draw(prng) } else { 0.0 }
+}
+
+fn draw_network(prng: &mut Prng) -> NetworkPlan {
+    let delay_min = prng.duration(Duration::from_micros(50), Duration::from_millis(2));
+    NetworkPlan {
+        delay_min,
+        delay_mean: prng.duration(Duration::from_micros(50), Duration::from_millis(10)),
+        loss: sometimes(prng, 0.6, |p| p.unit() * p.unit() * 0.3),
+        duplicate: sometimes(prng, 0.5, |p| p.unit() * 0.1),
+        hold: sometimes(prng, 0.5, |p| p.unit() * 0.05),
+        held: prng.duration(Duration::from_millis(10), Duration::from_secs(3)),
+        client_loss: sometimes(prng, 0.5, |p| p.unit() * 0.03),
+    }
+}
+
+fn draw_faults(prng: &mut Prng, duration: Duration) -> FaultPlan {
+    let mut every = |share: f64, times: u64| {
+        if prng.chance(share) { duration / prng.between(1, times) as u32 } else { Duration::ZERO }
+    };
+    FaultPlan {
+        kill_every: every(0.6, 15),
+        power_loss_every: every(0.5, 10),
+        power_cut_every: every(0.3, 3),
+        pause_every: every(0.4, 8),
+        cut_every: every(0.5, 10),
+        clog_every: every(0.4, 10),
+        slow_disk_every: every(0.3, 8),
+        disk_error_every: every(0.3, 6),
+        lasting: prng.duration(Duration::from_millis(500), Duration::from_secs(12)),
+        down_max: prng.between(1, 3) as usize,
+    }
+}
+
+fn draw_workload(prng: &mut Prng) -> WorkloadPlan {
+    let mut weight = |max: u64| prng.below(max + 1);
+    let mix = [1 + weight(8), 1 + weight(8), weight(4), weight(4), weight(2), weight(2), weight(1)];
+    WorkloadPlan {
+        clients: prng.between(4, 24) as usize,
+        keys: *prng.pick(&[8, 32, 100, 300]).unwrap_or(&32),
+        zipf: prng.unit() * 1.3,
+        think: prng.duration(Duration::from_millis(20), Duration::from_millis(250)),
+        value_bytes_max: *prng.pick(&[64, 700, 3_000, 3_000, 20_000, 100_000]).unwrap_or(&700),
+        timeout_min: Duration::from_millis(500),
+        timeout_max: prng.duration(Duration::from_secs(1), Duration::from_secs(5)),
+        mix,
+        override_level: sometimes(prng, 0.4, |p| p.unit() * 0.5),
+        retry: sometimes(prng, 0.8, |p| p.unit()),
+    }
+}
+
+/// Small sizes, so that flushes, compactions and collections happen within a short run.
+fn draw_engine(prng: &mut Prng) -> EngineOptions {
+    EngineOptions {
+        segment_bytes: *prng.pick(&[2048 * KIB, 4096 * KIB]).unwrap_or(&(2048 * KIB)),
+        memtable_bytes: *prng.pick(&[16 * KIB, 64 * KIB, 512 * KIB]).unwrap_or(&(64 * KIB)),
+        log_replay_bytes: 4096 * KIB,
+        table_bytes: 64 * KIB,
+        level0_tables: prng.between(2, 4) as usize,
+        level_factor: 4,
+        block_cache_bytes: *prng.pick(&[16 * KIB, 256 * KIB]).unwrap_or(&(16 * KIB)),
+        value_cache_bytes: *prng.pick(&[16 * KIB, 256 * KIB]).unwrap_or(&(16 * KIB)),
+        ..EngineOptions::default()
+    }
+}

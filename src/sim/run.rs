@@ -1,0 +1,321 @@
+//! One run from its seed to its verdict: form the cluster, load it under faults, heal it, and see that all that was
+//! promised holds.
+
+use super::{
+    checker::{Invariant, Violation},
+    cluster::{CallEnd, Cluster, FaultCounts},
+    disk::DiskCounts,
+    executor::{Executor, Process},
+    faults::Faults,
+    plan::Plan,
+    trace::Sink,
+    workload::{ClientCounts, Workload},
+};
+use crate::{
+    engine::types::Want,
+    protocol::{
+        message::{Answer, Operation, Request},
+        replica::keys::data_key,
+        versions::{Head, Siblings},
+    },
+    types::{Consistency, Instant, Key, Level, MemberView},
+};
+use std::{cell::Cell, collections::VecDeque, rc::Rc, time::Duration};
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub hash: u64,
+    pub events: u64,
+    pub clients: ClientCounts,
+    pub writes: usize,
+    /// Acknowledged, not applied, unknown.
+    pub outcomes: [usize; 3],
+    pub reads: u64,
+    pub values_read: u64,
+    /// Values that came back because their write was sent twice and its trace was forgotten: allowed, and rare.
+    pub revived_retries: u64,
+    pub faults: FaultCounts,
+    pub disk: DiskCounts,
+    pub virtual_time: Duration,
+    /// From healing until all replicas were equal.
+    pub heal_time: Duration,
+    pub violations: Vec<Violation>,
+}
+impl Report {
+    pub fn ok(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+/// Time in which a new cluster without faults must form.
+const FORM_MAX: Duration = Duration::from_secs(60);
+/// How often the convergence of the cluster is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Reads at once after healing.
+const READERS: usize = 16;
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the background writes that a read at all replicas causes.
+const REPAIR_PAUSE: Duration = Duration::from_secs(3);
+
+/// Runs a plan. `sink` takes the lines of a printed trace.
+pub fn run(plan: Plan, sink: Option<Sink>) -> Report {
+    let cluster = Cluster::new(plan);
+    if let Some(sink) = sink {
+        cluster.trace.print_to(sink);
+    }
+    let run = Run { workload: Workload::new(&cluster), cluster };
+    let started = run.cluster.executor.now();
+    let mut heal_time = Duration::ZERO;
+    if run.form() {
+        run.load();
+        heal_time = run.heal();
+    }
+    let report = run.report(started, heal_time);
+    run.cluster.shut_down();
+    report
+}
+
+struct Run {
+    cluster: Rc<Cluster>,
+    workload: Rc<Workload>,
+}
+
+impl Run {
+    fn executor(&self) -> &Executor {
+        &self.cluster.executor
+    }
+    fn failed(&self) -> bool {
+        !self.cluster.violations.borrow().is_empty()
+    }
+    /// Lets time pass until the condition holds, looking at it now and then; false when it does not by then.
+    fn wait(&self, limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+        let end = self.executor().now() + limit;
+        while self.executor().now() < end {
+            if condition() {
+                return true;
+            }
+            if self.failed() {
+                return false;
+            }
+            self.executor().run_for(LOOK_EVERY);
+        }
+        condition()
+    }
+
+    /// Starts all nodes, the first alone and the others to join it, on a sound network.
+    fn form(&self) -> bool {
+        for node in 0..self.cluster.node_count() {
+            self.cluster.start(node);
+            self.executor().run_for(Duration::from_millis(200));
+        }
+        let formed = self.wait(FORM_MAX, || self.why_not_whole().is_none());
+        if let Some(reason) = self.why_not_whole().filter(|_| !formed && !self.failed()) {
+            self.cluster.violate(Invariant::Converge, format!("the cluster does not form: {reason}"));
+        }
+        formed
+    }
+    /// Faults and clients together, for the duration of the plan; then the clients finish.
+    fn load(&self) {
+        let faults = Faults::start(&self.cluster);
+        self.workload.start();
+        let end = self.executor().now() + self.cluster.plan.duration;
+        self.executor().run_while(end, || !self.failed());
+        self.workload.stop();
+        faults.heal();
+        let patience = self.cluster.plan.workload.timeout_max * 10;
+        let ended = self.wait(patience, || self.workload.ended());
+        if !ended && !self.failed() {
+            self.cluster.violate(Invariant::I11, "clients still wait long after their deadlines");
+        }
+    }
+    /// After all faults have ended: the cluster becomes whole, hints drain, one read of each key makes its replicas
+    /// equal, and the history is judged.
+    fn heal(&self) -> Duration {
+        let start = self.executor().now();
+        let end = start + self.cluster.plan.heal_max;
+        if self.failed() {
+            return Duration::ZERO;
+        }
+        let whole = self.wait(self.cluster.plan.heal_max, || self.why_not_whole().is_none());
+        if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
+            self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
+        }
+        let drained = !self.failed() && self.wait(end.since(self.executor().now()), || self.hints() == 0);
+        if !drained && !self.failed() {
+            self.cluster.violate(Invariant::I5, format!("{} hints do not drain", self.hints()));
+        }
+        if self.failed() {
+            return Duration::ZERO;
+        }
+        self.read_all_keys(false);
+        self.executor().run_for(REPAIR_PAUSE);
+        self.compare_replicas();
+        let healed = self.executor().now().since(start);
+        if !self.failed() {
+            self.read_all_keys(true);
+        }
+        healed
+    }
+
+    /// What keeps the cluster from being whole: every node up, and every shard sees every node up.
+    fn why_not_whole(&self) -> Option<String> {
+        let count = self.cluster.node_count();
+        for node in 0..count {
+            if !self.cluster.listening(node) {
+                return Some(format!("node {node} does not listen"));
+            }
+            for shard in 0..self.cluster.plan.shards {
+                let handle = self.cluster.handle(node, shard)?;
+                if !handle.ready() {
+                    return Some(format!("{node}/{shard} is not ready"));
+                }
+                let up = |(_, view, _): &(_, MemberView, f64)| *view == MemberView::Up;
+                let seen = handle.members().iter().filter(|m| up(m)).count();
+                if seen != count || handle.ring().node_count() != count {
+                    return Some(format!("{node}/{shard} sees {seen} of {count} nodes up"));
+                }
+            }
+        }
+        None
+    }
+    fn hints(&self) -> u64 {
+        let shards = (0..self.cluster.node_count())
+            .flat_map(|node| (0..self.cluster.plan.shards).map(move |shard| (node, shard)));
+        let handles = shards.filter_map(|(node, shard)| self.cluster.handle(node, shard));
+        handles.map(|h| h.stats().shard.hints_pending).sum()
+    }
+
+    /// Reads each key once at all replicas, some at a time; the last time judges what is read.
+    fn read_all_keys(&self, last: bool) {
+        let keys: VecDeque<(u32, Key)> =
+            self.workload.history.borrow().keys().map(|(index, key)| (index, key.clone())).collect();
+        let queue = Rc::new(std::cell::RefCell::new(keys));
+        let active = Rc::new(Cell::new(READERS));
+        for reader in 0..READERS {
+            let (cluster, workload) = (self.cluster.clone(), self.workload.clone());
+            let (queue, active) = (queue.clone(), active.clone());
+            self.executor().spawn(Process::OUTSIDE, async move {
+                loop {
+                    let Some((index, key)) = queue.borrow_mut().pop_front() else { break };
+                    match read_everywhere(&cluster, &key, reader + index as usize).await {
+                        Ok(siblings) => judge(&cluster, &workload, index, &siblings, last),
+                        Err(why) => {
+                            let text = format!("{key:?} cannot be read at all replicas after healing: {why}");
+                            cluster.violate(Invariant::Converge, text);
+                        }
+                    }
+                }
+                active.set(active.get() - 1);
+            });
+        }
+        if !self.wait(self.cluster.plan.heal_max, || active.get() == 0) && !self.failed() {
+            self.cluster.violate(Invariant::I11, "reads after healing do not end");
+        }
+    }
+    /// All home replicas of each key hold the same state.
+    fn compare_replicas(&self) {
+        let keys: Vec<Key> = self.workload.history.borrow().keys().map(|(_, k)| k.clone()).collect();
+        let done = Rc::new(Cell::new(false));
+        let (cluster, finished) = (self.cluster.clone(), done.clone());
+        self.executor().spawn(Process::OUTSIDE, async move {
+            for key in keys {
+                if let Err(why) = compare(&cluster, &key).await {
+                    cluster.violate(Invariant::I5, format!("{key:?}: {why}"));
+                }
+            }
+            finished.set(true);
+        });
+        if !self.wait(self.cluster.plan.heal_max, || done.get()) && !self.failed() {
+            self.cluster.violate(Invariant::I11, "engines do not answer after healing");
+        }
+    }
+
+    fn report(&self, started: Instant, heal_time: Duration) -> Report {
+        let history = self.workload.history.borrow();
+        let mut disk = DiskCounts::default();
+        for node in 0..self.cluster.node_count() {
+            let counts = self.cluster.disk(node).counts();
+            disk.ios += counts.ios;
+            disk.reads += counts.reads;
+            disk.writes += counts.writes;
+            disk.syncs += counts.syncs;
+            disk.bytes_written += counts.bytes_written;
+            disk.errors += counts.errors;
+        }
+        Report {
+            seed: self.cluster.plan.seed,
+            hash: self.cluster.trace.hash(),
+            events: self.cluster.trace.events(),
+            clients: *self.workload.counts.borrow(),
+            writes: history.len(),
+            outcomes: history.outcomes(),
+            reads: history.reads,
+            values_read: history.values_read,
+            revived_retries: history.revived_retries,
+            faults: *self.cluster.counts.borrow(),
+            disk,
+            virtual_time: self.executor().now().since(started),
+            heal_time,
+            violations: self.cluster.violations.borrow().clone(),
+        }
+    }
+}
+
+fn judge(cluster: &Cluster, workload: &Workload, index: u32, siblings: &Siblings, last: bool) {
+    let mut history = workload.history.borrow_mut();
+    let verdict = if last {
+        history.check_final(index, siblings)
+    } else {
+        history.observe(index, siblings).map(drop)
+    };
+    drop(history);
+    if let Err((invariant, text)) = verdict {
+        cluster.violate(invariant, text);
+    }
+}
+
+/// Reads a key at all of its replicas; tries a few nodes, since the first may still be reconnecting.
+async fn read_everywhere(cluster: &Rc<Cluster>, key: &Key, first: usize) -> Result<Siblings, String> {
+    let mut why = String::new();
+    for attempt in 0..8 {
+        let node = (first + attempt) % cluster.node_count();
+        let request = Request {
+            key: key.clone(),
+            operation: Operation::Get,
+            consistency: Consistency { level: Some(Level::All), sloppy: None },
+            deadline: Instant::ZERO,
+        };
+        match cluster.call(node, 0, request, READ_TIMEOUT).await {
+            CallEnd::Answered(Ok(Answer::Got(siblings))) => return Ok(siblings),
+            other => why = format!("{other:?}"),
+        }
+        cluster.executor.sleep(Duration::from_millis(500)).await;
+    }
+    Err(why)
+}
+
+async fn compare(cluster: &Rc<Cluster>, key: &Key) -> Result<(), String> {
+    let token = key.token();
+    let ring = cluster.handle(0, 0).ok_or("node 0 does not run")?.ring();
+    let mut first: Option<(usize, Head)> = None;
+    for id in ring.walk(token, usize::from(cluster.plan.n)) {
+        let (Some(node), Some(address)) = (cluster.index_of(id), ring.address(id, token)) else { continue };
+        let handle = cluster.handle(node, address.shard.0).ok_or("a node does not run")?;
+        let slice = ring.placement(id).map(|p| p.slice_of(token)).ok_or("a node is not in the ring")?;
+        let record = handle.engine().get(slice, &data_key(key), Want::Head).await.map_err(|e| e.to_string())?;
+        let head = match record {
+            None => Head::default(),
+            Some(record) => Head::decode(&record.head).map_err(|e| format!("node {node} holds a bad head: {e}"))?,
+        };
+        match &first {
+            None => first = Some((node, head)),
+            Some((other, state)) if !state.same_state(&head) => {
+                return Err(format!("node {other} holds {state:?}, node {node} holds {head:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! The clients of a run: gets, read-modify-writes, blind writes, writes on old contexts, deletes; failed writes sent
+//! again under the same id at another node. All that they do and hear goes into the history.
+
+use super::{
+    checker::{self, End, EventId, History, Kind, Seen},
+    cluster::{CallEnd, Cluster, worth_a_retry},
+    executor::Process,
+    plan::WorkloadPlan,
+    prng::Prng,
+};
+use crate::{
+    protocol::{
+        message::{Answer, Operation, Request, Response},
+        versions::{Context, Siblings},
+    },
+    types::{Consistency, ErrorCode, Instant, Key, Level, Outcome},
+};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+/// Attempts of one write, the first included.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// What clients have done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientCounts {
+    pub operations: u64,
+    pub failures: u64,
+    pub refused: u64,
+    pub retries: u64,
+}
+
+/// The clients and what they know together.
+pub struct Workload {
+    cluster: Rc<Cluster>,
+    plan: WorkloadPlan,
+    pub history: RefCell<History>,
+    pub counts: RefCell<ClientCounts>,
+    /// Cumulated popularity of the keys.
+    popularity: Vec<f64>,
+    stop: Cell<bool>,
+    active: Cell<usize>,
+}
+
+/// What a client remembers of a key: a context and the values behind it.
+#[derive(Clone, Default)]
+struct Memory {
+    context: Context,
+    seen: Seen,
+}
+
+struct Client {
+    prng: Prng,
+    /// By key, what a read has shown some time ago.
+    old: Vec<Option<Memory>>,
+    /// By key, what the own last write was answered with.
+    written: Vec<Option<Memory>>,
+}
+
+impl Workload {
+    pub fn new(cluster: &Rc<Cluster>) -> Rc<Workload> {
+        let plan = cluster.plan.workload;
+        let mut prng = Prng::stream(cluster.plan.seed, "keys");
+        let names = (0..plan.keys).map(|index| make_key(index, &mut prng)).collect();
+        let mut sum = 0.0;
+        let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);
+        let popularity = (0..plan.keys).map(|rank| {
+            sum += weight(rank);
+            sum
+        });
+        Rc::new(Workload {
+            plan,
+            history: RefCell::new(History::new(names)),
+            counts: RefCell::default(),
+            popularity: popularity.collect(),
+            stop: Cell::new(false),
+            active: Cell::new(0),
+            cluster: cluster.clone(),
+        })
+    }
+    /// Starts the clients; they run until [`Workload::stop`].
+    pub fn start(self: &Rc<Self>) {
+        let mut prng = Prng::stream(self.cluster.plan.seed, "clients");
+        for _ in 0..self.plan.clients {
+            let (workload, prng) = (self.clone(), prng.fork());
+            self.active.set(self.active.get() + 1);
+            self.cluster.executor.spawn(Process::OUTSIDE, async move {
+                let keys = workload.plan.keys;
+                let mut client = Client { prng, old: vec![None; keys], written: vec![None; keys] };
+                while !workload.stop.get() {
+                    let think = client.prng.exponential(workload.plan.think);
+                    workload.cluster.executor.sleep(think).await;
+                    workload.step(&mut client).await;
+                }
+                workload.active.set(workload.active.get() - 1);
+            });
+        }
+    }
+    /// The clients end with what they have in hand.
+    pub fn stop(&self) {
+        self.stop.set(true);
+    }
+    pub fn ended(&self) -> bool {
+        self.active.get() == 0
+    }
+
+    async fn step(&self, client: &mut Client) {
+        let key = self.draw_key(&mut client.prng);
+        let mut draw = client.prng.below(self.plan.mix.iter().sum());
+        let mut choice = 0;
+        while draw >= self.plan.mix[choice] {
+            draw -= self.plan.mix[choice];
+            choice += 1;
+        }
+        let slot = key as usize;
+        match choice {
+            0 => drop(self.read(client, key).await),
+            1 => {
+                if let Some(memory) = self.read(client, key).await {
+                    self.put(client, key, Some(memory)).await;
+                }
+            }
+            2 => self.put(client, key, None).await,
+            3 => {
+                let memory = client.old[slot].clone();
+                self.put(client, key, memory).await;
+            }
+            4 => {
+                let memory = client.written[slot].clone();
+                self.put(client, key, memory).await;
+            }
+            5 => {
+                if let Some(memory) = self.read(client, key).await {
+                    self.delete(client, key, Some(memory)).await;
+                }
+            }
+            // A blind delete excuses every loss before it: only some keys see any.
+            _ if key % 4 == 3 => self.delete(client, key, None).await,
+            _ => drop(self.read(client, key).await),
+        }
+    }
+    fn draw_key(&self, prng: &mut Prng) -> u32 {
+        let total = self.popularity.last().copied().unwrap_or(0.0);
+        let at = prng.unit() * total;
+        self.popularity.partition_point(|p| *p < at).min(self.popularity.len() - 1) as u32
+    }
+
+    // ---- operations --------------------------------------------------------------------------------------------
+
+    async fn read(&self, client: &mut Client, key: u32) -> Option<Memory> {
+        let consistency = self.draw_consistency(client);
+        let (node, shard) = self.draw_shard(client, key);
+        let request = Request {
+            key: self.history.borrow().key(key).clone(),
+            operation: Operation::Get,
+            consistency,
+            deadline: Instant::ZERO,
+        };
+        let end = self.call(client, node, shard, request).await;
+        let CallEnd::Answered(Ok(Answer::Got(siblings))) = end else {
+            self.counts.borrow_mut().failures += 1;
+            return None;
+        };
+        let seen = self.observe(key, &siblings)?;
+        let memory = Memory { context: siblings.head.clock.clone().into(), seen };
+        // Kept for long, so that writers on old contexts are far behind.
+        let slot = &mut client.old[key as usize];
+        if slot.is_none() || client.prng.chance(0.3) {
+            *slot = Some(memory.clone());
+        }
+        Some(memory)
+    }
+    fn observe(&self, key: u32, siblings: &Siblings) -> Option<Seen> {
+        let observed = self.history.borrow_mut().observe(key, siblings);
+        match observed {
+            Ok(seen) => Some(seen),
+            Err((invariant, text)) => {
+                self.cluster.violate(invariant, text);
+                None
+            }
+        }
+    }
+    async fn put(&self, client: &mut Client, key: u32, memory: Option<Memory>) {
+        let context = memory.as_ref().map(|m| m.context.clone());
+        let memory = memory.unwrap_or_default();
+        let id = self.begin(Kind::Put, key, &memory);
+        let value = checker::make_value(key, id, self.draw_value_bytes(&mut client.prng));
+        let operation = Operation::Put { context, value, write_id: id.write_id() };
+        if let Some(context) = self.write(client, key, id, operation).await {
+            let seen = memory.seen.iter().copied().chain([id]).collect();
+            client.written[key as usize] = Some(Memory { context, seen });
+        }
+    }
+    async fn delete(&self, client: &mut Client, key: u32, memory: Option<Memory>) {
+        let context = memory.as_ref().map(|m| m.context.clone());
+        let kind = if memory.is_some() { Kind::Delete } else { Kind::BlindDelete };
+        let id = self.begin(kind, key, &memory.unwrap_or_default());
+        let operation = Operation::Delete { context, write_id: id.write_id() };
+        self.write(client, key, id, operation).await;
+    }
+    fn begin(&self, kind: Kind, key: u32, memory: &Memory) -> EventId {
+        let now = self.cluster.executor.now();
+        self.history.borrow_mut().begin(now, kind, key, memory.seen.clone(), memory.context.clone())
+    }
+    /// Sends a write, again if need be, until its outcome is known or patience ends. Gives the context of an
+    /// acknowledged one.
+    async fn write(&self, client: &mut Client, key: u32, id: EventId, operation: Operation) -> Option<Context> {
+        let mut end = End::NotApplied;
+        for attempt in 0..ATTEMPTS_MAX {
+            self.history.borrow_mut().attempt(id);
+            let consistency = self.draw_consistency(client);
+            let (node, shard) = self.draw_shard(client, key);
+            let request = Request {
+                key: self.history.borrow().key(key).clone(),
+                operation: operation.clone(),
+                consistency,
+                deadline: Instant::ZERO,
+            };
+            let answer = self.call(client, node, shard, request).await;
+            if let CallEnd::Answered(Ok(Answer::Written(context))) = answer {
+                self.finish(id, End::Acknowledged, Some(&context));
+                return Some(context);
+            }
+            // One attempt of unknown outcome makes the whole write unknown.
+            if outcome_of(&answer) == Outcome::Unknown {
+                end = End::Unknown;
+            }
+            self.counts.borrow_mut().failures += 1;
+            let again = match &answer {
+                CallEnd::Answered(Err(failure)) => worth_a_retry(failure),
+                _ => true,
+            };
+            if !again || attempt + 1 == ATTEMPTS_MAX || !client.prng.chance(self.plan.retry) {
+                break;
+            }
+            self.counts.borrow_mut().retries += 1;
+        }
+        self.finish(id, end, None);
+        None
+    }
+    fn finish(&self, id: EventId, end: End, answer: Option<&Context>) {
+        let now = self.cluster.executor.now();
+        let ended = if end == End::Acknowledged { now } else { now + self.plan.timeout_max + Duration::from_secs(1) };
+        self.history.borrow_mut().finish(ended, id, end, answer);
+    }
+
+    async fn call(&self, client: &mut Client, node: usize, shard: u16, request: Request) -> CallEnd {
+        let timeout = client.prng.duration(self.plan.timeout_min, self.plan.timeout_max);
+        self.counts.borrow_mut().operations += 1;
+        let key = request.key.clone();
+        let end = self.cluster.call(node, shard, request, timeout).await;
+        match &end {
+            CallEnd::Refused => self.counts.borrow_mut().refused += 1,
+            CallEnd::Answered(Err(failure)) => self.check_failure(&key, failure.code, &failure.detail),
+            _ => {}
+        }
+        end
+    }
+    /// Failures that no fault of the plan explains.
+    fn check_failure(&self, key: &Key, code: ErrorCode, detail: &str) {
+        if matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge | ErrorCode::Damaged) {
+            self.cluster.violate(checker::Invariant::Alive, format!("{key:?}: {}: {detail}", code.name()));
+        }
+    }
+
+    // ---- draws -------------------------------------------------------------------------------------------------
+
+    /// Mostly the shard that owns the key on some node, sometimes any.
+    fn draw_shard(&self, client: &mut Client, key: u32) -> (usize, u16) {
+        let node = client.prng.index(self.cluster.node_count());
+        let any = client.prng.below(u64::from(self.cluster.plan.shards)) as u16;
+        if client.prng.chance(0.3) {
+            return (node, any);
+        }
+        let token = self.history.borrow().key(key).token();
+        let known = (0..self.cluster.node_count()).find_map(|n| self.cluster.handle(n, 0));
+        let Some(ring) = known.map(|h| h.ring()) else { return (node, any) };
+        let homes = ring.walk(token, usize::from(self.cluster.plan.n));
+        let home = client.prng.pick(&homes).and_then(|id| Some((self.cluster.index_of(*id)?, ring.address(*id, token)?)));
+        home.map_or((node, any), |(index, address)| (index, address.shard.0))
+    }
+    fn draw_consistency(&self, client: &mut Client) -> Consistency {
+        if !client.prng.chance(self.plan.override_level) {
+            return Consistency::default();
+        }
+        let levels = [Level::One, Level::Quorum, Level::All];
+        let sloppy = if client.prng.chance(0.2) { Some(client.prng.coin()) } else { None };
+        Consistency { level: client.prng.pick(&levels).copied(), sloppy }
+    }
+    fn draw_value_bytes(&self, prng: &mut Prng) -> usize {
+        // Squared: most are small.
+        let share = prng.unit();
+        (share * share * self.plan.value_bytes_max as f64) as usize
+    }
+}
+
+fn outcome_of(answer: &CallEnd) -> Outcome {
+    match answer {
+        CallEnd::Refused => Outcome::NotApplied,
+        CallEnd::Answered(Err(failure)) => failure.outcome,
+        CallEnd::Answered(Ok(_)) | CallEnd::Broken | CallEnd::Silent => Outcome::Unknown,
+    }
+}
+
+/// Keys of many lengths and bytes; the index makes them distinct.
+fn make_key(index: usize, prng: &mut Prng) -> Key {
+    let mut bytes = format!("k{index}").into_bytes();
+    if prng.chance(0.2) {
+        let tail = prng.below(60);
+        bytes.extend((0..tail).map(|_| prng.below(256) as u8));
+    }
+    match Key::new(bytes) {
+        Ok(key) => key,
+        Err(_) => unreachable!("a key of 2 to 80 bytes is valid"),
+    }
+}
+
+/// Whether an answer is a success, for checks after healing.
+pub fn got(response: &Response) -> Option<&Siblings> {
+    match response {
+        Ok(Answer::Got(siblings)) => Some(siblings),
+        _ => None,
+    }
+}

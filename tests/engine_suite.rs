@@ -1,0 +1,13 @@
+//! The engine against a map, on a disk that forgets, breaks and stops.
+
+#[path = "engine_suite/rig.rs"]
+mod rig;
+
+#[path = "engine_suite/corruption.rs"]
+mod corruption;
+#[path = "engine_suite/crash.rs"]
+mod crash;
+#[path = "engine_suite/errors.rs"]
+mod errors;
+#[path = "engine_suite/model.rs"]
+mod model;

@@ -1,0 +1,56 @@
+//! Random writes, reads, scans, restarts: always what a map says.
+
+use crate::rig::{Model, Rig, Workload, slow, tiny};
+use dynarc::sim::disk::VirtualDisk;
+
+/// One run: `steps` calls, some of them together, with restarts in between.
+fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
+    let mut work = Workload::new(seed);
+    let mut model = Model::default();
+    let mut rig = Rig::open(VirtualDisk::new(), tiny());
+    let mut totals = (0, 0, 0);
+    for step in 0..steps {
+        let note = format!("seed {seed} step {step}");
+        match work.prng.below(100) {
+            0..80 => {
+                let calls: Vec<_> = (0..=work.prng.below(6)).map(|_| work.call()).collect();
+                let results = rig.write_together(&calls);
+                for (call, result) in calls.iter().zip(results) {
+                    assert_eq!(result, Some(Ok(())), "{note}");
+                    call.iter().for_each(|w| model.acknowledge(w));
+                }
+            }
+            80..92 => rig.verify(&mut model, &note),
+            choice => {
+                rig.rest();
+                let stats = rig.engine.stats();
+                totals.0 += stats.flushes;
+                totals.1 += stats.compactions;
+                totals.2 += stats.collections;
+                let disk = match choice {
+                    92..95 => rig.close(),
+                    95..98 => rig.kill(),
+                    _ => rig.crash(&mut work.prng),
+                };
+                if seed % 2 == 1 {
+                    slow(&disk, &rig.executor, seed ^ step);
+                }
+                rig = rig.reopen(disk);
+                assert_eq!(rig.engine.stats().damaged_reads, 0, "{note}");
+                rig.verify(&mut model, &note);
+            }
+        }
+    }
+    rig.verify(&mut model, &format!("seed {seed} at the end"));
+    totals
+}
+
+#[test]
+fn it_is_a_map_over_restarts() {
+    let mut totals = (0, 0, 0);
+    for seed in 0..60 {
+        let (flushes, compactions, collections) = run(seed, 120);
+        totals = (totals.0 + flushes, totals.1 + compactions, totals.2 + collections);
+    }
+    assert!(totals.0 > 100 && totals.1 > 50 && totals.2 > 50, "too little happened: {totals:?}");
+}

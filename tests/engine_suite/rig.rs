@@ -1,0 +1,249 @@
+//! An engine on a virtual disk, beside the map that it must agree with.
+
+use bytes::Bytes;
+use dynarc::{
+    engine::{
+        Engine, Opened,
+        error::EngineError,
+        types::{Change, Durability, EngineOptions, Record, Values, Want, Write},
+    },
+    sim::{
+        disk::VirtualDisk,
+        executor::{Executor, Process},
+        prng::Prng,
+    },
+    types::{ShardId, SliceId},
+};
+use futures_util::future::join_all;
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
+
+pub const SLICES: u16 = 3;
+pub const KEYS: u64 = 24;
+
+/// Everything small, so that a few dozen writes flush, compact and collect.
+pub fn tiny() -> EngineOptions {
+    EngineOptions {
+        segment_bytes: 64 << 10,
+        memtable_bytes: 6 << 10,
+        log_replay_bytes: 128 << 10,
+        block_bytes: 1 << 10,
+        table_bytes: 4 << 10,
+        level0_tables: 2,
+        level_factor: 3,
+        block_cache_bytes: 8 << 10,
+        value_cache_bytes: 8 << 10,
+        inline_value_bytes: 64,
+        ..EngineOptions::default()
+    }
+}
+
+pub type Place = (u16, Vec<u8>);
+type Versions = BTreeMap<Place, Vec<Option<Record>>>;
+
+/// What may be read: for each key the last acknowledged record, and those whose write had not ended.
+#[derive(Clone, Default)]
+pub struct Model {
+    pub sure: BTreeMap<Place, Record>,
+    /// Writes that may have happened, in order.
+    pub perhaps: Versions,
+}
+impl Model {
+    pub fn acknowledge(&mut self, write: &Write) {
+        let place = place(write);
+        match &write.change {
+            Change::Put { head, values } => {
+                self.sure.insert(place.clone(), Record { head: head.clone(), values: values.clone() });
+            }
+            Change::Delete => drop(self.sure.remove(&place)),
+        }
+        self.perhaps.remove(&place);
+    }
+    pub fn perhaps(&mut self, write: &Write) {
+        let record = match &write.change {
+            Change::Put { head, values } => Some(Record { head: head.clone(), values: values.clone() }),
+            Change::Delete => None,
+        };
+        self.perhaps.entry(place(write)).or_default().push(record);
+    }
+    pub fn allows(&self, place: &Place, found: &Option<Record>) -> bool {
+        self.sure.get(place) == found.as_ref() || self.perhaps.get(place).is_some_and(|all| all.contains(found))
+    }
+    /// What was read is what is there from now on.
+    pub fn settle(&mut self, place: &Place, found: Option<Record>) {
+        self.perhaps.remove(place);
+        match found {
+            Some(record) => drop(self.sure.insert(place.clone(), record)),
+            None => drop(self.sure.remove(place)),
+        }
+    }
+}
+fn place(write: &Write) -> Place {
+    (write.slice.0, write.key.to_vec())
+}
+pub fn key(number: u64) -> Vec<u8> {
+    format!("key-{number:04}").into_bytes()
+}
+
+pub struct Rig {
+    pub disk: VirtualDisk,
+    pub executor: Executor,
+    pub engine: Engine<VirtualDisk>,
+    options: EngineOptions,
+}
+
+pub fn slices() -> Vec<SliceId> {
+    (0..SLICES).map(SliceId).collect()
+}
+
+impl Rig {
+    /// `None` when the disk stops meanwhile.
+    pub fn try_open(disk: VirtualDisk, executor: Executor, options: EngineOptions) -> Option<Result<Rig, EngineError>> {
+        Rig::try_open_as(disk, executor, options, 0, &slices())
+    }
+    pub fn try_open_as(
+        disk: VirtualDisk,
+        executor: Executor,
+        options: EngineOptions,
+        shard: u16,
+        slices: &[SliceId],
+    ) -> Option<Result<Rig, EngineError>> {
+        let open = Engine::open(Rc::new(disk.clone()), ShardId(shard), slices, options.clone());
+        let opened = executor.try_block_on(open)?;
+        Some(opened.map(|Opened { engine, background }| {
+            for (_, future) in background {
+                executor.spawn(Process(1), future);
+            }
+            Rig { disk, executor, engine, options }
+        }))
+    }
+    pub fn open(disk: VirtualDisk, options: EngineOptions) -> Rig {
+        Rig::open_on(disk, Executor::new(), options)
+    }
+    pub fn open_on(disk: VirtualDisk, executor: Executor, options: EngineOptions) -> Rig {
+        match Rig::try_open(disk, executor, options) {
+            Some(Ok(rig)) => rig,
+            Some(Err(error)) => panic!("the engine does not open: {error}"),
+            None => panic!("opening never ends"),
+        }
+    }
+    pub fn write(&self, writes: Vec<Write>) -> Option<Result<(), EngineError>> {
+        self.executor.try_block_on(self.engine.write(writes, Durability::Sync))
+    }
+    /// All at once; a write that never ended is `None`.
+    pub fn write_together(&self, calls: &[Vec<Write>]) -> Vec<Option<Result<(), EngineError>>> {
+        let results: Vec<_> = calls.iter().map(|_| Rc::new(std::cell::RefCell::new(None))).collect();
+        let all = calls.iter().zip(&results).map(|(call, result)| {
+            let (engine, call, result) = (self.engine.clone(), call.clone(), result.clone());
+            async move {
+                let written = engine.write(call, Durability::Sync).await;
+                *result.borrow_mut() = Some(written);
+            }
+        });
+        self.executor.try_block_on(join_all(all));
+        results.iter().map(|r| r.borrow_mut().take()).collect()
+    }
+    pub fn get(&self, place: &Place) -> Option<Result<Option<Record>, EngineError>> {
+        self.executor.try_block_on(self.engine.get(SliceId(place.0), &place.1, Want::Full))
+    }
+    /// Lets background work run until it rests.
+    pub fn rest(&self) {
+        self.executor.run_for(Duration::from_secs(100));
+    }
+    /// Everything is as the model allows; what was open is settled by what is found.
+    pub fn verify(&self, model: &mut Model, note: &str) {
+        let mut live: BTreeMap<u16, Vec<(Bytes, Bytes)>> = BTreeMap::new();
+        for slice in 0..SLICES {
+            for number in 0..KEYS {
+                let place = (slice, key(number));
+                let found = match self.get(&place) {
+                    Some(Ok(found)) => found,
+                    other => panic!("{note}: slice {slice} key {number}: {other:?}"),
+                };
+                let sure = model.sure.get(&place).map(|r| r.head.clone());
+                let head = found.as_ref().map(|r| r.head.clone());
+                assert!(
+                    model.allows(&place, &found),
+                    "{note}: slice {slice} key {number} is {head:?}, should be {sure:?} or one of {:?}",
+                    model.perhaps.get(&place).map(|all| all.iter().map(|r| r.as_ref().map(|r| r.head.clone())).collect::<Vec<_>>())
+                );
+                if let Some(record) = &found {
+                    live.entry(slice).or_default().push((Bytes::from(place.1.clone()), record.head.clone()));
+                }
+                model.settle(&place, found);
+            }
+            let scanned = self.executor.block_on(self.engine.scan(SliceId(slice), b"", b"\xff", 10_000));
+            assert_eq!(scanned, Ok(live.remove(&slice).unwrap_or_default()), "{note}: scan of slice {slice}");
+        }
+    }
+    pub fn close(&self) -> VirtualDisk {
+        assert_eq!(self.executor.try_block_on(self.engine.close()), Some(Ok(())));
+        self.executor.kill(Process(1));
+        self.disk.clone()
+    }
+    /// The process dies, the machine does not.
+    pub fn kill(&self) -> VirtualDisk {
+        self.executor.kill(Process(1));
+        self.disk.kill()
+    }
+    /// Power is lost.
+    pub fn crash(&self, prng: &mut Prng) -> VirtualDisk {
+        self.executor.kill(Process(1));
+        self.disk.crash(prng)
+    }
+    /// The same directory again.
+    pub fn reopen(&self, disk: VirtualDisk) -> Rig {
+        Rig::open_on(disk, self.executor.clone(), self.options.clone())
+    }
+}
+
+/// Random writes whose content says what they are.
+pub struct Workload {
+    pub prng: Prng,
+    pub number: u64,
+}
+impl Workload {
+    pub fn new(seed: u64) -> Workload {
+        Workload { prng: Prng::new(seed), number: 0 }
+    }
+    pub fn one(&mut self) -> Write {
+        self.number += 1;
+        let slice = SliceId(self.prng.below(u64::from(SLICES)) as u16);
+        let number = self.prng.below(KEYS);
+        let key = Bytes::from(key(number));
+        if self.prng.chance(0.2) {
+            return Write { slice, key, change: Change::Delete };
+        }
+        let head = Bytes::from(format!("write {} of {}/{number}", self.number, slice.0));
+        let count = if self.prng.chance(0.2) { self.prng.below(4) } else { 1 };
+        let values: Values = (0..count).map(|at| self.value(at)).collect();
+        Write { slice, key, change: Change::Put { head, values } }
+    }
+    fn value(&mut self, at: u64) -> Bytes {
+        let bytes = match self.prng.below(4) {
+            0 => self.prng.below(70),
+            1 => 64 + self.prng.below(500),
+            2 => 4096,
+            _ => 1000 + self.prng.below(9000),
+        };
+        let seed = self.number * 16 + at;
+        Bytes::from((0..bytes).map(|i| (seed.wrapping_mul(31).wrapping_add(i * 7) % 251) as u8 + 1).collect::<Vec<_>>())
+    }
+    /// One call of write: mostly one record, now and then several.
+    pub fn call(&mut self) -> Vec<Write> {
+        let count = if self.prng.chance(0.15) { 2 + self.prng.below(4) } else { 1 };
+        let mut writes: Vec<Write> = Vec::new();
+        for _ in 0..count {
+            let write = self.one();
+            if !writes.iter().any(|w| w.slice == write.slice && w.key == write.key) {
+                writes.push(write);
+            }
+        }
+        writes
+    }
+}
+
+/// Makes I/Os take time, so that they overlap.
+pub fn slow(disk: &VirtualDisk, executor: &Executor, seed: u64) {
+    let mut prng = Prng::new(seed);
+    disk.set_clock(executor, move |_, bytes| Duration::from_micros(20 + prng.below(200) + bytes as u64 / 1000));
+}
