@@ -198,11 +198,7 @@ impl Cluster {
             if Instant::now() > deadline {
                 let node = &self.nodes[waiting[0]];
                 let seconds = READY_TIMEOUT.as_secs();
-                return Err(Stop::failed(format!(
-                    "{} is not ready after {seconds} s, {}",
-                    node.label(),
-                    node.last_words()
-                )));
+                return Err(Stop::failed(format!("{} is not ready after {seconds} s, {}", node.label(), node.last_words())));
             }
             std::thread::sleep(POLL);
         }
@@ -261,8 +257,7 @@ impl Cluster {
         for node in &self.nodes {
             text += &format!("  {}  http://{}:{}  pid {}\n", node.name, node.ip, self.ports.http, node.child.id());
         }
-        let url =
-            |index: usize| format!("http://{}:{}/v1/keys/cart:8731", self.nodes[index % count].ip, self.ports.http);
+        let url = |index: usize| format!("http://{}:{}/v1/keys/cart:8731", self.nodes[index % count].ip, self.ports.http);
         let reach = match (self.nodes[0].ip, self.ports.http) {
             (ip, 7700) if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),
             (ip, 7700) => format!(" --node {ip}"),

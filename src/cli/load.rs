@@ -26,10 +26,10 @@ use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
-    collections::VecDeque,
     fs,
     io::{self, IsTerminal},
     os::unix::ffi::OsStrExt,
+    collections::VecDeque,
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -141,11 +141,7 @@ pub fn run(args: LoadArgs) -> Result<(), Stop> {
     report(&args, &walked, &tally, elapsed)?;
     match tally.failed + tally.different {
         0 => Ok(()),
-        _ if args.verify => Err(Stop::failed(format!(
-            "{} of {} files are not as stored",
-            tally.failed + tally.different,
-            walked.items.len()
-        ))),
+        _ if args.verify => Err(Stop::failed(format!("{} of {} files are not as stored", tally.failed + tally.different, walked.items.len()))),
         failed => Err(Stop::failed(format!("{failed} of {} files were not stored", walked.items.len()))),
     }
 }
@@ -201,15 +197,7 @@ fn work(args: &LoadArgs, seeds: &Seeds, walked: &Walked, bar: &ProgressBar) -> R
     for _ in 0..threads {
         let pipeline = seeds.pipeline()?;
         let window = usize::from(args.in_flight).div_ceil(threads);
-        hands.push(Hand {
-            args,
-            items: &walked.items,
-            next: &next,
-            window,
-            pipeline,
-            works: FixedMap::default(),
-            again: VecDeque::new(),
-        });
+        hands.push(Hand { args, items: &walked.items, next: &next, window, pipeline, works: FixedMap::default(), again: VecDeque::new() });
     }
     std::thread::scope(|scope| {
         for mut hand in hands {
@@ -353,8 +341,7 @@ fn difference(held: &Held, bytes: &[u8]) -> Option<String> {
         [] => Some("is not stored".into()),
         values if values.iter().all(|v| v.bytes == bytes) => None,
         [value] => {
-            let at =
-                value.bytes.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(bytes.len().min(value.bytes.len()));
+            let at = value.bytes.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(bytes.len().min(value.bytes.len()));
             Some(format!("differs at byte {at}: {} bytes stored, {} in the file", value.bytes.len(), bytes.len()))
         }
         many => Some(format!("has {} concurrent values", many.len())),

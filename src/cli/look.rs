@@ -5,7 +5,9 @@ use super::{
     fetch::{self, Host, Reach},
     output,
 };
-use crate::http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key};
+use crate::{
+    http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key},
+};
 use clap::Args;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
@@ -80,8 +82,7 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     });
     let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "disk", "memory"];
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
-    let summary =
-        format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
+    let summary = format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
     output::table(titles, rows) + &summary
 }
 

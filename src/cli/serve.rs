@@ -1,9 +1,6 @@
 //! `serve`: one node in this process.
 
-use super::{
-    Exit, Stop,
-    settings::{self, SettingFlags},
-};
+use super::{Exit, Stop, settings::{self, SettingFlags}};
 use crate::server::{host, kernel};
 use clap::Args;
 use std::{io::IsTerminal, path::PathBuf};
@@ -31,8 +28,7 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
     let options = effective.options()?;
     start_log(effective.log());
     raise_limits();
-    crate::server::serve(options)
-        .map_err(|e| Stop::new(if e.is_configuration() { Exit::Configuration } else { Exit::Failed }, e.to_string()))
+    crate::server::run(options).map_err(|e| Stop::new(if e.is_configuration() { Exit::Configuration } else { Exit::Failed }, e.to_string()))
 }
 
 /// The limits that a node lives by, as high as the system lets them be. Whether that is enough is the server's to say.

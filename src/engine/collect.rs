@@ -62,7 +62,8 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     if segment.live.get() > 0 {
         let header = &segment.header;
         let (start, end) = (u64::from(header.data_start), segment.end.get());
-        let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
+        let mut reader =
+            BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
         loop {
             store.check()?;
             match reader.next().await? {

@@ -267,11 +267,9 @@ impl History {
     }
     fn check_value(&mut self, key: u32, write_id: WriteId, value: &[u8]) -> Result<EventId, (Invariant, String)> {
         let name = self.names[key as usize].clone();
-        let (value_key, value_id) =
-            parse_value(value).map_err(|e| (Invariant::I3, format!("{name:?}: a value is {e}")))?;
+        let (value_key, value_id) = parse_value(value).map_err(|e| (Invariant::I3, format!("{name:?}: a value is {e}")))?;
         if value_key != key || value_id != write_id {
-            let text =
-                format!("{name:?}: write {} shows the value of write {} of key {value_key}", write_id.0, value_id.0);
+            let text = format!("{name:?}: write {} shows the value of write {} of key {value_key}", write_id.0, value_id.0);
             return Err((Invariant::I3, text));
         }
         let id = EventId::from_write_id(write_id).filter(|id| (id.0 as usize) < self.events.len());
@@ -371,8 +369,7 @@ impl History {
             let must_survive = event.end == End::Acknowledged || event.shown;
             if must_survive && !reached.contains_key(id) && event.started >= blind_until {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
-                let text =
-                    format!("{:?}: write {} {how} and is lost; siblings now {:?}", self.key(key), id.0 + 1, shown);
+                let text = format!("{:?}: write {} {how} and is lost; siblings now {:?}", self.key(key), id.0 + 1, shown);
                 return Err((Invariant::I1, text));
             }
         }

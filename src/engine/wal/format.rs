@@ -414,11 +414,7 @@ mod tests {
         };
         vec![
             put(1, b"small", smallvec![Bytes::from_static(b"tiny")]),
-            put(
-                2047,
-                b"large",
-                smallvec![Bytes::from(vec![7; 3000]), Bytes::from_static(b"x"), Bytes::from(vec![9; 5000])],
-            ),
+            put(2047, b"large", smallvec![Bytes::from(vec![7; 3000]), Bytes::from_static(b"x"), Bytes::from(vec![9; 5000])]),
             put(0, b"", smallvec![]),
             Write { slice: SliceId(3), key: Bytes::from_static(b"gone"), change: Change::Delete },
         ]
@@ -473,16 +469,8 @@ mod tests {
     fn headers_and_marks_come_back_and_flips_are_seen() {
         let slices = vec![SliceId(0), SliceId(9), SliceId(2047)];
         let data_start = (PAGE + mark_bytes(slices.len())) as u32;
-        let header = SegmentHeader {
-            id: 5,
-            epoch: 6,
-            generation: 7,
-            first_sequence: 8,
-            shard: 1,
-            data_start,
-            step: 8192,
-            slices,
-        };
+        let header =
+            SegmentHeader { id: 5, epoch: 6, generation: 7, first_sequence: 8, shard: 1, data_start, step: 8192, slices };
         let mut page = vec![0; PAGE];
         header.encode(&mut page);
         assert_eq!(SegmentHeader::decode(&page, "f"), Ok(Some(header.clone())));

@@ -250,10 +250,9 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
-        let fits =
-            log.queue.borrow().front().is_some_and(|next| {
-                first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
-            });
+        let fits = log.queue.borrow().front().is_some_and(|next| {
+            first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
+        });
         let Some(pending) = fits.then(|| log.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
