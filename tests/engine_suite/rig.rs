@@ -164,10 +164,7 @@ impl Rig {
                 assert!(
                     model.allows(&place, &found),
                     "{note}: slice {slice} key {number} is {head:?}, should be {sure:?} or one of {:?}",
-                    model
-                        .perhaps
-                        .get(&place)
-                        .map(|all| all.iter().map(|r| r.as_ref().map(|r| r.head.clone())).collect::<Vec<_>>())
+                    model.perhaps.get(&place).map(|all| all.iter().map(|r| r.as_ref().map(|r| r.head.clone())).collect::<Vec<_>>())
                 );
                 if let Some(record) = &found {
                     live.entry(slice).or_default().push((Bytes::from(place.1.clone()), record.head.clone()));
