@@ -28,7 +28,7 @@ use glommio::{Latency, Shares, TaskQueueHandle, channels::local_channel};
 use std::{
     cell::{Cell, RefCell},
     fmt::Display,
-    future::Future,
+    future::{Future, poll_fn},
     os::fd::OwnedFd,
     pin::pin,
     rc::Rc,
@@ -36,6 +36,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -99,6 +100,32 @@ impl Drop for Ended {
     }
 }
 
+/// Whether the node is stopping, and who waits for that.
+#[derive(Default)]
+struct Stopping {
+    begun: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+impl Stopping {
+    /// `true` the first time.
+    fn begin(&self) -> bool {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        !self.begun.replace(true)
+    }
+    async fn begun(&self) {
+        poll_fn(|cx| {
+            if self.begun.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
 /// The first failure of any task of the core.
 #[derive(Clone)]
 struct Failures(Rc<local_channel::LocalSender<String>>);
@@ -149,7 +176,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     world.peers.attach(&world);
     let reports = Rc::new(Reports::new(core.identity.ip, core.cpu, core.identity.shards));
 
-    let stopping = Rc::new(Cell::new(false));
+    let stopping = Rc::new(Stopping::default());
     let turn = take_parcels(&world, &reports, &core.pulse, &core.stop, &stopping);
     failures.watch("the ring", ring.clone().drive(MeshTurn { mesh, receive: turn, held: RefCell::default() }));
     glommio::spawn_local(core.pulse.keep()).detach();
@@ -217,15 +244,14 @@ fn take_parcels(
     reports: &Rc<Reports>,
     pulse: &Pulse,
     stop: &Arc<AtomicBool>,
-    stopping: &Rc<Cell<bool>>,
+    stopping: &Rc<Stopping>,
 ) -> impl Fn(Option<Parcel>) + 'static {
     let (world, reports, turns) = (world.clone(), reports.clone(), pulse.turns());
     let (stop, stopping) = (stop.clone(), stopping.clone());
     move |parcel| match parcel {
         None => {
             turns.store(turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-            if !stopping.get() && stop.load(Ordering::Acquire) {
-                stopping.set(true);
+            if stop.load(Ordering::Acquire) && stopping.begin() {
                 world.watches.stop();
             }
         }
@@ -243,10 +269,8 @@ async fn tell_ready(world: Rc<ServerWorld>, progress: Sender<Progress>) {
 }
 
 /// Once told to stop: waits for requests in hand, then ends the shard. Its driver ends after that.
-async fn stop_when_told(world: &Rc<ServerWorld>, stopping: &Cell<bool>, drain: Duration) -> Result<(), String> {
-    while !stopping.get() {
-        world.ring.pause(Duration::from_millis(200)).await;
-    }
+async fn stop_when_told(world: &Rc<ServerWorld>, stopping: &Stopping, drain: Duration) -> Result<(), String> {
+    stopping.begun().await;
     let drained = pin!(async {
         while world.replies.pending() > 0 {
             world.ring.pause(LOOK).await;

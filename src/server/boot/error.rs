@@ -15,11 +15,9 @@ pub enum StartError {
 }
 
 impl StartError {
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            StartError::Configuration(_) => 78,
-            StartError::Failed(_) => 1,
-        }
+    /// Whether other options would help: exit code 78, else 1.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, StartError::Configuration(_))
     }
 
     pub(super) fn from_bind(address: SocketAddr, error: &io::Error) -> StartError {
