@@ -146,8 +146,8 @@ impl Flight {
         self.setbacks = self.setbacks.saturating_add(1);
         Decision::Again(now + pause)
     }
-    /// None while there are other servers to ask that have not been (a refused or broken connection costs them
-    /// nothing); growing after a full round, and always after an answer that asks for patience.
+    /// None after the first two connections that fail: the next server is most likely well. Then growing; and always
+    /// after an answer that asks for patience.
     fn pause(&self, error: &ClientError, random: u64) -> Duration {
         if !matches!(error, ClientError::Failure(_)) && self.setbacks < 2 {
             return Duration::ZERO;

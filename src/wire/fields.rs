@@ -4,7 +4,7 @@
 
 use super::{Frame, Trust, WireError, frame::BodyReader, generated as fb};
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, MEMBERS_MAX, SHARDS_MAX, SIBLINGS_MAX, SLICES_MAX, VNODES_MAX},
+    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, FRAME_VALUES_MAX, MEMBERS_MAX, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     protocol::{
         message::{Answer, Operation, Request, Response},
         versions::{Actor, Context, Dot, Entry, Head, Siblings, Values, VersionVector},
@@ -28,7 +28,6 @@ type Tables<T> = Vector<'static, ForwardsUOffset<T>>;
 
 /// Entries of a clock that a server may send: what a merge makes of two full ones.
 const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
-const MERGED_SIBLINGS_MAX: usize = 2 * SIBLINGS_MAX;
 
 // ---- addresses ------------------------------------------------------------------------------------------------
 
@@ -121,7 +120,7 @@ pub(super) fn put_siblings(builder: &mut Builder, siblings: &Siblings) -> Result
     put_head(builder, &siblings.head)
 }
 pub(super) fn put_head(builder: &mut Builder, head: &Head) -> Result<ByteVector, WireError> {
-    if head.clock.len() > MERGED_CLOCK_ENTRIES_MAX || head.entries.len() > MERGED_SIBLINGS_MAX {
+    if head.clock.len() > MERGED_CLOCK_ENTRIES_MAX || head.entries.len() > FRAME_VALUES_MAX {
         return Err(WireError::Unsendable("more siblings or actors than a head may have"));
     }
     Ok(builder.create_vector(&head.encode()))
@@ -338,7 +337,7 @@ pub(super) fn take_response(frame: &Frame, response: fb::Response<'_>, trust: Tr
 /// The head that a client sees: without the memory of superseded writes.
 fn take_entries(response: fb::Response<'_>, clock: VersionVector) -> Result<Head, WireError> {
     let siblings = response.siblings().ok_or(WireError::Field("siblings"))?;
-    if siblings.len() > MERGED_SIBLINGS_MAX {
+    if siblings.len() > FRAME_VALUES_MAX {
         return Err(WireError::Field("siblings"));
     }
     let mut head = Head { clock, ..Head::default() };
