@@ -1,10 +1,7 @@
 //! `serve`: one node in this process.
 
-use super::{
-    Exit, Stop,
-    settings::{self, SettingFlags},
-};
-use crate::server::{self, host, kernel};
+use super::{Exit, Stop, settings::{self, SettingFlags}};
+use crate::server::{host, kernel};
 use clap::Args;
 use std::{io::IsTerminal, path::PathBuf};
 
@@ -32,7 +29,7 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
     start_log(effective.log());
     raise_limits();
     server::run(options).map_err(|e| {
-        let exit = if e.exit_code() == Exit::Configuration as u8 { Exit::Configuration } else { Exit::Failed };
+        let exit = if e.is_configuration() { Exit::Configuration } else { Exit::Failed };
         Stop::new(exit, e.to_string())
     })
 }

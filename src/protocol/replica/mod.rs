@@ -298,10 +298,10 @@ impl<O: Clone> Replica<O> {
                     return Ok(Next::ReadValues);
                 }
                 check_limits(&head, &seen, value.bytes.len())?;
-                if seen.clock.get(self.actor) >= self.leases.ceiling(task.slice) {
+                if seen.highest(self.actor) >= self.leases.ceiling(task.slice) {
                     return Err(Rejection::ForeignContext);
                 }
-                let floor = head.clock.get(self.actor).max(seen.clock.get(self.actor));
+                let floor = head.clock.get(self.actor).max(seen.highest(self.actor));
                 let counter = self.leases.mint(task.slice, floor).ok_or(Rejection::Refused(Refusal::Overloaded))?;
                 let dot = crate::protocol::versions::Dot { actor: self.actor, counter };
                 let entry = Entry {
@@ -323,7 +323,7 @@ impl<O: Clone> Replica<O> {
             }
             Work::Delete { context, .. } => {
                 let seen = context.clone().unwrap_or_else(|| Context::from(head.clock.clone()));
-                if seen.clock.get(self.actor) >= self.leases.ceiling(task.slice) {
+                if seen.highest(self.actor) >= self.leases.ceiling(task.slice) {
                     return Err(Rejection::ForeignContext);
                 }
                 if head.has_survivors(&seen) && !values_read {
