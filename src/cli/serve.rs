@@ -1,10 +1,7 @@
 //! `serve`: one node in this process.
 
-use super::{
-    Exit, Stop,
-    settings::{self, SettingFlags},
-};
-use crate::server::{self, host, kernel};
+use super::{Exit, Stop, settings::{self, SettingFlags}};
+use crate::server::{host, kernel};
 use clap::Args;
 use std::{io::IsTerminal, path::PathBuf};
 
