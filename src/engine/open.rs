@@ -9,7 +9,9 @@ use super::{
     memtable::Memtable,
     recover,
     store::{Damage, Slice, Store, count},
-    types::{Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write},
+    types::{
+        Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write,
+    },
     wal::{
         format::{check_write, value_checksum},
         log,
