@@ -98,23 +98,17 @@ pub fn slices() -> Vec<SliceId> {
 impl Rig {
     /// `None` when the disk stops meanwhile.
     pub fn try_open(disk: VirtualDisk, executor: Executor, options: EngineOptions) -> Option<Result<Rig, EngineError>> {
-        Rig::try_open_as(disk, executor, options, 0, &slices())
-    }
-    pub fn try_open_as(
-        disk: VirtualDisk,
-        executor: Executor,
-        options: EngineOptions,
-        shard: u16,
-        slices: &[SliceId],
-    ) -> Option<Result<Rig, EngineError>> {
-        let open = Engine::open(Rc::new(disk.clone()), ShardId(shard), slices, options.clone());
+        let slices = slices();
+        let open = Engine::open(Rc::new(disk.clone()), ShardId(0), &slices, options.clone());
         let opened = executor.try_block_on(open)?;
-        Some(opened.map(|Opened { engine, background }| {
-            for (_, future) in background {
-                executor.spawn(Process(1), future);
-            }
-            Rig { disk, executor, engine, options }
-        }))
+        Some(opened.map(|opened| Rig { options, ..Rig::adopt(disk, executor, opened) }))
+    }
+    /// Drives what was opened.
+    pub fn adopt(disk: VirtualDisk, executor: Executor, opened: Opened<VirtualDisk>) -> Rig {
+        for (_, future) in opened.background {
+            executor.spawn(Process(1), future);
+        }
+        Rig { disk, executor, engine: opened.engine, options: tiny() }
     }
     pub fn open(disk: VirtualDisk, options: EngineOptions) -> Rig {
         Rig::open_on(disk, Executor::new(), options)

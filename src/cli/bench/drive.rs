@@ -53,6 +53,8 @@ pub struct End {
     pub lateness: Histogram<u64>,
     /// When the last operation ended, from the start.
     pub ended_ns: u64,
+    /// CPU time of the thread.
+    pub cpu_ns: u64,
     /// The generator gave up because too many operations were open.
     pub overflowed: bool,
     pub fatal: Option<String>,
@@ -222,7 +224,9 @@ impl Worker {
         if let Some(early) = start.checked_duration_since(Instant::now()) {
             std::thread::sleep(early);
         }
+        let cpu_before_ns = thread_cpu_ns();
         let fatal = self.turns().err().map(|e| e.to_string());
+        let cpu_ns = thread_cpu_ns().saturating_sub(cpu_before_ns);
         let tally = Box::new(std::mem::take(&mut self.book.second));
         // The listener outlives its workers; if it is gone, nobody wants to know.
         let _ = self.told.send(Told::Second { second: self.second, tally });
@@ -230,6 +234,7 @@ impl Worker {
             service: self.book.service,
             lateness: self.book.lateness,
             ended_ns: self.book.ended_ns,
+            cpu_ns,
             overflowed: self.overflowed,
             fatal,
         };
@@ -491,6 +496,12 @@ impl Worker {
     }
 }
 
+/// CPU time that this thread has used so far; 0 where the kernel does not tell.
+fn thread_cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 /// What is known after both: what one request has written and another has read are both seen by this writer. `None`
 /// when concurrent writes have left so many dots beside the clock that only a read can tell more.
 fn join(before: Option<Context>, new: Context) -> Option<Context> {
@@ -719,6 +730,7 @@ impl Book {
         self.open -= 1;
         self.free.push(index as u32);
         self.ended_ns = now;
+        self.second.ended += 1;
         if bytes.is_some() && slot.kind == Kind::Insert {
             self.source.inserted(slot.key);
         }

@@ -69,6 +69,8 @@ pub struct Generator {
     pub lateness: Percentiles,
     /// Share of its threads' time with nothing to do.
     pub idle: f64,
+    /// CPU time an operation, warm-up included.
+    pub cpu_us_per_operation: f64,
 }
 /// From the nodes' own counts over the run, warm-up included.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -140,6 +142,7 @@ impl Report {
             generator: Generator {
                 lateness: Percentiles::of(&outcome.lateness),
                 idle: total.idle_ns as f64 / 1e9 / outcome.wall_seconds.max(1e-9) / plan.threads as f64,
+                cpu_us_per_operation: outcome.cpu_seconds * 1e6 / total.ended.max(1) as f64,
             },
             durability: around.log.map(|log| Durability::between(log, around.nodes, around.wall_seconds)),
             machine: Machine { steal, idle },
@@ -182,7 +185,8 @@ impl Report {
         } else {
             write!(out, "generator    ")?;
         }
-        writeln!(out, "idle {:.0} %", self.generator.idle * 100.0)?;
+        let g = &self.generator;
+        writeln!(out, "idle {:.0} %, {:.2} us of CPU an operation", g.idle * 100.0, g.cpu_us_per_operation)?;
         let c = &self.counts;
         write!(out, "counts       {} missing, {} with siblings, {} retried", c.missing, c.siblings, c.retried)?;
         writeln!(out, ", {} damaged, failed: {:?}", c.damaged, c.failed)?;

@@ -280,6 +280,7 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
         durable: segment.durable.get(),
         previous,
         previous_end,
+        allocated: segment.allocated.get(),
         count: 0,
         length: 0,
         records_end: 0,
@@ -331,7 +332,7 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
     let position = store.log.position.get();
     let mut user_bytes = 0;
     for record in records {
-        segment.note(record.slice, record.sequence);
+        segment.note(&record);
         if let Ok(slice) = store.slice(record.slice).cloned() {
             store.apply(&slice, record, position);
         }
