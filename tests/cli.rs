@@ -2,6 +2,7 @@
 //! Nothing here starts a node; tests/cluster does.
 
 #![cfg(feature = "server")]
+#![allow(clippy::disallowed_methods, reason = "another program on the port is a thread here")]
 
 use std::{
     fs,
@@ -147,7 +148,8 @@ fn bad_configuration_is_78_with_its_place() {
     let data = directory.path().to_str().expect("text");
     assert_eq!(code(&dynarc(&["serve", "--data", data])), 78);
 
-    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case; 5] = [
         (&["serve"], &[], "no data directory: give --data DIR"),
         (&["config", "print", "--http-port", "0"], &[], "--http-port: 0 is not 1 to 65535"),
         (&["config", "print"], &[("DYNARC_W", "x")], "DYNARC_W: \"x\" is no whole number"),

@@ -1,6 +1,9 @@
 //! `serve`: one node in this process.
 
-use super::{Exit, Stop, settings::{self, SettingFlags}};
+use super::{
+    Exit, Stop,
+    settings::{self, SettingFlags},
+};
 use crate::server::{host, kernel};
 use clap::Args;
 use std::{io::IsTerminal, path::PathBuf};
