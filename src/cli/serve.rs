@@ -28,7 +28,7 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
     let options = effective.options()?;
     start_log(effective.log());
     raise_limits();
-    server::run(options).map_err(|e| {
+    crate::server::run(options).map_err(|e| {
         let exit = if e.is_configuration() { Exit::Configuration } else { Exit::Failed };
         Stop::new(exit, e.to_string())
     })

@@ -63,8 +63,7 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     if segment.live.get() > 0 {
         let header = &segment.header;
         let (start, end) = (u64::from(header.data_start), segment.end.get());
-        let mut reader =
-            BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
+        let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
         let mut copies = Vec::new();
         loop {
             store.check()?;

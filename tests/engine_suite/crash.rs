@@ -100,7 +100,7 @@ fn fresh(seed: u64) -> (VirtualDisk, Executor) {
 #[test]
 fn nothing_acknowledged_is_lost_wherever_it_stops() {
     let mut stops = 0;
-    for seed in 0..12 {
+    for seed in 0..10 {
         let (disk, executor) = fresh(seed);
         script(disk.clone(), executor.clone(), seed, 12);
         executor.clear();

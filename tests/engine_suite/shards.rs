@@ -23,9 +23,10 @@ fn dealt(shard: u16, shards: u16) -> Vec<SliceId> {
 /// All shards open the directory at the same time.
 fn open_all(disk: &VirtualDisk, executor: &Executor, shards: u16) -> Vec<Rig> {
     let owned: Vec<_> = (0..shards).map(|shard| dealt(shard, shards)).collect();
-    let opening = owned.iter().enumerate().map(|(shard, slices)| {
-        Engine::open(Rc::new(disk.clone()), ShardId(shard as u16), slices, tiny())
-    });
+    let opening = owned
+        .iter()
+        .enumerate()
+        .map(|(shard, slices)| Engine::open(Rc::new(disk.clone()), ShardId(shard as u16), slices, tiny()));
     let opened = executor.block_on(join_all(opening));
     opened.into_iter().map(|opened| Rig::adopt(disk.clone(), executor.clone(), opened.expect("opens"))).collect()
 }

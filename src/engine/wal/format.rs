@@ -300,7 +300,8 @@ impl LogRecord {
     /// Bytes of its values that lie apart, and of the record itself if there are any.
     pub fn weight(&self) -> (u64, u64) {
         let Stored::Put { head, values } = &self.stored else { return (0, 0) };
-        let (mut apart, mut record) = (0, (RECORD_HEADER_BYTES + self.key.len() + head.len() + 8 * values.len()) as u64);
+        let (mut apart, mut record) =
+            (0, (RECORD_HEADER_BYTES + self.key.len() + head.len() + 8 * values.len()) as u64);
         for value in values {
             match value {
                 StoredValue::Inline(bytes) => record += bytes.len() as u64,
@@ -441,7 +442,11 @@ mod tests {
         };
         vec![
             put(1, b"small", smallvec![Bytes::from_static(b"tiny")]),
-            put(2047, b"large", smallvec![Bytes::from(vec![7; 3000]), Bytes::from_static(b"x"), Bytes::from(vec![9; 5000])]),
+            put(
+                2047,
+                b"large",
+                smallvec![Bytes::from(vec![7; 3000]), Bytes::from_static(b"x"), Bytes::from(vec![9; 5000])],
+            ),
             put(0, b"", smallvec![]),
             Write { slice: SliceId(3), key: Bytes::from_static(b"gone"), change: Change::Delete },
         ]
@@ -497,8 +502,16 @@ mod tests {
     fn headers_and_marks_come_back_and_flips_are_seen() {
         let slices = vec![SliceId(0), SliceId(9), SliceId(2047)];
         let data_start = (PAGE + mark_bytes(slices.len())) as u32;
-        let header =
-            SegmentHeader { id: 5, epoch: 6, generation: 7, first_sequence: 8, shard: 1, data_start, step: 8192, slices };
+        let header = SegmentHeader {
+            id: 5,
+            epoch: 6,
+            generation: 7,
+            first_sequence: 8,
+            shard: 1,
+            data_start,
+            step: 8192,
+            slices,
+        };
         let mut page = vec![0; PAGE];
         header.encode(&mut page);
         assert_eq!(SegmentHeader::decode(&page, "f"), Ok(Some(header.clone())));
@@ -510,7 +523,14 @@ mod tests {
         page[8] = 2;
         assert!(matches!(SegmentHeader::decode(&page, "f"), Err(EngineError::NewerFormat { found: 2, .. })));
 
-        let mark = Mark { id: 5, epoch: 6, end: 12288, value_bytes: 70, record_bytes: 7, last: vec![(SliceId(0), 77), (SliceId(9), 78)] };
+        let mark = Mark {
+            id: 5,
+            epoch: 6,
+            end: 12288,
+            value_bytes: 70,
+            record_bytes: 7,
+            last: vec![(SliceId(0), 77), (SliceId(9), 78)],
+        };
         let mut bytes = vec![0; PAGE];
         mark.encode(&mut bytes);
         assert_eq!(Mark::decode(&bytes, &header), Some(mark));

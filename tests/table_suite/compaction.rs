@@ -1,16 +1,15 @@
 //! Compaction against a map: whatever is chosen and done, lookups and scans show the same, and each value that goes is
 //! reported once.
 
-use super::{policy, *};
-use crate::{
+use super::table::{SLICE, disk, pointer, put};
+use bytes::Bytes;
+use dynarc::{
     engine::{
         cache::BlockCache,
+        compaction::{Choice, MemorySource, Merge, MergeCursor, Source, TableSet, choose, policy, run},
         disk::{Disk, Lane},
         error::EngineError,
-        table::{
-            Builder, Table, TableMeta, path,
-            tests::{SLICE, disk, pointer, put},
-        },
+        table::{Builder, Table, TableMeta, path},
         types::{EngineOptions, Stored, StoredValue, ValuePointer},
     },
     sim::{
@@ -19,7 +18,6 @@ use crate::{
         prng::Prng,
     },
 };
-use bytes::Bytes;
 use smallvec::smallvec;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -471,11 +469,11 @@ fn whatever_the_tables_compaction_comes_to_rest_and_levels_keep_their_bounds() {
                 assert!(steps < 2_000, "seed {seed} does not come to rest");
             }
         }
-        for (level, tables) in levels.iter().enumerate().take(crate::limits::LEVELS - 1).skip(1) {
+        for (level, tables) in levels.iter().enumerate().take(dynarc::limits::LEVELS - 1).skip(1) {
             let bytes: u64 = tables.iter().map(|table| table.bytes).sum();
             assert!(bytes < policy::level_bytes_max(level, &options), "seed {seed}: level {level} has {bytes} bytes");
         }
-        assert!(levels.len() <= crate::limits::LEVELS);
-        assert!(levels[0].len() < options.level0_tables * crate::limits::LEVEL0_PATIENCE);
+        assert!(levels.len() <= dynarc::limits::LEVELS);
+        assert!(levels[0].len() < options.level0_tables * dynarc::limits::LEVEL0_PATIENCE);
     }
 }
