@@ -37,6 +37,8 @@ use std::{
 pub const EXAMPLE: &str = "A node that is killed stays down; start it again with: dynarc serve --data dynarc-dev/n2\n\n\
     Example:\n  dynarc dev\n  dynarc dev --nodes 5 --shards 2 --data /tmp/five";
 
+/// What a node prints goes to this file in its directory; the node itself keeps its process id in `pid`.
+const LOG: &str = "server.log";
 /// A node that is not ready after so long is a failure.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Nodes are killed when they have not ended so long after they were asked to.
@@ -53,7 +55,7 @@ pub struct DevArgs {
     /// Shards of each node; default: CPUs of this machine over nodes, at least 1
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=256))]
     shards: Option<u16>,
-    /// Directory of the cluster: data in DIR/n1, DIR/n2, .., with each node's pid and log
+    /// Directory of the cluster: data in DIR/n1, DIR/n2, .., with each node's pid and server.log
     #[arg(long, default_value = "dynarc-dev", value_name = "DIR")]
     data: PathBuf,
     /// Address of the first node
@@ -176,9 +178,8 @@ impl Cluster {
             let at = |e: std::io::Error| Stop::failed(format!("{}: {e}", directory.display()));
             fs::create_dir_all(&directory).map_err(at)?;
             fs::write(directory.join(FILE), plan.file_of(index)).map_err(at)?;
-            let log = OpenOptions::new().create(true).append(true).open(directory.join("log")).map_err(at)?;
+            let log = OpenOptions::new().create(true).append(true).open(directory.join(LOG)).map_err(at)?;
             let child = spawn(&directory, log).map_err(at)?;
-            fs::write(directory.join("pid"), format!("{}\n", child.id())).map_err(at)?;
             self.nodes.push(Node { name, ip: *ip, directory, child, ended: None });
         }
         Ok(())
@@ -193,12 +194,21 @@ impl Cluster {
             let port = self.ports.http;
             waiting.retain(|&index| !sees_all(&Host::new(self.nodes[index].ip, port), count));
             if let Some(node) = self.nodes.iter_mut().find_map(Node::newly_ended) {
-                return Err(Stop::failed(format!("{} ended before it was ready, {}", node.label(), node.last_words())));
+                let configuration = node.ended.and_then(|s| s.code()) == Some(Exit::Configuration as i32);
+                let exit = if configuration { Exit::Configuration } else { Exit::Failed };
+                return Err(Stop::new(
+                    exit,
+                    format!("{} ended before it was ready, {}", node.label(), node.last_words()),
+                ));
             }
             if Instant::now() > deadline {
                 let node = &self.nodes[waiting[0]];
                 let seconds = READY_TIMEOUT.as_secs();
-                return Err(Stop::failed(format!("{} is not ready after {seconds} s, {}", node.label(), node.last_words())));
+                return Err(Stop::failed(format!(
+                    "{} is not ready after {seconds} s, {}",
+                    node.label(),
+                    node.last_words()
+                )));
             }
             std::thread::sleep(POLL);
         }
@@ -238,10 +248,6 @@ impl Cluster {
             }
             std::thread::sleep(POLL);
         }
-        for node in &self.nodes {
-            // A pid that outlives its process may become another's. A missing file is what is wanted.
-            let _ = fs::remove_file(node.directory.join("pid"));
-        }
     }
 
     fn greeting(&self, plan: &Plan) -> String {
@@ -257,7 +263,8 @@ impl Cluster {
         for node in &self.nodes {
             text += &format!("  {}  http://{}:{}  pid {}\n", node.name, node.ip, self.ports.http, node.child.id());
         }
-        let url = |index: usize| format!("http://{}:{}/v1/keys/cart:8731", self.nodes[index % count].ip, self.ports.http);
+        let url =
+            |index: usize| format!("http://{}:{}/v1/keys/cart:8731", self.nodes[index % count].ip, self.ports.http);
         let reach = match (self.nodes[0].ip, self.ports.http) {
             (ip, 7700) if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),
             (ip, 7700) => format!(" --node {ip}"),
@@ -328,7 +335,7 @@ impl Node {
     }
     /// Where its log is, and the last line of it.
     fn last_words(&self) -> String {
-        let path = self.directory.join("log");
+        let path = self.directory.join(LOG);
         let line = tail(&path).unwrap_or_default();
         format!("its log {} ends with: {line}", path.display())
     }

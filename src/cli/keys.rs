@@ -1,6 +1,11 @@
 //! `put`, `get` and `delete`: one key.
 
-use super::{Exit, Stop, fetch::Reach, output, store::{Held, Store}};
+use super::{
+    Exit, Stop,
+    fetch::Reach,
+    output,
+    store::{Held, Store},
+};
 use crate::{
     limits::VALUE_BYTES_CEILING,
     protocol::versions::Context,
@@ -148,7 +153,9 @@ fn read_whole(from: impl Read, name: &str) -> Result<Vec<u8>, Stop> {
     let limit = VALUE_BYTES_CEILING as u64 + 1;
     from.take(limit).read_to_end(&mut bytes).map_err(|e| Stop::failed(format!("{name}: {e}")))?;
     if bytes.len() as u64 == limit {
-        return Err(Stop::failed(format!("{name} has more than {VALUE_BYTES_CEILING} bytes, the most that a value may have")));
+        return Err(Stop::failed(format!(
+            "{name} has more than {VALUE_BYTES_CEILING} bytes, the most that a value may have"
+        )));
     }
     Ok(bytes)
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     client::{ClientError, Got, Options, Pipeline, Ticket},
-    limits::{KEY_BYTES_MAX, REPLICAS_MAX, VALUE_BYTES_CEILING},
+    limits::{KEY_BYTES_MAX, REPLICAS_MAX},
     protocol::{
         message::{Answer, Operation},
         ring::FixedMap,
@@ -26,10 +26,10 @@ use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
+    collections::VecDeque,
     fs,
     io::{self, IsTerminal},
     os::unix::ffi::OsStrExt,
-    collections::VecDeque,
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -141,7 +141,11 @@ pub fn run(args: LoadArgs) -> Result<(), Stop> {
     report(&args, &walked, &tally, elapsed)?;
     match tally.failed + tally.different {
         0 => Ok(()),
-        _ if args.verify => Err(Stop::failed(format!("{} of {} files are not as stored", tally.failed + tally.different, walked.items.len()))),
+        _ if args.verify => Err(Stop::failed(format!(
+            "{} of {} files are not as stored",
+            tally.failed + tally.different,
+            walked.items.len()
+        ))),
         failed => Err(Stop::failed(format!("{failed} of {} files were not stored", walked.items.len()))),
     }
 }
@@ -192,12 +196,22 @@ fn work(args: &LoadArgs, seeds: &Seeds, walked: &Walked, bar: &ProgressBar) -> R
         tally.retried += retried;
         count(&mut tally, item, fate);
     };
+    let value_bytes_max = seeds.value_bytes_max()?;
     let threads = THREADS.min(usize::from(args.in_flight));
     let mut hands = Vec::new();
     for _ in 0..threads {
         let pipeline = seeds.pipeline()?;
         let window = usize::from(args.in_flight).div_ceil(threads);
-        hands.push(Hand { args, items: &walked.items, next: &next, window, pipeline, works: FixedMap::default(), again: VecDeque::new() });
+        hands.push(Hand {
+            args,
+            items: &walked.items,
+            next: &next,
+            window,
+            value_bytes_max,
+            pipeline,
+            works: FixedMap::default(),
+            again: VecDeque::new(),
+        });
     }
     std::thread::scope(|scope| {
         for mut hand in hands {
@@ -235,6 +249,7 @@ struct Hand<'a> {
     items: &'a [Item],
     next: &'a AtomicUsize,
     window: usize,
+    value_bytes_max: u64,
     pipeline: Pipeline,
     works: FixedMap<Ticket, Work>,
     /// Failed in a way that may pass.
@@ -256,7 +271,7 @@ impl Hand<'_> {
             while self.works.len() < self.window && self.again.is_empty() {
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
                 let Some(item) = self.items.get(index) else { break };
-                match read(item) {
+                match read(item, self.value_bytes_max) {
                     Ok((key, bytes)) => {
                         let until = Instant::now() + PATIENCE;
                         self.ask(Work { index, key, bytes, until, retried: 0 });
@@ -321,13 +336,13 @@ impl Hand<'_> {
 }
 
 /// The file's key and bytes, or why there are none.
-fn read(item: &Item) -> Result<(Key, Bytes), Fate> {
+fn read(item: &Item, value_bytes_max: u64) -> Result<(Key, Bytes), Fate> {
     if item.key.len() > KEY_BYTES_MAX {
         return Err(Fate::Skipped(format!("its path has {} bytes, a key has at most {KEY_BYTES_MAX}", item.key.len())));
     }
-    if item.bytes > VALUE_BYTES_CEILING as u64 {
-        let (bytes, limit) = (output::grouped(item.bytes), output::grouped(VALUE_BYTES_CEILING as u64));
-        return Err(Fate::Skipped(format!("{bytes} bytes; no value has more than {limit}")));
+    if item.bytes > value_bytes_max {
+        let (bytes, limit) = (output::grouped(item.bytes), output::grouped(value_bytes_max));
+        return Err(Fate::Skipped(format!("{bytes} bytes, a value has at most {limit} here (value_bytes_max)")));
     }
     let key = Key::new(item.key.clone()).map_err(|e| Fate::Skipped(e.to_string()))?;
     let bytes = fs::read(&item.path).map_err(|e| Fate::Failed(format!("{}: {e}", item.path.display())))?;
@@ -341,7 +356,8 @@ fn difference(held: &Held, bytes: &[u8]) -> Option<String> {
         [] => Some("is not stored".into()),
         values if values.iter().all(|v| v.bytes == bytes) => None,
         [value] => {
-            let at = value.bytes.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(bytes.len().min(value.bytes.len()));
+            let at =
+                value.bytes.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(bytes.len().min(value.bytes.len()));
             Some(format!("differs at byte {at}: {} bytes stored, {} in the file", value.bytes.len(), bytes.len()))
         }
         many => Some(format!("has {} concurrent values", many.len())),

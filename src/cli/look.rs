@@ -5,14 +5,11 @@ use super::{
     fetch::{self, Host, Reach},
     output,
 };
-use crate::{
-    http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key},
-};
+use crate::http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key};
 use clap::Args;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
-pub const STATUS_EXAMPLE: &str =
-    "Exit code 6 when a member is not up.\n\nExample:\n  dynarc status\n  dynarc status --node 127.0.0.2 --json";
+pub const STATUS_EXAMPLE: &str = "Exit code 6 when a member is not up or does not answer.\n\nExample:\n  dynarc status\n  dynarc status --node 127.0.0.2 --json";
 pub const RING_EXAMPLE: &str = "Example:\n  dynarc ring\n  dynarc ring cart:8731";
 
 #[derive(Args)]
@@ -44,14 +41,14 @@ pub fn status(args: StatusArgs) -> Result<(), Stop> {
     } else {
         output::print(status_text(&asked, &cluster, &nodes))?;
     }
-    let away: Vec<_> = cluster.members.iter().filter(|m| matches!(m.state.as_str(), "suspect" | "down")).collect();
-    match away.as_slice() {
-        [] => Ok(()),
-        away => {
-            let named: Vec<_> = away.iter().map(|m| format!("{} is {}", m.address, m.state)).collect();
-            Err(Stop::new(Exit::Degraded, named.join(", ")))
-        }
-    }
+    let told = cluster.members.iter().zip(&nodes).filter_map(|(member, node)| match member.state.as_str() {
+        "suspect" | "down" => Some(format!("{} is {}", member.address, member.state)),
+        "left" | "removed" => None,
+        _ if node.is_none() => Some(format!("{} does not answer", member.address)),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    if told.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Degraded, told.join(", "))) }
 }
 
 /// The member's own figures; `None` when it does not answer.
@@ -82,7 +79,8 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     });
     let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "disk", "memory"];
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
-    let summary = format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
+    let summary =
+        format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
     output::table(titles, rows) + &summary
 }
 

@@ -3,7 +3,11 @@
 //! Each command is a file of its own. A command prints its answer to standard output and nothing else there; what goes
 //! wrong ends as a [`Stop`], one line on standard error that says how to mend it, and the exit code of the contract.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "clocks, threads and locks of a command line tool")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "clocks, threads and locks of a command line tool"
+)]
 
 pub mod bench;
 mod dev;

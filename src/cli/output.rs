@@ -16,7 +16,8 @@ pub fn table<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item = [
     for row in &rows {
         for (numeric, cell) in numeric.iter_mut().zip(row) {
             *numeric &= cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') && !cell.contains(['.', ':'])
-                || cell.ends_with('%');
+                || cell.ends_with('%')
+                || cell == "?";
         }
     }
     rows.into_iter().for_each(|row| {

@@ -6,12 +6,14 @@ use super::{
     fetch::{self, Host, Reach},
 };
 use crate::{
-    client::{Client, ClientError, Options, Pipeline},
+    client::{Client, ClientError, Connection, Options, Pipeline},
     http::views::ClusterView,
     protocol::versions::Context,
     types::{ErrorCode, Key, Level, Value},
 };
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
+
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a key holds, and the context of that.
 pub struct Held {
@@ -68,6 +70,20 @@ impl Seeds {
         cluster.members.sort_by_key(|m| m.state != "up");
         let members = cluster.members.iter().filter(|m| !matches!(m.state.as_str(), "left" | "removed"));
         Ok(Seeds(members.map(|m| SocketAddr::new(m.address, m.ports.client)).collect()))
+    }
+    /// Bytes of the largest value that the cluster takes, as the first member that answers says.
+    pub fn value_bytes_max(&self) -> Result<u64, Stop> {
+        let mut last = ClientError::Address("the cluster has no members".to_owned());
+        for seed in &self.0 {
+            // The ring is asked for to have a first exchange: with it comes the server's HELLO.
+            let welcomed = Connection::connect(*seed, HELLO_TIMEOUT).and_then(|mut c| c.ring(HELLO_TIMEOUT).map(|_| c));
+            match welcomed.map(|c| c.welcome().map(|w| u64::from(w.value_bytes_max))) {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => last = ClientError::Address(format!("{seed} does not say hello")),
+                Err(error) => last = error,
+            }
+        }
+        Err(Trouble::from(last).stop)
     }
     /// Many requests at a time.
     pub fn pipeline(&self) -> Result<Pipeline, Stop> {

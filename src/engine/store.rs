@@ -17,7 +17,10 @@ use super::{
         segment::{Phase, Segment},
     },
 };
-use crate::{limits::SLICES_MAX, types::{ShardId, SliceId}};
+use crate::{
+    limits::SLICES_MAX,
+    types::{ShardId, SliceId},
+};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,

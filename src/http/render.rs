@@ -86,12 +86,12 @@ fn absent(tombstone: Option<String>) -> Reply {
     let deleted = tombstone.is_some();
     let detail = if deleted { "the key was deleted" } else { "the key has no value" };
     let mut reply = Reply::new(404, "application/problem+json");
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "title": "Not Found", "status": 404, "code": "no_such_key", "detail": detail, "outcome": "not_applied",
-        "context": tombstone,
     });
     if let Some(context) = tombstone {
         reply.context(&context);
+        body["context"] = context.into();
     }
     reply.push(format!("{body}\n"));
     reply

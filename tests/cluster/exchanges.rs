@@ -1,7 +1,18 @@
 //! What the design's "The interface" prints, and what two clients make of one key.
 
-use crate::{long, node::Cluster};
+use crate::{
+    http::Http,
+    long,
+    node::{Cluster, Place, addresses, dynarc, run},
+    wait,
+};
 use serde_json::json;
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 #[test]
 fn the_three_exchanges() {
@@ -137,4 +148,54 @@ fn a_node_alone_serves_by_itself_and_stops_in_order() {
     cluster.nodes[0].start();
     cluster.nodes[0].wait_ready();
     assert_eq!(cluster.http(0).get("/v1/keys/k").unwrap().json()["value"], 1);
+}
+
+/// The first minute of the README: one command, three nodes, their URLs; Ctrl-C ends them all. Then the same command on
+/// the same folder finds what was there.
+#[test]
+fn dev_is_a_whole_cluster_in_one_command() {
+    let place = Place::new("dev");
+    let IpAddr::V4(first) = addresses(3) else { panic!("an address of 127.0.0.0/8") };
+    let ips: Vec<IpAddr> = (0..3).map(|i| Ipv4Addr::from(u32::from(first) + i).into()).collect();
+    let (data, first) = (place.path.join("dev"), first.to_string());
+    for again in [false, true] {
+        let out = place.path.join("out");
+        let file = fs::File::create(&out).expect("a file");
+        let start = Instant::now();
+        let mut dev = dynarc();
+        dev.args(["dev", "--base-ip", &first, "--data"]).arg(&data);
+        let mut dev = dev.stdout(file.try_clone().expect("the file twice")).stderr(file).spawn().expect("it starts");
+        let said = || fs::read_to_string(&out).unwrap_or_default();
+        let urls: Vec<String> = ips.iter().map(|ip| format!("http://{ip}:7700")).collect();
+        wait::until(Duration::from_secs(30), "three URLs", || {
+            if urls.iter().all(|url| said().contains(url)) { Ok(()) } else { Err(said()) }
+        });
+        eprintln!("dev is ready after {:?}", start.elapsed());
+        let mut http = Http::new(ips[1]);
+        if again {
+            assert_eq!(http.get("/v1/keys/k").unwrap().json()["value"], 7);
+        } else {
+            assert_eq!(http.put("k", "7", None).unwrap().status, 200);
+        }
+        let (code, printed, complained) = run(&["get", "k", "--node", &first]);
+        assert_eq!((code, printed.trim()), (0, "7"), "{complained}");
+        assert_eq!(run(&["get", "absent", "--node", &first]).0, 4);
+        let (code, printed, _) = run(&["status", "--json", "--node", &first]);
+        assert_eq!(code, 0, "{printed}");
+        assert_eq!(printed.matches("\"up\"").count(), 3, "{printed}");
+
+        let pids: Vec<String> = (1..=3)
+            .map(|n| fs::read_to_string(data.join(format!("n{n}/pid"))).expect("a pid").trim().to_string())
+            .collect();
+        let asked = Command::new("kill").args(["-INT", &dev.id().to_string()]).stdout(Stdio::null()).status();
+        assert!(asked.is_ok_and(|s| s.success()));
+        let ended = wait::until(Duration::from_secs(20), "dev ends", || {
+            dev.try_wait().map_err(|e| e.to_string())?.ok_or_else(said)
+        });
+        assert!(ended.success(), "{ended:?}: {}", said());
+        let alive =
+            |pid: &String| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.contains("serve"));
+        assert!(!pids.iter().any(alive), "a node outlives its cluster");
+    }
+    assert_eq!(run(&["get", "k", "--node", &first]).0, 3, "nobody is there any more");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::{
-    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };

@@ -35,9 +35,13 @@ impl Drop for Place {
 
 /// An address of 127.0.0.0/8 that no other test uses, on this machine at this time.
 pub fn address() -> IpAddr {
+    addresses(1)
+}
+/// The first of so many in a row.
+pub fn addresses(count: u8) -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [low, high, ..] = std::process::id().to_le_bytes();
-    Ipv4Addr::new(127, 64 + (high & 63), low, NEXT.fetch_add(1, Ordering::Relaxed)).into()
+    Ipv4Addr::new(127, 64 + (high & 63), low, NEXT.fetch_add(count, Ordering::Relaxed)).into()
 }
 
 /// The binary; it dies with the thread that started it.

@@ -10,6 +10,7 @@
 //!   `heal B ..`: both over
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
 //!   `restart A`: what the disk had not answered is lost
+//! - `forge NAME A:6`: a context that claims this one write of `A`
 //! - `wait 300ms`: time passes, timers fire
 //! - `state KEY`: what each node has stored; `hints`; `members A`
 //! - `trace disk`, `trace gossip`, `trace off`: what is printed besides messages about keys
@@ -113,6 +114,13 @@ impl super::Stage for Stage {
                 let options = Options::parse(options, &self.contexts)?;
                 let operation = Operation::Delete { context: options.context.clone(), write_id: options.id };
                 self.ask(node, key, operation, options)?;
+            }
+            ["forge", name, dot] => {
+                let (actor, counter) = dot.split_once(':').ok_or("a dot is A:1")?;
+                let counter = counter.parse().map_err(|_| format!("{counter} is no number"))?;
+                let dot = Dot { actor: Actor::new(id(letter(actor)?), 1), counter };
+                let context = Context { dots: [dot].into_iter().collect(), ..Context::default() };
+                self.contexts.insert(name.to_string(), context);
             }
             ["silence", letters @ ..] => self.silent.extend(parse_letters(letters)?),
             ["refuse", letters @ ..] => {

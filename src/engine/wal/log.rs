@@ -250,9 +250,10 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
-        let fits = log.queue.borrow().front().is_some_and(|next| {
-            first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
-        });
+        let fits =
+            log.queue.borrow().front().is_some_and(|next| {
+                first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
+            });
         let Some(pending) = fits.then(|| log.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
@@ -280,6 +281,7 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
         durable: segment.durable.get(),
         previous,
         previous_end,
+        allocated: segment.allocated.get(),
         count: 0,
         length: 0,
         records_end: 0,
@@ -331,7 +333,7 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
     let position = store.log.position.get();
     let mut user_bytes = 0;
     for record in records {
-        segment.note(record.slice, record.sequence);
+        segment.note(&record);
         if let Ok(slice) = store.slice(record.slice).cloned() {
             store.apply(&slice, record, position);
         }
@@ -386,7 +388,7 @@ pub async fn prepare<D: Disk>(store: Rc<Store<D>>) {
         };
         store.log.wanted.set(0);
         match result {
-            Ok(()) => {}
+            Ok(()) => store.look_at_space(),
             Err(EngineError::Full) => refuse_all(&store),
             Err(error) => store.fail(&error),
         }
@@ -439,7 +441,6 @@ async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;
     }
-    store.look_at_space();
     Ok(())
 }
 

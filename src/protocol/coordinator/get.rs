@@ -209,7 +209,7 @@ impl Get {
     pub fn answer(&mut self) -> Option<Response> {
         let result = self.result.take()?;
         self.replied = Some(result.clone().unwrap_or_default());
-        Some(result.map(Answer::Got))
+        Some(result.map(|siblings| Answer::Got(siblings.into_shown())))
     }
     pub fn is_over(&self) -> bool {
         self.late || self.targets.iter().all(|t| !matches!(t.state, State::Waiting))

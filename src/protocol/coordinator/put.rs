@@ -173,7 +173,9 @@ impl Put {
             return Some(Err(failure));
         }
         let (_, context) = self.prepared.as_ref()?;
-        if self.acks >= self.needed {
+        // The own copy is always one of them: a later dot of this shard covers this one, so it must not be forgotten
+        // here once it counts.
+        if self.own == State::Acked && self.acks >= self.needed {
             return Some(Ok(Answer::Written(context.clone())));
         }
         self.settled(&[State::Waiting, State::Late]).then(|| {

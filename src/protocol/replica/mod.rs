@@ -298,10 +298,10 @@ impl<O: Clone> Replica<O> {
                     return Ok(Next::ReadValues);
                 }
                 check_limits(&head, &seen, value.bytes.len())?;
-                if seen.clock.get(self.actor) >= self.leases.ceiling(task.slice) {
+                if seen.highest(self.actor) >= self.leases.ceiling(task.slice) {
                     return Err(Rejection::ForeignContext);
                 }
-                let floor = head.clock.get(self.actor).max(seen.clock.get(self.actor));
+                let floor = head.clock.get(self.actor).max(seen.highest(self.actor));
                 let counter = self.leases.mint(task.slice, floor).ok_or(Rejection::Refused(Refusal::Overloaded))?;
                 let dot = crate::protocol::versions::Dot { actor: self.actor, counter };
                 let entry = Entry {
@@ -316,14 +316,14 @@ impl<O: Clone> Replica<O> {
                 let context = if alone {
                     Context::from(merged.head.clock.clone())
                 } else {
-                    Context { clock: seen.clock, dots: [dot].into_iter().collect() }
+                    seen.with_dot(dot)
                 };
                 let fresh: Values = [value.bytes.clone()].into_iter().collect();
                 Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
             }
             Work::Delete { context, .. } => {
                 let seen = context.clone().unwrap_or_else(|| Context::from(head.clock.clone()));
-                if seen.clock.get(self.actor) >= self.leases.ceiling(task.slice) {
+                if seen.highest(self.actor) >= self.leases.ceiling(task.slice) {
                     return Err(Rejection::ForeignContext);
                 }
                 if head.has_survivors(&seen) && !values_read {
@@ -409,19 +409,16 @@ fn parse(stored: Option<Stored>) -> Result<(Head, Values), Rejection> {
 /// The context of a write that is already known here: what its writer had seen, and its dot. When only the trace of a
 /// superseded write is left, the dot of that trace.
 fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
-    let mut context = seen.cloned().unwrap_or_default();
+    let context = seen.cloned().unwrap_or_default();
     let live = head.entries.iter().find(|e| e.write_id == id).map(|e| e.dot);
     let past = head.recent.iter().find(|s| s.write_id == id).map(|s| s.dot);
     if live.is_some() && head.entries.len() == 1 {
         return head.clock.clone().into();
     }
-    if let Some(dot) = live.or(past)
-        && !context.covers(dot)
-    {
-        context.dots.push(dot);
-        context.dots.sort();
+    match live.or(past) {
+        Some(dot) => context.with_dot(dot),
+        None => context,
     }
-    context
 }
 
 fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rejection> {

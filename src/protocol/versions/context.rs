@@ -9,7 +9,7 @@
 //! a context that was read for another key: it would claim to have seen writes that its holder never saw.
 
 use super::{
-    Dot, VersionVector,
+    Actor, Dot, VersionVector,
     codec::{Reader, put_dot},
 };
 use crate::{
@@ -54,6 +54,11 @@ impl Context {
     pub fn covers(&self, dot: Dot) -> bool {
         self.clock.covers(dot) || self.dots.contains(&dot)
     }
+    /// The highest counter of this actor among all that has been seen, 0 when none.
+    pub fn highest(&self, actor: Actor) -> u64 {
+        let beside = self.dots.iter().filter(|d| d.actor == actor).map(|d| d.counter).max();
+        self.clock.get(actor).max(beside.unwrap_or(0))
+    }
     /// What both have seen together. Dots beyond [`CONTEXT_DOTS_MAX`] are left out: at worst a write that was seen
     /// stays beside the next one.
     pub fn join(&self, other: &Context) -> Context {
@@ -64,6 +69,16 @@ impl Context {
         dots.dedup();
         dots.truncate(CONTEXT_DOTS_MAX);
         Context { clock, dots }
+    }
+    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new
+    /// one stays: an old one that is left out can at worst appear as a sibling again.
+    pub fn with_dot(mut self, dot: Dot) -> Context {
+        if !self.covers(dot) {
+            self.dots.truncate(CONTEXT_DOTS_MAX - 1);
+            self.dots.push(dot);
+            self.dots.sort_unstable();
+        }
+        self
     }
     /// The compact form, for a key at `token`.
     pub fn to_bytes(&self, token: Token) -> Vec<u8> {

@@ -86,18 +86,16 @@ pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) {
 
 /// Plain text on the network is for loopback, or for those who say so.
 pub(super) fn address(ip: IpAddr, insecure: bool) -> Result<(), StartError> {
-    if ip.is_unspecified() {
+    if !ip.is_loopback() && !insecure {
         return Err(StartError::Configuration(format!(
-            "{ip} is no one's address: other nodes must be able to call it"
+            "{ip} can be reached from other machines, and traffic is neither encrypted nor authenticated: give --insecure \
+             if the network is trusted"
         )));
     }
-    if ip.is_loopback() || insecure {
-        return Ok(());
+    if ip.is_unspecified() {
+        return Err(StartError::Configuration(format!("{ip} is no address that other nodes could call: give a real one")));
     }
-    Err(StartError::Configuration(format!(
-        "{ip} can be reached from other machines, and traffic is neither encrypted nor authenticated: give --insecure if \
-         the network is trusted"
-    )))
+    Ok(())
 }
 
 /// Holds the data directory for this process while it lives.
@@ -135,8 +133,8 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
     }
     if kernel::is_memory_file_system(path).map_err(|e| refused("looking at it", &e))? {
         return Err(StartError::Failed(format!(
-            "the data directory {shown} lies on a tmpfs: it would lose everything with the machine's power, and has no \
-             O_DIRECT; choose a directory on a disk"
+            "the data directory {shown} lies in memory (tmpfs or ramfs): it has no O_DIRECT and would lose everything with the \
+             machine's power; choose a directory on a disk"
         )));
     }
     try_direct_write(path).map_err(|e| match e.raw_os_error() {

@@ -1,0 +1,243 @@
+//! The command line as a program sees it: help, exit codes, where errors are printed, what bad configuration says.
+//! Nothing here starts a node; tests/cluster does.
+
+#![cfg(feature = "server")]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Output},
+};
+
+fn dynarc(arguments: &[&str]) -> Output {
+    dynarc_with(arguments, &[])
+}
+fn dynarc_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dynarc"));
+    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("DYNARC_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).envs(environment.iter().copied()).output().expect("the program runs")
+}
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("an exit code")
+}
+
+const COMMANDS: [&str; 13] = [
+    "serve",
+    "dev",
+    "put",
+    "get",
+    "delete",
+    "load",
+    "status",
+    "ring",
+    "inspect",
+    "bench",
+    "simulate",
+    "config",
+    "completions",
+];
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let help = out(&dynarc(&["--help"]));
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is not in the help");
+        let own = dynarc(&[command, "--help"]);
+        assert_eq!(code(&own), 0, "{command}");
+        assert!(out(&own).contains("Example") && out(&own).contains("dynarc "), "{command}: {}", out(&own));
+    }
+    for later in ["node", "table", "repair", "backup", "restore", "doctor"] {
+        assert_eq!(code(&dynarc(&[later])), 2, "{later} is not there yet");
+    }
+}
+
+#[test]
+fn usage_errors_are_2_and_print_nothing_on_standard_output() {
+    let long = "k".repeat(1025);
+    let cases: [&[&str]; 12] = [
+        &[],
+        &["frobnicate"],
+        &["put", "key"],
+        &["get", ""],
+        &["get", &long],
+        &["get", "k", "--consistency", "most"],
+        &["delete", "k", "--context", "A2B1"],
+        &["put", "k", "v", "--context", "vc:A2B1"],
+        &["put", "k", "v", "--content-type", "application/json"],
+        &["load", ".", "--w", "0"],
+        &["dev", "--nodes", "0"],
+        &["status", "--node", "host:port"],
+    ];
+    for arguments in cases {
+        let output = dynarc(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", err(&output));
+        assert_eq!(out(&output), "", "{arguments:?}");
+        assert!(!err(&output).is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_3_and_says_how_to_mend_it() {
+    // A port that was free a moment ago: nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let node = format!("127.0.0.1:{port}");
+    for arguments in
+        [&["status"][..], &["ring", "k"], &["get", "k"], &["put", "k", "v"], &["delete", "k"], &["load", "src"]]
+    {
+        let output = dynarc(&[arguments, &["--node", &node]].concat());
+        assert_eq!(code(&output), 3, "{arguments:?}: {}", err(&output));
+        let said = err(&output);
+        assert!(said.contains(&node) && said.contains("--node HOST"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn something_else_on_the_port_is_no_crash() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let node = listener.local_addr().expect("its address").to_string();
+    let answers = ["", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"];
+    let server = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().expect("a client");
+            read_head(&mut stream);
+            stream.write_all(answer.as_bytes()).expect("answered");
+        }
+    });
+    for answer in answers {
+        let output = dynarc(&["status", "--node", &node]);
+        assert!(matches!(code(&output), 1 | 3), "{answer:?}: {}", err(&output));
+        assert!(err(&output).contains(&node), "{}", err(&output));
+    }
+    server.join().expect("the other program ended well");
+}
+fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+        head.push(byte[0]);
+    }
+}
+
+#[test]
+fn bad_configuration_is_78_with_its_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("dynarc.toml");
+    let path = file.to_str().expect("text");
+    fs::write(&file, "n = 3\n\nlisen = \"127.0.0.1\"\n").expect("written");
+    for arguments in
+        [&["config", "check", path][..], &["config", "print", "--config", path], &["serve", "--config", path]]
+    {
+        let output = dynarc(arguments);
+        assert_eq!(code(&output), 78, "{arguments:?}: {}", err(&output));
+        let expected = format!("{path}:3:1: unknown setting \"lisen\"; did you mean \"listen\"?");
+        assert!(err(&output).contains(&expected), "{}", err(&output));
+    }
+    // The file beside the data is found by itself.
+    let data = directory.path().to_str().expect("text");
+    assert_eq!(code(&dynarc(&["serve", "--data", data])), 78);
+
+    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+        (&["serve"], &[], "no data directory: give --data DIR"),
+        (&["config", "print", "--http-port", "0"], &[], "--http-port: 0 is not 1 to 65535"),
+        (&["config", "print"], &[("DYNARC_W", "x")], "DYNARC_W: \"x\" is no whole number"),
+        (&["config", "print", "--w", "4"], &[], "--w: w is 4, more than n"),
+        (&["config", "check", "/nonexistent.toml"], &[], "/nonexistent.toml: "),
+    ];
+    for (arguments, environment, words) in cases {
+        let output = dynarc_with(arguments, environment);
+        assert_eq!(code(&output), 78, "{arguments:?}: {}", err(&output));
+        assert!(err(&output).contains(words), "{}", err(&output));
+    }
+}
+
+#[test]
+fn effective_settings_are_printed_with_their_origin() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("dynarc.toml"), "vnodes = 100\nsloppy = false\n").expect("written");
+    let data = directory.path().to_str().expect("text");
+    let arguments = ["config", "print", "--json", "--data", data, "--n", "5"];
+    let output = dynarc_with(&arguments, &[("DYNARC_VNODES", "64"), ("DYNARC_LSITEN", "x")]);
+    assert!(err(&output).contains("DYNARC_LSITEN in the environment is no setting"), "{}", err(&output));
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let seen = |name: &str| format!("{} from {}", all[name]["value"], all[name]["from"]);
+    assert_eq!(seen("n"), "\"5\" from \"flag --n\"");
+    assert_eq!(seen("vnodes"), "\"64\" from \"environment DYNARC_VNODES\"");
+    assert_eq!(seen("w"), "\"2\" from \"default\"");
+    assert!(seen("sloppy").starts_with("\"false\" from ") && seen("sloppy").ends_with("dynarc.toml:2\""));
+
+    // As TOML it is a configuration file itself.
+    let printed = directory.path().join("printed.toml");
+    fs::write(&printed, dynarc(&["config", "print", "--data", data]).stdout).expect("written");
+    let checked = dynarc(&["config", "check", printed.to_str().expect("text")]);
+    assert_eq!(code(&checked), 0, "{}", err(&checked));
+    assert!(out(&checked).contains(": ok, "), "{}", out(&checked));
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = dynarc(&["completions", shell]);
+        assert_eq!(code(&output), 0, "{shell}");
+        assert!(out(&output).contains("simulate") && out(&output).contains("value-bytes-max"), "{shell}");
+    }
+    assert_eq!(code(&dynarc(&["completions", "tcsh"])), 2);
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(&path, bytes).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    let garbage: Vec<u8> = (0..3 * 4096u32).map(|i| (i * 31 % 251) as u8).collect();
+    let files = [
+        ("wal", write("log/0000000000000001.seg", &garbage)),
+        ("table", write("slices/0000/0000000000000001.sst", &garbage)),
+        ("manifest", write("slices/0000/MANIFEST", &garbage)),
+        ("wal", write("log/0000000000000002.seg", b"")),
+        ("table", write("slices/0000/0000000000000002.sst", b"")),
+        ("manifest", write("slices/0001/MANIFEST", b"short")),
+        ("wal", "/nonexistent".to_owned()),
+    ];
+    for (kind, file) in &files {
+        let output = dynarc(&["inspect", kind, file]);
+        assert_eq!(code(&output), 1, "{kind} {file}: {}{}", out(&output), err(&output));
+        assert_eq!(err(&output).lines().count(), 1, "{}", err(&output));
+    }
+    assert_eq!(code(&dynarc(&["inspect", "sstable", &files[0].1])), 2);
+}
+
+#[test]
+fn what_cannot_be_stored_is_said_before_anything_is_sent() {
+    let missing = dynarc(&["put", "k", "@/nonexistent"]);
+    assert_eq!(code(&missing), 1);
+    assert!(err(&missing).contains("/nonexistent: "), "{}", err(&missing));
+    let nowhere = dynarc(&["load", "/nonexistent"]);
+    assert_eq!(code(&nowhere), 1);
+    assert!(err(&nowhere).contains("/nonexistent: "), "{}", err(&nowhere));
+    assert!(!Path::new("/nonexistent").exists());
+}
+
+#[test]
+fn the_same_seed_prints_the_same_trace_hash() {
+    let hash = || {
+        let text = out(&dynarc(&["simulate", "7", "--minutes", "0.05"]));
+        text.lines().find(|l| l.starts_with("trace hash ")).map(str::to_owned)
+    };
+    let first = hash();
+    assert!(first.is_some() && first == hash(), "{first:?}");
+}
