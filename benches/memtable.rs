@@ -34,9 +34,7 @@ fn filled(records: u64) -> Memtable {
 #[divan::bench(args = RECORDS)]
 fn get(bencher: Bencher, records: u64) {
     let (memtable, mut random) = (filled(records), fastrand::Rng::with_seed(1));
-    bencher
-        .with_inputs(|| key(random.u64(..records)))
-        .bench_local_refs(|key| black_box(&memtable).get(key).is_some());
+    bencher.with_inputs(|| key(random.u64(..records))).bench_local_refs(|key| black_box(&memtable).get(key).is_some());
 }
 
 /// A new key each time: the memtable grows meanwhile.
@@ -47,7 +45,9 @@ fn insert(bencher: Bencher, records: u64) {
         next += 1;
         (key(next), next)
     };
-    bencher.with_inputs(inputs).bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), sequence));
+    bencher
+        .with_inputs(inputs)
+        .bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), sequence));
 }
 
 #[divan::bench(args = RECORDS)]
@@ -57,5 +57,7 @@ fn replace(bencher: Bencher, records: u64) {
         sequence += 1;
         (key(random.u64(..records)), sequence)
     };
-    bencher.with_inputs(inputs).bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), sequence));
+    bencher
+        .with_inputs(inputs)
+        .bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), sequence));
 }
