@@ -216,6 +216,7 @@ impl<D: Disk> Store<D> {
     }
     pub fn wake_all(&self) {
         self.log.changed.wake();
+        self.log.landed.wake();
         self.work.wake();
         self.room.wake();
     }

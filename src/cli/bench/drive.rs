@@ -266,12 +266,12 @@ impl Worker {
             if timeout > Duration::ZERO || (!started && ready.is_empty()) {
                 self.book.second.idle_ns += after - asleep;
             }
+            self.roll(after);
             ready.iter().for_each(|event| self.serve(*event));
             if after > swept_ns + SWEEP_NS {
                 swept_ns = after;
                 self.expire(after);
                 self.reconnect()?;
-                self.roll(after);
             }
             let through = after >= last_ns || exhausted || self.overflowed;
             if through && (self.book.open == 0 || after > give_up_ns) {

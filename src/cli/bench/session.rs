@@ -113,10 +113,10 @@ fn measure(args: &BenchArgs, mut plan: Plan, target: &Target) -> Result<Report, 
     let wall_seconds = started.elapsed().as_secs_f64();
     let around = Surroundings {
         target: fleet.name(),
+        any_node: args.any_node,
         environment,
         cpu: (cpu, CpuTime::read()),
-        nodes: nodes.len(),
-        log: log.zip(environment::log_counts(&nodes)),
+        log: environment::log_growth(&log, &environment::log_counts(&nodes)),
         wall_seconds,
     };
     if let Some(path) = &args.csv {

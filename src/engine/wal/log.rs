@@ -23,6 +23,7 @@ use crate::{
         types::{Stored, ValuePointer, Write},
     },
     limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT},
+    types::SliceId,
 };
 use futures_util::{Stream, stream::FuturesOrdered};
 use std::{
@@ -71,6 +72,8 @@ pub struct Log<D: Disk> {
     wanted: Cell<u64>,
     /// Records of the batches on their way, oldest first.
     flying: RefCell<VecDeque<Vec<LogRecord>>>,
+    /// A batch has landed.
+    pub landed: Notify,
     buffers: RefCell<Vec<PageBuffer>>,
     pub next_sequence: Cell<u64>,
     segments_made: Cell<u64>,
@@ -96,6 +99,10 @@ enum Step<F> {
 }
 
 impl<D: Disk> Log<D> {
+    /// Whether a batch on its way holds a record of this key.
+    pub fn is_flying(&self, slice: SliceId, key: &[u8]) -> bool {
+        self.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key)
+    }
     pub fn new(generation: u64) -> Log<D> {
         Log {
             queue: RefCell::default(),
@@ -105,6 +112,7 @@ impl<D: Disk> Log<D> {
             next: RefCell::default(),
             wanted: Cell::new(0),
             flying: RefCell::default(),
+            landed: Notify::default(),
             buffers: RefCell::default(),
             next_sequence: Cell::new(generation << 40 | 1),
             segments_made: Cell::new(0),
@@ -302,11 +310,10 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
     pending.writes.iter().any(|write| {
         let Ok(slice) = store.slice(write.slice) else { return true };
         let same = |other: &Write| other.slice == write.slice && other.key == write.key;
-        let flying = store.log.flying.borrow();
         // Not in memory: in a table, where it was found, for nothing has left the memtable since.
         let newer = |stored: Stored| pointers(&stored).next() != Some(&relocation.old);
         slice.swaps.get() != relocation.swaps
-            || flying.iter().flatten().any(|r| r.slice == write.slice && r.key == write.key)
+            || store.log.is_flying(write.slice, &write.key)
             || batch.iter().flat_map(|p| &p.writes).any(same)
             || slice.recent(&write.key).is_some_and(|(_, stored)| newer(stored))
     })
@@ -316,6 +323,7 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
 fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
     let Landed { segment, header, pending, buffer, result } = landed;
     let records = store.log.flying.borrow_mut().pop_front().unwrap_or_default();
+    store.log.landed.wake();
     let result = match (result, store.failure()) {
         (Ok(()), None) => Ok(()),
         (_, Some(failed)) => Err(failed),
