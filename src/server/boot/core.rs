@@ -157,8 +157,9 @@ pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
     let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
     let compaction =
         executor.create_task_queue(Shares::Static(COMPACTION_SHARES), Latency::Matters(LATENCY), "compaction");
+    let pulse = core.pulse.clone();
     let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
-    task.await
+    pulse.kept_awake(task).await
 }
 
 async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {
@@ -179,7 +180,6 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     let stopping = Rc::new(Stopping::default());
     let turn = take_parcels(&world, &reports, &core.pulse, &core.stop, &stopping);
     failures.watch("the ring", ring.clone().drive(MeshTurn { mesh, receive: turn, held: RefCell::default() }));
-    glommio::spawn_local(core.pulse.keep()).detach();
     glommio::spawn_local(world.clone().keep_alarm()).detach();
     glommio::spawn_local(world.watches.clone().sweep(ring.clone())).detach();
 
