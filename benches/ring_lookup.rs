@@ -52,7 +52,7 @@ fn token(bencher: Bencher, key_bytes: usize) {
 #[divan::bench(args = NODES)]
 fn preference_list(bencher: Bencher, nodes: u64) {
     let ring = ring(nodes);
-    bencher.with_inputs(tokens()).bench_values(|token| ring.walk(token, 3));
+    bencher.with_inputs(tokens()).bench_local_values(|token| ring.walk(token, 3));
 }
 
 /// The first replica and its core.
@@ -61,7 +61,7 @@ fn owning_core(bencher: Bencher, nodes: u64) {
     let ring = ring(nodes);
     bencher
         .with_inputs(tokens())
-        .bench_values(|token| ring.walk(token, 1).first().and_then(|n| ring.address(*n, token)));
+        .bench_local_values(|token| ring.walk(token, 1).first().and_then(|n| ring.address(*n, token)));
 }
 
 /// A new member list arrives.

@@ -11,3 +11,5 @@ mod crash;
 mod errors;
 #[path = "engine_suite/model.rs"]
 mod model;
+#[path = "engine_suite/shards.rs"]
+mod shards;

@@ -9,7 +9,7 @@ use dynarc::{
         clock,
         disk::RingDisk,
         kernel::PortUse,
-        ring::Ring,
+        ring::{Alone, Ring},
         socket::{Ended, Inlet, Listener, Socket, Watches},
     },
 };
@@ -29,7 +29,7 @@ where
         .expect("an executor");
     executor.run(async move {
         let ring = Ring::new().expect("a ring");
-        let driver = glommio::spawn_local(ring.clone().drive(|| ())).detach();
+        let driver = glommio::spawn_local(ring.clone().drive(Alone)).detach();
         let output = work(ring.clone()).await;
         ring.stop();
         driver.await.expect("a driver").expect("a ring that works");
@@ -37,20 +37,19 @@ where
     })
 }
 
-async fn echo(listener: Listener, watches: Watches, connections: usize) {
+async fn echo(ring: Rc<Ring>, listener: Listener, watches: Watches, connections: usize) {
     for _ in 0..connections {
         let socket = listener.accept().await.expect("a connection");
         let watch = watches.start();
-        glommio::spawn_local(async move {
-            let mut inlet = Inlet::new(socket.clone(), watch);
-            while inlet.fill().await.is_ok() {
-                let pieces = vec![inlet.buffer.split().freeze()];
+        ring.spawn(async move {
+            let (mut inlet, mut buffer) = (Inlet::new(socket.clone(), watch), BytesMut::new());
+            while inlet.fill(&mut buffer).await.is_ok() {
+                let pieces = vec![buffer.split().freeze()];
                 if socket.send_all(pieces).await.1.is_err() {
                     return;
                 }
             }
-        })
-        .detach();
+        });
     }
 }
 
@@ -59,13 +58,13 @@ fn what_is_sent_in_pieces_comes_back_whole() {
     let address: SocketAddr = "127.0.10.1:7601".parse().expect("an address");
     let (sent, back) = with_ring(move |ring| async move {
         let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
-        glommio::spawn_local(echo(listener, Watches::default(), 1)).detach();
+        ring.spawn(echo(ring.clone(), listener, Watches::default(), 1));
         let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
         // Far more pieces and bytes than one operation or a socket buffer takes.
         let pieces: Vec<Bytes> = (0..2000u32).map(|i| Bytes::from(vec![i as u8; (i % 7) as usize * 1000])).collect();
         let sent: Vec<u8> = pieces.iter().flatten().copied().collect();
         let (sender, total) = (socket.clone(), sent.len());
-        glommio::spawn_local(async move { sender.send_all(pieces).await.1.expect("sent") }).detach();
+        ring.spawn(async move { sender.send_all(pieces).await.1.expect("sent") });
         let mut back = Vec::new();
         while back.len() < total {
             let (buffer, result) = socket.receive(BytesMut::with_capacity(100_000)).await;
@@ -112,14 +111,14 @@ fn an_inlet_ends_at_its_deadline_and_gives_its_buffer_back_when_quiet() {
         let address: SocketAddr = "127.0.10.1:7603".parse().expect("an address");
         let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
         let watches = Watches::default();
-        glommio::spawn_local(watches.clone().sweep(ring.clone())).detach();
+        ring.spawn(watches.clone().sweep(ring.clone()));
         let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
         let other = listener.accept().await.expect("accepted");
         other.send_all(vec![Bytes::from_static(b"one")]).await.1.expect("sent");
         let watch = watches.start();
-        let mut inlet = Inlet::new(socket, watch.clone());
-        assert_eq!(inlet.fill().await.expect("bytes"), 3);
-        inlet.buffer.clear();
+        let (mut inlet, mut buffer) = (Inlet::new(socket, watch.clone()), BytesMut::new());
+        assert_eq!(inlet.fill(&mut buffer).await.expect("bytes"), 3);
+        buffer.clear();
         // Longer than the quiet time: the receive is given up and begun again when bytes come.
         let later = glommio::spawn_local({
             let (ring, other) = (ring.clone(), other.clone());
@@ -129,11 +128,12 @@ fn an_inlet_ends_at_its_deadline_and_gives_its_buffer_back_when_quiet() {
             }
         })
         .detach();
-        assert_eq!(inlet.fill().await.expect("bytes"), 4);
-        assert_eq!(&inlet.buffer[..], b"two!");
+        assert_eq!(inlet.fill(&mut buffer).await.expect("bytes"), 4);
+        assert_eq!(&buffer[..], b"two!");
         later.await;
+        buffer.clear();
         watch.set_deadline(clock::now() + Duration::from_millis(10));
-        assert!(matches!(inlet.fill().await, Err(Ended::Expired)));
+        assert!(matches!(inlet.fill(&mut buffer).await, Err(Ended::Expired)));
     });
 }
 
@@ -219,7 +219,7 @@ fn a_busy_core_answers_within_fifty_milliseconds() {
             .detach();
         }
         let listener = Listener::bind(&ring, address, PortUse::Alone).expect("a listener");
-        glommio::spawn_local(echo(listener, Watches::default(), 1)).detach();
+        ring.spawn(echo(ring.clone(), listener, Watches::default(), 1));
         let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
         let (start, mut worst, mut buffer) = (clock::now(), Duration::ZERO, BytesMut::new());
         while clock::now().since(start) < Duration::from_secs(5) {

@@ -155,6 +155,11 @@ impl Plan {
         flags.insert("join", join.join(","));
         flags.insert("shards", self.shards.to_string());
         flags.insert("cpus", self.cpus_of(index));
+        // Said outright: the directory may remember others from an earlier run.
+        let Ports { http, client, peer } = self.ports;
+        for (name, port) in [("http_port", http), ("client_port", client), ("peer_port", peer)] {
+            flags.insert(name, port.to_string());
+        }
         let mut text = String::from("# Written by `dynarc dev` at each start.\n");
         for (name, value) in flags.iter().filter(|(_, v)| !v.is_empty()) {
             if let Some(setting) = config::find(name) {
@@ -192,7 +197,10 @@ impl Cluster {
         while !waiting.is_empty() && stop.count() == 0 {
             let count = self.nodes.len();
             let port = self.ports.http;
-            waiting.retain(|&index| !sees_all(&Host::new(self.nodes[index].ip, port), count));
+            waiting.retain(|&index| {
+                let node = &self.nodes[index];
+                !(node.runs_here() && sees_all(&Host::new(node.ip, port), count))
+            });
             if let Some(node) = self.nodes.iter_mut().find_map(Node::newly_ended) {
                 let configuration = node.ended.and_then(|s| s.code()) == Some(Exit::Configuration as i32);
                 let exit = if configuration { Exit::Configuration } else { Exit::Failed };
@@ -270,11 +278,14 @@ impl Cluster {
             (ip, 7700) => format!(" --node {ip}"),
             (ip, port) => format!(" --node {ip}:{port}"),
         };
+        let put = |items: &str| format!("-d '{{\"value\": {{\"items\": [{items}]}}}}'\n");
         text += "\nThe first minute:\n\n";
-        text += &format!("  curl -X PUT {} -d '{{\"value\": {{\"items\": [\"tea\"]}}}}'\n", url(0));
+        text += &format!("  curl -X PUT {} {}", url(0), put("\"tea\""));
         text += &format!("  curl {}\n", url(1));
-        text += "  curl -X PUT -H 'X-Version-Context: vc:…' … builds on what you read; without it: a sibling (300)\n";
-        text += &format!("  dynarc status{reach}\n");
+        text += &format!("  curl -X PUT {} -H 'X-Version-Context: CONTEXT' {}", url(2), put("\"tea\", \"jam\""));
+        text += &format!("  dynarc status{reach}\n\n");
+        text += "CONTEXT is what the read returned. Two puts that build on the same context are both kept: the next read\n\
+                 returns both (300), and a put with that read's context replaces both.\n";
         text += "\nCtrl-C stops all.\n";
         text
     }
@@ -305,6 +316,11 @@ fn sees_all(host: &Host, count: usize) -> bool {
 impl Node {
     fn label(&self) -> String {
         format!("{} ({}, pid {})", self.name, self.ip, self.child.id())
+    }
+    /// Whether it is this very child that serves its directory, and so its address: another cluster may have both.
+    fn runs_here(&self) -> bool {
+        let noted = fs::read_to_string(self.directory.join("pid")).unwrap_or_default();
+        noted.trim() == self.child.id().to_string()
     }
     fn running(&mut self) -> bool {
         self.newly_ended();
@@ -391,6 +407,6 @@ mod tests {
         let join: Vec<_> = options.join.iter().map(|a| a.to_string()).collect();
         assert_eq!(join, ["127.0.9.1:9000", "127.0.9.3:9000"]);
         assert_eq!((options.ip, options.shards, options.cpus), ("127.0.9.2".parse().ok(), Some(1), vec![1]));
-        assert_eq!((options.protocol.n, options.protocol.w), (2, 1));
+        assert_eq!((options.protocol.n, options.protocol.w, options.ports), (2, 1, Some(Ports::default())));
     }
 }

@@ -28,7 +28,10 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
     let options = effective.options()?;
     start_log(effective.log());
     raise_limits();
-    crate::server::run(options).map_err(|e| Stop::new(if e.is_configuration() { Exit::Configuration } else { Exit::Failed }, e.to_string()))
+    crate::server::run(options).map_err(|e| {
+        let exit = if e.is_configuration() { Exit::Configuration } else { Exit::Failed };
+        Stop::new(exit, e.to_string())
+    })
 }
 
 /// The limits that a node lives by, as high as the system lets them be. Whether that is enough is the server's to say.

@@ -9,17 +9,18 @@ use clap::Args;
 use std::{io, time::Instant};
 
 pub const EXAMPLE: &str = "Exit code 1 when a promise was broken.\n\n\
-    Example:\n  dynarc simulate 42\n  dynarc simulate 1 --count 200\n  dynarc simulate 42 --minutes 5 --trace";
+    Example:\n  dynarc simulate 42\n  dynarc simulate --seeds 200\n  dynarc simulate 42 --minutes 5 --trace";
 
 #[derive(Args)]
 pub struct SimulateArgs {
     /// Everything about a run follows from it
+    #[arg(default_value_t = 1)]
     seed: u64,
     /// Simulated minutes with faults
     #[arg(long, default_value_t = MINUTES, value_name = "M")]
     minutes: f64,
     /// Seeds to run, from SEED on
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long = "seeds", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Print every event of a run
     #[arg(long, conflicts_with = "count")]

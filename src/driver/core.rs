@@ -16,13 +16,12 @@ use crate::{
         error::EngineError,
         types::{Change, Durability, EngineOptions, EngineStats, Record, Want, Write},
     },
-    limits::{DOT_LEASE, EVENTS_PER_TURN, SCAN_KEYS_MAX},
+    limits::{EVENTS_PER_TURN, SCAN_KEYS_MAX},
     protocol::{
         message::{Depth, Refusal},
         replica::{self, Leases, Stored, keys},
         ring::{Placement, Ring},
         shard::{Birth, Effect, Event, Shard, ShardStats},
-        versions::Actor,
     },
     types::{Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId},
 };
@@ -124,7 +123,7 @@ pub async fn start<W: World, D: Disk>(
     let (leases, hints) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
-            let leases = lease_dots(&engine, &slices).await?;
+            let leases = lease_dots(&engine, identity.node, &slices).await?;
             Ok::<_, EngineError>((leases, count_hints(&engine, &slices).await?))
         };
         let mut prepare = std::pin::pin!(prepare);
@@ -136,7 +135,6 @@ pub async fn start<W: World, D: Disk>(
     };
     let birth = Birth {
         me: Address { node: identity.node, shard },
-        actor: Actor::new(identity.node, identity.incarnation),
         generation: identity.generation,
         member: identity.member(),
         known: identity.members.clone(),
@@ -153,19 +151,18 @@ pub async fn start<W: World, D: Disk>(
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
-/// One batch of new leases for all slices: above everything leased before.
-async fn lease_dots<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Leases, EngineError> {
-    let mut leases = Leases::default();
+/// One batch of new leases for all slices.
+async fn lease_dots<D: Disk>(engine: &Engine<D>, node: NodeId, slices: &[SliceId]) -> Result<Leases, EngineError> {
+    let mut leases = Leases::new(node);
     let mut writes = Vec::new();
+    let damaged = |slice: SliceId| EngineError::Damaged(format!("the dot lease of slice {}", slice.0));
     for &slice in slices {
-        let first = match engine.get(slice, &keys::lease_key(), Want::Head).await? {
-            None => 1,
-            Some(record) => keys::parse_lease(&record.head)
-                .ok_or_else(|| EngineError::Damaged(format!("the dot lease of slice {}", slice.0)))?,
+        let last = match engine.get(slice, &keys::lease_key(), Want::Head).await? {
+            None => None,
+            Some(record) => Some(keys::parse_lease(&record.head).ok_or_else(|| damaged(slice))?),
         };
-        let ceiling = first.saturating_add(DOT_LEASE);
-        leases.insert(slice, first, ceiling);
-        let change = Change::Put { head: keys::lease_head(ceiling), values: Default::default() };
+        let lease = leases.begin(slice, last).ok_or_else(|| damaged(slice))?;
+        let change = Change::Put { head: keys::lease_head(lease), values: Default::default() };
         writes.push(Write { slice, key: keys::lease_key(), change });
     }
     engine.write(writes, Durability::Sync).await?;
@@ -237,6 +234,12 @@ impl<W: World, D: Disk> Driver<W, D> {
                 }
             }
             if self.stopping && self.calls.is_empty() && self.inbox.is_empty() && self.shard.borrow().is_idle() {
+                let farewell = self.shard.borrow().farewell().into_iter().map(write).collect();
+                // Without it the next start takes new incarnations, as after a crash: a full disk must not keep a node up.
+                match self.engine.write(farewell, Durability::Sync).await {
+                    Ok(()) | Err(EngineError::Full) => {}
+                    Err(error) => return Err(error),
+                }
                 return self.engine.close().await;
             }
             self.collect(&mut events).await;

@@ -65,8 +65,6 @@ pub struct NodeWish {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub node: NodeId,
-    /// Part of the node's actor: a new one whenever its memory of minted dots is in doubt.
-    pub incarnation: u16,
     /// +1 at each start, durable.
     pub generation: u64,
     pub tokens: Arc<[Token]>,
@@ -153,7 +151,6 @@ fn make(wish: &NodeWish) -> Result<Identity, BootError> {
     tokens.dedup();
     Ok(Identity {
         node,
-        incarnation: 1,
         generation: 0,
         tokens: tokens.into(),
         slices: wish.slices.clamp(1, SLICES_MAX as u16),
@@ -227,7 +224,6 @@ async fn read_file<D: Disk>(disk: &D, file: &'static str) -> Result<Option<Vec<u
 async fn save_identity<D: Disk>(disk: &D, identity: &Identity) -> Result<(), BootError> {
     let mut out = BytesMut::new();
     put_member(&mut out, &identity.member());
-    out.put_u16_le(identity.incarnation);
     out.put_u8(u8::from(identity.joined));
     out.put_u16_le(identity.seeds.len() as u16);
     for seed in &identity.seeds {
@@ -332,7 +328,7 @@ impl Fields<'_> {
 fn decode_identity(body: &[u8]) -> Option<Identity> {
     let mut fields = Fields(body);
     let member = fields.member()?;
-    let (incarnation, joined) = (fields.u16()?, fields.u8()? != 0);
+    let joined = fields.u8()? != 0;
     let count = usize::from(fields.u16()?);
     if count > SEEDS_MAX {
         return None;
@@ -341,7 +337,6 @@ fn decode_identity(body: &[u8]) -> Option<Identity> {
         (0..count).map(|_| Some(SocketAddr::new(fields.ip()?, fields.u16()?))).collect::<Option<_>>()?;
     fields.0.is_empty().then_some(Identity {
         node: member.id,
-        incarnation,
         generation: member.generation,
         tokens: member.tokens,
         slices: member.slices,

@@ -11,8 +11,10 @@ use quick_cache::{
     Weighter,
     unsync::{Cache, DefaultLifecycle},
 };
-use std::{cell::RefCell, hash::Hash};
-use xxhash_rust::xxh3::Xxh3Builder;
+use std::{
+    cell::RefCell,
+    hash::{BuildHasherDefault, Hash, Hasher},
+};
 
 /// Bytes that one entry costs beside its own: the map, the links, the allocation.
 const ENTRY_BYTES: usize = 128;
@@ -30,11 +32,38 @@ impl<K> Weighter<K, Bytes> for ByBytes {
     }
 }
 
-type Entries<K> = Cache<K, Bytes, ByBytes, Xxh3Builder, DefaultLifecycle<K, Bytes>>;
+/// Hashes keys of a few numbers in a few cycles, the same in every run. Keys are ours: nobody chooses them to collide.
+#[derive(Default)]
+struct Fold(u64);
+impl Fold {
+    fn fold(&mut self, number: u64) {
+        let product = u128::from(self.0 ^ number ^ 0x2d35_8dcc_aa6c_78a5) * 0x8bb8_4b93_962e_acc9;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+}
+impl Hasher for Fold {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.fold((*byte).into()));
+    }
+    fn write_u16(&mut self, number: u16) {
+        self.fold(number.into());
+    }
+    fn write_u32(&mut self, number: u32) {
+        self.fold(number.into());
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.fold(number);
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Entries<K> = Cache<K, Bytes, ByBytes, BuildHasherDefault<Fold>, DefaultLifecycle<K, Bytes>>;
 
 fn entries<K: Hash + Eq>(bytes: usize, entry_bytes: usize) -> RefCell<Entries<K>> {
     let estimated = bytes / (entry_bytes + ENTRY_BYTES);
-    RefCell::new(Cache::with(estimated, bytes as u64, ByBytes, Xxh3Builder::new(), DefaultLifecycle::default()))
+    RefCell::new(Cache::with(estimated, bytes as u64, ByBytes, Default::default(), DefaultLifecycle::default()))
 }
 
 /// Verified blocks of tables.

@@ -21,6 +21,7 @@ use super::{
         segment::{DIRECTORY, Phase, Segment, path},
     },
 };
+use crate::{limits::BATCH_BYTES, types::SliceId};
 use std::rc::Rc;
 
 /// Collects whenever some segment is worth it, until the engine ends.
@@ -62,20 +63,29 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     if segment.live.get() > 0 {
         let header = &segment.header;
         let (start, end) = (u64::from(header.data_start), segment.end.get());
-        let mut reader =
-            BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
+        let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
+        let mut copies = Vec::new();
         loop {
             store.check()?;
             match reader.next().await? {
-                Found::Batch(_, records) => relocate_all(store, &mut reader, records).await?,
+                Found::Batch(_, records) => {
+                    for record in records {
+                        copies.extend(copy_of(store, &reader, record).await?);
+                    }
+                }
                 Found::Damage { from, to } => {
                     let file = path(segment.id());
                     return Err(EngineError::Damaged(format!("{file}: bytes {from} to {to}")));
                 }
                 Found::End { .. } => break,
             }
+            // Many at once, so that they lie close together at their new place.
+            if copies.iter().map(|c: &Copied| c.bytes).sum::<usize>() >= BATCH_BYTES {
+                append(store, std::mem::take(&mut copies)).await?;
+            }
             store.disk.breathe().await;
         }
+        append(store, copies).await?;
     }
     store.segments.borrow_mut().remove(&segment.id());
     store.values.forget_segment(segment.id());
@@ -84,60 +94,79 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     Ok(())
 }
 
-/// Copies the records of a batch that are current, all at once, and waits until the copies are durable.
-async fn relocate_all<D: Disk>(
-    store: &Store<D>,
-    reader: &mut BatchReader<D::File>,
-    records: Vec<LogRecord>,
-) -> Result<(), EngineError> {
-    let mut waiting: Vec<(LogRecord, ValuePointer)> = records
-        .into_iter()
-        .filter_map(|record| {
-            let first = pointers(&record.stored).next().copied()?;
-            Some((record, first))
-        })
-        .collect();
-    // A record that changed between look-up and batch is looked up again: most are then no longer current.
-    while !waiting.is_empty() {
-        let mut asked = Vec::new();
-        for (record, old) in waiting {
-            // A record of no slice of this core cannot be here: the segment is not shared.
-            let slice = store.slice(record.slice)?;
-            let swaps = slice.swaps.get();
-            let current = slice.lookup(&record.key, &store.blocks).await?;
-            let same = current.is_some_and(|(_, stored)| pointers(&stored).next() == Some(&old));
-            if !same {
-                continue;
-            }
-            let write = copy_of(reader, &record)?;
-            let relocation = Some(Relocation { swaps, old });
-            let done = store.log.push(vec![write], relocation, store.options.inline_value_bytes);
-            asked.push((record, old, done));
-        }
-        waiting = Vec::new();
-        for (record, old, done) in asked {
-            if done.wait().await? == Done::Stale {
-                waiting.push((record, old));
-            }
-        }
-    }
-    Ok(())
+/// A live record of the segment, out of it.
+struct Copied {
+    write: Write,
+    relocation: Relocation,
+    bytes: usize,
 }
 
-/// The record as it is to be written again, its values from the batch that has just been read and verified.
-fn copy_of<F: super::disk::DiskFile>(reader: &BatchReader<F>, record: &LogRecord) -> Result<Write, EngineError> {
-    let Stored::Put { head, values } = &record.stored else {
-        return Err(EngineError::Damaged("a delete record has values".into()));
-    };
+/// The condition under which a record may be written again: it is current, and this is how that was seen.
+async fn current<D: Disk>(
+    store: &Store<D>,
+    slice: SliceId,
+    key: &[u8],
+    old: ValuePointer,
+) -> Result<Option<Relocation>, EngineError> {
+    // A record of no slice of this core cannot be here: the segment is not shared.
+    let slice = store.slice(slice)?;
+    let swaps = slice.swaps.get();
+    let found = slice.lookup(key, &store.blocks).await?;
+    let same = found.is_some_and(|(_, stored)| pointers(&stored).next() == Some(&old));
+    Ok(same.then_some(Relocation { swaps, old }))
+}
+
+/// The record as it is to be written again, its values from the batch that has just been read and verified. Nothing
+/// when it has no large values or is not current.
+async fn copy_of<D: Disk>(
+    store: &Store<D>,
+    reader: &BatchReader<D::File>,
+    record: LogRecord,
+) -> Result<Option<Copied>, EngineError> {
+    let Some(old) = pointers(&record.stored).next().copied() else { return Ok(None) };
+    let Some(relocation) = current(store, record.slice, &record.key, old).await? else { return Ok(None) };
+    let Stored::Put { head, values } = record.stored else { return Ok(None) };
     let mut copies = Values::new();
     for value in values {
         copies.push(match value {
-            StoredValue::Inline(bytes) => bytes.clone(),
-            StoredValue::Pointer(pointer) => reader.value(pointer).ok_or_else(|| {
+            StoredValue::Inline(bytes) => bytes,
+            StoredValue::Pointer(pointer) => reader.value(&pointer).ok_or_else(|| {
                 EngineError::Damaged(format!("value at {} of segment {:016x}", pointer.offset, pointer.segment))
             })?,
         });
     }
-    let change = Change::Put { head: head.clone(), values: copies };
-    Ok(Write { slice: record.slice, key: record.key.clone(), change })
+    let bytes = copies.iter().map(|c| c.len()).sum();
+    let write = Write { slice: record.slice, key: record.key, change: Change::Put { head, values: copies } };
+    Ok(Some(Copied { write, relocation, bytes }))
+}
+
+/// Writes the copies, all at once, and waits until they are durable. A record that changed between look-up and batch is
+/// looked up again: most are then no longer current.
+async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<(), EngineError> {
+    while !copies.is_empty() {
+        let inline_below = store.options.inline_value_bytes;
+        let push = |copied: Copied| {
+            let done = store.log.push(vec![copied.write.clone()], Some(copied.relocation), inline_below);
+            (copied, done)
+        };
+        let asked: Vec<_> = copies.into_iter().map(push).collect();
+        let mut stale = Vec::new();
+        for (copied, done) in asked {
+            if done.wait().await? == Done::Stale {
+                stale.push(copied);
+            }
+        }
+        copies = Vec::new();
+        for copied in stale {
+            let write = &copied.write;
+            // A newer record on its way is seen by the look-up only when it has landed: until then nothing would change.
+            let landed = || (store.has_failed() || !store.log.is_flying(write.slice, &write.key)).then_some(());
+            store.log.landed.until(landed).await;
+            store.check()?;
+            if let Some(relocation) = current(store, write.slice, &write.key, copied.relocation.old).await? {
+                copies.push(Copied { relocation, ..copied });
+            }
+        }
+    }
+    Ok(())
 }

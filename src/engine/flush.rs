@@ -16,6 +16,9 @@ use super::{
 };
 use std::{collections::BTreeMap, rc::Rc};
 
+/// Sealed segments that may wait beyond those that the bound on replay allows.
+const WAITING_SEGMENTS: usize = 4;
+
 /// Flushes whenever there is reason to, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
@@ -61,11 +64,20 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
         let biggest = store.slices().max_by_key(|s| s.active.borrow().bytes());
         return biggest.cloned().map(Chore::Flush);
     }
-    if store.log.position.get().saturating_sub(position) > store.options.log_replay_bytes as u64 {
+    if store.log.position.get().saturating_sub(position) > store.options.log_replay_bytes as u64 || many_wait(store) {
         let oldest = store.slices().filter_map(|s| Some((s.first_position()?, s))).min_by_key(|(first, _)| *first);
         return oldest.map(|(_, slice)| Chore::Flush(slice.clone()));
     }
     None
+}
+
+/// Whether more segments wait for their last records to be flushed than the log's bound of bytes would fill: many short
+/// lives of the process leave many short segments.
+fn many_wait<D: Disk>(store: &Store<D>) -> bool {
+    let segments = store.segments.borrow();
+    let waits = |s: &&Rc<Segment<D::File>>| s.phase.get() == Phase::Sealed && !s.shared && !s.damaged.get();
+    let waiting = segments.values().filter(waits).count();
+    waiting > WAITING_SEGMENTS + store.options.log_replay_bytes / store.options.segment_bytes.max(1)
 }
 
 /// Writes a slice's memtable as a table of level 0 and makes the manifest say so. On `Full` the memtable stays.

@@ -34,7 +34,12 @@ pub async fn wal<D: Disk>(disk: &D, path: &str, print: &mut impl FnMut(String)) 
     let header = SegmentHeader::decode(first.as_slice(), path)?.ok_or_else(|| damaged("it has no whole header"))?;
     print(format!(
         "segment {:016x}  shard {}  generation {}  epoch {:016x}  first sequence {}  slices {}  file {length} bytes",
-        header.id, header.shard, header.generation, header.epoch, header.first_sequence, header.slices.len(),
+        header.id,
+        header.shard,
+        header.generation,
+        header.epoch,
+        header.first_sequence,
+        header.slices.len(),
     ));
     let mark_pages = mark_bytes(header.slices.len());
     if length >= (PAGE + mark_pages) as u64 {

@@ -14,7 +14,10 @@ use super::{
     types::ENGINE_KEY_BYTES_MAX,
     wal::format::{pages, u16_at, u32_at, u64_at},
 };
-use crate::{limits::{MIB, PAGE}, types::SliceId};
+use crate::{
+    limits::{MIB, PAGE},
+    types::SliceId,
+};
 use bytes::Bytes;
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -264,7 +267,8 @@ impl Reading {
         reading.end = at as u64;
         reading.torn = bytes[at..].iter().any(|b| *b != 0);
         let mut later = (at / PAGE + 1..bytes.len() / PAGE).map(|page| page * PAGE);
-        let follows = |page| matches!(decode(bytes, page, slice, path), Ok(Some((r, _))) if r.index > reading.next_index);
+        let follows =
+            |page| matches!(decode(bytes, page, slice, path), Ok(Some((r, _))) if r.index > reading.next_index);
         match later.find(|page| follows(*page)) {
             Some(page) => Err(damaged(format!("the record at {at} is damaged, a good one follows at {page}"))),
             None => Ok(reading),
@@ -312,12 +316,7 @@ fn record_crc(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// One copy of a record, and the bytes it takes. `None` when it is not whole.
-fn decode(
-    bytes: &[u8],
-    at: usize,
-    slice: SliceId,
-    path: &str,
-) -> Result<Option<(RecordView, usize)>, EngineError> {
+fn decode(bytes: &[u8], at: usize, slice: SliceId, path: &str) -> Result<Option<(RecordView, usize)>, EngineError> {
     let Some(length) = record_crc(bytes, at) else { return Ok(None) };
     let header = &bytes[at..at + HEADER_BYTES];
     let found = u32_at(header, 4);

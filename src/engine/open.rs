@@ -9,7 +9,9 @@ use super::{
     memtable::Memtable,
     recover,
     store::{Damage, Slice, Store, count},
-    types::{Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write},
+    types::{
+        Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write,
+    },
     wal::{
         format::{check_write, value_checksum},
         log,
@@ -21,7 +23,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use std::rc::Rc;
+use std::{cmp::Ordering, rc::Rc};
 
 /// What a background future does: the host gives each kind its own share of the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -242,16 +244,35 @@ async fn read_value<D: Disk>(store: &Store<D>, pointer: &ValuePointer) -> Result
     Ok(Some(value))
 }
 
-/// What a scan of `[from, to)` merges, newest first. At most `limit` live records of each memtable are copied out.
+/// What a scan of `[from, to)` merges, newest first.
 fn sources<D: Disk>(slice: &Slice<D>, from: &[u8], to: &[u8], limit: usize) -> Vec<AnySource<D>> {
-    let copy = |memtable: &Memtable| {
-        let records = memtable.range(from, to).map(|(k, e)| (k.clone(), e.sequence, e.stored.clone()));
-        AnySource::Memory(MemorySource::new(records.collect()))
-    };
-    let _ = limit;
-    let mut sources = vec![copy(&slice.active.borrow())];
-    sources.extend(slice.sealed.borrow().as_ref().map(|sealed| copy(sealed)));
+    let sealed = slice.sealed.borrow().clone().unwrap_or_default();
+    let mut sources = vec![AnySource::Memory(recent(&slice.active.borrow(), &sealed, from, to, limit))];
     let tables = slice.tables.borrow().clone();
     sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
     sources
+}
+
+/// The records of both memtables, the active one's first, up to the `limit`-th that is not a delete record: a scan ends
+/// there at the latest.
+fn recent(active: &Memtable, sealed: &Memtable, from: &[u8], to: &[u8], limit: usize) -> MemorySource {
+    let (mut active, mut sealed) = (active.range(from, to).peekable(), sealed.range(from, to).peekable());
+    let mut records = Vec::new();
+    let mut live = 0;
+    while live < limit {
+        let order = match (active.peek(), sealed.peek()) {
+            (Some((newer, _)), Some((older, _))) => newer.cmp(older),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
+        };
+        let next = if order == Ordering::Greater { sealed.next() } else { active.next() };
+        if order == Ordering::Equal {
+            sealed.next();
+        }
+        let Some((key, entry)) = next else { break };
+        live += usize::from(entry.stored != Stored::Delete);
+        records.push((key.clone(), entry.sequence, entry.stored.clone()));
+    }
+    MemorySource::new(records)
 }

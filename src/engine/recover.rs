@@ -63,7 +63,7 @@ pub async fn open<D: Disk>(
     let own: BTreeSet<SliceId> = own.iter().copied().collect();
     let slices = open_slices(&disk, &own).await?;
     let mut damage = Vec::new();
-    let (candidates, newest) = find_segments(&*disk, &own, &mut damage).await?;
+    let (candidates, newest) = find_segments(&*disk, shard, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
     let mut store = Store::new(disk, shard, options, generation, slices);
@@ -131,12 +131,13 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, 
 /// The segments that may hold records of these slices, and the greatest generation of any segment.
 async fn find_segments<D: Disk>(
     disk: &D,
+    shard: ShardId,
     own: &BTreeSet<SliceId>,
     damage: &mut Vec<Damage>,
 ) -> Result<(Vec<Candidate<D::File>>, u64), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let mut ids = names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length)));
-    let (mut found, mut newest) = (Vec::new(), 0);
+    let (mut found, mut newest, mut blank) = (Vec::new(), 0, Vec::new());
     let mut opening = FuturesUnordered::new();
     loop {
         while opening.len() < OPENING
@@ -151,13 +152,25 @@ async fn find_segments<D: Disk>(
                     found.push(*candidate);
                 }
             }
-            Some(Ok(Looked::Blank(id))) => newest = newest.max(id >> 40),
+            Some(Ok(Looked::Blank(id))) => {
+                newest = newest.max(id >> 40);
+                // Left over by a crash of this shard: no other makes segments of this number.
+                if id as u16 == shard.0 {
+                    blank.push(segment::path(id));
+                }
+            }
             Some(Ok(Looked::Damaged(id, length))) => {
                 newest = newest.max(id >> 40);
                 damage.push(Damage { file: segment::path(id), from: 0, to: length });
             }
             Some(Err(error)) => return Err(error),
             None => break,
+        }
+    }
+    for path in blank {
+        match disk.remove(&path).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
     }
     found.sort_by_key(|c: &Candidate<_>| (c.header.first_sequence, c.header.id));
@@ -182,7 +195,8 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
     };
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
-        return Ok(Looked::Blank(id));
+        // Never anything between nothing and its first step of space.
+        return Ok(if length == 0 { Looked::Blank(id) } else { Looked::Damaged(id, length) });
     }
     let first = file.read(0, PAGE, Lane::Foreground).await?;
     let header = SegmentHeader::decode(first.as_slice(), &path)?.filter(|h| h.id == id);
@@ -234,6 +248,8 @@ async fn replay_all<D: Disk>(
             Some(mark) if done => {
                 segment.end.set(mark.end.min(segment.allocated.get()));
                 segment.last.borrow_mut().extend(mark.last);
+                segment.value_bytes.set(mark.value_bytes);
+                segment.record_bytes.set(mark.record_bytes);
                 segment.phase.set(Phase::Flushed);
             }
             _ => {
@@ -268,6 +284,8 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         phase: Cell::new(Phase::Sealed),
         damaged: Cell::new(false),
         live: Cell::new(0),
+        value_bytes: Cell::new(0),
+        record_bytes: Cell::new(0),
         last: RefCell::default(),
         end_position: Cell::new(0),
         shared: candidate.header.slices.iter().any(|s| !own.contains(s)),
@@ -289,12 +307,15 @@ async fn replay<D: Disk>(
     loop {
         match reader.next().await? {
             Found::Batch(batch, records) => {
+                if batch.allocated > limit && !segment.damaged.get() {
+                    note_damage(segment, damage, limit, batch.allocated);
+                }
                 if batch.previous != 0 {
                     promised.insert(batch.previous, batch.previous_end);
                 }
                 let position = store.log.position.get();
                 for record in records {
-                    segment.note(record.slice, record.sequence);
+                    segment.note(&record);
                     let Ok(slice) = store.slice(record.slice).cloned() else { continue };
                     if record.sequence > slice.manifest.borrow().state.flushed_sequence {
                         store.apply(&slice, record, position);

@@ -17,7 +17,10 @@ use super::{
         segment::{Phase, Segment},
     },
 };
-use crate::{limits::SLICES_MAX, types::{ShardId, SliceId}};
+use crate::{
+    limits::SLICES_MAX,
+    types::{ShardId, SliceId},
+};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -213,6 +216,7 @@ impl<D: Disk> Store<D> {
     }
     pub fn wake_all(&self) {
         self.log.changed.wake();
+        self.log.landed.wake();
         self.work.wake();
         self.room.wake();
     }

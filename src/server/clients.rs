@@ -41,14 +41,14 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener, connections_max: 
         let world = world.clone();
         let crowded = world.traffic.get().connections >= connections_max as u64;
         count(&world.traffic, |t| t.connections += 1);
-        glommio::spawn_local(async move {
+        let ring = world.ring.clone();
+        ring.spawn(async move {
             let outcome = connection(&world, socket, crowded).await;
             if let Err(error) = outcome {
                 tracing::debug!(error, "a client connection has ended");
             }
             count(&world.traffic, |t| t.connections -= 1);
-        })
-        .detach();
+        });
     }
 }
 

@@ -109,6 +109,7 @@ impl Disk for RingDisk {
 
     async fn breathe(&self) {
         let executor = glommio::executor();
+        let _wanted = self.ring.want();
         if self.ring.pressing() {
             self.ring.nudge();
             executor.yield_task_queue_now().await;

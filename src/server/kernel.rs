@@ -182,12 +182,6 @@ pub fn thread_cpu_time() -> Duration {
     }
 }
 
-/// The CPU that the calling thread runs on just now.
-pub fn current_cpu() -> Option<usize> {
-    // Safety: no pointers.
-    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
-}
-
 /// CPUs that this process may use, ascending.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     // Safety: the kernel fills a local set of the stated size; CPU_ISSET reads within it.

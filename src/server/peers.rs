@@ -16,7 +16,7 @@ use crate::{
     limits::{HELLO_TIMEOUT, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
-    types::{Address, NodeId, Ports},
+    types::{Address, MemberState, NodeId, Ports},
     wire::{
         self, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
         WireError,
@@ -117,11 +117,18 @@ impl Peers {
         strangers.insert(node, contact);
     }
 
-    /// Where a node is: as the member list says, else as it has said itself.
-    fn contact(&self, node: NodeId) -> Option<Contact> {
+    /// Where a core of a node is: as the member list says, else as the node has said itself. `None`: nobody knows, or
+    /// it has no such core any more.
+    fn contact(&self, to: Address) -> Option<Contact> {
         let world = self.world()?;
-        let member = world.handle.get().and_then(|h| h.member(node));
-        member.map(|m| Contact { ip: m.ip, ports: m.ports }).or_else(|| self.strangers.borrow().get(&node).copied())
+        match world.handle.get().and_then(|h| h.member(to.node)) {
+            Some(member) => {
+                let gone = matches!(member.state, MemberState::Left | MemberState::Removed);
+                let there = !gone && to.shard.0 < member.shards;
+                there.then_some(Contact { ip: member.ip, ports: member.ports })
+            }
+            None => self.strangers.borrow().get(&to.node).copied(),
+        }
     }
 
     /// Queues a frame for a core of another node.
@@ -133,7 +140,7 @@ impl Peers {
                 None => {
                     let route = Rc::new(Route::new(to));
                     routes.insert(to, route.clone());
-                    glommio::spawn_local(self.clone().keep_route(route.clone())).detach();
+                    self.ring.spawn(self.clone().keep_route(route.clone()));
                     route
                 }
             }
@@ -151,11 +158,13 @@ impl Peers {
         route.wait_for_work().await;
         // From here on the connection is kept up, so that the return of a lost node is noticed without a message.
         loop {
-            if self.contact(route.to.node).is_none() {
+            let Some(contact) = self.contact(route.to) else {
                 self.forget(&route);
                 route.wait_for_work().await;
-            }
-            let met = self.connect(&route).await;
+                self.ring.pause(RECONNECT_MIN).await;
+                continue;
+            };
+            let met = self.connect(&route, contact).await;
             let Some(world) = self.world() else { return };
             match met {
                 Ok((socket, mut decoder)) => {
@@ -185,10 +194,9 @@ impl Peers {
         }
     }
 
-    async fn connect(&self, route: &Route) -> io::Result<(Socket, FrameDecoder)> {
-        let unknown = || io::Error::new(io::ErrorKind::NotFound, "the node is not a member");
-        let contact = self.contact(route.to.node).ok_or_else(unknown)?;
-        let port = contact.ports.peer.checked_add(route.to.shard.0).ok_or_else(unknown)?;
+    async fn connect(&self, route: &Route, contact: Contact) -> io::Result<(Socket, FrameDecoder)> {
+        let no_port = || io::Error::new(io::ErrorKind::InvalidInput, "it has no such port");
+        let port = contact.ports.peer.checked_add(route.to.shard.0).ok_or_else(no_port)?;
         let (socket, decoder, hello) =
             self.greet(SocketAddr::new(contact.ip, port), ConnectionPurpose::Messages).await?;
         if (Address { node: hello.node, shard: hello.shard }) != route.to {
@@ -266,13 +274,12 @@ impl Peers {
         self.seed_calls.set(self.seed_calls.get() + 1);
         let peers = self.clone();
         // Rare: once a gossip round at most, and only while the node looks for a cluster.
-        glommio::spawn_local(async move {
+        self.ring.spawn(async move {
             if let Err(error) = peers.call_seed(seed, message).await {
                 tracing::debug!(%seed, %error, "a seed cannot be reached");
             }
             peers.seed_calls.set(peers.seed_calls.get() - 1);
-        })
-        .detach();
+        });
     }
 
     async fn call_seed(&self, seed: SocketAddr, message: Message) -> io::Result<()> {
@@ -368,14 +375,13 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener) -> io::Result<()>
             continue;
         }
         open.set(open.get() + 1);
-        let (world, open) = (world.clone(), open.clone());
-        glommio::spawn_local(async move {
+        let (ring, world, open) = (world.ring.clone(), world.clone(), open.clone());
+        ring.spawn(async move {
             if let Err(error) = receive(&world, socket).await {
                 tracing::debug!(error, "an incoming peer connection has ended");
             }
             open.set(open.get() - 1);
-        })
-        .detach();
+        });
     }
 }
 

@@ -60,15 +60,15 @@ pub async fn serve(web: Rc<Web>, listener: Listener) -> io::Result<()> {
         let web = web.clone();
         let crowded = web.world.traffic.get().connections >= web.connections_max as u64;
         count(&web.world.traffic, |t| t.connections += 1);
-        glommio::spawn_local(async move {
+        let ring = web.world.ring.clone();
+        ring.spawn(async move {
             if crowded {
                 say(&socket, &Problem::overloaded("this core serves too many connections").reply()).await;
             } else {
                 connection(&web, socket).await;
             }
             count(&web.world.traffic, |t| t.connections -= 1);
-        })
-        .detach();
+        });
     }
 }
 

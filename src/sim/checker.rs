@@ -12,6 +12,7 @@
 //! - I9: a write whose outcome is `not_applied` never appears.
 
 use crate::{
+    limits::CONTEXT_DOTS_MAX,
     protocol::{
         ring::FixedMap,
         versions::{Context, Dot, Siblings},
@@ -101,7 +102,8 @@ impl From<Outcome> for End {
     }
 }
 
-pub type Seen = SmallVec<[EventId; 2]>;
+/// Writes that a reader was shown, each under the dot that it had then.
+pub type Seen = SmallVec<[(EventId, Dot); 2]>;
 
 #[derive(Clone, Debug)]
 struct Event {
@@ -253,16 +255,20 @@ impl History {
         if siblings.head.entries.len() != siblings.values.len() {
             return Err((Invariant::I3, format!("{:?}: heads and values differ in number", self.key(key))));
         }
+        let siblings = &siblings.clone().into_shown();
         for (entry, value) in siblings.head.entries.iter().zip(&siblings.values) {
             self.values_read += 1;
             let id = self.check_value(key, entry.write_id, value)?;
             self.check_dot(key, entry.dot, id)?;
-            if shown.contains(&id) {
+            if shown.iter().any(|(other, _)| *other == id) {
                 return Err((Invariant::I2, format!("{:?}: write {} is its own sibling", self.key(key), id.0 + 1)));
             }
-            shown.push(id);
+            if !siblings.head.clock.covers(entry.dot) {
+                return Err((Invariant::I2, format!("{:?}: the clock does not cover {:?}", self.key(key), entry.dot)));
+            }
+            shown.push((id, entry.dot));
         }
-        self.check_siblings(key, &shown, siblings)?;
+        self.check_siblings(key, &shown)?;
         Ok(shown)
     }
     fn check_value(&mut self, key: u32, write_id: WriteId, value: &[u8]) -> Result<EventId, (Invariant, String)> {
@@ -295,10 +301,10 @@ impl History {
         Err((Invariant::I2, format!("{name:?}: dot {dot:?} names write {} and write {}", other.0 + 1, id.0 + 1)))
     }
     /// No value stands beside one whose writer had seen it.
-    fn check_siblings(&self, key: u32, shown: &Seen, siblings: &Siblings) -> Verdict {
-        for &newer in shown {
-            for (older, entry) in shown.iter().zip(&siblings.head.entries) {
-                if *older != newer && self.supersedes(newer, *older, entry.dot) {
+    fn check_siblings(&mut self, key: u32, shown: &Seen) -> Verdict {
+        for &(newer, _) in shown {
+            for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
+                if self.supersedes(newer, older, dot) {
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
                     let name = self.key(key);
                     let text = format!("{name:?}: write {older} stands beside write {newer}, whose writer had seen it");
@@ -308,15 +314,21 @@ impl History {
         }
         Ok(())
     }
-    /// Whether `newer` must have removed the sibling `older` with this dot wherever it took effect.
-    fn supersedes(&self, newer: EventId, older: EventId, dot: Dot) -> bool {
+    /// Whether `newer` must have removed the sibling `older` with this dot wherever it took effect. A write that was
+    /// sent or forwarded twice may have a second dot, which the writer of `newer` had not seen: it may come later. So
+    /// may a dot that a context keeps apart from its clock, or has no more room for.
+    fn supersedes(&mut self, newer: EventId, older: EventId, dot: Dot) -> bool {
         let event = &self.events[newer.0 as usize];
         if event.context.clock.covers(dot) {
             return true;
         }
-        // A second dot of a write that was sent twice, or a dot kept apart from the clock, may come later.
-        let certain = self.events[older.0 as usize].attempts < 2 && !event.context.dots.contains(&dot);
-        certain && event.seen.contains(&older)
+        let Some((_, seen)) = event.seen.iter().find(|(id, _)| *id == older) else { return false };
+        let apart = event.context.dots.contains(&dot) || event.context.dots.len() >= CONTEXT_DOTS_MAX;
+        if *seen == dot && !apart {
+            return true;
+        }
+        self.revived_retries += 1;
+        false
     }
 
     // ---- in the end --------------------------------------------------------------------------------------------
@@ -324,28 +336,21 @@ impl History {
     /// The cluster has converged; these are the siblings of a key, as a last read of all replicas has shown them.
     pub fn check_final(&mut self, key: u32, last: &Siblings) -> Verdict {
         let shown = self.observe(key, last)?;
-        self.check_resurrection(key, &shown, last)?;
+        self.check_resurrection(key, &shown)?;
         self.check_losses(key, &shown)
     }
-    fn check_resurrection(&mut self, key: u32, shown: &Seen, last: &Siblings) -> Verdict {
+    fn check_resurrection(&mut self, key: u32, shown: &Seen) -> Verdict {
         let history = &self.keys[key as usize];
-        for &newer in history.puts.iter().chain(&history.deletes) {
-            if self.events[newer.0 as usize].end != End::Acknowledged {
-                continue;
-            }
-            for (older, entry) in shown.iter().zip(&last.head.entries).filter(|(older, _)| **older != newer) {
-                if self.supersedes(newer, *older, entry.dot) {
-                    let text = format!(
-                        "{:?}: write {} is back, though the acknowledged {:?} {} had superseded it",
-                        self.key(key),
-                        older.0 + 1,
-                        self.events[newer.0 as usize].kind,
-                        newer.0 + 1
-                    );
+        let acknowledged = |id: &&EventId| self.events[id.0 as usize].end == End::Acknowledged;
+        let later: Vec<EventId> = history.puts.iter().chain(&history.deletes).filter(acknowledged).copied().collect();
+        for newer in later {
+            for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
+                if self.supersedes(newer, older, dot) {
+                    let (kind, name) = (self.events[newer.0 as usize].kind, self.key(key));
+                    let (newer, older) = (newer.0 + 1, older.0 + 1);
+                    let text =
+                        format!("{name:?}: write {older} is back, though the acknowledged {kind:?} {newer} had removed it");
                     return Err((Invariant::I2, text));
-                }
-                if self.events[newer.0 as usize].seen.contains(older) {
-                    self.revived_retries += 1;
                 }
             }
         }
@@ -357,10 +362,11 @@ impl History {
         let history = &self.keys[key as usize];
         let mut reached: FixedMap<EventId, ()> = FixedMap::default();
         let effective = |id: &&EventId| self.events[id.0 as usize].end != End::NotApplied;
-        let mut open: Vec<EventId> = history.deletes.iter().filter(effective).chain(shown).copied().collect();
+        let shown_ids = shown.iter().map(|(id, _)| id);
+        let mut open: Vec<EventId> = history.deletes.iter().filter(effective).chain(shown_ids).copied().collect();
         while let Some(id) = open.pop() {
             if reached.insert(id, ()).is_none() {
-                open.extend(self.events[id.0 as usize].seen.iter().copied());
+                open.extend(self.events[id.0 as usize].seen.iter().map(|(id, _)| *id));
             }
         }
         let blind_until = self.blind_until(key);
@@ -402,7 +408,8 @@ mod tests {
     }
     fn put(history: &mut History, seen: &[EventId], clock: &[Dot], end: End) -> EventId {
         let context = VersionVector::from_dots(clock.iter().copied()).into();
-        let id = history.begin(Instant(1), Kind::Put, 0, seen.iter().copied().collect(), context);
+        let seen = seen.iter().map(|id| (*id, dot(1, 1))).collect();
+        let id = history.begin(Instant(1), Kind::Put, 0, seen, context);
         history.attempt(id);
         history.finish(Instant(2), id, end, None);
         id

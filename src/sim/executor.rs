@@ -132,6 +132,8 @@ struct Inner {
     now: Cell<Instant>,
     sequence: Cell<u64>,
     polls: Cell<u64>,
+    /// Polls since the clock moved.
+    still: Cell<u64>,
     events: RefCell<BinaryHeap<Event>>,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
@@ -139,6 +141,9 @@ struct Inner {
     /// Tasks that were woken while their process was paused.
     parked: RefCell<Vec<(Process, TaskKey)>>,
 }
+
+/// Polls without any time passing after which the tasks are said to spin.
+const STILL_POLLS_MAX: u64 = 3_000_000;
 
 /// See the module. Clones are handles of the same executor.
 #[derive(Clone)]
@@ -166,6 +171,7 @@ impl Executor {
             now: Cell::new(Instant(1_000_000_000)),
             sequence: Cell::new(0),
             polls: Cell::new(0),
+            still: Cell::new(0),
             events: RefCell::default(),
             slots: RefCell::default(),
             free: RefCell::default(),
@@ -273,11 +279,15 @@ impl Executor {
     pub fn run_for(&self, duration: Duration) {
         self.run_until(self.now() + duration);
     }
+    /// Whether tasks wake each other without end and without time passing. Nothing runs any further then.
+    pub fn spins(&self) -> bool {
+        self.0.still.get() > STILL_POLLS_MAX
+    }
     /// Runs until the condition fails, nothing is left to run, or the next event is after `until`. Says whether the
     /// condition has failed.
     pub fn run_while(&self, until: Instant, mut condition: impl FnMut() -> bool) -> bool {
         loop {
-            if !condition() {
+            if !condition() || self.spins() {
                 return true;
             }
             if let Some(key) = pop_ready(self.0.number) {
@@ -324,7 +334,9 @@ impl Executor {
             }
         };
         let Some(event) = event else { return false };
-        self.0.now.set(event.at);
+        if event.at > self.0.now.replace(event.at) {
+            self.0.still.set(0);
+        }
         match event.action {
             Action::Wake(waker) => waker.wake(),
             Action::Call(call) => call(),
@@ -347,6 +359,7 @@ impl Executor {
             task
         };
         self.0.polls.set(self.0.polls.get() + 1);
+        self.0.still.set(self.0.still.get() + 1);
         let done = task.future.as_mut().poll(&mut Context::from_waker(&task.waker)).is_ready();
         let mut slots = self.0.slots.borrow_mut();
         let slot = &mut slots[key.slot as usize];

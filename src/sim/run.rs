@@ -87,6 +87,9 @@ impl Run {
         &self.cluster.executor
     }
     fn failed(&self) -> bool {
+        if self.executor().spins() && self.cluster.violations.borrow().is_empty() {
+            self.cluster.violate(Invariant::I11, "tasks wake each other for ever while no time passes");
+        }
         !self.cluster.violations.borrow().is_empty()
     }
     /// Lets time pass until the condition holds, looking at it now and then; false when it does not by then.

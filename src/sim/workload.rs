@@ -11,7 +11,7 @@ use super::{
 use crate::{
     protocol::{
         message::{Answer, Operation, Request, Response},
-        versions::{Context, Siblings},
+        versions::{Context, Dot, Siblings},
     },
     types::{Consistency, ErrorCode, Instant, Key, Level, Outcome},
 };
@@ -190,7 +190,8 @@ impl Workload {
         let value = checker::make_value(key, id, self.draw_value_bytes(&mut client.prng));
         let operation = Operation::Put { context, value, write_id: id.write_id() };
         if let Some(context) = self.write(client, key, id, operation).await {
-            let seen = memory.seen.iter().copied().chain([id]).collect();
+            let dot = written_dot(&memory.context, &context);
+            let seen = memory.seen.iter().copied().chain([(id, dot)]).collect();
             client.written[key as usize] = Some(Memory { context, seen });
         }
     }
@@ -294,6 +295,16 @@ impl Workload {
         // Squared: most are small.
         let share = prng.unit();
         (share * share * self.plan.value_bytes_max as f64) as usize
+    }
+}
+
+/// The dot of a write, from the contexts before and after it; no dot when the second says more than that.
+fn written_dot(before: &Context, after: &Context) -> Dot {
+    let all = after.dots.iter().chain(after.clock.entries());
+    let mut fresh = all.copied().filter(|d| !before.covers(*d));
+    match (fresh.next(), fresh.next()) {
+        (Some(dot), None) => dot,
+        _ => Dot::default(),
     }
 }
 

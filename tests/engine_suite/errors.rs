@@ -1,1 +1,95 @@
-//! To come.
+//! Every I/O of many workloads fails once, in each way that I/Os fail.
+
+use crate::{
+    crash::{check, script},
+    rig::{Model, Rig, Workload, slow, tiny},
+};
+use dynarc::{
+    engine::error::EngineError,
+    sim::{
+        disk::{Fault, VirtualDisk},
+        executor::{Executor, Process},
+        prng::Prng,
+    },
+};
+
+fn fresh(seed: u64) -> (VirtualDisk, Executor) {
+    let (disk, executor) = (VirtualDisk::new(), Executor::new());
+    if seed % 2 == 1 {
+        slow(&disk, &executor, seed);
+    }
+    (disk, executor)
+}
+
+#[test]
+fn a_failed_io_is_told_and_loses_nothing_acknowledged() {
+    for seed in 100..106 {
+        let (disk, executor) = fresh(seed);
+        script(disk.clone(), executor.clone(), seed, 10);
+        executor.clear();
+        for io in 0..disk.ios() {
+            for fault in [Fault::Error, Fault::NoSpace, Fault::ShortWrite] {
+                let (disk, executor) = fresh(seed);
+                disk.plan(io, fault);
+                let ended = script(disk.clone(), executor.clone(), seed, 10);
+                executor.kill(Process(1));
+                let note = format!("seed {seed} io {io} {fault:?}");
+                check(disk.fork().kill(), &ended, seed, &note);
+                check(disk.fork().crash(&mut Prng::new(seed ^ io)), &ended, seed, &note);
+                executor.clear();
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_log_write_every_call_fails_and_nothing_is_tried_again() {
+    let disk = VirtualDisk::new();
+    let rig = Rig::open(disk.clone(), tiny());
+    let mut work = Workload::new(1);
+    assert_eq!(rig.write(work.call()), Some(Ok(())));
+    disk.plan(disk.ios(), Fault::Error);
+    assert!(matches!(rig.write(work.call()), Some(Err(EngineError::Failed(_)))));
+    let writes = disk.counts().writes;
+    for _ in 0..3 {
+        assert!(matches!(rig.write(work.call()), Some(Err(EngineError::Failed(_)))));
+        assert!(matches!(rig.get(&(0, b"k".to_vec())), Some(Err(EngineError::Failed(_)))));
+    }
+    assert_eq!(disk.counts().writes, writes);
+}
+
+#[test]
+fn a_full_disk_refuses_puts_and_recovers_by_itself() {
+    let disk = VirtualDisk::new();
+    disk.set_capacity(Some(1 << 20));
+    let rig = Rig::open(disk.clone(), tiny());
+    let mut work = Workload::new(5);
+    let mut model = Model::default();
+    let mut refused = 0;
+    for _ in 0..600 {
+        let call = work.call();
+        match rig.write(call.clone()) {
+            Some(Ok(())) => call.iter().for_each(|w| model.acknowledge(w)),
+            Some(Err(EngineError::Full)) => {
+                refused += 1;
+                disk.set_capacity((refused == 20).then_some(8 << 20).or(Some(1 << 20)));
+            }
+            other => panic!("{other:?}"),
+        }
+        if refused >= 20 {
+            break;
+        }
+    }
+    rig.verify(&mut model, "full");
+    if refused < 20 {
+        // Collection kept up: take the space away altogether.
+        disk.set_capacity(Some(0));
+        while rig.write(work.call()) == Some(Ok(())) {}
+        panic!("the workload is too small to fill the disk");
+    }
+    let call = work.call();
+    assert_eq!(rig.write(call.clone()), Some(Ok(())), "space is back");
+    call.iter().for_each(|w| model.acknowledge(w));
+    rig.verify(&mut model, "space again");
+    assert_eq!(rig.engine.stats().read_only, 0);
+}

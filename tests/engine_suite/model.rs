@@ -1,6 +1,6 @@
 //! Random writes, reads, scans, restarts: always what a map says.
 
-use crate::rig::{Model, Rig, Workload, slow, tiny};
+use crate::rig::{KEYS, Model, Rig, SLICES, Workload, key, slow, tiny};
 use dynarc::sim::disk::VirtualDisk;
 
 /// One run: `steps` calls, some of them together, with restarts in between.
@@ -12,7 +12,14 @@ fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
     for step in 0..steps {
         let note = format!("seed {seed} step {step}");
         match work.prng.below(100) {
-            0..80 => {
+            0..30 => {
+                let calls: Vec<_> = (0..=work.prng.below(6)).map(|_| work.call()).collect();
+                let places: Vec<_> =
+                    (0..8).map(|_| (work.prng.below(u64::from(SLICES)) as u16, key(work.prng.below(KEYS)))).collect();
+                rig.write_and_read(&calls, &places, &model, &note);
+                calls.iter().flatten().for_each(|w| model.acknowledge(w));
+            }
+            30..80 => {
                 let calls: Vec<_> = (0..=work.prng.below(6)).map(|_| work.call()).collect();
                 let results = rig.write_together(&calls);
                 for (call, result) in calls.iter().zip(results) {

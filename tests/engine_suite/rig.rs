@@ -98,23 +98,17 @@ pub fn slices() -> Vec<SliceId> {
 impl Rig {
     /// `None` when the disk stops meanwhile.
     pub fn try_open(disk: VirtualDisk, executor: Executor, options: EngineOptions) -> Option<Result<Rig, EngineError>> {
-        Rig::try_open_as(disk, executor, options, 0, &slices())
-    }
-    pub fn try_open_as(
-        disk: VirtualDisk,
-        executor: Executor,
-        options: EngineOptions,
-        shard: u16,
-        slices: &[SliceId],
-    ) -> Option<Result<Rig, EngineError>> {
-        let open = Engine::open(Rc::new(disk.clone()), ShardId(shard), slices, options.clone());
+        let slices = slices();
+        let open = Engine::open(Rc::new(disk.clone()), ShardId(0), &slices, options.clone());
         let opened = executor.try_block_on(open)?;
-        Some(opened.map(|Opened { engine, background }| {
-            for (_, future) in background {
-                executor.spawn(Process(1), future);
-            }
-            Rig { disk, executor, engine, options }
-        }))
+        Some(opened.map(|opened| Rig { options, ..Rig::adopt(disk, executor, opened) }))
+    }
+    /// Drives what was opened.
+    pub fn adopt(disk: VirtualDisk, executor: Executor, opened: Opened<VirtualDisk>) -> Rig {
+        for (_, future) in opened.background {
+            executor.spawn(Process(1), future);
+        }
+        Rig { disk, executor, engine: opened.engine, options: tiny() }
     }
     pub fn open(disk: VirtualDisk, options: EngineOptions) -> Rig {
         Rig::open_on(disk, Executor::new(), options)
@@ -142,6 +136,31 @@ impl Rig {
         self.executor.try_block_on(join_all(all));
         results.iter().map(|r| r.borrow_mut().take()).collect()
     }
+    /// Writes and reads, all at once. What was read must be what was there before or what one of the calls writes.
+    pub fn write_and_read(&self, calls: &[Vec<Write>], places: &[Place], model: &Model, note: &str) {
+        let mut allowed = model.clone();
+        calls.iter().flatten().for_each(|write| allowed.perhaps(write));
+        let reads = places.iter().map(|place| {
+            let engine = self.engine.clone();
+            async move {
+                let mut seen = Vec::new();
+                for _ in 0..4 {
+                    seen.push(engine.get(SliceId(place.0), &place.1, Want::Full).await);
+                }
+                seen
+            }
+        });
+        let writes = calls.iter().map(|call| self.engine.write(call.clone(), Durability::Sync));
+        let both = futures_util::future::join(join_all(writes), join_all(reads));
+        let (written, read) = self.executor.block_on(both);
+        assert!(written.iter().all(|w| w.is_ok()), "{note}: {written:?}");
+        for (place, seen) in places.iter().zip(read) {
+            for found in seen {
+                let found = found.unwrap_or_else(|error| panic!("{note}: {place:?}: {error}"));
+                assert!(allowed.allows(place, &found), "{note}: {place:?} was {:?}", found.map(|r| r.head));
+            }
+        }
+    }
     pub fn get(&self, place: &Place) -> Option<Result<Option<Record>, EngineError>> {
         self.executor.try_block_on(self.engine.get(SliceId(place.0), &place.1, Want::Full))
     }
@@ -164,15 +183,22 @@ impl Rig {
                 assert!(
                     model.allows(&place, &found),
                     "{note}: slice {slice} key {number} is {head:?}, should be {sure:?} or one of {:?}",
-                    model.perhaps.get(&place).map(|all| all.iter().map(|r| r.as_ref().map(|r| r.head.clone())).collect::<Vec<_>>())
+                    model
+                        .perhaps
+                        .get(&place)
+                        .map(|all| all.iter().map(|r| r.as_ref().map(|r| r.head.clone())).collect::<Vec<_>>())
                 );
                 if let Some(record) = &found {
                     live.entry(slice).or_default().push((Bytes::from(place.1.clone()), record.head.clone()));
                 }
                 model.settle(&place, found);
             }
-            let scanned = self.executor.block_on(self.engine.scan(SliceId(slice), b"", b"\xff", 10_000));
-            assert_eq!(scanned, Ok(live.remove(&slice).unwrap_or_default()), "{note}: scan of slice {slice}");
+            let live = live.remove(&slice).unwrap_or_default();
+            for limit in [10_000, 3] {
+                let scanned = self.executor.block_on(self.engine.scan(SliceId(slice), b"", b"\xff", limit));
+                let wanted = live.iter().take(limit).cloned().collect::<Vec<_>>();
+                assert_eq!(scanned, Ok(wanted), "{note}: scan of slice {slice}");
+            }
         }
     }
     pub fn close(&self) -> VirtualDisk {

@@ -19,7 +19,6 @@
 
 use bytes::Bytes;
 use dynarc::{
-    limits::DOT_LEASE,
     protocol::{
         message::{Answer, ClientToken, Depth, Envelope, Fetched, Message, Operation, Purpose, Request, Response},
         replica::{Change, Leases, Stored, keys},
@@ -252,10 +251,10 @@ impl Stage {
         let Some(node) = self.nodes.get_mut(&letter) else { return };
         node.starts += 1;
         node.member.generation = node.starts;
-        let leased = node.disk.get(&keys::lease_key()).and_then(|(head, _)| keys::parse_lease(head)).unwrap_or(0);
-        let mut leases = Leases::default();
-        leases.insert(SliceId(0), leased, leased + DOT_LEASE);
-        node.disk.insert(keys::lease_key(), (keys::lease_head(leased + DOT_LEASE), Values::new()));
+        let last = node.disk.get(&keys::lease_key()).and_then(|(head, _)| keys::parse_lease(head));
+        let mut leases = Leases::new(id(letter));
+        let lease = leases.begin(SliceId(0), last).expect("incarnations are left");
+        node.disk.insert(keys::lease_key(), (keys::lease_head(lease), Values::new()));
         let mut owed: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
         for (owner, key) in node.disk.keys().filter_map(keys::parse_hint_key) {
             let count = owed.entry(owner).or_default();
@@ -263,7 +262,6 @@ impl Stage {
         }
         let birth = Birth {
             me: address(letter),
-            actor: Actor::new(id(letter), 1),
             generation: node.starts,
             member: node.member.clone(),
             known: node.known.clone(),

@@ -53,6 +53,8 @@ pub struct End {
     pub lateness: Histogram<u64>,
     /// When the last operation ended, from the start.
     pub ended_ns: u64,
+    /// CPU time of the thread.
+    pub cpu_ns: u64,
     /// The generator gave up because too many operations were open.
     pub overflowed: bool,
     pub fatal: Option<String>,
@@ -222,7 +224,9 @@ impl Worker {
         if let Some(early) = start.checked_duration_since(Instant::now()) {
             std::thread::sleep(early);
         }
+        let cpu_before_ns = thread_cpu_ns();
         let fatal = self.turns().err().map(|e| e.to_string());
+        let cpu_ns = thread_cpu_ns().saturating_sub(cpu_before_ns);
         let tally = Box::new(std::mem::take(&mut self.book.second));
         // The listener outlives its workers; if it is gone, nobody wants to know.
         let _ = self.told.send(Told::Second { second: self.second, tally });
@@ -230,6 +234,7 @@ impl Worker {
             service: self.book.service,
             lateness: self.book.lateness,
             ended_ns: self.book.ended_ns,
+            cpu_ns,
             overflowed: self.overflowed,
             fatal,
         };
@@ -261,12 +266,12 @@ impl Worker {
             if timeout > Duration::ZERO || (!started && ready.is_empty()) {
                 self.book.second.idle_ns += after - asleep;
             }
+            self.roll(after);
             ready.iter().for_each(|event| self.serve(*event));
             if after > swept_ns + SWEEP_NS {
                 swept_ns = after;
                 self.expire(after);
                 self.reconnect()?;
-                self.roll(after);
             }
             let through = after >= last_ns || exhausted || self.overflowed;
             if through && (self.book.open == 0 || after > give_up_ns) {
@@ -489,6 +494,12 @@ impl Worker {
             }
         }
     }
+}
+
+/// CPU time that this thread has used so far; 0 where the kernel does not tell.
+fn thread_cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// What is known after both: what one request has written and another has read are both seen by this writer. `None`
@@ -719,6 +730,7 @@ impl Book {
         self.open -= 1;
         self.free.push(index as u32);
         self.ended_ns = now;
+        self.second.ended += 1;
         if bytes.is_some() && slot.kind == Kind::Insert {
             self.source.inserted(slot.key);
         }

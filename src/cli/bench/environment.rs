@@ -86,16 +86,25 @@ pub struct LogCounts {
     pub durable_writes: u64,
 }
 
-/// The sum over nodes; `None` if any cannot be asked.
-pub fn log_counts(nodes: &[SocketAddr]) -> Option<LogCounts> {
-    let mut sum = LogCounts::default();
-    for node in nodes {
-        let body = get(*node, "/v1/node").ok()?;
-        let counts: LogCounts = serde_json::from_slice(&body).ok()?;
-        sum.syncs += counts.syncs;
-        sum.durable_writes += counts.durable_writes;
+/// Each node's counts; `None` for one that cannot be asked.
+pub fn log_counts(nodes: &[SocketAddr]) -> Vec<Option<LogCounts>> {
+    let of_node = |node: &SocketAddr| serde_json::from_slice(&get(*node, "/v1/node").ok()?).ok();
+    nodes.iter().map(of_node).collect()
+}
+
+/// What was added between two readings of the same nodes, over those that answered both times without a restart, and
+/// how many those were.
+pub fn log_growth(before: &[Option<LogCounts>], after: &[Option<LogCounts>]) -> (LogCounts, usize) {
+    let (mut sum, mut nodes) = (LogCounts::default(), 0);
+    for (before, after) in before.iter().zip(after) {
+        let (Some(before), Some(after)) = (before, after) else { continue };
+        if after.syncs >= before.syncs && after.durable_writes >= before.durable_writes {
+            sum.syncs += after.syncs - before.syncs;
+            sum.durable_writes += after.durable_writes - before.durable_writes;
+            nodes += 1;
+        }
     }
-    (!nodes.is_empty()).then_some(sum)
+    (sum, nodes)
 }
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -146,6 +155,13 @@ mod tests {
         let after = CpuTime::parse("cpu  150 0 150 780 100 0 0 20 0 0\n");
         let (steal, idle) = after.shares_since(before);
         assert!((steal - 0.1).abs() < 1e-9 && (idle - 0.4).abs() < 1e-9);
+    }
+    #[test]
+    fn nodes_that_vanish_or_restart_are_left_out_of_the_growth() {
+        let counts = |syncs, durable_writes| Some(LogCounts { syncs, durable_writes });
+        let before = [counts(10, 100), counts(5, 50), counts(7, 70)];
+        let after = [counts(15, 160), None, counts(1, 10)];
+        assert_eq!(log_growth(&before, &after), (LogCounts { syncs: 5, durable_writes: 60 }, 1));
     }
     #[test]
     fn the_environment_is_known_here() {

@@ -37,6 +37,8 @@ pub struct Tally {
     pub scheduled: u64,
     /// Answered well in the measured window, of all kinds.
     pub done: u64,
+    /// Ended in any way at any time, warm-up included.
+    pub ended: u64,
     /// Gets of keys that do not exist.
     pub missing: u64,
     /// Gets answered with more than one value.
@@ -83,6 +85,7 @@ impl Tally {
         }
         self.scheduled += other.scheduled;
         self.done += other.done;
+        self.ended += other.ended;
         self.missing += other.missing;
         self.siblings += other.siblings;
         self.damaged += other.damaged;

@@ -22,6 +22,8 @@ pub struct Report {
     pub value_bytes: usize,
     pub connections: usize,
     pub in_flight: usize,
+    /// Requests went to cores that do not own their keys, on purpose.
+    pub any_node: bool,
     pub threads: usize,
     pub measured_seconds: f64,
     /// Wished operations a second (open loop).
@@ -69,6 +71,8 @@ pub struct Generator {
     pub lateness: Percentiles,
     /// Share of its threads' time with nothing to do.
     pub idle: f64,
+    /// CPU time an operation, warm-up included.
+    pub cpu_us_per_operation: f64,
 }
 /// From the nodes' own counts over the run, warm-up included.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -88,10 +92,11 @@ pub struct Machine {
 /// What was read before and after a run.
 pub struct Surroundings {
     pub target: String,
+    pub any_node: bool,
     pub environment: Environment,
     pub cpu: (CpuTime, CpuTime),
-    pub nodes: usize,
-    pub log: Option<(LogCounts, LogCounts)>,
+    /// What the nodes' logs grew by, and how many nodes that is.
+    pub log: (LogCounts, usize),
     pub wall_seconds: f64,
 }
 
@@ -117,6 +122,7 @@ impl Report {
             value_bytes: plan.value_bytes,
             connections: plan.connections,
             in_flight: plan.in_flight,
+            any_node: around.any_node,
             threads: plan.threads,
             measured_seconds: seconds,
             rate,
@@ -140,8 +146,9 @@ impl Report {
             generator: Generator {
                 lateness: Percentiles::of(&outcome.lateness),
                 idle: total.idle_ns as f64 / 1e9 / outcome.wall_seconds.max(1e-9) / plan.threads as f64,
+                cpu_us_per_operation: outcome.cpu_seconds * 1e6 / total.ended.max(1) as f64,
             },
-            durability: around.log.map(|log| Durability::between(log, around.nodes, around.wall_seconds)),
+            durability: Durability::of(around.log, around.wall_seconds),
             machine: Machine { steal, idle },
             marks: outcome.marks.clone(),
             environment: around.environment.clone(),
@@ -155,9 +162,10 @@ impl Report {
     }
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         let e = &self.environment;
+        let astray = if self.any_node { ", to the wrong core on purpose" } else { "" };
         writeln!(
             out,
-            "target       {}   {} connections x {} in flight",
+            "target       {}   {} connections x {} in flight{astray}",
             self.target, self.connections, self.in_flight
         )?;
         write!(out, "load         {}, {} keys, {} B values", self.loop_kind, self.keys, self.value_bytes)?;
@@ -182,7 +190,8 @@ impl Report {
         } else {
             write!(out, "generator    ")?;
         }
-        writeln!(out, "idle {:.0} %", self.generator.idle * 100.0)?;
+        let g = &self.generator;
+        writeln!(out, "idle {:.0} %, {:.2} us of CPU an operation", g.idle * 100.0, g.cpu_us_per_operation)?;
         let c = &self.counts;
         write!(out, "counts       {} missing, {} with siblings, {} retried", c.missing, c.siblings, c.retried)?;
         writeln!(out, ", {} damaged, failed: {:?}", c.damaged, c.failed)?;
@@ -261,16 +270,14 @@ impl KindReport {
 }
 
 impl Durability {
-    fn between((before, after): (LogCounts, LogCounts), nodes: usize, seconds: f64) -> Durability {
-        let syncs = after.syncs.saturating_sub(before.syncs);
-        let durable_writes = after.durable_writes.saturating_sub(before.durable_writes);
-        Durability {
+    fn of((log, nodes): (LogCounts, usize), seconds: f64) -> Option<Durability> {
+        (nodes > 0).then(|| Durability {
             nodes,
-            syncs,
-            durable_writes,
-            writes_per_sync: durable_writes as f64 / syncs.max(1) as f64,
-            syncs_per_second: syncs as f64 / seconds,
-        }
+            syncs: log.syncs,
+            durable_writes: log.durable_writes,
+            writes_per_sync: log.durable_writes as f64 / log.syncs.max(1) as f64,
+            syncs_per_second: log.syncs as f64 / seconds,
+        })
     }
 }
 

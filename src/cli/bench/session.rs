@@ -29,6 +29,7 @@ pub struct Outcome {
     pub lateness: Histogram<u64>,
     pub measured_seconds: f64,
     pub wall_seconds: f64,
+    pub cpu_seconds: f64,
     pub overflowed: bool,
     pub fatal: Vec<String>,
     pub marks: Vec<Mark>,
@@ -112,10 +113,10 @@ fn measure(args: &BenchArgs, mut plan: Plan, target: &Target) -> Result<Report, 
     let wall_seconds = started.elapsed().as_secs_f64();
     let around = Surroundings {
         target: fleet.name(),
+        any_node: args.any_node,
         environment,
         cpu: (cpu, CpuTime::read()),
-        nodes: nodes.len(),
-        log: log.zip(environment::log_counts(&nodes)),
+        log: environment::log_growth(&log, &environment::log_counts(&nodes)),
         wall_seconds,
     };
     if let Some(path) = &args.csv {
@@ -188,6 +189,7 @@ fn listen(plan: &Plan, telling: &mpsc::Receiver<Told>, start: Instant) -> Outcom
         lateness: histogram(),
         measured_seconds: plan.measure.as_secs_f64(),
         wall_seconds: 0.0,
+        cpu_seconds: 0.0,
         overflowed: false,
         fatal: Vec::new(),
         marks: Vec::new(),
@@ -205,7 +207,8 @@ fn listen(plan: &Plan, telling: &mpsc::Receiver<Told>, start: Instant) -> Outcom
                 progress.show(plan, second, &outcome.seconds[second], &outcome.total);
             }
             Told::End(end) => {
-                let End { service, lateness, ended_ns: ended, overflowed, fatal } = *end;
+                let End { service, lateness, ended_ns: ended, cpu_ns, overflowed, fatal } = *end;
+                outcome.cpu_seconds += cpu_ns as f64 / 1e9;
                 merge(&mut outcome.service, &service);
                 merge(&mut outcome.lateness, &lateness);
                 ended_ns = ended_ns.max(ended);

@@ -19,8 +19,6 @@ pub mod job;
 pub mod merge;
 pub mod policy;
 pub mod set;
-#[cfg(test)]
-mod tests;
 
 pub use job::{Outcome, run};
 pub use merge::{AnySource, MemorySource, MergeCursor, RunCursor, Source};

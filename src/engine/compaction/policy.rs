@@ -162,7 +162,7 @@ fn level0_plan(shape: &Shape<'_>, options: &EngineOptions, pressure: f64) -> Pla
 
 fn level_plan(shape: &Shape<'_>, level: usize, pressure: f64) -> Option<Plan> {
     let cost = |table: &TableMeta| {
-        let dragged: u64 = overlapping(shape, level + 1, table).map(|other| other.bytes).sum();
+        let dragged: u64 = overlapping(shape, level + 1, table).iter().map(|other| other.bytes).sum();
         // A table of nothing but delete records counts five times its size.
         let worth = table.bytes + 4 * table.bytes * table.deletes / table.entries.max(1);
         u128::from(dragged) * 1024 / u128::from(worth.max(1))
@@ -178,7 +178,7 @@ fn deletes_plan(shape: &Shape<'_>) -> Option<Plan> {
     let tables = (1..shape.len()).flat_map(|level| shape[level].iter().copied().filter(many).map(move |t| (level, t)));
     let share = |table: &TableMeta| u128::from(table.deletes) * 1024 / u128::from(table.entries.max(1));
     let (level, table) = tables.max_by_key(|(level, table)| (share(table), Reverse(*level), Reverse(table.id)))?;
-    let below = (level + 1..shape.len()).any(|deeper| overlapping(shape, deeper, table).next().is_some());
+    let below = (level + 1..shape.len()).any(|deeper| !overlapping(shape, deeper, table).is_empty());
     if below {
         return Some(into_next(shape, level, &[table], 1.0));
     }
@@ -205,7 +205,10 @@ fn bounds<'a>(mut tables: impl Iterator<Item = &'a TableMeta>) -> Option<(&'a [u
 fn touches(table: &TableMeta, (smallest, largest): (&[u8], &[u8])) -> bool {
     &table.smallest[..] <= largest && smallest <= &table.largest[..]
 }
-fn overlapping<'a>(shape: &Shape<'a>, level: usize, table: &'a TableMeta) -> impl Iterator<Item = &'a TableMeta> {
-    let tables = shape.get(level).cloned().unwrap_or_default().into_iter();
-    tables.filter(move |other| touches(other, (&table.smallest, &table.largest)))
+/// The tables of a level (1 and deeper: by key) that overlap with a table.
+fn overlapping<'s, 'a>(shape: &'s Shape<'a>, level: usize, table: &TableMeta) -> &'s [&'a TableMeta] {
+    let tables = shape.get(level).map_or(&[][..], |tables| &tables[..]);
+    let begin = tables.partition_point(|other| other.largest < table.smallest);
+    let end = tables.partition_point(|other| other.smallest <= table.largest);
+    tables.get(begin..end).unwrap_or_default()
 }

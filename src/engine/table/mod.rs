@@ -21,8 +21,6 @@ pub mod inspect;
 mod reader;
 mod record;
 mod section;
-#[cfg(test)]
-pub(super) mod tests;
 
 pub use builder::Builder;
 pub use cursor::Cursor;

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 /// Format number of segments. Raised when an older Dynarc could not read what is written.
 pub const FORMAT: u32 = 1;
-pub const BATCH_HEADER_BYTES: usize = 80;
+pub const BATCH_HEADER_BYTES: usize = 88;
 /// Bytes of one batch, padding included: what one call of write may hold, and its framing.
 pub const BATCH_BYTES_LIMIT: usize = LOG_QUEUE_BYTES + 8 * MIB;
 
@@ -26,7 +26,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"DYNARCSG";
 const MARK_MAGIC: &[u8; 8] = b"DYNARCFL";
 const BATCH_MAGIC: &[u8; 4] = b"DYNB";
 const HEADER_SUMMED: std::ops::Range<usize> = 16..64 + SLICES_MAX / 8;
-const MARK_HEADER_BYTES: usize = 56;
+const MARK_HEADER_BYTES: usize = 64;
 const MARK_ENTRY_BYTES: usize = 10;
 const RECORD_HEADER_BYTES: usize = 12;
 const INLINE: u32 = 1 << 31;
@@ -126,6 +126,10 @@ pub struct Mark {
     pub epoch: u64,
     /// Where its batches end.
     pub end: u64,
+    /// Bytes of all its large values, live or not.
+    pub value_bytes: u64,
+    /// Bytes of the records that those values belong to.
+    pub record_bytes: u64,
     /// The greatest sequence of each slice that has records in it.
     pub last: Vec<(SliceId, u64)>,
 }
@@ -137,7 +141,9 @@ impl Mark {
         out[16..24].copy_from_slice(&self.id.to_le_bytes());
         out[24..32].copy_from_slice(&self.epoch.to_le_bytes());
         out[32..40].copy_from_slice(&self.end.to_le_bytes());
-        out[48..52].copy_from_slice(&(self.last.len() as u32).to_le_bytes());
+        out[40..48].copy_from_slice(&self.value_bytes.to_le_bytes());
+        out[48..56].copy_from_slice(&self.record_bytes.to_le_bytes());
+        out[56..60].copy_from_slice(&(self.last.len() as u32).to_le_bytes());
         for (entry, (slice, last)) in out[MARK_HEADER_BYTES..].chunks_exact_mut(MARK_ENTRY_BYTES).zip(&self.last) {
             entry[..2].copy_from_slice(&slice.0.to_le_bytes());
             entry[2..].copy_from_slice(&last.to_le_bytes());
@@ -147,7 +153,7 @@ impl Mark {
     }
     /// `None` when there is no whole mark of this segment: it is read again, which is always right.
     pub fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Mark> {
-        let (length, count) = (u32_at(bytes, 12) as usize, u32_at(bytes, 48) as usize);
+        let (length, count) = (u32_at(bytes, 12) as usize, u32_at(bytes, 56) as usize);
         let whole = bytes.get(..8)? == MARK_MAGIC
             && count <= SLICES_MAX
             && length == MARK_HEADER_BYTES + count * MARK_ENTRY_BYTES
@@ -158,6 +164,8 @@ impl Mark {
             id: header.id,
             epoch: header.epoch,
             end: u64_at(bytes, 32),
+            value_bytes: u64_at(bytes, 40),
+            record_bytes: u64_at(bytes, 48),
             last: entries.map(|e| (SliceId(u16_at(e, 0)), u64_at(e, 2))).collect(),
         })
     }
@@ -178,6 +186,8 @@ pub struct BatchHeader {
     /// The segment that this shard wrote before, and where its batches end: all of it was durable. 0: none.
     pub previous: u64,
     pub previous_end: u64,
+    /// Bytes that the file had, durably, when this batch was sealed: a shorter one has been cut.
+    pub allocated: u64,
     pub count: u32,
     /// Bytes of header, records and values, without the padding.
     pub length: u32,
@@ -189,7 +199,7 @@ impl BatchHeader {
     pub fn peek(bytes: &[u8], segment: u64, epoch: u64, offset: u64) -> Option<BatchHeader> {
         if bytes.len() < BATCH_HEADER_BYTES
             || &bytes[..4] != BATCH_MAGIC
-            || crc32c::crc32c(&bytes[8..76]) != u32_at(bytes, 76)
+            || crc32c::crc32c(&bytes[8..84]) != u32_at(bytes, 84)
         {
             return None;
         }
@@ -203,7 +213,8 @@ impl BatchHeader {
             durable: u64_at(bytes, 48),
             previous: u64_at(bytes, 56),
             previous_end: u64_at(bytes, 64),
-            count: u32_at(bytes, 72),
+            allocated: u64_at(bytes, 72),
+            count: u32_at(bytes, 80),
         };
         let sane = (header.segment, header.epoch, header.offset) == (segment, epoch, offset)
             && BATCH_HEADER_BYTES <= header.records_end as usize
@@ -228,12 +239,13 @@ impl BatchHeader {
             (48, self.durable),
             (56, self.previous),
             (64, self.previous_end),
+            (72, self.allocated),
         ] {
             out[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
-        out[72..76].copy_from_slice(&self.count.to_le_bytes());
-        let crc = crc32c::crc32c(&out[8..76]);
-        out[76..80].copy_from_slice(&crc.to_le_bytes());
+        out[80..84].copy_from_slice(&self.count.to_le_bytes());
+        let crc = crc32c::crc32c(&out[8..84]);
+        out[84..88].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -282,6 +294,22 @@ pub struct LogRecord {
     pub sequence: u64,
     pub key: Bytes,
     pub stored: Stored,
+}
+
+impl LogRecord {
+    /// Bytes of its values that lie apart, and of the record itself if there are any.
+    pub fn weight(&self) -> (u64, u64) {
+        let Stored::Put { head, values } = &self.stored else { return (0, 0) };
+        let (mut apart, mut record) =
+            (0, (RECORD_HEADER_BYTES + self.key.len() + head.len() + 8 * values.len()) as u64);
+        for value in values {
+            match value {
+                StoredValue::Inline(bytes) => record += bytes.len() as u64,
+                StoredValue::Pointer(pointer) => apart += u64::from(pointer.length),
+            }
+        }
+        if apart == 0 { (0, 0) } else { (apart, record) }
+    }
 }
 
 /// Writes a batch into `out` (exactly the padded length): values copied once, summed once. Gives what memtables will
@@ -414,7 +442,11 @@ mod tests {
         };
         vec![
             put(1, b"small", smallvec![Bytes::from_static(b"tiny")]),
-            put(2047, b"large", smallvec![Bytes::from(vec![7; 3000]), Bytes::from_static(b"x"), Bytes::from(vec![9; 5000])]),
+            put(
+                2047,
+                b"large",
+                smallvec![Bytes::from(vec![7; 3000]), Bytes::from_static(b"x"), Bytes::from(vec![9; 5000])],
+            ),
             put(0, b"", smallvec![]),
             Write { slice: SliceId(3), key: Bytes::from_static(b"gone"), change: Change::Delete },
         ]
@@ -432,6 +464,7 @@ mod tests {
             durable: 8192,
             previous: 0,
             previous_end: 0,
+            allocated: 65536,
             count: 0,
             length: 0,
             records_end: 0,
@@ -469,8 +502,16 @@ mod tests {
     fn headers_and_marks_come_back_and_flips_are_seen() {
         let slices = vec![SliceId(0), SliceId(9), SliceId(2047)];
         let data_start = (PAGE + mark_bytes(slices.len())) as u32;
-        let header =
-            SegmentHeader { id: 5, epoch: 6, generation: 7, first_sequence: 8, shard: 1, data_start, step: 8192, slices };
+        let header = SegmentHeader {
+            id: 5,
+            epoch: 6,
+            generation: 7,
+            first_sequence: 8,
+            shard: 1,
+            data_start,
+            step: 8192,
+            slices,
+        };
         let mut page = vec![0; PAGE];
         header.encode(&mut page);
         assert_eq!(SegmentHeader::decode(&page, "f"), Ok(Some(header.clone())));
@@ -482,7 +523,14 @@ mod tests {
         page[8] = 2;
         assert!(matches!(SegmentHeader::decode(&page, "f"), Err(EngineError::NewerFormat { found: 2, .. })));
 
-        let mark = Mark { id: 5, epoch: 6, end: 12288, last: vec![(SliceId(0), 77), (SliceId(9), 78)] };
+        let mark = Mark {
+            id: 5,
+            epoch: 6,
+            end: 12288,
+            value_bytes: 70,
+            record_bytes: 7,
+            last: vec![(SliceId(0), 77), (SliceId(9), 78)],
+        };
         let mut bytes = vec![0; PAGE];
         mark.encode(&mut bytes);
         assert_eq!(Mark::decode(&bytes, &header), Some(mark));

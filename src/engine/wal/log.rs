@@ -23,6 +23,7 @@ use crate::{
         types::{Stored, ValuePointer, Write},
     },
     limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT},
+    types::SliceId,
 };
 use futures_util::{Stream, stream::FuturesOrdered};
 use std::{
@@ -71,6 +72,8 @@ pub struct Log<D: Disk> {
     wanted: Cell<u64>,
     /// Records of the batches on their way, oldest first.
     flying: RefCell<VecDeque<Vec<LogRecord>>>,
+    /// A batch has landed.
+    pub landed: Notify,
     buffers: RefCell<Vec<PageBuffer>>,
     pub next_sequence: Cell<u64>,
     segments_made: Cell<u64>,
@@ -96,6 +99,10 @@ enum Step<F> {
 }
 
 impl<D: Disk> Log<D> {
+    /// Whether a batch on its way holds a record of this key.
+    pub fn is_flying(&self, slice: SliceId, key: &[u8]) -> bool {
+        self.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key)
+    }
     pub fn new(generation: u64) -> Log<D> {
         Log {
             queue: RefCell::default(),
@@ -105,6 +112,7 @@ impl<D: Disk> Log<D> {
             next: RefCell::default(),
             wanted: Cell::new(0),
             flying: RefCell::default(),
+            landed: Notify::default(),
             buffers: RefCell::default(),
             next_sequence: Cell::new(generation << 40 | 1),
             segments_made: Cell::new(0),
@@ -250,9 +258,10 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
-        let fits = log.queue.borrow().front().is_some_and(|next| {
-            first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
-        });
+        let fits =
+            log.queue.borrow().front().is_some_and(|next| {
+                first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
+            });
         let Some(pending) = fits.then(|| log.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
@@ -280,6 +289,7 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
         durable: segment.durable.get(),
         previous,
         previous_end,
+        allocated: segment.allocated.get(),
         count: 0,
         length: 0,
         records_end: 0,
@@ -300,11 +310,10 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
     pending.writes.iter().any(|write| {
         let Ok(slice) = store.slice(write.slice) else { return true };
         let same = |other: &Write| other.slice == write.slice && other.key == write.key;
-        let flying = store.log.flying.borrow();
         // Not in memory: in a table, where it was found, for nothing has left the memtable since.
         let newer = |stored: Stored| pointers(&stored).next() != Some(&relocation.old);
         slice.swaps.get() != relocation.swaps
-            || flying.iter().flatten().any(|r| r.slice == write.slice && r.key == write.key)
+            || store.log.is_flying(write.slice, &write.key)
             || batch.iter().flat_map(|p| &p.writes).any(same)
             || slice.recent(&write.key).is_some_and(|(_, stored)| newer(stored))
     })
@@ -314,6 +323,7 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
 fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
     let Landed { segment, header, pending, buffer, result } = landed;
     let records = store.log.flying.borrow_mut().pop_front().unwrap_or_default();
+    store.log.landed.wake();
     let result = match (result, store.failure()) {
         (Ok(()), None) => Ok(()),
         (_, Some(failed)) => Err(failed),
@@ -331,7 +341,7 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
     let position = store.log.position.get();
     let mut user_bytes = 0;
     for record in records {
-        segment.note(record.slice, record.sequence);
+        segment.note(&record);
         if let Ok(slice) = store.slice(record.slice).cloned() {
             store.apply(&slice, record, position);
         }
@@ -386,7 +396,7 @@ pub async fn prepare<D: Disk>(store: Rc<Store<D>>) {
         };
         store.log.wanted.set(0);
         match result {
-            Ok(()) => {}
+            Ok(()) => store.look_at_space(),
             Err(EngineError::Full) => refuse_all(&store),
             Err(error) => store.fail(&error),
         }
@@ -439,7 +449,6 @@ async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;
     }
-    store.look_at_space();
     Ok(())
 }
 

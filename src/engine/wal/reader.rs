@@ -30,9 +30,14 @@ const WINDOW_BYTES: u64 = MIB as u64;
 pub enum Found {
     Batch(BatchHeader, Vec<LogRecord>),
     /// Bytes from here to there are lost; reading goes on after them.
-    Damage { from: u64, to: u64 },
+    Damage {
+        from: u64,
+        to: u64,
+    },
     /// No batch begins here.
-    End { at: u64 },
+    End {
+        at: u64,
+    },
 }
 
 pub struct BatchReader<F> {

@@ -1,7 +1,7 @@
 //! One segment: a file of the log. Written once from front to back, then sealed; deleted whole when nothing in it is
 //! needed any more.
 
-use super::format::{Mark, SegmentHeader, mark_bytes};
+use super::format::{LogRecord, Mark, SegmentHeader, mark_bytes};
 use crate::{
     engine::{
         disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
@@ -61,6 +61,9 @@ pub struct Segment<F> {
     pub damaged: Cell<bool>,
     /// Bytes of its values that memtables and tables point to.
     pub live: Cell<u64>,
+    /// Bytes of all its large values, and of the records that they belong to.
+    pub value_bytes: Cell<u64>,
+    pub record_bytes: Cell<u64>,
     /// The greatest sequence of each slice that has records in it.
     pub last: RefCell<BTreeMap<SliceId, u64>>,
     /// The log's position at its end, once it is sealed.
@@ -86,7 +89,9 @@ impl<F: DiskFile> Segment<F> {
         let path = path(header.id);
         let file = disk.open(&path, OpenMode::Create).await?;
         let made = async {
+            // Space first, durably: a header without it means that the file was cut.
             file.allocate(allocated).await?;
+            file.sync().await?;
             let mut page = PageBuffer::zeroed(PAGE);
             header.encode(page.as_mut_slice());
             file.write(0, page, Sync::None, Lane::Log).await.1?;
@@ -108,6 +113,8 @@ impl<F: DiskFile> Segment<F> {
             phase: Cell::new(Phase::Active),
             damaged: Cell::new(false),
             live: Cell::new(0),
+            value_bytes: Cell::new(0),
+            record_bytes: Cell::new(0),
             last: RefCell::default(),
             end_position: Cell::new(0),
             shared: false,
@@ -128,25 +135,38 @@ impl<F: DiskFile> Segment<F> {
         }
         Ok(())
     }
-    /// Remembers the greatest sequence of a slice's records here.
-    pub fn note(&self, slice: SliceId, sequence: u64) {
+    /// Remembers what a record in it adds.
+    pub fn note(&self, record: &LogRecord) {
         let mut last = self.last.borrow_mut();
-        let known = last.entry(slice).or_insert(sequence);
-        *known = (*known).max(sequence);
+        let known = last.entry(record.slice).or_insert(record.sequence);
+        *known = (*known).max(record.sequence);
+        let (values, records) = record.weight();
+        self.value_bytes.set(self.value_bytes.get() + values);
+        self.record_bytes.set(self.record_bytes.get() + records);
     }
     /// Writes durably that all its records are in tables.
     pub async fn write_mark(&self) -> Result<(), EngineError> {
         let last: Vec<_> = self.last.borrow().iter().map(|(slice, last)| (*slice, *last)).collect();
-        let mark = Mark { id: self.id(), epoch: self.header.epoch, end: self.end.get(), last };
+        let mark = Mark {
+            id: self.id(),
+            epoch: self.header.epoch,
+            end: self.end.get(),
+            value_bytes: self.value_bytes.get(),
+            record_bytes: self.record_bytes.get(),
+            last,
+        };
         let mut buffer = PageBuffer::zeroed(mark_bytes(mark.last.len()));
         mark.encode(buffer.as_mut_slice());
         self.file.write(PAGE as u64, buffer, Sync::Data, Lane::Background).await.1?;
         self.phase.set(Phase::Flushed);
         Ok(())
     }
-    /// Share of the file that nothing points to, in percent.
+    /// Share of the file that would be free if its live records were packed elsewhere, in percent. Counts dead values,
+    /// records whose values are small and thus in tables, padding, and what was never used.
     pub fn dead_percent(&self) -> u64 {
-        100 - (self.live.get() * 100 / self.allocated.get().max(1)).min(100)
+        let packed = (self.value_bytes.get() + self.record_bytes.get()) as u128 * self.live.get() as u128;
+        let packed = packed.div_ceil(u128::from(self.value_bytes.get().max(1)));
+        100 - (packed * 100 / u128::from(self.allocated.get().max(1))).min(100) as u64
     }
     pub fn add_live(&self, bytes: u64) {
         self.live.set(self.live.get() + bytes);

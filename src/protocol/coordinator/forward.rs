@@ -15,7 +15,10 @@ use smallvec::SmallVec;
 enum State {
     Untried,
     Waiting,
-    Failed,
+    /// Sent, and then the connection broke: it may have been done.
+    Lost,
+    /// Never sent, or refused with nothing done.
+    Refused,
 }
 
 pub(super) struct Forward {
@@ -58,10 +61,17 @@ impl Forward {
 
     fn fail(&mut self, now: Instant, id: u64, failure: Failure, out: &mut Vec<Act>) -> Option<Instant> {
         let alarm = self.try_next(now, id, out);
-        if alarm.is_none() && self.targets.iter().all(|(_, s)| *s == State::Failed) {
-            self.result = Some(Err(failure));
+        if alarm.is_none() && self.targets.iter().all(|(_, s)| matches!(s, State::Lost | State::Refused)) {
+            self.result = Some(Err(self.judge(failure)));
         }
         alarm
+    }
+
+    /// What one target did not do, another that was asked as well may have done.
+    fn judge(&self, failure: Failure) -> Failure {
+        let asked = self.targets.iter().any(|(_, s)| matches!(s, State::Waiting | State::Lost));
+        let outcome = if asked && self.request.operation.is_write() { Outcome::Unknown } else { failure.outcome };
+        Failure { outcome, ..failure }
     }
 
     pub fn forwarded(
@@ -75,11 +85,18 @@ impl Forward {
         let target = self.targets.get_mut(index)?;
         match response {
             Err(failure) if failure.code == ErrorCode::NotReady && failure.outcome == Outcome::NotApplied => {
-                target.1 = State::Failed;
+                target.1 = State::Refused;
                 self.fail(now, id, failure, out)
             }
-            response => {
-                self.result = Some(response);
+            Err(failure) => {
+                if failure.outcome == Outcome::NotApplied {
+                    target.1 = State::Refused;
+                }
+                self.result = Some(Err(self.judge(failure)));
+                None
+            }
+            Ok(answer) => {
+                self.result = Some(Ok(answer));
                 None
             }
         }
@@ -89,7 +106,7 @@ impl Forward {
         let mut lost = false;
         for (address, state) in self.targets.iter_mut().filter(|(a, _)| a.node == node) {
             lost |= *state == State::Waiting && address.node == node;
-            *state = State::Failed;
+            *state = if matches!(state, State::Waiting | State::Lost) { State::Lost } else { State::Refused };
         }
         if lost { self.fail(now, id, self.lost(), out) } else { None }
     }
@@ -106,7 +123,7 @@ impl Forward {
         self.result.take()
     }
     pub fn awaits(&self, node: NodeId) -> bool {
-        self.targets.iter().any(|(a, s)| a.node == node && *s != State::Failed)
+        self.targets.iter().any(|(a, s)| a.node == node && matches!(s, State::Untried | State::Waiting))
     }
     pub fn deadline_failure(&self) -> Failure {
         Failure { code: ErrorCode::Deadline, detail: "no replica of the key answered in time".into(), ..self.lost() }

@@ -3,6 +3,7 @@
 //! Data: `0x00, token 8 big-endian, key`, so that a token range is a key range. Hints: `0x01, owner 8 big-endian,
 //! token 8, key`, so that all that one owner is owed lies together. System: `0x02, name`.
 
+use super::LeaseRecord;
 use crate::{
     protocol::versions::{Head, HeadError},
     types::{Key, KeyError, NodeId, Token},
@@ -68,12 +69,19 @@ pub fn lease_key() -> Bytes {
     Bytes::from_static(b"\x02lease")
 }
 
-/// A lease record's head: the first counter that has not been leased.
-pub fn lease_head(ceiling: u64) -> Bytes {
-    Bytes::copy_from_slice(&ceiling.to_le_bytes())
+/// A lease record's head: `incarnation u16, clean u8, ceiling u64`, little-endian.
+pub fn lease_head(lease: LeaseRecord) -> Bytes {
+    let mut out = BytesMut::with_capacity(11);
+    out.put_u16_le(lease.incarnation);
+    out.put_u8(u8::from(lease.clean));
+    out.put_u64_le(lease.ceiling);
+    out.freeze()
 }
-pub fn parse_lease(head: &[u8]) -> Option<u64> {
-    Some(u64::from_le_bytes(head.try_into().ok()?))
+pub fn parse_lease(head: &[u8]) -> Option<LeaseRecord> {
+    let fields: &[u8; 11] = head.try_into().ok()?;
+    let incarnation = u16::from_le_bytes([fields[0], fields[1]]);
+    let ceiling = u64::from_le_bytes(fields[3..].try_into().ok()?);
+    (fields[2] <= 1).then_some(LeaseRecord { incarnation, clean: fields[2] == 1, ceiling })
 }
 
 /// What a hint's record says: `kind u8, stamp u64`, then for a parked state its head.

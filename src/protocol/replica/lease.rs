@@ -1,56 +1,122 @@
-//! Counters for dots, leased durably in blocks for each slice before the first of a block is used.
+//! Dots: counters leased durably in blocks for each slice before the first of a block is used, under an incarnation
+//! that changes whenever the own copies may have lost a dot that others hold.
 //!
-//! A restart begins above everything leased, so that no dot is minted twice whatever was lost between mint and sync.
+//! A client's write goes to the other replicas while it is being stored here. If this node stops before its own copy
+//! is durable, the others know a dot that it does not; a later dot of the same actor would cover that one in every
+//! clock without its value having been seen, and the write would vanish. So a slice that was not closed in good
+//! order, or whose store of a prepared write failed, goes on as a new actor. After an orderly stop it keeps its actor
+//! and continues its counter: clocks grow by crashes only.
 
-use crate::{limits::DOT_LEASE, protocol::ring::FixedMap, types::SliceId};
+use crate::{
+    limits::DOT_LEASE,
+    protocol::{
+        ring::FixedMap,
+        versions::{Actor, Dot},
+    },
+    types::{NodeId, SliceId},
+};
+
+/// What is stored of a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaseRecord {
+    pub incarnation: u16,
+    /// The slice was closed in good order: every dot minted is durable here, and `ceiling` is the next counter.
+    pub clean: bool,
+    /// The first counter that has not been leased.
+    pub ceiling: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
+    incarnation: u16,
     next: u64,
     /// Counters below are durably leased.
     ceiling: u64,
-    /// A renewal to this ceiling is being stored.
-    renewing: Option<u64>,
+    /// Others may hold a dot of this incarnation that the own copy lost: none is minted until the next one is durable.
+    doubted: bool,
+    /// This record is being stored.
+    renewing: Option<LeaseRecord>,
 }
 
 /// The leases of a shard's slices.
-#[derive(Clone, Default, Debug)]
-pub struct Leases(FixedMap<SliceId, Lease>);
+#[derive(Clone, Debug)]
+pub struct Leases {
+    node: NodeId,
+    slices: FixedMap<SliceId, Lease>,
+}
 
 impl Leases {
-    /// `first` to `ceiling` (excluded) has been leased durably for this slice.
-    pub fn insert(&mut self, slice: SliceId, first: u64, ceiling: u64) {
-        self.0.insert(slice, Lease { next: first.max(1), ceiling, renewing: None });
+    pub fn new(node: NodeId) -> Leases {
+        Leases { node, slices: FixedMap::default() }
     }
-    /// The first counter that has not been leased: none at or above it was ever minted.
-    pub fn ceiling(&self, slice: SliceId) -> u64 {
-        self.0.get(&slice).map_or(0, |l| l.ceiling)
+    /// Takes a slice up where its last record left it. Returns the record to make durable before the first dot is
+    /// minted; `None` when the incarnations are used up.
+    pub fn begin(&mut self, slice: SliceId, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
+        let (incarnation, next) = match last {
+            None => (1, 1),
+            Some(LeaseRecord { incarnation, clean: true, ceiling }) => (incarnation, ceiling.max(1)),
+            Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.checked_add(1)?, 1),
+        };
+        let ceiling = next.checked_add(DOT_LEASE)?;
+        self.slices.insert(slice, Lease { incarnation, next, ceiling, doubted: false, renewing: None });
+        Some(LeaseRecord { incarnation, clean: false, ceiling })
     }
-    /// The next counter of the slice, above `floor`. `None` when the lease is used up and its renewal is not durable.
-    pub fn mint(&mut self, slice: SliceId, floor: u64) -> Option<u64> {
-        let lease = self.0.get_mut(&slice)?;
-        let counter = lease.next.max(floor.checked_add(1)?);
-        if counter >= lease.ceiling {
+    /// The actor under which the slice mints.
+    pub fn actor(&self, slice: SliceId) -> Actor {
+        Actor::new(self.node, self.slices.get(&slice).map_or(0, |l| l.incarnation))
+    }
+    /// Whether a context claims dots of the slice's own actor that were never minted. `highest`: its highest counter
+    /// of an actor.
+    pub fn is_foreign(&self, slice: SliceId, highest: impl Fn(Actor) -> u64) -> bool {
+        highest(self.actor(slice)) >= self.slices.get(&slice).map_or(0, |l| l.next)
+    }
+    /// A new dot of the slice. `None` when the lease is used up or in doubt and its renewal is not durable yet.
+    pub fn mint(&mut self, slice: SliceId) -> Option<Dot> {
+        let actor = self.actor(slice);
+        let lease = self.slices.get_mut(&slice)?;
+        if lease.doubted || lease.next >= lease.ceiling {
             return None;
         }
-        lease.next = counter + 1;
-        Some(counter)
+        lease.next += 1;
+        Some(Dot { actor, counter: lease.next - 1 })
     }
-    /// The new ceiling to store when half of the block is used.
-    pub fn renewal(&mut self, slice: SliceId) -> Option<u64> {
-        let lease = self.0.get_mut(&slice)?;
-        if lease.renewing.is_some() || lease.ceiling.saturating_sub(lease.next) > DOT_LEASE / 2 {
+    /// A write that others may hold was not stored here.
+    pub fn doubt(&mut self, slice: SliceId) {
+        if let Some(lease) = self.slices.get_mut(&slice) {
+            lease.doubted = true;
+        }
+    }
+    /// The record to store when half of the block is used, or when the incarnation is in doubt.
+    pub fn renewal(&mut self, slice: SliceId) -> Option<LeaseRecord> {
+        let lease = self.slices.get_mut(&slice)?;
+        let used = lease.ceiling.saturating_sub(lease.next) <= DOT_LEASE / 2;
+        if lease.renewing.is_some() || !(used || lease.doubted) {
             return None;
         }
-        lease.renewing = lease.ceiling.checked_add(DOT_LEASE);
+        let (incarnation, base) =
+            if lease.doubted { (lease.incarnation.checked_add(1)?, 1) } else { (lease.incarnation, lease.ceiling) };
+        lease.renewing = Some(LeaseRecord { incarnation, clean: false, ceiling: base.checked_add(DOT_LEASE)? });
         lease.renewing
     }
+    /// The renewal is durable, or failed.
     pub fn renewed(&mut self, slice: SliceId, durable: bool) {
-        let Some(lease) = self.0.get_mut(&slice) else { return };
-        if let Some(ceiling) = lease.renewing.take()
-            && durable
-        {
-            lease.ceiling = ceiling;
+        let Some(lease) = self.slices.get_mut(&slice) else { return };
+        let Some(record) = lease.renewing.take() else { return };
+        if !durable {
+            return;
         }
+        if record.incarnation != lease.incarnation {
+            (lease.incarnation, lease.next, lease.doubted) = (record.incarnation, 1, false);
+        }
+        lease.ceiling = record.ceiling;
+    }
+    /// What to store at an orderly stop, when no task is in hand: slices in doubt are left out.
+    pub fn clean(&self) -> Vec<(SliceId, LeaseRecord)> {
+        let sound = self.slices.iter().filter(|(_, l)| !l.doubted && l.renewing.is_none());
+        let record =
+            |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, ceiling: l.next };
+        let mut records: Vec<_> = sound.map(|(slice, lease)| (*slice, record(lease))).collect();
+        records.sort_by_key(|(slice, _)| *slice);
+        records
     }
 }

@@ -10,14 +10,14 @@
 pub mod keys;
 mod lease;
 
-pub use lease::Leases;
+pub use lease::{LeaseRecord, Leases};
 
 use crate::{
     limits::{LATCH_WAITERS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX},
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
-        versions::{Actor, Context, Entry, Head, Merged, Pick, Siblings, Side, Values},
+        versions::{Context, Entry, Head, Merged, Pick, Siblings, Side, Values},
     },
     types::{Instant, Key, NodeId, SliceId, Value, WriteId},
 };
@@ -117,7 +117,6 @@ struct Task<O> {
 
 /// See the module.
 pub struct Replica<O> {
-    actor: Actor,
     leases: Leases,
     /// Tasks of each key in order; the first holds the latch.
     latches: FixedMap<Key, VecDeque<u64>>,
@@ -133,9 +132,8 @@ const LEASE_IO: u64 = 1;
 
 impl<O: Clone> Replica<O> {
     /// `generation` makes the stamps of hints differ between starts.
-    pub fn new(actor: Actor, leases: Leases, generation: u64) -> Replica<O> {
+    pub fn new(leases: Leases, generation: u64) -> Replica<O> {
         Replica {
-            actor,
             leases,
             latches: FixedMap::default(),
             tasks: FixedMap::default(),
@@ -229,14 +227,35 @@ impl<O: Clone> Replica<O> {
             self.leases.renewed(SliceId((io >> 1) as u16), result.is_ok());
             return;
         }
-        self.finish(now, io >> 1, result.map_err(Rejection::Refused), out);
+        let id = io >> 1;
+        if let (Err(_), Some(task)) = (result, self.tasks.get(&id))
+            && matches!(task.work, Work::Put { .. })
+        {
+            // The others may hold its dot.
+            let slice = task.slice;
+            self.leases.doubt(slice);
+            self.renew_lease(slice, out);
+        }
+        self.finish(now, id, result.map_err(Rejection::Refused), out);
+    }
+    /// What to store at an orderly stop, when no task is in hand.
+    pub fn clean_leases(&self) -> Vec<Change> {
+        let change = |(slice, lease)| {
+            let record = Some((keys::lease_head(lease), Values::new()));
+            Change { slice, key: keys::lease_key(), record }
+        };
+        self.leases.clean().into_iter().map(change).collect()
     }
 
     fn advance(&mut self, now: Instant, id: u64, next: Result<Next, Rejection>, out: &mut Vec<Step<O>>) {
         let Some(task) = self.tasks.get(&id) else { return };
         let (io, slice) = (id << 1, task.slice);
         match next {
-            Err(rejection) => self.finish(now, id, Err(rejection), out),
+            Err(rejection) => {
+                // It may have been refused for want of a dot.
+                self.renew_lease(slice, out);
+                self.finish(now, id, Err(rejection), out);
+            }
             Ok(Next::Nothing) => self.finish(now, id, Ok(()), out),
             Ok(Next::ReadValues) => {
                 out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Full });
@@ -298,12 +317,10 @@ impl<O: Clone> Replica<O> {
                     return Ok(Next::ReadValues);
                 }
                 check_limits(&head, &seen, value.bytes.len())?;
-                if seen.highest(self.actor) >= self.leases.ceiling(task.slice) {
+                if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
                     return Err(Rejection::ForeignContext);
                 }
-                let floor = head.clock.get(self.actor).max(seen.highest(self.actor));
-                let counter = self.leases.mint(task.slice, floor).ok_or(Rejection::Refused(Refusal::Overloaded))?;
-                let dot = crate::protocol::versions::Dot { actor: self.actor, counter };
+                let dot = self.leases.mint(task.slice).ok_or(Rejection::Refused(Refusal::Overloaded))?;
                 let entry = Entry {
                     dot,
                     write_id: *write_id,
@@ -316,14 +333,14 @@ impl<O: Clone> Replica<O> {
                 let context = if alone {
                     Context::from(merged.head.clock.clone())
                 } else {
-                    Context { clock: seen.clock, dots: [dot].into_iter().collect() }
+                    seen.with_dot(dot)
                 };
                 let fresh: Values = [value.bytes.clone()].into_iter().collect();
                 Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
             }
             Work::Delete { context, .. } => {
                 let seen = context.clone().unwrap_or_else(|| Context::from(head.clock.clone()));
-                if seen.highest(self.actor) >= self.leases.ceiling(task.slice) {
+                if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
                     return Err(Rejection::ForeignContext);
                 }
                 if head.has_survivors(&seen) && !values_read {
@@ -372,8 +389,8 @@ impl<O: Clone> Replica<O> {
         self.next_stamp
     }
     fn renew_lease(&mut self, slice: SliceId, out: &mut Vec<Step<O>>) {
-        if let Some(ceiling) = self.leases.renewal(slice) {
-            let record = Some((keys::lease_head(ceiling), Values::new()));
+        if let Some(lease) = self.leases.renewal(slice) {
+            let record = Some((keys::lease_head(lease), Values::new()));
             let change = Change { slice, key: keys::lease_key(), record };
             out.push(Step::Store { io: u64::from(slice.0) << 1 | LEASE_IO, changes: vec![change] });
         }
@@ -409,19 +426,16 @@ fn parse(stored: Option<Stored>) -> Result<(Head, Values), Rejection> {
 /// The context of a write that is already known here: what its writer had seen, and its dot. When only the trace of a
 /// superseded write is left, the dot of that trace.
 fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
-    let mut context = seen.cloned().unwrap_or_default();
+    let context = seen.cloned().unwrap_or_default();
     let live = head.entries.iter().find(|e| e.write_id == id).map(|e| e.dot);
     let past = head.recent.iter().find(|s| s.write_id == id).map(|s| s.dot);
     if live.is_some() && head.entries.len() == 1 {
         return head.clock.clone().into();
     }
-    if let Some(dot) = live.or(past)
-        && !context.covers(dot)
-    {
-        context.dots.push(dot);
-        context.dots.sort();
+    match live.or(past) {
+        Some(dot) => context.with_dot(dot),
+        None => context,
     }
-    context
 }
 
 fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rejection> {

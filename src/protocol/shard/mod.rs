@@ -14,9 +14,9 @@ use super::{
     hints::{self, Hints},
     membership::{self, Membership, Timing},
     message::{Envelope, Message, Refusal},
-    replica::{Leases, Replica, Step, Stored},
+    replica::{Change, Leases, Replica, Step, Stored},
     ring::{FixedMap, Placement, Ring},
-    versions::{Actor, Context, Head, Siblings},
+    versions::{Context, Head, Siblings},
 };
 use crate::{
     limits,
@@ -59,7 +59,6 @@ impl Default for Settings {
 /// All that a shard is born with.
 pub struct Birth {
     pub me: Address,
-    pub actor: Actor,
     pub generation: u64,
     /// This node's own entry.
     pub member: Member,
@@ -141,7 +140,7 @@ mod exchange_tag {
 
 impl Shard {
     pub fn new(birth: Birth, now: Instant) -> Shard {
-        let Birth { me, actor, generation, member, known, seeds, settings, leases, hints, seed } = birth;
+        let Birth { me, generation, member, known, seeds, settings, leases, hints, seed } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
         let slices = placement.slices_of(me.shard);
         let timing = Timing {
@@ -160,7 +159,7 @@ impl Shard {
             avoided: Vec::new(),
             unreachable: Vec::new(),
             coordinator: Coordinator::new(me),
-            replica: Replica::new(actor, leases, generation),
+            replica: Replica::new(leases, generation),
             hints: Hints::new(slices, hints, now),
             membership,
             fetches: FixedMap::default(),
@@ -213,6 +212,10 @@ impl Shard {
     /// Nothing of a client's or another shard's is in hand.
     pub fn is_idle(&self) -> bool {
         self.coordinator.is_empty() && self.replica.is_empty() && self.fetches.is_empty()
+    }
+    /// What to store before an orderly stop, when the shard is idle.
+    pub fn farewell(&self) -> Vec<Change> {
+        self.replica.clean_leases()
     }
     /// When [`Event::Wake`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use std::fmt;
 
 /// Who mints dots: a node in one incarnation. 48 bits of node id, 16 of incarnation. A node keeps its actor over
-/// restarts as long as its data directory remembers what it has minted.
+/// orderly restarts; after a crash it goes on as a new one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Actor(pub u64);
 

@@ -70,6 +70,16 @@ impl Context {
         dots.truncate(CONTEXT_DOTS_MAX);
         Context { clock, dots }
     }
+    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new
+    /// one stays: an old one that is left out can at worst appear as a sibling again.
+    pub fn with_dot(mut self, dot: Dot) -> Context {
+        if !self.covers(dot) {
+            self.dots.truncate(CONTEXT_DOTS_MAX - 1);
+            self.dots.push(dot);
+            self.dots.sort_unstable();
+        }
+        self
+    }
     /// The compact form, for a key at `token`.
     pub fn to_bytes(&self, token: Token) -> Vec<u8> {
         let mut raw = BytesMut::with_capacity(16 + (self.clock.len() + self.dots.len()) * 16);

@@ -93,7 +93,9 @@ pub(super) fn address(ip: IpAddr, insecure: bool) -> Result<(), StartError> {
         )));
     }
     if ip.is_unspecified() {
-        return Err(StartError::Configuration(format!("{ip} is no address that other nodes could call: give a real one")));
+        return Err(StartError::Configuration(format!(
+            "{ip} is no address that other nodes could call: give a real one"
+        )));
     }
     Ok(())
 }

@@ -128,22 +128,24 @@ impl Stopping {
 
 /// The first failure of any task of the core.
 #[derive(Clone)]
-struct Failures(Rc<local_channel::LocalSender<String>>);
+struct Failures {
+    ring: Rc<Ring>,
+    first: Rc<local_channel::LocalSender<String>>,
+}
 
 impl Failures {
     fn report(&self, what: &str, error: impl Display) {
         // Full: an earlier failure is on its way already.
-        drop(self.0.try_send(format!("{what}: {error}")));
+        drop(self.first.try_send(format!("{what}: {error}")));
     }
     /// Runs a task of the core's own queue that must not end with an error.
     fn watch<E: Display + 'static>(&self, what: &'static str, task: impl Future<Output = Result<(), E>> + 'static) {
         let failures = self.clone();
-        glommio::spawn_local(async move {
+        self.ring.spawn(async move {
             if let Err(error) = task.await {
                 failures.report(what, error);
             }
-        })
-        .detach();
+        });
     }
 }
 
@@ -163,10 +165,11 @@ pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
 }
 
 async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {
-    let (failures, failed) = local_channel::new_bounded(1);
-    let failures = Failures(Rc::new(failures));
     let address = Address::new(core.identity.node, core.shard);
     let ring = Ring::new().map_err(text)?;
+    ring.set_spin(core.options.spin_before_park);
+    let (first, failed) = local_channel::new_bounded(1);
+    let failures = Failures { ring: ring.clone(), first: Rc::new(first) };
     drop(core.progress.send(Progress::Bell(core.shard, ring.bell())));
     // Blocks for as long as the slowest core takes to get here; nothing runs on this one yet.
     let bells = core.bells.recv().map_err(|_| "the start was given up".to_string())?;
@@ -179,9 +182,17 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
 
     let stopping = Rc::new(Stopping::default());
     let turn = take_parcels(&world, &reports, &core.pulse, &core.stop, &stopping);
-    failures.watch("the ring", ring.clone().drive(MeshTurn { mesh, receive: turn, held: RefCell::default() }));
-    glommio::spawn_local(world.clone().keep_alarm()).detach();
-    glommio::spawn_local(world.watches.clone().sweep(ring.clone())).detach();
+    let driving = ring.clone().drive(MeshTurn { mesh, receive: turn, held: RefCell::default() });
+    let driver_failed = failures.clone();
+    // Not counted: the driver asks whether others have run.
+    glommio::spawn_local(async move {
+        if let Err(error) = driving.await {
+            driver_failed.report("the ring", error);
+        }
+    })
+    .detach();
+    ring.spawn(world.clone().keep_alarm());
+    ring.spawn(world.watches.clone().sweep(ring.clone()));
 
     let disk = Rc::new(RingDisk::new(ring.clone(), &core.options.data).map_err(text)?);
     let setup = CoreSetup {
@@ -195,10 +206,11 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
         start(world.clone(), disk, world.inbox.clone(), setup).await.map_err(text)?;
     for (kind, future) in background {
         match kind {
-            Background::Log => glommio::spawn_local(future),
-            Background::Compaction => glommio::spawn_local_into(future, compaction).map_err(text)?,
+            Background::Log => ring.spawn(future),
+            Background::Compaction => {
+                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
+            }
         }
-        .detach();
     }
     drop(world.handle.set(handle.clone()));
 
@@ -221,13 +233,16 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     failures.watch("the HTTP port", web::serve(web, listen(core.sockets.http)));
     drop(core.progress.send(Progress::Serving(core.shard)));
 
-    let running = glommio::spawn_local(driver).detach();
+    let (ended, running) = local_channel::new_bounded(1);
+    ring.spawn(async move {
+        drop(ended.try_send(driver.await));
+    });
     if core.shard == 0 {
-        glommio::spawn_local(tell_ready(world.clone(), core.progress.clone())).detach();
+        ring.spawn(tell_ready(world.clone(), core.progress.clone()));
     }
     let stopped = stop_when_told(&world, &stopping, core.options.drain_timeout);
     let ended = async {
-        match running.await {
+        match running.recv().await {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(text(error)),
             None => Err("its loop was cancelled".to_string()),
@@ -261,9 +276,16 @@ fn take_parcels(
     }
 }
 
+/// Tells the control plane once the node serves requests. A node that joins waits for a member to answer.
 async fn tell_ready(world: Rc<ServerWorld>, progress: Sender<Progress>) {
+    let (mut pause, mut told) = (LOOK, false);
     while !world.handle.get().is_some_and(|h| h.ready()) {
-        world.ring.pause(LOOK).await;
+        world.ring.pause(pause).await;
+        pause = (pause * 2).min(LOOK * 25);
+        if pause == LOOK * 25 && !told {
+            told = true;
+            tracing::info!("waiting for a member of the cluster to answer");
+        }
     }
     drop(progress.send(Progress::Ready));
 }

@@ -22,7 +22,7 @@ use super::{
     kernel::{self, PortUse},
     mesh,
     options::ServeOptions,
-    ring::{Bell, Ring},
+    ring::{Alone, Bell, Ring},
 };
 use crate::{
     driver::{
@@ -93,7 +93,7 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
     let pulse = ticker.pulse();
     let work = async move {
         let ring = Ring::new().map_err(|e| failed(e.to_string()))?;
-        let driver = glommio::spawn_local(ring.clone().drive(NoCompany)).detach();
+        let driver = glommio::spawn_local(ring.clone().drive(Alone)).detach();
         let disk = RingDisk::new(ring.clone(), &options.data).map_err(|e| failed(e.to_string()))?;
         let known = identity::peek(&disk).await?;
         let usual_shards = known.as_ref().map_or(cpus.min(SHARDS_MAX) as u16, |k| k.shards);
@@ -126,23 +126,12 @@ pub(super) fn random() -> u64 {
     fastrand::u64(..)
 }
 
-struct NoCompany;
-impl super::ring::Company for NoCompany {
-    fn turn(&self) -> usize {
-        0
-    }
-    fn quiet(&self) -> bool {
-        true
-    }
-}
-
 fn executor(placement: Placement, options: &ServeOptions, name: &str) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(placement)
         .name(name)
         .preempt_timer(PREEMPT)
         .io_memory(options.io_memory_bytes)
         .ring_depth(64)
-        .spin_before_park(options.spin_before_park)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
 }
 

@@ -13,31 +13,31 @@
 //! - A descriptor named by an operation stays open until its completion: payloads hold a [`Descriptor`].
 //! - The ring is used by one thread, the one that made it.
 
+mod drive;
 mod files;
 mod operation;
 mod slots;
 mod sockets;
 mod timer;
 
+pub use drive::{Alone, Bell, Company, Wanted};
 pub use files::Advice;
 pub use sockets::{Pieces, Readiness, Receiving, SEND_PIECES_MAX};
 
-use glommio::io::{PollState, PollableFd};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{
+    IoUring, opcode, squeue,
+    types::{SubmitArgs, Timespec},
+};
 use operation::{Operation, Orphan};
 use slots::{Key, Slots};
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::poll_fn,
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering, fence},
-    },
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
+    time::Duration,
 };
 
 /// Entries that one turn can submit at once; more wait for a second system call.
@@ -73,43 +73,26 @@ pub struct RingCounters {
     /// System calls that submitted or collected.
     pub enters: u64,
     pub operations: u64,
-    /// Times that the ring slept until its eventfd spoke.
+    /// Times that the core slept in the executor, until the eventfd spoke.
     pub sleeps: u64,
-}
-
-/// Work that reaches a core past its ring: what other cores have put into its queues.
-pub trait Company {
-    /// Takes in what has come; says how much. Called once a turn.
-    fn turn(&self) -> usize;
-    /// Whether nothing waits. Called before the core sleeps, after its bell has been armed.
-    fn quiet(&self) -> bool;
-}
-
-/// Wakes a core from another thread. Ringing costs a system call only when the core sleeps.
-#[derive(Clone)]
-pub struct Bell(Arc<BellState>);
-
-struct BellState {
-    asleep: AtomicBool,
-    eventfd: OwnedFd,
-}
-
-impl Bell {
-    /// To be called after something was put where the core's [`Company`] looks.
-    pub fn ring(&self) {
-        // Pairs with the fence before the last look: either the core sees what was put there, or we see it asleep.
-        fence(Ordering::SeqCst);
-        if self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::Relaxed) {
-            super::kernel::raise_eventfd(&self.0.eventfd);
-        }
-    }
 }
 
 pub struct Ring {
     state: RefCell<State>,
+    /// Signalled by the kernel at a completion, while the core sleeps.
+    eventfd: OwnedFd,
     bell: Bell,
     counters: Cell<RingCounters>,
     stopped: Cell<bool>,
+    /// Times that tasks of [`Ring::spawn`] were polled.
+    polls: Rc<Cell<u64>>,
+    /// Background work that could run.
+    wanted: Cell<u32>,
+    spin: Cell<Duration>,
+    /// The driver waits for the bell on the ring.
+    listening: Cell<bool>,
+    /// An empty list, kept for its memory.
+    wakers: RefCell<Vec<Waker>>,
 }
 
 struct State {
@@ -144,25 +127,27 @@ impl Ring {
         let state = State { uring, slots: Slots::default(), backlog: VecDeque::new(), driver: None };
         let ring = Ring {
             state: RefCell::new(state),
-            bell: Bell(Arc::new(BellState { asleep: AtomicBool::new(false), eventfd })),
+            eventfd,
+            bell: Bell::new()?,
             counters: Cell::default(),
             stopped: Cell::new(false),
+            polls: Rc::default(),
+            wanted: Cell::new(0),
+            spin: Cell::new(Duration::ZERO),
+            listening: Cell::new(false),
+            wakers: RefCell::default(),
         };
         ring.state.borrow_mut().uring.completion().disable_eventfd();
         Ok(Rc::new(ring))
-    }
-
-    pub fn bell(&self) -> Bell {
-        self.bell.clone()
     }
 
     pub fn counters(&self) -> RingCounters {
         self.counters.get()
     }
 
-    /// Operations in flight.
+    /// Operations in flight, but for the driver's own.
     pub fn in_flight(&self) -> usize {
-        self.state.borrow().slots.in_flight()
+        self.state.borrow().slots.in_flight() - usize::from(self.listening.get())
     }
 
     /// Whether completions wait to be collected: a long computation should let the core turn.
@@ -179,79 +164,10 @@ impl Ring {
         }
     }
 
-    /// Ends [`Ring::drive`] at its next turn, whatever is in flight.
-    pub fn stop(&self) {
-        self.stopped.set(true);
-        self.nudge();
-    }
-
-    /// Runs the ring until [`Ring::stop`]. An error means that the ring is unusable.
-    pub async fn drive(self: Rc<Ring>, company: impl Company) -> io::Result<()> {
-        let eventfd = PollableFd::new(self.bell.0.eventfd.try_clone()?).map_err(io::Error::other)?;
-        let mut armed = PollState::new();
-        while !self.stopped.get() {
-            let turn = self.turn()?;
-            let came = company.turn();
-            if turn.completed > 0 || turn.more || came > 0 {
-                glommio::executor().yield_now().await;
-                continue;
-            }
-            let mut slept = false;
-            let woken = poll_fn(|cx| {
-                let awake = self.poll_asleep(cx, &company, &eventfd, &mut armed);
-                slept |= awake.is_pending();
-                awake
-            })
-            .await;
-            self.bell.0.asleep.store(false, Ordering::Relaxed);
-            self.state.borrow_mut().uring.completion().disable_eventfd();
-            woken?;
-            if !slept {
-                // Something came at the last moment, or another core's queue is full: others run first.
-                glommio::executor().yield_now().await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ready when there is something to submit, to collect or to take in.
-    fn poll_asleep(
-        &self,
-        cx: &mut Context<'_>,
-        company: &impl Company,
-        eventfd: &PollableFd<OwnedFd>,
-        armed: &mut PollState,
-    ) -> Poll<io::Result<()>> {
-        {
-            let mut state = self.state.borrow_mut();
-            // The order matters here and below: whoever has something for us looks at the flag after he has put it.
-            state.uring.completion().enable_eventfd();
-            self.bell.0.asleep.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            let pending = !state.uring.submission().is_empty()
-                || !state.backlog.is_empty()
-                || state.uring.submission().taskrun()
-                || !state.uring.completion().is_empty();
-            if pending || self.stopped.get() || !company.quiet() {
-                return Poll::Ready(Ok(()));
-            }
-            state.driver = Some(cx.waker().clone());
-        }
-        match eventfd.poll_readable(cx, armed) {
-            Poll::Pending => {
-                self.count(|c| c.sleeps += 1);
-                Poll::Pending
-            }
-            Poll::Ready(result) => {
-                super::kernel::drain_eventfd(&self.bell.0.eventfd);
-                Poll::Ready(result.map_err(io::Error::other))
-            }
-        }
-    }
-
-    /// Submits all that has gathered in one system call, then hands out completions.
-    fn turn(&self) -> io::Result<Turn> {
-        let mut wakers: Vec<Waker> = Vec::new();
+    /// Submits all that has gathered in one system call, then hands out completions. With `patience`, the same call
+    /// waits for the first of them that long.
+    fn turn(&self, patience: Option<Duration>) -> io::Result<Turn> {
+        let mut wakers = self.wakers.take();
         let mut orphans: Vec<(Box<dyn Orphan>, i32)> = Vec::new();
         let more = {
             let state = &mut *self.state.borrow_mut();
@@ -260,14 +176,10 @@ impl Ring {
                 let submission = state.uring.submission();
                 !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
             };
-            if pressing {
+            let wait = patience.filter(|_| state.uring.completion().is_empty());
+            if pressing || wait.is_some() {
                 self.count(|c| c.enters += 1);
-                match state.uring.submit() {
-                    Ok(_) => {}
-                    // Signals, and a full completion queue: collect and come back.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
-                    Err(e) => return Err(e),
-                }
+                state.enter(wait)?;
             }
             let State { uring, slots, .. } = state;
             for completion in uring.completion() {
@@ -284,7 +196,8 @@ impl Ring {
         };
         let completed = wakers.len() + orphans.len();
         // Outside the borrow: what is dropped or woken may come back to the ring.
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.drain(..).for_each(Waker::wake);
+        self.wakers.replace(wakers);
         orphans.into_iter().for_each(|(orphan, result)| orphan.completed(result));
         Ok(Turn { completed, more })
     }
@@ -347,6 +260,23 @@ impl Ring {
 }
 
 impl State {
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let entered = match wait {
+            None => self.uring.submit(),
+            Some(patience) => {
+                let time = Timespec::from(patience);
+                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            // Signals, the end of our patience, and a full completion queue: collect and come back.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY)) => {
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
     fn push(&mut self, entry: squeue::Entry) {
         // Safety: promised by the caller of `Ring::start`; cancellations point to nothing.
         if !self.backlog.is_empty() || unsafe { self.uring.submission().push(&entry) }.is_err() {

@@ -1,15 +1,17 @@
 //! Tables against a map.
 
-use super::*;
-use crate::{
+use bytes::Bytes;
+use dynarc::{
     engine::{
         cache::BlockCache,
         disk::{Disk, Lane},
         error::EngineError,
+        table::{Builder, Cursor, Table, TableMeta, directory, inspect, path},
         types::{ENGINE_KEY_BYTES_MAX, EngineOptions, Stored, StoredValue, ValuePointer},
     },
     limits::PAGE,
     sim::{disk::VirtualDisk, executor::block_on},
+    types::SliceId,
 };
 use proptest::prelude::*;
 use smallvec::{SmallVec, smallvec};

@@ -1,16 +1,15 @@
 //! Compaction against a map: whatever is chosen and done, lookups and scans show the same, and each value that goes is
 //! reported once.
 
-use super::{policy, *};
-use crate::{
+use super::table::{SLICE, disk, pointer, put};
+use bytes::Bytes;
+use dynarc::{
     engine::{
         cache::BlockCache,
+        compaction::{Choice, MemorySource, Merge, MergeCursor, Source, TableSet, choose, policy, run},
         disk::{Disk, Lane},
         error::EngineError,
-        table::{
-            Builder, Table, TableMeta, path,
-            tests::{SLICE, disk, pointer, put},
-        },
+        table::{Builder, Table, TableMeta, path},
         types::{EngineOptions, Stored, StoredValue, ValuePointer},
     },
     sim::{
@@ -19,7 +18,6 @@ use crate::{
         prng::Prng,
     },
 };
-use bytes::Bytes;
 use smallvec::smallvec;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -155,6 +153,7 @@ impl Shop {
 
 #[test]
 fn whatever_is_compacted_shows_the_same() {
+    let mut deepest = 0;
     for seed in 0..12 {
         let mut prng = Prng::new(seed);
         let mut shop = Shop::new(small());
@@ -175,8 +174,10 @@ fn whatever_is_compacted_shows_the_same() {
             }
             assert_eq!(shop.set.backlog_bytes(&shop.options), 0);
             shop.check(&mut prng).await;
+            deepest = deepest.max(shop.set.levels().iter().rposition(|level| !level.is_empty()).unwrap_or(0));
         });
     }
+    assert!(deepest >= 3, "no more than {deepest} levels were used");
 }
 
 /// Everything into one level: only live records and live values are left.
@@ -366,6 +367,7 @@ fn meta(id: u64, level: u8, keys: (u8, u8), bytes: u64, deletes: u64) -> TableMe
     let (slice, entries, max_sequence) = (SLICE, 100, id);
     TableMeta { id, slice, level, smallest, largest, entries, deletes, bytes, max_sequence, value_bytes: 0 }
 }
+type Levels = Vec<Vec<TableMeta>>;
 fn plan_of(levels: &[Vec<TableMeta>], options: &EngineOptions) -> Option<policy::Plan> {
     policy::plan(&levels.iter().map(|level| level.iter().collect()).collect(), options)
 }
@@ -408,4 +410,70 @@ fn tables_full_of_delete_records_are_not_left_alone() {
     let plan = plan_of(&[vec![], vec![meta(1, 1, (6, 9), 100, 40)], level2.clone()], &options).expect("delete records");
     assert_eq!((plan.from, plan.to, plan.upper, plan.lower), (1, 1, vec![1], vec![]));
     assert_eq!(plan_of(&[vec![], vec![meta(1, 1, (0, 9), 100, 29)], level2], &options), None);
+}
+
+/// Carries a plan out on metas alone: the bytes of the inputs, spread over their keys in tables of the right size.
+fn carry_out(levels: &mut Levels, plan: &policy::Plan, options: &EngineOptions, next_id: &mut u64) {
+    let (from, to) = (usize::from(plan.from), usize::from(plan.to));
+    levels.resize_with(levels.len().max(to + 1), Vec::new);
+    let mut inputs: Vec<_> = levels[from].extract_if(.., |table| plan.upper.contains(&table.id)).collect();
+    assert_eq!(inputs.len(), plan.upper.len());
+    if from == 0 {
+        let newest = inputs.iter().map(|table| table.max_sequence).max();
+        assert!(levels[0].iter().all(|left| Some(left.max_sequence) > newest), "an older table stays in level 0");
+    }
+    inputs.extend(levels[to].extract_if(.., |table| plan.lower.contains(&table.id)));
+    let key = |bytes: &Bytes| u64::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+    let low = inputs.iter().map(|table| key(&table.smallest)).min().expect("an input");
+    let high = inputs.iter().map(|table| key(&table.largest)).max().expect("an input") + 1;
+    let bytes: u64 = inputs.iter().map(|table| table.bytes).sum();
+    let deletes: u64 = inputs.iter().map(|table| table.deletes).sum();
+    let overlaps = |table: &TableMeta| key(&table.smallest) < high && low <= key(&table.largest);
+    let deeper = levels.iter().skip(to + 1).flatten().any(overlaps);
+    let pieces = bytes.div_ceil(options.table_bytes as u64).min(high - low);
+    for piece in 0..pieces {
+        *next_id += 1;
+        let at = |piece: u64| low + (high - low) * piece / pieces;
+        let edge = |key: u64| Bytes::copy_from_slice(&(key as u16).to_be_bytes());
+        let mut table = meta(*next_id, plan.to, (0, 0), bytes / pieces, if deeper { deletes / pieces } else { 0 });
+        (table.smallest, table.largest) = (edge(at(piece)), edge(at(piece + 1) - 1));
+        levels[to].push(table);
+    }
+    levels[to].sort_by(|a, b| a.smallest.cmp(&b.smallest));
+    assert!(levels[to].windows(2).all(|w| w[0].largest < w[1].smallest), "level {to} overlaps");
+}
+
+#[test]
+fn whatever_the_tables_compaction_comes_to_rest_and_levels_keep_their_bounds() {
+    for seed in 0..40 {
+        let mut prng = Prng::new(seed);
+        let options = EngineOptions {
+            table_bytes: 1 << prng.between(13, 17),
+            level0_tables: prng.between(1, 8) as usize,
+            level_factor: prng.between(2, 10) as usize,
+            ..EngineOptions::default()
+        };
+        let (mut levels, mut next_id): (Levels, u64) = (vec![Vec::new()], 0);
+        for _ in 0..prng.between(1, 60) {
+            next_id += 1;
+            let (a, b) = (prng.below(1 << 16) as u16, prng.below(1 << 16) as u16);
+            let mut table = meta(next_id, 0, (0, 0), prng.between(4096, 1 << 16), prng.below(100));
+            table.smallest = Bytes::copy_from_slice(&a.min(b).to_be_bytes());
+            table.largest = Bytes::copy_from_slice(&a.max(b).to_be_bytes());
+            levels[0].insert(0, table);
+            let mut steps = 0;
+            while let Some(plan) = plan_of(&levels, &options) {
+                assert_eq!(plan_of(&levels, &options), Some(plan.clone()));
+                carry_out(&mut levels, &plan, &options, &mut next_id);
+                steps += 1;
+                assert!(steps < 2_000, "seed {seed} does not come to rest");
+            }
+        }
+        for (level, tables) in levels.iter().enumerate().take(dynarc::limits::LEVELS - 1).skip(1) {
+            let bytes: u64 = tables.iter().map(|table| table.bytes).sum();
+            assert!(bytes < policy::level_bytes_max(level, &options), "seed {seed}: level {level} has {bytes} bytes");
+        }
+        assert!(levels.len() <= dynarc::limits::LEVELS);
+        assert!(levels[0].len() < options.level0_tables * dynarc::limits::LEVEL0_PATIENCE);
+    }
 }

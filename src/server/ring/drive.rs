@@ -1,0 +1,244 @@
+//! When the ring turns, and how the core waits.
+//!
+//! A turn begins when there is something to do. Tasks that it woke run first, and those that they wake in turn, so that
+//! all they want of the kernel goes in one system call. When nobody else in the queue of this driver has run for a whole
+//! round, the core has nothing left to do: then that same call waits for the next completion, a moment. Only after that
+//! moment does the core sleep in the executor, which costs ten times as much. Background work that could run is not made
+//! to wait: then the core goes to the executor at once.
+
+use super::{Descriptor, Operation, Ring, operation::Payload};
+use glommio::io::{PollState, PollableFd};
+use io_uring::{opcode, squeue, types::Fd};
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    io,
+    os::fd::OwnedFd,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+/// Rounds of the queue that may pass before what they want is submitted.
+const ROUNDS: u32 = 4;
+/// How long the ring's own system call waits before the core sleeps in the executor. Timers and background work of the
+/// executor are this much late at worst.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// Work that reaches a core past its ring: what other cores have put into its queues.
+pub trait Company {
+    /// Takes in what has come; says how much. Called once a round.
+    fn turn(&self) -> usize;
+    /// Whether nothing waits. Called before the core waits, after its bell has been armed.
+    fn quiet(&self) -> bool;
+}
+
+/// No other cores.
+pub struct Alone;
+
+impl Company for Alone {
+    fn turn(&self) -> usize {
+        0
+    }
+    fn quiet(&self) -> bool {
+        true
+    }
+}
+
+/// Wakes a core from another thread. Ringing costs a system call only when the core waits.
+#[derive(Clone)]
+pub struct Bell(Arc<BellState>);
+
+struct BellState {
+    waiting: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl Bell {
+    pub(super) fn new() -> io::Result<Bell> {
+        let eventfd = crate::server::kernel::eventfd()?;
+        Ok(Bell(Arc::new(BellState { waiting: AtomicBool::new(false), eventfd })))
+    }
+    /// To be called after something was put where the core's [`Company`] looks.
+    pub fn ring(&self) {
+        // Pairs with the fence before the last look: either the core sees what was put there, or we see it waiting.
+        fence(Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::Relaxed) && self.0.waiting.swap(false, Ordering::Relaxed) {
+            crate::server::kernel::raise_eventfd(&self.0.eventfd);
+        }
+    }
+    fn arm(&self) {
+        self.0.waiting.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+    fn disarm(&self) {
+        self.0.waiting.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Background work that could run, while it lives.
+pub struct Wanted<'a>(&'a Ring);
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.wanted.set(self.0.wanted.get() - 1);
+    }
+}
+
+impl Ring {
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
+    }
+
+    /// How long the core looks for completions before it lets go of its CPU.
+    pub fn set_spin(&self, spin: Duration) {
+        self.spin.set(spin);
+    }
+
+    /// Spawns a task beside the driver, in the same queue: the core counts as busy while it runs.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        glommio::spawn_local(Counted { polls: self.polls.clone(), task: Box::pin(task) }).detach();
+    }
+
+    /// Says that background work could run: the core does not wait while it lives.
+    pub fn want(&self) -> Wanted<'_> {
+        self.wanted.set(self.wanted.get() + 1);
+        Wanted(self)
+    }
+
+    /// Ends [`Ring::drive`] at its next turn, whatever is in flight.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.nudge();
+    }
+
+    /// Runs the ring until [`Ring::stop`]. An error means that the ring is unusable.
+    pub async fn drive(self: Rc<Ring>, company: impl Company) -> io::Result<()> {
+        let eventfd = PollableFd::new(self.eventfd.try_clone()?).map_err(io::Error::other)?;
+        let mut armed = PollState::new();
+        let bell = Descriptor::new(self.bell.0.eventfd.try_clone()?);
+        let mut listening = self.listen(&bell);
+        self.listening.set(true);
+        let mut rounds = 0;
+        while !self.stopped.get() {
+            let came = company.turn();
+            let polls = self.polls.get();
+            glommio::executor().yield_now().await;
+            let alone = came == 0 && self.polls.get() == polls;
+            if !alone && rounds < ROUNDS {
+                rounds += 1;
+                continue;
+            }
+            rounds = 0;
+            let patience = if alone { self.patience(&company) } else { None };
+            let turn = self.turn(patience)?;
+            self.bell.disarm();
+            if Pin::new(&mut listening).poll(&mut Context::from_waker(futures_util::task::noop_waker_ref())).is_ready()
+            {
+                listening = self.listen(&bell);
+            }
+            if alone && turn.completed == 0 && !turn.more {
+                poll_fn(|cx| self.poll_asleep(cx, &company, &eventfd, &mut armed)).await?;
+                self.bell.disarm();
+                self.state.borrow_mut().uring.completion().disable_eventfd();
+            }
+        }
+        self.listening.set(false);
+        Ok(())
+    }
+
+    /// How long the turn to come may wait; `None` when there is something to do.
+    fn patience(&self, company: &impl Company) -> Option<Duration> {
+        if self.wanted.get() > 0 {
+            return None;
+        }
+        self.bell.arm();
+        if !company.quiet() {
+            return None;
+        }
+        let spin = self.spin.get();
+        if !spin.is_zero() {
+            let start = Instant::now();
+            while start.elapsed() < spin {
+                if self.pending() || !company.quiet() {
+                    return None;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        Some(PATIENCE)
+    }
+
+    fn pending(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        !state.uring.submission().is_empty()
+            || !state.backlog.is_empty()
+            || state.uring.submission().taskrun()
+            || !state.uring.completion().is_empty()
+    }
+
+    /// Ready when there is something to submit, to collect or to take in.
+    fn poll_asleep(
+        &self,
+        cx: &mut Context<'_>,
+        company: &impl Company,
+        eventfd: &PollableFd<OwnedFd>,
+        armed: &mut PollState,
+    ) -> Poll<io::Result<()>> {
+        // The order matters: whoever has something for us looks at these flags after he has put it.
+        self.state.borrow_mut().uring.completion().enable_eventfd();
+        self.bell.arm();
+        if self.pending() || self.stopped.get() || !company.quiet() {
+            return Poll::Ready(Ok(()));
+        }
+        self.state.borrow_mut().driver = Some(cx.waker().clone());
+        match eventfd.poll_readable(cx, armed) {
+            Poll::Pending => {
+                self.count(|c| c.sleeps += 1);
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                crate::server::kernel::drain_eventfd(&self.eventfd);
+                Poll::Ready(result.map_err(io::Error::other))
+            }
+        }
+    }
+
+    /// Hears the bell by a read on the ring itself.
+    fn listen(self: &Rc<Ring>, bell: &Descriptor) -> Operation<Hearing> {
+        Operation::start(self, Hearing { bell: bell.clone(), count: Box::new(0) })
+    }
+}
+
+struct Hearing {
+    bell: Descriptor,
+    count: Box<u64>,
+}
+
+// Safety: the counter is boxed.
+unsafe impl Payload for Hearing {
+    type Output = ();
+    const CANCEL: bool = true;
+    fn entry(&mut self) -> squeue::Entry {
+        opcode::Read::new(Fd(self.bell.raw()), (&raw mut *self.count).cast(), size_of::<u64>() as u32).build()
+    }
+    fn finish(self, _: io::Result<u32>) {}
+}
+
+/// A task whose polls are counted.
+struct Counted<F> {
+    polls: Rc<Cell<u64>>,
+    task: Pin<Box<F>>,
+}
+
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.polls.set(self.polls.get() + 1);
+        self.task.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,74 @@
+//! One directory, opened with another number of shards each time.
+
+use crate::rig::{KEYS, Place, Rig, SLICES, Workload, key, tiny};
+use dynarc::{
+    engine::{
+        Engine,
+        types::{Change, Record},
+    },
+    sim::{
+        disk::VirtualDisk,
+        executor::{Executor, Process},
+    },
+    types::{ShardId, SliceId},
+};
+use futures_util::future::join_all;
+use std::{collections::BTreeMap, rc::Rc};
+
+/// The slices of a shard, dealt in turn.
+fn dealt(shard: u16, shards: u16) -> Vec<SliceId> {
+    (0..SLICES).filter(|slice| slice % shards == shard).map(SliceId).collect()
+}
+
+/// All shards open the directory at the same time.
+fn open_all(disk: &VirtualDisk, executor: &Executor, shards: u16) -> Vec<Rig> {
+    let owned: Vec<_> = (0..shards).map(|shard| dealt(shard, shards)).collect();
+    let opening = owned
+        .iter()
+        .enumerate()
+        .map(|(shard, slices)| Engine::open(Rc::new(disk.clone()), ShardId(shard as u16), slices, tiny()));
+    let opened = executor.block_on(join_all(opening));
+    opened.into_iter().map(|opened| Rig::adopt(disk.clone(), executor.clone(), opened.expect("opens"))).collect()
+}
+
+#[test]
+fn slices_move_between_shards_at_every_start() {
+    for seed in 0..12 {
+        let mut work = Workload::new(1000 + seed);
+        let executor = Executor::new();
+        let mut disk = VirtualDisk::new();
+        let mut model: BTreeMap<Place, Record> = BTreeMap::new();
+        let mut ids: BTreeMap<String, u32> = BTreeMap::new();
+        for life in 0..8 {
+            let shards = 1 + work.prng.below(3) as u16;
+            let rigs = open_all(&disk, &executor, shards);
+            let note = format!("seed {seed} life {life} with {shards} shards");
+            for slice in 0..SLICES {
+                for number in 0..KEYS {
+                    let place = (slice, key(number));
+                    let found = rigs[usize::from(slice % shards)].get(&place).expect("ends").expect("a read");
+                    assert_eq!(found.as_ref(), model.get(&place), "{note}: {place:?}");
+                }
+            }
+            for _ in 0..work.prng.below(60) {
+                let write = work.one();
+                let place = (write.slice.0, write.key.to_vec());
+                let rig = &rigs[usize::from(write.slice.0 % shards)];
+                assert_eq!(rig.write(vec![write.clone()]), Some(Ok(())), "{note}");
+                match write.change {
+                    Change::Delete => drop(model.remove(&place)),
+                    Change::Put { head, values } => drop(model.insert(place, Record { head, values })),
+                }
+            }
+            if work.prng.coin() {
+                rigs.iter().for_each(|rig| assert_eq!(executor.block_on(rig.engine.close()), Ok(())));
+            }
+            executor.kill(Process(1));
+            disk = if work.prng.coin() { disk.kill() } else { disk.crash(&mut work.prng) };
+            for (path, _) in disk.files().iter().filter(|(path, _)| path.starts_with("log/")) {
+                ids.entry(path.clone()).or_insert(life);
+            }
+        }
+        assert!(ids.len() > 4, "too few segments: {ids:?}");
+    }
+}

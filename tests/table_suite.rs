@@ -1,0 +1,6 @@
+//! Tables and compaction over the virtual disk, against maps.
+
+mod table_suite {
+    mod compaction;
+    mod table;
+}
