@@ -159,8 +159,9 @@ pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
     let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
     let compaction =
         executor.create_task_queue(Shares::Static(COMPACTION_SHARES), Latency::Matters(LATENCY), "compaction");
+    let pulse = core.pulse.clone();
     let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
-    task.await
+    pulse.kept_awake(task).await
 }
 
 async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {
@@ -190,7 +191,6 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
         }
     })
     .detach();
-    glommio::spawn_local(core.pulse.keep()).detach();
     ring.spawn(world.clone().keep_alarm());
     ring.spawn(world.watches.clone().sweep(ring.clone()));
 

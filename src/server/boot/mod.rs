@@ -88,7 +88,10 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
     let failed = |e: String| StartError::Failed(e);
     let executor = executor(Placement::Unbound, options, "start").make().map_err(|e| failed(e.to_string()))?;
     let options = options.clone();
-    executor.run(async move {
+    // Without it this executor, too, may park for ever with work to do: one start in a hundred on a busy machine.
+    let ticker = ticker::Ticker::start().map_err(|e| failed(format!("cannot start a thread: {e}")))?;
+    let pulse = ticker.pulse();
+    let work = async move {
         let ring = Ring::new().map_err(|e| failed(e.to_string()))?;
         let driver = glommio::spawn_local(ring.clone().drive(Alone)).detach();
         let disk = RingDisk::new(ring.clone(), &options.data).map_err(|e| failed(e.to_string()))?;
@@ -112,7 +115,10 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
             return Err(failed(error.to_string()));
         }
         Ok(identity)
-    })
+    };
+    let identity = executor.run(pulse.kept_awake(work));
+    ticker.stop();
+    identity
 }
 
 /// Random bits for what must differ between nodes and starts.

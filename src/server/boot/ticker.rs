@@ -6,13 +6,14 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Poll, Waker},
+    task::Waker,
     thread,
     time::Duration,
 };
@@ -25,6 +26,7 @@ const BUSY_TICKS: u32 = 4;
 const IDLE_TICKS: u32 = 100;
 
 /// A core's end: counts its turns, and lets itself be woken.
+#[derive(Clone)]
 pub(super) struct Pulse {
     turns: Arc<AtomicU64>,
     sender: Sender<(Waker, Arc<AtomicU64>)>,
@@ -35,8 +37,10 @@ impl Pulse {
     pub(super) fn turns(&self) -> Arc<AtomicU64> {
         self.turns.clone()
     }
-    /// A task that does nothing but be woken. Runs for ever.
-    pub(super) async fn keep(self) {
+    /// Runs the first task of an executor to its end, woken by the ticker all the while: the ticker must know the
+    /// executor before it can park for the first time.
+    pub(super) async fn kept_awake<T>(self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
         let mut told = false;
         poll_fn(|cx| {
             if !told {
@@ -44,9 +48,9 @@ impl Pulse {
                 // A ticker that has ended wakes nobody any more: the node is stopping.
                 drop(self.sender.send((cx.waker().clone(), self.turns.clone())));
             }
-            Poll::<()>::Pending
+            work.as_mut().poll(cx)
         })
-        .await;
+        .await
     }
 }
 
