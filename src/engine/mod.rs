@@ -14,6 +14,7 @@
 //! - a file is written, synced, renamed, its directory synced, in that order; no log byte is ever written twice;
 //! - after a failed write or sync nothing more is acknowledged; it is never tried again;
 //! - a segment goes only when no record in it is needed: all are in tables, and the live ones copied durably.
+#![forbid(unsafe_code)]
 
 pub mod cache;
 pub mod collect;

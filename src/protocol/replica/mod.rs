@@ -320,6 +320,10 @@ impl<O: Clone> Replica<O> {
                 if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
                     return Err(Rejection::ForeignContext);
                 }
+                if self.leases.is_foreign(task.slice, |actor| head.clock.get(actor)) {
+                    // The record knows a later dot of this actor than its lease: the disk has forgotten something.
+                    self.leases.doubt(task.slice);
+                }
                 let dot = self.leases.mint(task.slice).ok_or(Rejection::Refused(Refusal::Overloaded))?;
                 let entry = Entry {
                     dot,
