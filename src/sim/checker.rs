@@ -356,6 +356,23 @@ impl History {
         }
         Ok(())
     }
+    /// Who had seen a write, and who had seen those, with their ends: where a chain of causes breaks.
+    fn successors(&self, key: u32, id: EventId, depth: usize) -> String {
+        let history = &self.keys[key as usize];
+        let mut words = Vec::new();
+        for later in history.puts.iter().chain(&history.deletes) {
+            let event = &self.events[later.0 as usize];
+            if event.seen.iter().any(|(seen, _)| *seen == id) {
+                let next = if depth > 1 { self.successors(key, *later, depth - 1) } else { "..".to_string() };
+                words.push(format!("{} {:?} x{} <- {next}", later.0 + 1, event.end, event.attempts));
+            }
+            if words.len() == 3 {
+                words.push("..".to_string());
+                break;
+            }
+        }
+        format!("[{}]", words.join(", "))
+    }
     /// Walks from the siblings and deletes to all that they have legitimately superseded; what must survive and is not
     /// reached is lost.
     fn check_losses(&self, key: u32, shown: &Seen) -> Verdict {
@@ -375,7 +392,13 @@ impl History {
             let must_survive = event.end == End::Acknowledged || event.shown;
             if must_survive && !reached.contains_key(id) && event.started >= blind_until {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
-                let text = format!("{:?}: write {} {how} and is lost; siblings now {:?}", self.key(key), id.0 + 1, shown);
+                let text = format!(
+                    "{:?}: write {} {how} and is lost; siblings now {:?}; seen by {}",
+                    self.key(key),
+                    id.0 + 1,
+                    shown.iter().map(|(id, dot)| (id.0 + 1, dot)).collect::<Vec<_>>(),
+                    self.successors(key, *id, 4),
+                );
                 return Err((Invariant::I1, text));
             }
         }
