@@ -300,7 +300,7 @@ impl Cluster {
     pub fn disk(&self, node: usize) -> VirtualDisk {
         self.nodes[node].borrow().disk.clone()
     }
-    fn process(&self, node: usize, life: u64) -> Process {
+    fn life_of(&self, node: usize, life: u64) -> Process {
         Process(life << 8 | (node as u64 + 1))
     }
 
@@ -323,7 +323,7 @@ impl Cluster {
             self.count(|c| c.restarts += 1);
         }
         let cluster = self.clone();
-        self.executor.spawn(self.process(index, life), async move {
+        self.executor.spawn(self.life_of(index, life), async move {
             if let Err(reason) = cluster.boot(index, life).await {
                 cluster.failed(index, life, &reason);
             }
@@ -339,7 +339,7 @@ impl Cluster {
             let inbox = Inbox::new();
             let slot = ShardSlot { inbox: inbox.clone(), handle: None };
             self.nodes[index].borrow_mut().shards.insert(shard, slot);
-            self.executor.spawn(self.process(index, life), async move {
+            self.executor.spawn(self.life_of(index, life), async move {
                 let place = Place { index, life, shard };
                 if let Err(reason) = cluster.boot_shard(place, disk, identity, inbox).await {
                     cluster.failed(index, life, &reason);
@@ -364,7 +364,7 @@ impl Cluster {
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };
         let core = core::start(world, Rc::new(disk), inbox, setup).await.map_err(|e| e.to_string())?;
-        let process = self.process(index, life);
+        let process = self.life_of(index, life);
         for (_, future) in core.background {
             self.executor.spawn_boxed(process, future);
         }
@@ -435,7 +435,7 @@ impl Cluster {
             node.life
         };
         self.note(4, index as u64 | (end as u64) << 32, || format!("node {index} ends: {end:?}"));
-        let process = self.process(index, life);
+        let process = self.life_of(index, life);
         // Handles go with the process, so that nothing of it is reached any more.
         let shards = std::mem::take(&mut self.nodes[index].borrow_mut().shards);
         let before = self.disk(index).counts();
@@ -469,7 +469,7 @@ impl Cluster {
         if node.running && !node.paused {
             node.paused = true;
             node.disturbed = self.executor.now();
-            self.executor.pause(self.process(index, node.life));
+            self.executor.pause(self.life_of(index, node.life));
             self.count(|c| c.pauses += 1);
             self.note(5, index as u64, || format!("node {index} is paused"));
         }
@@ -479,7 +479,7 @@ impl Cluster {
         if node.running && node.paused {
             node.paused = false;
             node.disturbed = self.executor.now();
-            self.executor.resume(self.process(index, node.life));
+            self.executor.resume(self.life_of(index, node.life));
             self.note(6, index as u64, || format!("node {index} goes on"));
         }
     }

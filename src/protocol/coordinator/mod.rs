@@ -120,12 +120,14 @@ fn exchange(operation: u64, index: usize) -> u64 {
 }
 
 impl Coordinator {
-    pub fn new(me: Address) -> Coordinator {
+    /// `first`: where the numbers of operations start, below 2^52 and different in each life: a late answer to the life
+    /// before must not be taken for one to this.
+    pub fn new(me: Address, first: u64) -> Coordinator {
         Coordinator {
             me,
             ops: FixedMap::default(),
             alarms: BTreeSet::new(),
-            next: 0,
+            next: first,
             bytes: 0,
             counters: Counters::default(),
         }
