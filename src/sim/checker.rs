@@ -273,9 +273,11 @@ impl History {
     }
     fn check_value(&mut self, key: u32, write_id: WriteId, value: &[u8]) -> Result<EventId, (Invariant, String)> {
         let name = self.names[key as usize].clone();
-        let (value_key, value_id) = parse_value(value).map_err(|e| (Invariant::I3, format!("{name:?}: a value is {e}")))?;
+        let (value_key, value_id) =
+            parse_value(value).map_err(|e| (Invariant::I3, format!("{name:?}: a value is {e}")))?;
         if value_key != key || value_id != write_id {
-            let text = format!("{name:?}: write {} shows the value of write {} of key {value_key}", write_id.0, value_id.0);
+            let text =
+                format!("{name:?}: write {} shows the value of write {} of key {value_key}", write_id.0, value_id.0);
             return Err((Invariant::I3, text));
         }
         let id = EventId::from_write_id(write_id).filter(|id| (id.0 as usize) < self.events.len());
@@ -348,8 +350,9 @@ impl History {
                 if self.supersedes(newer, older, dot) {
                     let (kind, name) = (self.events[newer.0 as usize].kind, self.key(key));
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
-                    let text =
-                        format!("{name:?}: write {older} is back, though the acknowledged {kind:?} {newer} had removed it");
+                    let text = format!(
+                        "{name:?}: write {older} is back, though the acknowledged {kind:?} {newer} had removed it"
+                    );
                     return Err((Invariant::I2, text));
                 }
             }

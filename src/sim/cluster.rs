@@ -550,9 +550,7 @@ impl Cluster {
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
             call.delivered = Some(self.executor.now());
-            self.note(10, number, || {
-                format!("client request {number} reaches {node}/{shard}: {}", words_of(&request))
-            });
+            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {}", words_of(&request)));
             inbox.push(Arrival::Request { client: ClientToken(number), request });
         }
     }
@@ -659,9 +657,11 @@ fn words_of(request: &Request) -> String {
 fn detail_of(response: &Response) -> u64 {
     use crate::protocol::message::Answer;
     match response {
-        Ok(Answer::Got(siblings)) => siblings.head.entries.iter().fold(1, |h, e| {
-            (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        }),
+        Ok(Answer::Got(siblings)) => siblings
+            .head
+            .entries
+            .iter()
+            .fold(1, |h, e| (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         Ok(Answer::Written(context)) => context.clock.entries().iter().fold(2, |h, d| h ^ d.actor.0 ^ d.counter << 20),
         Err(failure) => failure.code as u64 + 1000,
     }
@@ -694,11 +694,8 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
     }
     let drift = i64::from(plan.drift_ppm_max);
     let drift_ppm = prng.below(2 * drift as u64 + 1) as i64 - drift;
-    let clock = NodeClock {
-        started: executor.now(),
-        origin: Instant(prng.between(1, 1 << 50)),
-        drift_ppm: drift_ppm as i32,
-    };
+    let clock =
+        NodeClock { started: executor.now(), origin: Instant(prng.between(1, 1 << 50)), drift_ppm: drift_ppm as i32 };
     Node {
         disk,
         clock,

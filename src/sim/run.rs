@@ -282,11 +282,7 @@ impl Run {
 
 fn judge(cluster: &Cluster, workload: &Workload, index: u32, siblings: &Siblings, last: bool) {
     let mut history = workload.history.borrow_mut();
-    let verdict = if last {
-        history.check_final(index, siblings)
-    } else {
-        history.observe(index, siblings).map(drop)
-    };
+    let verdict = if last { history.check_final(index, siblings) } else { history.observe(index, siblings).map(drop) };
     drop(history);
     if let Err((invariant, text)) = verdict {
         cluster.violate(invariant, text);

@@ -148,7 +148,8 @@ impl Shard {
             suspect_after: settings.suspect_after,
             down_after: settings.down_after,
         };
-        let mut random = fastrand::Rng::with_seed(xxhash_rust::xxh3::xxh3_64_with_seed(&generation.to_le_bytes(), seed));
+        let mut random =
+            fastrand::Rng::with_seed(xxhash_rust::xxh3::xxh3_64_with_seed(&generation.to_le_bytes(), seed));
         let first = random.u64(..) >> 12;
         let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
         let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
