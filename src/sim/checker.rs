@@ -418,8 +418,8 @@ mod tests {
         Dot { actor: Actor(actor), counter }
     }
     fn state(clock: &[Dot], entries: &[(Dot, EventId)]) -> Siblings {
-        let mut siblings = Siblings::default();
-        siblings.head = Head { clock: VersionVector::from_dots(clock.iter().copied()), ..Head::default() };
+        let head = Head { clock: VersionVector::from_dots(clock.iter().copied()), ..Head::default() };
+        let mut siblings = Siblings { head, ..Siblings::default() };
         for (dot, id) in entries {
             let value = make_value(0, *id, 50);
             let (bytes, checksum) = (value.bytes.len() as u32, value.checksum);

@@ -75,8 +75,8 @@ pub enum Act {
 }
 
 enum Work {
-    Put(put::Put),
-    Get(get::Get),
+    Put(Box<put::Put>),
+    Get(Box<get::Get>),
     Forward(forward::Forward),
 }
 
@@ -158,9 +158,9 @@ impl Coordinator {
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
         let work = if request.operation.is_write() {
-            Work::Put(put::Put::begin(id, self.me, request, plan, out))
+            Work::Put(Box::new(put::Put::begin(id, self.me, request, plan, out)))
         } else {
-            Work::Get(get::Get::begin(id, self.me, &key, deadline, plan, out))
+            Work::Get(Box::new(get::Get::begin(id, self.me, &key, deadline, plan, out)))
         };
         self.insert(
             id,
