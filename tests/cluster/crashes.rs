@@ -267,8 +267,11 @@ fn a_node_restarts_with_another_number_of_shards() {
         cluster.nodes[0].kill();
         cluster.nodes[0].extra = vec!["--shards".into(), shards.into()];
         cluster.start_all();
-        let view = cluster.nodes[0].figures();
-        assert_eq!(view["shards"].as_array().map(Vec::len).unwrap_or(0).to_string(), shards, "{view}");
+        wait::until(Duration::from_secs(20), "all shards report", || {
+            let view = cluster.nodes[0].figures();
+            let reported = view["shards"].as_array().map_or(0, Vec::len).to_string();
+            if reported == shards { Ok(()) } else { Err(format!("{reported} of {shards}: {view}")) }
+        });
         assert_all_there(&cluster, &written, &format!("with {shards} shards"));
     }
 }

@@ -159,9 +159,8 @@ pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
     let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
     let compaction =
         executor.create_task_queue(Shares::Static(COMPACTION_SHARES), Latency::Matters(LATENCY), "compaction");
-    let pulse = core.pulse.clone();
     let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
-    pulse.kept_awake(task).await
+    task.await
 }
 
 async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {

@@ -116,7 +116,8 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
         }
         Ok(identity)
     };
-    let identity = executor.run(pulse.kept_awake(work));
+    executor.spawn(pulse.keep()).detach();
+    let identity = executor.run(work);
     ticker.stop();
     identity
 }
@@ -217,7 +218,10 @@ impl Node {
             // Told even when the core panics.
             let mut ended = core::Ended::new(shard, progress);
             ended.result = match builder.make() {
-                Ok(executor) => executor.run(core::run(core)),
+                Ok(executor) => {
+                    executor.spawn(core.pulse.clone().keep()).detach();
+                    executor.run(core::run(core))
+                }
                 Err(error) => Err(format!("cannot start an executor: {error}")),
             };
         };
@@ -253,7 +257,12 @@ impl Node {
     /// Waits for the end: a signal, or the failure of a core.
     fn serve(mut self, options: &ServeOptions, identity: &Identity, signals: &Receiver<i32>) -> Result<(), StartError> {
         let mut failure = None;
+        let (mut member, mut serving, mut announced) = (false, 0, false);
         while failure.is_none() {
+            if member && serving == self.threads.len() && !announced {
+                announce(options, identity)?;
+                announced = true;
+            }
             select! {
                 recv(signals) -> signal => {
                     if let Ok(signal) = signal {
@@ -262,8 +271,11 @@ impl Node {
                     break;
                 }
                 recv(self.progress) -> progress => match progress {
-                    Ok(Progress::Ready) => announce(options, identity)?,
-                    Ok(Progress::Serving(shard)) => tracing::debug!(shard, "serving"),
+                    Ok(Progress::Ready) => member = true,
+                    Ok(Progress::Serving(shard)) => {
+                        tracing::debug!(shard, "serving");
+                        serving += 1;
+                    }
                     Ok(Progress::Bell(..)) => {}
                     Ok(Progress::Ended(shard, result)) => failure = Some(self.failed(shard, result)),
                     Err(_) => failure = Some(StartError::Failed("all cores have ended".into())),

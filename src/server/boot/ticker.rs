@@ -6,14 +6,13 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::Waker,
+    task::{Poll, Waker},
     thread,
     time::Duration,
 };
@@ -37,10 +36,9 @@ impl Pulse {
     pub(super) fn turns(&self) -> Arc<AtomicU64> {
         self.turns.clone()
     }
-    /// Runs the first task of an executor to its end, woken by the ticker all the while: the ticker must know the
-    /// executor before it can park for the first time.
-    pub(super) async fn kept_awake<T>(self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
+    /// A task that does nothing but be woken. Runs for ever. To be spawned on an executor before that runs: it could
+    /// park for ever before it has run anything.
+    pub(super) async fn keep(self) {
         let mut told = false;
         poll_fn(|cx| {
             if !told {
@@ -48,9 +46,9 @@ impl Pulse {
                 // A ticker that has ended wakes nobody any more: the node is stopping.
                 drop(self.sender.send((cx.waker().clone(), self.turns.clone())));
             }
-            work.as_mut().poll(cx)
+            Poll::<()>::Pending
         })
-        .await
+        .await;
     }
 }
 
