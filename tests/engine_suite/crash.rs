@@ -46,7 +46,7 @@ pub fn script(disk: VirtualDisk, executor: Executor, seed: u64, rounds: u64) -> 
                 return Ended { model, open_calls };
             }
         }
-        if life == 0 && seed % 3 != 0 {
+        if life == 0 && !seed.is_multiple_of(3) {
             rig.executor.kill(Process(1));
             disk = rig.disk.kill();
         } else if rig.executor.try_block_on(rig.engine.close()).is_none_or(|r| r.is_err()) {
