@@ -1,4 +1,5 @@
 //! How long does a message take from one core to another and back? Two threads that spin, on CPUs 0 and 1.
+#![allow(clippy::disallowed_methods)] // threads of the harness, not of the product
 
 use divan::Bencher;
 use dynarc::limits::MESH_QUEUE_MESSAGES;

@@ -1,4 +1,5 @@
 //! Whole clusters under faults, from seeds. A failure prints its seed and the command that repeats it.
+#![allow(clippy::disallowed_methods)] // threads of the harness, not of the product
 
 use dynarc::sim::{
     command::{MINUTES, Summary},
