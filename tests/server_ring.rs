@@ -9,13 +9,26 @@ use dynarc::{
         clock,
         disk::RingDisk,
         kernel::PortUse,
-        ring::{Alone, Ring},
+        ring::{Alone, Company, Ring},
         socket::{Ended, Inlet, Listener, Socket, Watches},
     },
+    types::Instant,
 };
 use futures_util::future::join_all;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
-use std::{cell::Cell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 /// Runs `work` on an executor with a ring, and stops the ring after it.
 fn with_ring<T: Send + 'static, F: Future<Output = T>>(work: impl FnOnce(Rc<Ring>) -> F + Send + 'static) -> T
@@ -181,6 +194,63 @@ fn files_are_written_durably_and_read_back() {
             glommio::executor().yield_now().await;
         }
     });
+}
+
+/// A bell is heard by a core that is busy, waits in its ring, or sleeps in its executor.
+#[test]
+fn bells_are_heard_wherever_a_core_waits() {
+    const ROUNDS: u64 = 60;
+    struct Queue {
+        count: Arc<AtomicU64>,
+        seen: Cell<u64>,
+        answers: mpsc::Sender<Instant>,
+        ring: Rc<Ring>,
+    }
+    impl Company for Queue {
+        fn turn(&self) -> usize {
+            let new = self.count.load(Ordering::SeqCst) - self.seen.get();
+            self.seen.set(self.seen.get() + new);
+            if new > 0 {
+                self.answers.send(clock::now()).expect("a listener");
+            }
+            if self.seen.get() == ROUNDS {
+                self.ring.stop();
+            }
+            new as usize
+        }
+        fn quiet(&self) -> bool {
+            self.count.load(Ordering::SeqCst) == self.seen.get()
+        }
+    }
+    let count = Arc::new(AtomicU64::new(0));
+    let (bells, bell) = mpsc::channel();
+    let (answers, answer) = mpsc::channel();
+    let counted = count.clone();
+    let core = std::thread::Builder::new().spawn(move || {
+        let executor = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().expect("an executor");
+        executor.run(async move {
+            let ring = Ring::new().expect("a ring");
+            bells.send(ring.bell()).expect("a listener");
+            let queue = Queue { count: counted, seen: Cell::new(0), answers, ring: ring.clone() };
+            ring.clone().drive(queue).await.expect("a ring that works");
+        });
+    });
+    let bell = bell.recv().expect("a bell");
+    let mut worst = Duration::ZERO;
+    for round in 0..ROUNDS {
+        // At once, within the ring's patience, and long after it.
+        let until = clock::now() + Duration::from_micros([0, 100, 3_000][round as usize % 3]);
+        while clock::now() < until {
+            std::hint::spin_loop();
+        }
+        let rung = clock::now();
+        count.fetch_add(1, Ordering::SeqCst);
+        bell.ring();
+        let heard = answer.recv_timeout(Duration::from_secs(5)).expect("the bell was not heard");
+        worst = worst.max(heard.since(rung));
+    }
+    core.expect("a thread").join().expect("the core");
+    assert!(worst < Duration::from_secs(1), "the longest wait was {worst:?}");
 }
 
 /// Reads go on while the background keeps the core and the disk busy.

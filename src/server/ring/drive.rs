@@ -7,6 +7,7 @@
 //! to wait: then the core goes to the executor at once.
 
 use super::{Descriptor, Operation, Ring, operation::Payload};
+use crate::server::kernel;
 use glommio::io::{PollState, PollableFd};
 use io_uring::{opcode, squeue, types::Fd};
 use std::{
@@ -18,7 +19,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicU8, Ordering, fence},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -55,29 +56,43 @@ impl Company for Alone {
 pub struct Bell(Arc<BellState>);
 
 struct BellState {
-    waiting: AtomicBool,
-    eventfd: OwnedFd,
+    /// Where the core waits: one of the constants below.
+    place: AtomicU8,
+    /// Read by the ring: ends its wait.
+    ring: OwnedFd,
+    /// The ring's registered eventfd, which the executor polls: ends its sleep. It is not enough to ring the ring: the
+    /// kernel may lose the signal of one eventfd that follows from another.
+    executor: OwnedFd,
 }
 
+const AWAKE: u8 = 0;
+const IN_RING: u8 = 1;
+const IN_EXECUTOR: u8 = 2;
+
 impl Bell {
-    pub(super) fn new() -> io::Result<Bell> {
-        let eventfd = crate::server::kernel::eventfd()?;
-        Ok(Bell(Arc::new(BellState { waiting: AtomicBool::new(false), eventfd })))
+    pub(super) fn new(registered: &OwnedFd) -> io::Result<Bell> {
+        let (ring, executor) = (kernel::eventfd()?, registered.try_clone()?);
+        Ok(Bell(Arc::new(BellState { place: AtomicU8::new(AWAKE), ring, executor })))
     }
     /// To be called after something was put where the core's [`Company`] looks.
     pub fn ring(&self) {
         // Pairs with the fence before the last look: either the core sees what was put there, or we see it waiting.
         fence(Ordering::SeqCst);
-        if self.0.waiting.load(Ordering::Relaxed) && self.0.waiting.swap(false, Ordering::Relaxed) {
-            crate::server::kernel::raise_eventfd(&self.0.eventfd);
+        if self.0.place.load(Ordering::Relaxed) == AWAKE {
+            return;
+        }
+        match self.0.place.swap(AWAKE, Ordering::Relaxed) {
+            IN_RING => kernel::raise_eventfd(&self.0.ring),
+            IN_EXECUTOR => kernel::raise_eventfd(&self.0.executor),
+            _ => {}
         }
     }
-    fn arm(&self) {
-        self.0.waiting.store(true, Ordering::Relaxed);
+    fn wait_in(&self, place: u8) {
+        self.0.place.store(place, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
-    fn disarm(&self) {
-        self.0.waiting.store(false, Ordering::Relaxed);
+    fn awake(&self) {
+        self.0.place.store(AWAKE, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +135,7 @@ impl Ring {
     pub async fn drive(self: Rc<Ring>, company: impl Company) -> io::Result<()> {
         let eventfd = PollableFd::new(self.eventfd.try_clone()?).map_err(io::Error::other)?;
         let mut armed = PollState::new();
-        let bell = Descriptor::new(self.bell.0.eventfd.try_clone()?);
+        let bell = Descriptor::new(self.bell.0.ring.try_clone()?);
         let mut listening = self.listen(&bell);
         self.listening.set(true);
         let mut rounds = 0;
@@ -136,14 +151,14 @@ impl Ring {
             rounds = 0;
             let patience = if alone { self.patience(&company) } else { None };
             let turn = self.turn(patience)?;
-            self.bell.disarm();
+            self.bell.awake();
             if Pin::new(&mut listening).poll(&mut Context::from_waker(futures_util::task::noop_waker_ref())).is_ready()
             {
                 listening = self.listen(&bell);
             }
             if alone && turn.completed == 0 && !turn.more {
                 poll_fn(|cx| self.poll_asleep(cx, &company, &eventfd, &mut armed)).await?;
-                self.bell.disarm();
+                self.bell.awake();
                 self.state.borrow_mut().uring.completion().disable_eventfd();
             }
         }
@@ -156,7 +171,7 @@ impl Ring {
         if self.wanted.get() > 0 {
             return None;
         }
-        self.bell.arm();
+        self.bell.wait_in(IN_RING);
         if !company.quiet() {
             return None;
         }
@@ -191,7 +206,7 @@ impl Ring {
     ) -> Poll<io::Result<()>> {
         // The order matters: whoever has something for us looks at these flags after he has put it.
         self.state.borrow_mut().uring.completion().enable_eventfd();
-        self.bell.arm();
+        self.bell.wait_in(IN_EXECUTOR);
         if self.pending() || self.stopped.get() || !company.quiet() {
             return Poll::Ready(Ok(()));
         }
@@ -202,7 +217,7 @@ impl Ring {
                 Poll::Pending
             }
             Poll::Ready(result) => {
-                crate::server::kernel::drain_eventfd(&self.eventfd);
+                kernel::drain_eventfd(&self.eventfd);
                 Poll::Ready(result.map_err(io::Error::other))
             }
         }

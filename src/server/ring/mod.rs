@@ -127,8 +127,8 @@ impl Ring {
         let state = State { uring, slots: Slots::default(), backlog: VecDeque::new(), driver: None };
         let ring = Ring {
             state: RefCell::new(state),
+            bell: Bell::new(&eventfd)?,
             eventfd,
-            bell: Bell::new()?,
             counters: Cell::default(),
             stopped: Cell::new(false),
             polls: Rc::default(),
