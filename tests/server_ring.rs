@@ -31,10 +31,9 @@ use std::{
 };
 
 /// Runs `work` on an executor with a ring, and stops the ring after it.
-fn with_ring<T: Send + 'static, F: Future<Output = T>>(work: impl FnOnce(Rc<Ring>) -> F + Send + 'static) -> T
-where
-    F: 'static,
-{
+fn with_ring<T: Send + 'static, F: Future<Output = T> + 'static>(
+    work: impl FnOnce(Rc<Ring>) -> F + Send + 'static,
+) -> T {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .preempt_timer(Duration::from_micros(500))
         .io_memory(64 << 10)

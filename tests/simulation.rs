@@ -47,7 +47,8 @@ fn the_same_seed_gives_the_same_run() {
     let reports = run_all(plans);
     for pair in reports.chunks(2) {
         assert!(pair[0].events > 500, "seed {}: hardly anything happened", pair[0].seed);
-        let sums = |r: &Report| (r.hash, r.events, r.clients, r.writes, r.outcomes, r.faults, r.disk, r.violations.clone());
+        let sums =
+            |r: &Report| (r.hash, r.events, r.clients, r.writes, r.outcomes, r.faults, r.disk, r.violations.clone());
         assert_eq!(sums(&pair[0]), sums(&pair[1]), "seed {}", pair[0].seed);
     }
     let hashes: BTreeSet<u64> = reports.iter().map(|r| r.hash).collect();

@@ -407,9 +407,7 @@ fn names_say_what_things_are() {
         for pair in words.windows(2) {
             let name = pair[1];
             let bad = match pair[0] {
-                "struct" | "enum" | "trait" | "mod" => {
-                    parts(name).iter().any(|p| BAD_WORDS.contains(&p.as_str()))
-                }
+                "struct" | "enum" | "trait" | "mod" => parts(name).iter().any(|p| BAD_WORDS.contains(&p.as_str())),
                 "fn" => BAD_WORDS.contains(&name.to_lowercase().as_str()),
                 _ => false,
             };

@@ -369,10 +369,10 @@ proptest! {
     #[test]
     fn any_request_is_answered(method in "[A-Z]{1,7}|GET|PUT", target in "\\PC{0,60}|/v1/keys/\\PC{0,60}", context in "\\PC{0,40}", body in "\\PC{0,60}") {
         let headers = [("x-version-context", context.as_bytes()), ("content-type", body.as_bytes())];
-        if let Ok(Routed::Key(asked)) = route(&method, &target, &headers[..]) {
-            if let Err(problem) = request(*asked, Bytes::from(body), Instant(0), 1, &HttpLimits::default()) {
-                prop_assert!((400..500).contains(&problem.status));
-            }
+        if let Ok(Routed::Key(asked)) = route(&method, &target, &headers[..])
+            && let Err(problem) = request(*asked, Bytes::from(body), Instant(0), 1, &HttpLimits::default())
+        {
+            prop_assert!((400..500).contains(&problem.status));
         }
     }
 

@@ -167,7 +167,7 @@ pub fn is_memory_file_system(path: &Path) -> io::Result<bool> {
         status.f_type as i64
     };
     const RAMFS: i64 = 0x8584_58f6;
-    Ok(kind == libc::TMPFS_MAGIC as i64 || kind == RAMFS)
+    Ok(kind == libc::TMPFS_MAGIC || kind == RAMFS)
 }
 
 // ---- process and threads ---------------------------------------------------------------------------------------

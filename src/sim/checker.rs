@@ -273,9 +273,11 @@ impl History {
     }
     fn check_value(&mut self, key: u32, write_id: WriteId, value: &[u8]) -> Result<EventId, (Invariant, String)> {
         let name = self.names[key as usize].clone();
-        let (value_key, value_id) = parse_value(value).map_err(|e| (Invariant::I3, format!("{name:?}: a value is {e}")))?;
+        let (value_key, value_id) =
+            parse_value(value).map_err(|e| (Invariant::I3, format!("{name:?}: a value is {e}")))?;
         if value_key != key || value_id != write_id {
-            let text = format!("{name:?}: write {} shows the value of write {} of key {value_key}", write_id.0, value_id.0);
+            let text =
+                format!("{name:?}: write {} shows the value of write {} of key {value_key}", write_id.0, value_id.0);
             return Err((Invariant::I3, text));
         }
         let id = EventId::from_write_id(write_id).filter(|id| (id.0 as usize) < self.events.len());
@@ -348,13 +350,31 @@ impl History {
                 if self.supersedes(newer, older, dot) {
                     let (kind, name) = (self.events[newer.0 as usize].kind, self.key(key));
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
-                    let text =
-                        format!("{name:?}: write {older} is back, though the acknowledged {kind:?} {newer} had removed it");
+                    let text = format!(
+                        "{name:?}: write {older} is back, though the acknowledged {kind:?} {newer} had removed it"
+                    );
                     return Err((Invariant::I2, text));
                 }
             }
         }
         Ok(())
+    }
+    /// Who had seen a write, and who had seen those, with their ends: where a chain of causes breaks.
+    fn successors(&self, key: u32, id: EventId, depth: usize) -> String {
+        let history = &self.keys[key as usize];
+        let mut words = Vec::new();
+        for later in history.puts.iter().chain(&history.deletes) {
+            let event = &self.events[later.0 as usize];
+            if event.seen.iter().any(|(seen, _)| *seen == id) {
+                let next = if depth > 1 { self.successors(key, *later, depth - 1) } else { "..".to_string() };
+                words.push(format!("{} {:?} x{} <- {next}", later.0 + 1, event.end, event.attempts));
+            }
+            if words.len() == 3 {
+                words.push("..".to_string());
+                break;
+            }
+        }
+        format!("[{}]", words.join(", "))
     }
     /// Walks from the siblings and deletes to all that they have legitimately superseded; what must survive and is not
     /// reached is lost.
@@ -375,7 +395,13 @@ impl History {
             let must_survive = event.end == End::Acknowledged || event.shown;
             if must_survive && !reached.contains_key(id) && event.started >= blind_until {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
-                let text = format!("{:?}: write {} {how} and is lost; siblings now {:?}", self.key(key), id.0 + 1, shown);
+                let text = format!(
+                    "{:?}: write {} {how} and is lost; siblings now {:?}; seen by {}",
+                    self.key(key),
+                    id.0 + 1,
+                    shown.iter().map(|(id, dot)| (id.0 + 1, dot)).collect::<Vec<_>>(),
+                    self.successors(key, *id, 4),
+                );
                 return Err((Invariant::I1, text));
             }
         }
@@ -392,8 +418,8 @@ mod tests {
         Dot { actor: Actor(actor), counter }
     }
     fn state(clock: &[Dot], entries: &[(Dot, EventId)]) -> Siblings {
-        let mut siblings = Siblings::default();
-        siblings.head = Head { clock: VersionVector::from_dots(clock.iter().copied()), ..Head::default() };
+        let head = Head { clock: VersionVector::from_dots(clock.iter().copied()), ..Head::default() };
+        let mut siblings = Siblings { head, ..Siblings::default() };
         for (dot, id) in entries {
             let value = make_value(0, *id, 50);
             let (bytes, checksum) = (value.bytes.len() as u32, value.checksum);

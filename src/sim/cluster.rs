@@ -300,7 +300,7 @@ impl Cluster {
     pub fn disk(&self, node: usize) -> VirtualDisk {
         self.nodes[node].borrow().disk.clone()
     }
-    fn process(&self, node: usize, life: u64) -> Process {
+    fn life_of(&self, node: usize, life: u64) -> Process {
         Process(life << 8 | (node as u64 + 1))
     }
 
@@ -323,7 +323,7 @@ impl Cluster {
             self.count(|c| c.restarts += 1);
         }
         let cluster = self.clone();
-        self.executor.spawn(self.process(index, life), async move {
+        self.executor.spawn(self.life_of(index, life), async move {
             if let Err(reason) = cluster.boot(index, life).await {
                 cluster.failed(index, life, &reason);
             }
@@ -339,7 +339,7 @@ impl Cluster {
             let inbox = Inbox::new();
             let slot = ShardSlot { inbox: inbox.clone(), handle: None };
             self.nodes[index].borrow_mut().shards.insert(shard, slot);
-            self.executor.spawn(self.process(index, life), async move {
+            self.executor.spawn(self.life_of(index, life), async move {
                 let place = Place { index, life, shard };
                 if let Err(reason) = cluster.boot_shard(place, disk, identity, inbox).await {
                     cluster.failed(index, life, &reason);
@@ -364,7 +364,7 @@ impl Cluster {
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };
         let core = core::start(world, Rc::new(disk), inbox, setup).await.map_err(|e| e.to_string())?;
-        let process = self.process(index, life);
+        let process = self.life_of(index, life);
         for (_, future) in core.background {
             self.executor.spawn_boxed(process, future);
         }
@@ -435,7 +435,7 @@ impl Cluster {
             node.life
         };
         self.note(4, index as u64 | (end as u64) << 32, || format!("node {index} ends: {end:?}"));
-        let process = self.process(index, life);
+        let process = self.life_of(index, life);
         // Handles go with the process, so that nothing of it is reached any more.
         let shards = std::mem::take(&mut self.nodes[index].borrow_mut().shards);
         let before = self.disk(index).counts();
@@ -469,7 +469,7 @@ impl Cluster {
         if node.running && !node.paused {
             node.paused = true;
             node.disturbed = self.executor.now();
-            self.executor.pause(self.process(index, node.life));
+            self.executor.pause(self.life_of(index, node.life));
             self.count(|c| c.pauses += 1);
             self.note(5, index as u64, || format!("node {index} is paused"));
         }
@@ -479,7 +479,7 @@ impl Cluster {
         if node.running && node.paused {
             node.paused = false;
             node.disturbed = self.executor.now();
-            self.executor.resume(self.process(index, node.life));
+            self.executor.resume(self.life_of(index, node.life));
             self.note(6, index as u64, || format!("node {index} goes on"));
         }
     }
@@ -550,9 +550,7 @@ impl Cluster {
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
             call.delivered = Some(self.executor.now());
-            self.note(10, number, || {
-                format!("client request {number} reaches {node}/{shard}: {}", words_of(&request))
-            });
+            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {}", words_of(&request)));
             inbox.push(Arrival::Request { client: ClientToken(number), request });
         }
     }
@@ -659,9 +657,11 @@ fn words_of(request: &Request) -> String {
 fn detail_of(response: &Response) -> u64 {
     use crate::protocol::message::Answer;
     match response {
-        Ok(Answer::Got(siblings)) => siblings.head.entries.iter().fold(1, |h, e| {
-            (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        }),
+        Ok(Answer::Got(siblings)) => siblings
+            .head
+            .entries
+            .iter()
+            .fold(1, |h, e| (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         Ok(Answer::Written(context)) => context.clock.entries().iter().fold(2, |h, d| h ^ d.actor.0 ^ d.counter << 20),
         Err(failure) => failure.code as u64 + 1000,
     }
@@ -694,11 +694,8 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
     }
     let drift = i64::from(plan.drift_ppm_max);
     let drift_ppm = prng.below(2 * drift as u64 + 1) as i64 - drift;
-    let clock = NodeClock {
-        started: executor.now(),
-        origin: Instant(prng.between(1, 1 << 50)),
-        drift_ppm: drift_ppm as i32,
-    };
+    let clock =
+        NodeClock { started: executor.now(), origin: Instant(prng.between(1, 1 << 50)), drift_ppm: drift_ppm as i32 };
     Node {
         disk,
         clock,

@@ -127,6 +127,12 @@ fn many(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
         summary.virtual_time.as_secs_f64()
     )?;
     print_faults(out, &summary.faults)?;
+    writeln!(
+        out,
+        "{} values seen again under a second dot (their write was sent twice and its trace forgotten); {} keys that only \
+         reads made equal",
+        summary.revived_retries, summary.unequal_before_reads
+    )?;
     print_speed(out, summary.operations, took)?;
     writeln!(out, "{} seeds with violations {:?}", summary.broken.len(), summary.broken)?;
     Ok(summary.broken.is_empty())
@@ -140,6 +146,7 @@ pub struct Summary {
     pub acknowledged: u64,
     pub values_read: u64,
     pub revived_retries: u64,
+    pub unequal_before_reads: u64,
     pub faults: FaultCounts,
     pub virtual_time: Duration,
     pub heal_time_max: Duration,
@@ -153,6 +160,7 @@ impl Summary {
         self.acknowledged += report.outcomes[0] as u64;
         self.values_read += report.values_read;
         self.revived_retries += report.revived_retries;
+        self.unequal_before_reads += report.unequal_before_reads as u64;
         self.faults.add(&report.faults);
         self.virtual_time += report.virtual_time;
         self.heal_time_max = self.heal_time_max.max(report.heal_time);
@@ -167,6 +175,7 @@ impl Summary {
             "acknowledged_writes": self.acknowledged,
             "values_read": self.values_read,
             "revived_retries": self.revived_retries,
+            "unequal_before_reads": self.unequal_before_reads,
             "faults": faults_json(&self.faults),
             "virtual_seconds": self.virtual_time.as_secs_f64(),
             "heal_seconds_max": self.heal_time_max.as_secs_f64(),
@@ -194,6 +203,7 @@ fn json_of(report: &Report, took: Duration) -> Json {
         "unknown_writes": report.outcomes[2],
         "values_read": report.values_read,
         "revived_retries": report.revived_retries,
+        "unequal_before_reads": report.unequal_before_reads,
         "faults": faults_json(&report.faults),
         "virtual_seconds": report.virtual_time.as_secs_f64(),
         "heal_seconds": report.heal_time.as_secs_f64(),

@@ -10,19 +10,19 @@
 //! Not simulated yet: wiped disks and restored backups, members that join or leave under load, bit rot on a node's
 //! medium, another number of shards after a restart.
 
-pub mod prng;
-pub mod executor;
-pub mod disk;
-pub mod clock;
-pub mod trace;
-pub mod plan;
-pub mod world;
-pub mod cluster;
-pub mod network;
-pub mod faults;
-pub mod workload;
 pub mod checker;
-pub mod run;
+pub mod clock;
+pub mod cluster;
 pub mod command;
+pub mod disk;
+pub mod executor;
+pub mod faults;
+pub mod network;
+pub mod plan;
+pub mod prng;
+pub mod run;
+pub mod trace;
+pub mod workload;
+pub mod world;
 
 pub use command::{CommandOptions, command};

@@ -20,7 +20,12 @@ use crate::{
     },
     types::{Consistency, Instant, Key, Level, MemberView},
 };
-use std::{cell::Cell, collections::VecDeque, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    time::Duration,
+};
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -36,6 +41,8 @@ pub struct Report {
     pub values_read: u64,
     /// Values that came back because their write was sent twice and its trace was forgotten: allowed, and rare.
     pub revived_retries: u64,
+    /// Keys whose replicas hints alone had not made equal: reads (and one day anti-entropy) had to.
+    pub unequal_before_reads: usize,
     pub faults: FaultCounts,
     pub disk: DiskCounts,
     pub virtual_time: Duration,
@@ -65,7 +72,7 @@ pub fn run(plan: Plan, sink: Option<Sink>) -> Report {
     if let Some(sink) = sink {
         cluster.trace.print_to(sink);
     }
-    let run = Run { workload: Workload::new(&cluster), cluster };
+    let run = Run { workload: Workload::new(&cluster), cluster, unequal: Cell::new(0) };
     let started = run.cluster.executor.now();
     let mut heal_time = Duration::ZERO;
     if run.form() {
@@ -80,6 +87,7 @@ pub fn run(plan: Plan, sink: Option<Sink>) -> Report {
 struct Run {
     cluster: Rc<Cluster>,
     workload: Rc<Workload>,
+    unequal: Cell<usize>,
 }
 
 impl Run {
@@ -152,9 +160,12 @@ impl Run {
         if self.failed() {
             return Duration::ZERO;
         }
+        self.unequal.set(self.unequal_keys().len());
         self.read_all_keys(false);
         self.executor().run_for(REPAIR_PAUSE);
-        self.compare_replicas();
+        for text in self.unequal_keys() {
+            self.cluster.violate(Invariant::I5, text);
+        }
         let healed = self.executor().now().since(start);
         if !self.failed() {
             self.read_all_keys(true);
@@ -194,7 +205,7 @@ impl Run {
     fn read_all_keys(&self, last: bool) {
         let keys: VecDeque<(u32, Key)> =
             self.workload.history.borrow().keys().map(|(index, key)| (index, key.clone())).collect();
-        let queue = Rc::new(std::cell::RefCell::new(keys));
+        let queue = Rc::new(RefCell::new(keys));
         let active = Rc::new(Cell::new(READERS));
         for reader in 0..READERS {
             let (cluster, workload) = (self.cluster.clone(), self.workload.clone());
@@ -217,15 +228,16 @@ impl Run {
             self.cluster.violate(Invariant::I11, "reads after healing do not end");
         }
     }
-    /// All home replicas of each key hold the same state.
-    fn compare_replicas(&self) {
+    /// The keys whose home replicas do not all hold the same state, with what they hold.
+    fn unequal_keys(&self) -> Vec<String> {
         let keys: Vec<Key> = self.workload.history.borrow().keys().map(|(_, k)| k.clone()).collect();
         let done = Rc::new(Cell::new(false));
-        let (cluster, finished) = (self.cluster.clone(), done.clone());
+        let unequal = Rc::new(RefCell::new(Vec::new()));
+        let (cluster, finished, found) = (self.cluster.clone(), done.clone(), unequal.clone());
         self.executor().spawn(Process::OUTSIDE, async move {
             for key in keys {
                 if let Err(why) = compare(&cluster, &key).await {
-                    cluster.violate(Invariant::I5, format!("{key:?}: {why}"));
+                    found.borrow_mut().push(format!("{key:?}: {why}"));
                 }
             }
             finished.set(true);
@@ -233,6 +245,7 @@ impl Run {
         if !self.wait(self.cluster.plan.heal_max, || done.get()) && !self.failed() {
             self.cluster.violate(Invariant::I11, "engines do not answer after healing");
         }
+        unequal.take()
     }
 
     fn report(&self, started: Instant, heal_time: Duration) -> Report {
@@ -257,6 +270,7 @@ impl Run {
             reads: history.reads,
             values_read: history.values_read,
             revived_retries: history.revived_retries,
+            unequal_before_reads: self.unequal.get(),
             faults: *self.cluster.counts.borrow(),
             disk,
             virtual_time: self.executor().now().since(started),
@@ -268,11 +282,7 @@ impl Run {
 
 fn judge(cluster: &Cluster, workload: &Workload, index: u32, siblings: &Siblings, last: bool) {
     let mut history = workload.history.borrow_mut();
-    let verdict = if last {
-        history.check_final(index, siblings)
-    } else {
-        history.observe(index, siblings).map(drop)
-    };
+    let verdict = if last { history.check_final(index, siblings) } else { history.observe(index, siblings).map(drop) };
     drop(history);
     if let Err((invariant, text)) = verdict {
         cluster.violate(invariant, text);

@@ -280,7 +280,8 @@ impl Workload {
         let known = (0..self.cluster.node_count()).find_map(|n| self.cluster.handle(n, 0));
         let Some(ring) = known.map(|h| h.ring()) else { return (node, any) };
         let homes = ring.walk(token, usize::from(self.cluster.plan.n));
-        let home = client.prng.pick(&homes).and_then(|id| Some((self.cluster.index_of(*id)?, ring.address(*id, token)?)));
+        let home =
+            client.prng.pick(&homes).and_then(|id| Some((self.cluster.index_of(*id)?, ring.address(*id, token)?)));
         home.map_or((node, any), |(index, address)| (index, address.shard.0))
     }
     fn draw_consistency(&self, client: &mut Client) -> Consistency {

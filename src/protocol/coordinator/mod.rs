@@ -75,8 +75,8 @@ pub enum Act {
 }
 
 enum Work {
-    Put(put::Put),
-    Get(get::Get),
+    Put(Box<put::Put>),
+    Get(Box<get::Get>),
     Forward(forward::Forward),
 }
 
@@ -120,12 +120,14 @@ fn exchange(operation: u64, index: usize) -> u64 {
 }
 
 impl Coordinator {
-    pub fn new(me: Address) -> Coordinator {
+    /// `first`: where the numbers of operations start, below 2^52 and different in each life: a late answer to the life
+    /// before must not be taken for one to this.
+    pub fn new(me: Address, first: u64) -> Coordinator {
         Coordinator {
             me,
             ops: FixedMap::default(),
             alarms: BTreeSet::new(),
-            next: 0,
+            next: first,
             bytes: 0,
             counters: Counters::default(),
         }
@@ -156,9 +158,9 @@ impl Coordinator {
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
         let work = if request.operation.is_write() {
-            Work::Put(put::Put::begin(id, self.me, request, plan, out))
+            Work::Put(Box::new(put::Put::begin(id, self.me, request, plan, out)))
         } else {
-            Work::Get(get::Get::begin(id, self.me, &key, deadline, plan, out))
+            Work::Get(Box::new(get::Get::begin(id, self.me, &key, deadline, plan, out)))
         };
         self.insert(
             id,

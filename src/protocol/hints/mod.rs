@@ -100,15 +100,21 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// `found`: hints that lie in the engine at start: owner, count, bytes.
-    pub fn new(slices: Vec<SliceId>, found: impl IntoIterator<Item = (NodeId, u64, u64)>, now: Instant) -> Hints {
+    /// `found`: hints that lie in the engine at start: owner, count, bytes. `first`: where the numbers of deliveries
+    /// start, different in each life.
+    pub fn new(
+        slices: Vec<SliceId>,
+        found: impl IntoIterator<Item = (NodeId, u64, u64)>,
+        first: u64,
+        now: Instant,
+    ) -> Hints {
         let owners = found.into_iter().map(|(n, count, bytes)| (n, Owed { count, bytes, ..Owed::default() }));
         Hints {
             slices,
             owners: owners.collect(),
             deliveries: FixedMap::default(),
             scans: FixedMap::default(),
-            next: 0,
+            next: first,
             next_look: now + HINT_INTERVAL,
             delivered: 0,
             dropped: 0,

@@ -113,8 +113,7 @@ impl Leases {
     /// What to store at an orderly stop, when no task is in hand: slices in doubt are left out.
     pub fn clean(&self) -> Vec<(SliceId, LeaseRecord)> {
         let sound = self.slices.iter().filter(|(_, l)| !l.doubted && l.renewing.is_none());
-        let record =
-            |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, ceiling: l.next };
+        let record = |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, ceiling: l.next };
         let mut records: Vec<_> = sound.map(|(slice, lease)| (*slice, record(lease))).collect();
         records.sort_by_key(|(slice, _)| *slice);
         records

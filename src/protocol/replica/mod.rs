@@ -334,11 +334,7 @@ impl<O: Clone> Replica<O> {
                 };
                 let merged = head.put(&seen, entry);
                 let alone = merged.head.entries.len() == 1;
-                let context = if alone {
-                    Context::from(merged.head.clock.clone())
-                } else {
-                    seen.with_dot(dot)
-                };
+                let context = if alone { Context::from(merged.head.clock.clone()) } else { seen.with_dot(dot) };
                 let fresh: Values = [value.bytes.clone()].into_iter().collect();
                 Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
             }

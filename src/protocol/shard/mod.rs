@@ -148,6 +148,9 @@ impl Shard {
             suspect_after: settings.suspect_after,
             down_after: settings.down_after,
         };
+        let mut random =
+            fastrand::Rng::with_seed(xxhash_rust::xxh3::xxh3_64_with_seed(&generation.to_le_bytes(), seed));
+        let first = random.u64(..) >> 12;
         let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
         let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
         Shard {
@@ -158,13 +161,13 @@ impl Shard {
             members,
             avoided: Vec::new(),
             unreachable: Vec::new(),
-            coordinator: Coordinator::new(me),
+            coordinator: Coordinator::new(me, first),
             replica: Replica::new(leases, generation),
-            hints: Hints::new(slices, hints, now),
+            hints: Hints::new(slices, hints, first, now),
             membership,
             fetches: FixedMap::default(),
             next_fetch: 0,
-            random: fastrand::Rng::with_seed(seed),
+            random,
             expired_messages: 0,
         }
     }
