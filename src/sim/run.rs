@@ -23,6 +23,7 @@ use crate::{
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    panic::{self, AssertUnwindSafe},
     rc::Rc,
     time::Duration,
 };
@@ -75,9 +76,15 @@ pub fn run(plan: Plan, sink: Option<Sink>) -> Report {
     let run = Run { workload: Workload::new(&cluster), cluster, unequal: Cell::new(0) };
     let started = run.cluster.executor.now();
     let mut heal_time = Duration::ZERO;
-    if run.form() {
-        run.load();
-        heal_time = run.heal();
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+        if run.form() {
+            run.load();
+            heal_time = run.heal();
+        }
+    }));
+    if let Err(panic) = outcome {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        run.cluster.violate(Invariant::Alive, format!("a node panicked: {}", words.unwrap_or("without words")));
     }
     let report = run.report(started, heal_time);
     run.cluster.shut_down();
