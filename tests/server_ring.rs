@@ -11,6 +11,7 @@ use dynarc::{
         kernel::PortUse,
         ring::{Alone, Company, Ring},
         socket::{Ended, Inlet, Listener, Socket, Watches},
+        ticker::Ticker,
     },
     types::Instant,
 };
@@ -39,14 +40,21 @@ fn with_ring<T: Send + 'static, F: Future<Output = T> + 'static>(
         .io_memory(64 << 10)
         .make()
         .expect("an executor");
-    executor.run(async move {
+    let ticker = Ticker::start().expect("a ticker");
+    let pulse = ticker.pulse();
+    let turns = pulse.turns();
+    executor.spawn(pulse.keep()).detach();
+    let output = executor.run(async move {
         let ring = Ring::new().expect("a ring");
+        ring.count_turns(turns);
         let driver = glommio::spawn_local(ring.clone().drive(Alone)).detach();
         let output = work(ring.clone()).await;
         ring.stop();
         driver.await.expect("a driver").expect("a ring that works");
         output
-    })
+    });
+    ticker.stop();
+    output
 }
 
 async fn echo(ring: Rc<Ring>, listener: Listener, watches: Watches, connections: usize) {
@@ -227,12 +235,18 @@ fn bells_are_heard_wherever_a_core_waits() {
     let counted = count.clone();
     let core = std::thread::Builder::new().spawn(move || {
         let executor = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().expect("an executor");
+        let ticker = Ticker::start().expect("a ticker");
+        let pulse = ticker.pulse();
+        let turns = pulse.turns();
+        executor.spawn(pulse.keep()).detach();
         executor.run(async move {
             let ring = Ring::new().expect("a ring");
+            ring.count_turns(turns);
             bells.send(ring.bell()).expect("a listener");
             let queue = Queue { count: counted, seen: Cell::new(0), answers, ring: ring.clone() };
             ring.clone().drive(queue).await.expect("a ring that works");
         });
+        ticker.stop();
     });
     let bell = bell.recv().expect("a bell");
     let mut worst = Duration::ZERO;

@@ -19,6 +19,7 @@ pub mod peers;
 pub mod report;
 pub mod ring;
 pub mod socket;
+pub mod ticker;
 pub mod web;
 pub mod world;
 

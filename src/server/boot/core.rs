@@ -1,6 +1,5 @@
 //! One core from its first task to its last.
 
-use super::{super::options::ServeOptions, ticker::Pulse};
 use crate::{
     driver::{
         core::{Core, CoreSetup, Settings, start},
@@ -13,10 +12,12 @@ use crate::{
         clients,
         disk::RingDisk,
         mesh::{Mesh, MeshEnds, MeshTurn, Parcel},
+        options::ServeOptions,
         peers::{self, PeerSelf, Peers},
         report::Reports,
         ring::{Bell, Ring},
         socket::Listener,
+        ticker::Pulse,
         web::{self, Web},
         world::ServerWorld,
     },
@@ -167,6 +168,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     let address = Address::new(core.identity.node, core.shard);
     let ring = Ring::new().map_err(text)?;
     ring.set_spin(core.options.spin_before_park);
+    ring.count_turns(core.pulse.turns());
     let (first, failed) = local_channel::new_bounded(1);
     let failures = Failures { ring: ring.clone(), first: Rc::new(first) };
     drop(core.progress.send(Progress::Bell(core.shard, ring.bell())));
@@ -180,7 +182,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     let reports = Rc::new(Reports::new(core.identity.ip, core.cpu, core.identity.shards));
 
     let stopping = Rc::new(Stopping::default());
-    let turn = take_parcels(&world, &reports, &core.pulse, &core.stop, &stopping);
+    let turn = take_parcels(&world, &reports, &core.stop, &stopping);
     let driving = ring.clone().drive(MeshTurn { mesh, receive: turn, held: RefCell::default() });
     let driver_failed = failures.clone();
     // Not counted: the driver asks whether others have run.
@@ -252,19 +254,17 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     select(select(ended, stopped).map(|first| first.factor_first().0), failure).await.factor_first().0
 }
 
-/// What the core does at each turn of its ring: notes that it lives, hears of a stop, takes parcels in.
+/// What the core does at each turn of its ring: hears of a stop, takes parcels in.
 fn take_parcels(
     world: &Rc<ServerWorld>,
     reports: &Rc<Reports>,
-    pulse: &Pulse,
     stop: &Arc<AtomicBool>,
     stopping: &Rc<Stopping>,
 ) -> impl Fn(Option<Parcel>) + 'static {
-    let (world, reports, turns) = (world.clone(), reports.clone(), pulse.turns());
+    let (world, reports) = (world.clone(), reports.clone());
     let (stop, stopping) = (stop.clone(), stopping.clone());
     move |parcel| match parcel {
         None => {
-            turns.store(turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             if stop.load(Ordering::Acquire) && stopping.begin() {
                 world.watches.stop();
             }

@@ -12,7 +12,6 @@
 mod checks;
 mod core;
 mod error;
-mod ticker;
 
 pub use error::StartError;
 
@@ -23,6 +22,7 @@ use super::{
     mesh,
     options::ServeOptions,
     ring::{Alone, Bell, Ring},
+    ticker::Ticker,
 };
 use crate::{
     driver::{
@@ -89,10 +89,12 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
     let executor = executor(Placement::Unbound, options, "start").make().map_err(|e| failed(e.to_string()))?;
     let options = options.clone();
     // Without it this executor, too, may park for ever with work to do: one start in a hundred on a busy machine.
-    let ticker = ticker::Ticker::start().map_err(|e| failed(format!("cannot start a thread: {e}")))?;
+    let ticker = Ticker::start().map_err(|e| failed(format!("cannot start a thread: {e}")))?;
     let pulse = ticker.pulse();
+    let turns = pulse.turns();
     let work = async move {
         let ring = Ring::new().map_err(|e| failed(e.to_string()))?;
+        ring.count_turns(turns);
         let driver = glommio::spawn_local(ring.clone().drive(Alone)).detach();
         let disk = RingDisk::new(ring.clone(), &options.data).map_err(|e| failed(e.to_string()))?;
         let known = identity::peek(&disk).await?;
@@ -164,7 +166,7 @@ struct Node {
     stop: Arc<AtomicBool>,
     bells: Vec<Bell>,
     threads: Vec<thread::JoinHandle<()>>,
-    ticker: ticker::Ticker,
+    ticker: Ticker,
 }
 
 impl Node {
@@ -176,7 +178,7 @@ impl Node {
     ) -> Result<Node, StartError> {
         let (sender, progress) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
-        let ticker = ticker::Ticker::start().map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
+        let ticker = Ticker::start().map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
         let mut node = Node { progress, stop: stop.clone(), bells: Vec::new(), threads: Vec::new(), ticker };
         let mut bell_senders = Vec::new();
         let places = placements(options, identity.shards, cpus);

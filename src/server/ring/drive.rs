@@ -19,7 +19,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering, fence},
+        atomic::{AtomicU8, AtomicU64, Ordering, fence},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -114,6 +114,11 @@ impl Ring {
         self.spin.set(spin);
     }
 
+    /// Counts turns there from now on: other threads see that the core is at work.
+    pub fn count_turns(&self, turns: Arc<AtomicU64>) {
+        *self.turns.borrow_mut() = turns;
+    }
+
     /// Spawns a task beside the driver, in the same queue: the core counts as busy while it runs.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         glommio::spawn_local(Counted { polls: self.polls.clone(), task: Box::pin(task) }).detach();
@@ -139,7 +144,10 @@ impl Ring {
         let mut listening = self.listen(&bell);
         self.listening.set(true);
         let mut rounds = 0;
+        let mut turns = 0u64;
         while !self.stopped.get() {
+            turns += 1;
+            self.turns.borrow().store(turns, Ordering::Relaxed);
             let came = company.turn();
             let polls = self.polls.get();
             glommio::executor().yield_now().await;

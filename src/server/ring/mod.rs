@@ -36,6 +36,7 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     rc::Rc,
+    sync::{Arc, atomic::AtomicU64},
     task::{Poll, Waker},
     time::Duration,
 };
@@ -91,6 +92,8 @@ pub struct Ring {
     spin: Cell<Duration>,
     /// The driver waits for the bell on the ring.
     listening: Cell<bool>,
+    /// Turns, where other threads see them; only this core writes there.
+    turns: RefCell<Arc<AtomicU64>>,
     /// An empty list, kept for its memory.
     wakers: RefCell<Vec<Waker>>,
 }
@@ -135,6 +138,7 @@ impl Ring {
             wanted: Cell::new(0),
             spin: Cell::new(Duration::ZERO),
             listening: Cell::new(false),
+            turns: RefCell::default(),
             wakers: RefCell::default(),
         };
         ring.state.borrow_mut().uring.completion().disable_eventfd();

@@ -1,8 +1,8 @@
 //! A thread that keeps executors from oversleeping.
 //!
 //! An executor can park with work to do when its preempt timer has fired at an unlucky moment, above all on busy CPUs.
-//! So while a core has been at work lately, it is woken every few milliseconds; one that has done nothing is left alone
-//! but for a rare look.
+//! So while a core has been at work lately, it is woken every few milliseconds; one that does nothing is woken ever more
+//! rarely.
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::{
@@ -21,24 +21,24 @@ use std::{
 const TICK: Duration = Duration::from_millis(5);
 /// Ticks for which a core counts as busy after its last turn.
 const BUSY_TICKS: u32 = 4;
-/// An idle core is woken once in so many ticks.
+/// After that it is woken at every power of two, and once in so many ticks.
 const IDLE_TICKS: u32 = 100;
 
 /// A core's end: counts its turns, and lets itself be woken.
 #[derive(Clone)]
-pub(super) struct Pulse {
+pub struct Pulse {
     turns: Arc<AtomicU64>,
     sender: Sender<(Waker, Arc<AtomicU64>)>,
 }
 
 impl Pulse {
     /// Where the core counts its turns; only it writes there.
-    pub(super) fn turns(&self) -> Arc<AtomicU64> {
+    pub fn turns(&self) -> Arc<AtomicU64> {
         self.turns.clone()
     }
     /// A task that does nothing but be woken. Runs for ever. To be spawned on an executor before that runs: it could
     /// park for ever before it has run anything.
-    pub(super) async fn keep(self) {
+    pub async fn keep(self) {
         let mut told = false;
         poll_fn(|cx| {
             if !told {
@@ -52,7 +52,7 @@ impl Pulse {
     }
 }
 
-pub(super) struct Ticker {
+pub struct Ticker {
     sender: Sender<(Waker, Arc<AtomicU64>)>,
     stop: Arc<AtomicBool>,
 }
@@ -66,17 +66,17 @@ struct Watched {
 }
 
 impl Ticker {
-    pub(super) fn start() -> io::Result<Ticker> {
+    pub fn start() -> io::Result<Ticker> {
         let (sender, arrivals) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         thread::Builder::new().name("ticker".into()).spawn(move || tick(&arrivals, &stopped))?;
         Ok(Ticker { sender, stop })
     }
-    pub(super) fn pulse(&self) -> Pulse {
+    pub fn pulse(&self) -> Pulse {
         Pulse { turns: Arc::default(), sender: self.sender.clone() }
     }
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
@@ -91,7 +91,7 @@ fn tick(arrivals: &Receiver<(Waker, Arc<AtomicU64>)>, stopped: &AtomicBool) {
             let turns = core.turns.load(Ordering::Relaxed);
             core.quiet = if turns == core.seen { core.quiet.saturating_add(1) } else { 0 };
             core.seen = turns;
-            if core.quiet < BUSY_TICKS || core.quiet.is_multiple_of(IDLE_TICKS) {
+            if core.quiet < BUSY_TICKS || core.quiet.is_power_of_two() || core.quiet.is_multiple_of(IDLE_TICKS) {
                 core.waker.wake_by_ref();
             }
         }
