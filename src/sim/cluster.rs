@@ -8,7 +8,7 @@ use super::{
     checker::{Invariant, Violation},
     clock::NodeClock,
     disk::{Access, FaultRates, Lie, VirtualDisk},
-    executor::{Executor, Process},
+    executor::{Executor, Life},
     network::Network,
     plan::{Plan, Planted},
     prng::Prng,
@@ -300,8 +300,8 @@ impl Cluster {
     pub fn disk(&self, node: usize) -> VirtualDisk {
         self.nodes[node].borrow().disk.clone()
     }
-    fn life_of(&self, node: usize, life: u64) -> Process {
-        Process(life << 8 | (node as u64 + 1))
+    fn life_of(&self, node: usize, life: u64) -> Life {
+        Life(life << 8 | (node as u64 + 1))
     }
 
     /// Starts a node that does not run.

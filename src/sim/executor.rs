@@ -1,7 +1,7 @@
 //! A single-threaded executor with virtual time: the clock jumps from event to event.
 //!
 //! Events (wakes and calls at an instant) leave a heap in the order of (time, sequence), tasks run in the order in
-//! which they were woken: the same program gives the same run. A task belongs to a [`Process`]; killing the process
+//! which they were woken: the same program gives the same run. A task belongs to a [`Life`]; killing the process
 //! drops all its futures at once, as SIGKILL would, and a paused process is not polled, as after SIGSTOP.
 //!
 //! A wake allocates nothing: it pushes a number into a queue of this thread. Wakers must be `Send`, which a queue in
@@ -20,12 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// What tasks belong to: one life of one simulated node, or the simulation itself ([`Process::OUTSIDE`]).
+/// What tasks belong to: one life of one simulated node, or the simulation itself ([`Life::OUTSIDE`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Process(pub u64);
-impl Process {
+pub struct Life(pub u64);
+impl Life {
     /// The simulation's own tasks: clients, the fault schedule. Never killed by a crash.
-    pub const OUTSIDE: Process = Process(0);
+    pub const OUTSIDE: Life = Life(0);
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn pop_ready(executor: usize) -> Option<TaskKey> {
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 struct Task {
-    process: Process,
+    process: Life,
     future: LocalFuture,
     waker: Waker,
 }
@@ -97,7 +97,7 @@ struct Slot {
     generation: u32,
     task: Option<Task>,
     /// The task is out of its slot because it is being polled.
-    polled: Option<Process>,
+    polled: Option<Life>,
 }
 
 enum Action {
@@ -137,9 +137,9 @@ struct Inner {
     events: RefCell<BinaryHeap<Event>>,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
-    paused: RefCell<BTreeSet<Process>>,
+    paused: RefCell<BTreeSet<Life>>,
     /// Tasks that were woken while their process was paused.
-    parked: RefCell<Vec<(Process, TaskKey)>>,
+    parked: RefCell<Vec<(Life, TaskKey)>>,
 }
 
 /// Polls without any time passing after which the tasks are said to spin.
@@ -188,10 +188,10 @@ impl Executor {
         self.0.polls.get() + self.0.sequence.get()
     }
 
-    pub fn spawn(&self, process: Process, future: impl Future<Output = ()> + 'static) {
+    pub fn spawn(&self, process: Life, future: impl Future<Output = ()> + 'static) {
         self.spawn_boxed(process, Box::pin(future));
     }
-    pub fn spawn_boxed(&self, process: Process, future: LocalFuture) {
+    pub fn spawn_boxed(&self, process: Life, future: LocalFuture) {
         let mut slots = self.0.slots.borrow_mut();
         let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
             slots.push(Slot::default());
@@ -205,7 +205,7 @@ impl Executor {
         push_ready(self.0.number, key);
     }
     /// Drops all futures of the process. Its wakes and timers come to nothing.
-    pub fn kill(&self, process: Process) {
+    pub fn kill(&self, process: Life) {
         let mut dropped = Vec::new();
         {
             let mut slots = self.0.slots.borrow_mut();
@@ -227,10 +227,10 @@ impl Executor {
         drop(dropped);
     }
     /// Stops polling the process until [`Executor::resume`]; its events wait.
-    pub fn pause(&self, process: Process) {
+    pub fn pause(&self, process: Life) {
         self.0.paused.borrow_mut().insert(process);
     }
-    pub fn resume(&self, process: Process) {
+    pub fn resume(&self, process: Life) {
         if !self.0.paused.borrow_mut().remove(&process) {
             return;
         }
@@ -250,7 +250,7 @@ impl Executor {
         READY.with(|ready| ready.borrow_mut()[self.0.number] = Ready { taken: true, ..Ready::default() });
     }
     /// Whether any future of the process is left.
-    pub fn alive(&self, process: Process) -> bool {
+    pub fn alive(&self, process: Life) -> bool {
         let alive = |s: &Slot| s.polled == Some(process) || s.task.as_ref().is_some_and(|t| t.process == process);
         self.0.slots.borrow().iter().any(alive)
     }
@@ -443,7 +443,7 @@ mod tests {
         let seen = Rc::new(RefCell::new(Vec::new()));
         for (name, millis) in [("late", 30), ("early", 10), ("middle", 20)] {
             let (seen, sleeper) = (seen.clone(), executor.clone());
-            executor.spawn(Process(1), async move {
+            executor.spawn(Life(1), async move {
                 sleeper.sleep(Duration::from_millis(millis)).await;
                 seen.borrow_mut().push((name, sleeper.now().since(Instant(1_000_000_000)).as_millis()));
             });
@@ -457,7 +457,7 @@ mod tests {
     fn a_killed_process_runs_no_further_and_a_paused_one_later() {
         let executor = Executor::new();
         let count = Rc::new(Cell::new(0));
-        for process in [Process(1), Process(2)] {
+        for process in [Life(1), Life(2)] {
             let (count, sleeper) = (count.clone(), executor.clone());
             executor.spawn(process, async move {
                 loop {
@@ -468,14 +468,14 @@ mod tests {
         }
         executor.run_for(Duration::from_millis(55));
         assert_eq!(count.get(), 10);
-        executor.kill(Process(1));
+        executor.kill(Life(1));
         executor.run_for(Duration::from_millis(50));
         assert_eq!(count.get(), 15);
-        assert!(!executor.alive(Process(1)) && executor.alive(Process(2)));
-        executor.pause(Process(2));
+        assert!(!executor.alive(Life(1)) && executor.alive(Life(2)));
+        executor.pause(Life(2));
         executor.run_for(Duration::from_millis(50));
         assert_eq!(count.get(), 15);
-        executor.resume(Process(2));
+        executor.resume(Life(2));
         executor.run_for(Duration::from_millis(45));
         assert_eq!(count.get(), 20);
     }
@@ -485,8 +485,8 @@ mod tests {
         let executor = Executor::new();
         let held = Rc::new(());
         let (killer, witness) = (executor.clone(), held.clone());
-        executor.spawn(Process(7), async move {
-            killer.kill(Process(7));
+        executor.spawn(Life(7), async move {
+            killer.kill(Life(7));
             yield_now().await;
             drop(witness);
             panic!("ran on after its death");

@@ -3,7 +3,7 @@
 
 use super::{
     cluster::{Cluster, End},
-    executor::Process,
+    executor::Life,
     plan::FaultPlan,
     prng::Prng,
 };
@@ -56,7 +56,7 @@ impl Faults {
             return;
         }
         let (faults, mut prng) = (self.clone(), Prng::stream(self.cluster.plan.seed, name));
-        self.cluster.executor.spawn(Process::OUTSIDE, async move {
+        self.cluster.executor.spawn(Life::OUTSIDE, async move {
             loop {
                 faults.cluster.executor.sleep(prng.exponential(mean)).await;
                 if faults.stop.get() {
@@ -89,7 +89,7 @@ impl Faults {
     fn restart_later(self: &Rc<Self>, node: usize, prng: &mut Prng) {
         let wait = prng.exponential(self.plan.lasting);
         let faults = self.clone();
-        self.cluster.executor.spawn(Process::OUTSIDE, async move {
+        self.cluster.executor.spawn(Life::OUTSIDE, async move {
             faults.cluster.executor.sleep(wait).await;
             if !faults.stop.get() {
                 faults.cluster.start(node);

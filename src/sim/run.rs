@@ -5,7 +5,7 @@ use super::{
     checker::{Invariant, Violation},
     cluster::{CallEnd, Cluster, FaultCounts},
     disk::DiskCounts,
-    executor::{Executor, Process},
+    executor::{Executor, Life},
     faults::Faults,
     plan::Plan,
     trace::Sink,
@@ -217,7 +217,7 @@ impl Run {
         for reader in 0..READERS {
             let (cluster, workload) = (self.cluster.clone(), self.workload.clone());
             let (queue, active) = (queue.clone(), active.clone());
-            self.executor().spawn(Process::OUTSIDE, async move {
+            self.executor().spawn(Life::OUTSIDE, async move {
                 loop {
                     let Some((index, key)) = queue.borrow_mut().pop_front() else { break };
                     match read_everywhere(&cluster, &key, reader + index as usize).await {
@@ -241,7 +241,7 @@ impl Run {
         let done = Rc::new(Cell::new(false));
         let unequal = Rc::new(RefCell::new(Vec::new()));
         let (cluster, finished, found) = (self.cluster.clone(), done.clone(), unequal.clone());
-        self.executor().spawn(Process::OUTSIDE, async move {
+        self.executor().spawn(Life::OUTSIDE, async move {
             for key in keys {
                 if let Err(why) = compare(&cluster, &key).await {
                     found.borrow_mut().push(format!("{key:?}: {why}"));

@@ -4,7 +4,7 @@
 use super::{
     checker::{self, End, EventId, History, Kind, Seen},
     cluster::{CallEnd, Cluster, worth_a_retry},
-    executor::Process,
+    executor::Life,
     plan::WorkloadPlan,
     prng::Prng,
 };
@@ -87,7 +87,7 @@ impl Workload {
         for _ in 0..self.plan.clients {
             let (workload, prng) = (self.clone(), prng.fork());
             self.active.set(self.active.get() + 1);
-            self.cluster.executor.spawn(Process::OUTSIDE, async move {
+            self.cluster.executor.spawn(Life::OUTSIDE, async move {
                 let keys = workload.plan.keys;
                 let mut client = Client { prng, old: vec![None; keys], written: vec![None; keys] };
                 while !workload.stop.get() {

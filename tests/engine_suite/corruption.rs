@@ -9,7 +9,7 @@ use dynarc::{
     },
     sim::{
         disk::VirtualDisk,
-        executor::{Executor, Process, block_on},
+        executor::{Executor, Life, block_on},
     },
 };
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ fn judge(sample: &Sample, spoiled: VirtualDisk, note: &str) -> bool {
         assert!(told, "{note}: {place:?} is wrong and nothing was said");
         assert!(found.is_none_or(|record| ever.is_some_and(|all| all.contains(&record))), "{note}: {place:?}");
     }
-    executor.kill(Process(1));
+    executor.kill(Life(1));
     told
 }
 

@@ -5,7 +5,7 @@ use dynarc::{
     engine::{error::EngineError, types::Write},
     sim::{
         disk::{Fault, Keep, VirtualDisk},
-        executor::{Executor, Process},
+        executor::{Executor, Life},
         prng::Prng,
     },
 };
@@ -47,12 +47,12 @@ pub fn script(disk: VirtualDisk, executor: Executor, seed: u64, rounds: u64) -> 
             }
         }
         if life == 0 && !seed.is_multiple_of(3) {
-            rig.executor.kill(Process(1));
+            rig.executor.kill(Life(1));
             disk = rig.disk.kill();
         } else if rig.executor.try_block_on(rig.engine.close()).is_none_or(|r| r.is_err()) {
             return Ended { model, open_calls: Vec::new() };
         } else {
-            rig.executor.kill(Process(1));
+            rig.executor.kill(Life(1));
         }
     }
     Ended { model, open_calls: Vec::new() }
@@ -109,7 +109,7 @@ fn nothing_acknowledged_is_lost_wherever_it_stops() {
             let (disk, executor) = fresh(seed);
             disk.plan(io, Fault::Stop);
             let ended = script(disk.clone(), executor.clone(), seed, 12);
-            executor.kill(Process(1));
+            executor.kill(Life(1));
             let pending = disk.pending();
             let mut prng = Prng::new(seed << 32 | io);
             let subsets: u64 = if pending <= 2 { 1 << pending } else { 3 };

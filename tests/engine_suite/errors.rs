@@ -8,7 +8,7 @@ use dynarc::{
     engine::error::EngineError,
     sim::{
         disk::{Fault, VirtualDisk},
-        executor::{Executor, Process},
+        executor::{Executor, Life},
         prng::Prng,
     },
 };
@@ -32,7 +32,7 @@ fn a_failed_io_is_told_and_loses_nothing_acknowledged() {
                 let (disk, executor) = fresh(seed);
                 disk.plan(io, fault);
                 let ended = script(disk.clone(), executor.clone(), seed, 10);
-                executor.kill(Process(1));
+                executor.kill(Life(1));
                 let note = format!("seed {seed} io {io} {fault:?}");
                 check(disk.fork().kill(), &ended, seed, &note);
                 check(disk.fork().crash(&mut Prng::new(seed ^ io)), &ended, seed, &note);

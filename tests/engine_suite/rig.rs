@@ -9,7 +9,7 @@ use dynarc::{
     },
     sim::{
         disk::VirtualDisk,
-        executor::{Executor, Process},
+        executor::{Executor, Life},
         prng::Prng,
     },
     types::{ShardId, SliceId},
@@ -106,7 +106,7 @@ impl Rig {
     /// Drives what was opened.
     pub fn adopt(disk: VirtualDisk, executor: Executor, opened: Opened<VirtualDisk>) -> Rig {
         for (_, future) in opened.background {
-            executor.spawn(Process(1), future);
+            executor.spawn(Life(1), future);
         }
         Rig { disk, executor, engine: opened.engine, options: tiny() }
     }
@@ -203,17 +203,17 @@ impl Rig {
     }
     pub fn close(&self) -> VirtualDisk {
         assert_eq!(self.executor.try_block_on(self.engine.close()), Some(Ok(())));
-        self.executor.kill(Process(1));
+        self.executor.kill(Life(1));
         self.disk.clone()
     }
     /// The process dies, the machine does not.
     pub fn kill(&self) -> VirtualDisk {
-        self.executor.kill(Process(1));
+        self.executor.kill(Life(1));
         self.disk.kill()
     }
     /// Power is lost.
     pub fn crash(&self, prng: &mut Prng) -> VirtualDisk {
-        self.executor.kill(Process(1));
+        self.executor.kill(Life(1));
         self.disk.crash(prng)
     }
     /// The same directory again.

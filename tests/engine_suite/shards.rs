@@ -8,7 +8,7 @@ use dynarc::{
     },
     sim::{
         disk::VirtualDisk,
-        executor::{Executor, Process},
+        executor::{Executor, Life},
     },
     types::{ShardId, SliceId},
 };
@@ -63,7 +63,7 @@ fn slices_move_between_shards_at_every_start() {
             if work.prng.coin() {
                 rigs.iter().for_each(|rig| assert_eq!(executor.block_on(rig.engine.close()), Ok(())));
             }
-            executor.kill(Process(1));
+            executor.kill(Life(1));
             disk = if work.prng.coin() { disk.kill() } else { disk.crash(&mut work.prng) };
             for (path, _) in disk.files().iter().filter(|(path, _)| path.starts_with("log/")) {
                 ids.entry(path.clone()).or_insert(life);
