@@ -334,7 +334,9 @@ impl<O: Clone> Replica<O> {
                 };
                 let merged = head.put(&seen, entry);
                 let alone = merged.head.entries.len() == 1;
-                let context = if alone { Context::from(merged.head.clock.clone()) } else { seen.with_dot(dot) };
+                // What the writer knew and this copy does not stays apart.
+                let context =
+                    if alone { Context::from(merged.head.clock.clone()).join(&seen) } else { seen.with_dot(dot) };
                 let fresh: Values = [value.bytes.clone()].into_iter().collect();
                 Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
             }
@@ -350,7 +352,11 @@ impl<O: Clone> Replica<O> {
                 let unchanged = merged.head.same_state(&head);
                 let siblings = pick(merged, &values, &Values::new());
                 // What the delete superseded; the clock when nothing stands beside it.
-                let context = if siblings.head.entries.is_empty() { siblings.head.clock.clone().into() } else { seen };
+                let context = if siblings.head.entries.is_empty() {
+                    Context::from(siblings.head.clock.clone()).join(&seen)
+                } else {
+                    seen
+                };
                 if unchanged {
                     return Ok(Next::Known { siblings, context });
                 }
@@ -430,7 +436,7 @@ fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
     let live = head.entries.iter().find(|e| e.write_id == id).map(|e| e.dot);
     let past = head.recent.iter().find(|s| s.write_id == id).map(|s| s.dot);
     if live.is_some() && head.entries.len() == 1 {
-        return head.clock.clone().into();
+        return Context::from(head.clock.clone()).join(&context);
     }
     match live.or(past) {
         Some(dot) => context.with_dot(dot),
