@@ -464,6 +464,19 @@ impl Cluster {
         self.executor.kill(process);
         drop(shards);
     }
+    /// Ends the present life of a node in the middle of its next write, and then calls `ended`.
+    pub fn end_in_write(self: &Rc<Self>, index: usize, end: End, ended: impl FnOnce() + 'static) {
+        let (cluster, life) = (self.clone(), self.life(index));
+        self.disk(index).stop_in_write(move || {
+            let executor = cluster.executor.clone();
+            executor.schedule(executor.now(), move || {
+                if cluster.lives(index, life) {
+                    cluster.end(index, end);
+                    ended();
+                }
+            });
+        });
+    }
     pub fn pause(&self, index: usize) {
         let mut node = self.nodes[index].borrow_mut();
         if node.running && !node.paused {

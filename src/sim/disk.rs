@@ -330,6 +330,8 @@ struct State {
     clock: Option<(Executor, Latency)>,
     prng: Option<Prng>,
     counts: DiskCounts,
+    /// Called once, when the machine stops in the middle of a write or sync.
+    stop_in_write: Option<Box<dyn FnOnce()>>,
 }
 impl State {
     fn number(&mut self) -> u64 {
@@ -445,6 +447,14 @@ impl VirtualDisk {
     /// From now on no call completes, as if the machine had stopped.
     pub fn stop(&self) {
         self.state.borrow_mut().stopped = true;
+    }
+    /// Stops the machine in the middle of its next write or sync, and then calls this.
+    pub fn stop_in_write(&self, stopped: impl FnOnce() + 'static) {
+        self.state.borrow_mut().stop_in_write = Some(Box::new(stopped));
+    }
+    /// Takes back what [`VirtualDisk::stop_in_write`] asked for.
+    pub fn cancel_stop(&self) {
+        self.state.borrow_mut().stop_in_write = None;
     }
     /// Whether a planned [`Fault::Stop`] or [`VirtualDisk::stop`] has stopped the machine.
     pub fn stopped(&self) -> bool {
@@ -663,6 +673,11 @@ impl VirtualDisk {
         if fault.is_none() && matches!(access, Access::Read(_)) && state.draw(flip_rate) {
             fault = Some(Fault::BitFlip);
         }
+        let changes = !matches!(access, Access::Read(_) | Access::Open | Access::List);
+        if changes && let Some(stopped) = state.stop_in_write.take() {
+            fault = Some(Fault::Stop);
+            stopped();
+        }
         match fault {
             Some(Fault::Stop) => state.stopped = true,
             Some(Fault::Error | Fault::NoSpace) => state.counts.errors += 1,
@@ -712,6 +727,7 @@ impl State {
         self.generation += 1;
         self.stopped = false;
         self.planned.clear();
+        self.stop_in_write = None;
         self.counts.crashes += 1;
         self.visible = names.clone();
         self.durable = names;

@@ -40,6 +40,7 @@ impl Faults {
         self.cluster.note(30, 0, || "all faults end".to_string());
         self.cluster.mend_network();
         for node in 0..self.cluster.node_count() {
+            self.cluster.disk(node).cancel_stop();
             self.cluster.spoil_disk(node, 0.0);
             self.cluster.slow_disk(node, 1);
             self.cluster.resume(node);
@@ -83,8 +84,13 @@ impl Faults {
             return;
         }
         let Some(node) = self.pick_running(&mut prng) else { return };
-        self.cluster.end(node, end);
-        self.restart_later(node, &mut prng);
+        if prng.chance(0.3) {
+            self.cluster.end(node, end);
+            return self.restart_later(node, &mut prng);
+        }
+        // Most crashes strike in the middle of a write: that is where the damage is.
+        let faults = self.clone();
+        self.cluster.end_in_write(node, end, move || faults.restart_later(node, &mut prng));
     }
     fn restart_later(self: &Rc<Self>, node: usize, prng: &mut Prng) {
         let wait = prng.exponential(self.plan.lasting);
@@ -97,13 +103,17 @@ impl Faults {
         });
     }
     async fn power_cut(self: Rc<Self>, mut prng: Prng) {
-        self.cluster.count(|c| c.power_cuts += 1);
-        for node in 0..self.cluster.node_count() {
-            self.cluster.end(node, End::PowerLoss);
-        }
-        for node in 0..self.cluster.node_count() {
-            self.restart_later(node, &mut prng);
-        }
+        let Some(first) = self.pick_running(&mut prng) else { return };
+        let faults = self.clone();
+        self.cluster.end_in_write(first, End::PowerLoss, move || {
+            faults.cluster.count(|c| c.power_cuts += 1);
+            for node in 0..faults.cluster.node_count() {
+                faults.cluster.end(node, End::PowerLoss);
+            }
+            for node in 0..faults.cluster.node_count() {
+                faults.restart_later(node, &mut prng);
+            }
+        });
     }
     async fn pause(self: Rc<Self>, mut prng: Prng) {
         if self.down() >= self.plan.down_max {

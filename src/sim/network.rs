@@ -114,9 +114,7 @@ impl Cluster {
         };
         if fate.lost {
             self.count(|c| c.messages_lost += 1);
-            self.note(20, from as u64 | (to as u64) << 16, || {
-                format!("lost {from} -> {to}: {}", name(&envelope.message))
-            });
+            self.note(20, from as u64 | (to as u64) << 16, || format!("lost {from} -> {to}: {}", name(&envelope.message)));
             return;
         }
         if fate.held {
@@ -306,6 +304,20 @@ impl Cluster {
         let chance = |p: f64| self.network.borrow_mut().spoiler.chance(p);
         let Message::Replicate { siblings, purpose, .. } = &mut envelope.message else { return Some(envelope) };
         match planted {
+            Planted::DroppedHint if matches!(purpose, Purpose::Hint { .. }) => {
+                self.count(|c| c.planted += 1);
+                let answer = Envelope {
+                    from: envelope.to,
+                    to: envelope.from,
+                    exchange: envelope.exchange,
+                    deadline: envelope.deadline,
+                    message: Message::Replicated(Ok(())),
+                };
+                if let Some(target) = self.index_of(envelope.from.node) {
+                    self.send_within(target, answer);
+                }
+                return None;
+            }
             Planted::DroppedSibling if siblings.head.entries.len() > 1 && chance(0.1) => {
                 self.count(|c| c.planted += 1);
                 siblings.head.entries.remove(0);

@@ -12,6 +12,8 @@ pub enum Planted {
     SkippedSync,
     /// Disks now and then write half of what they are given and say that all went well.
     ShortWrite,
+    /// A fallback node acknowledges hints without keeping them.
+    DroppedHint,
     /// A replicated write sometimes carries the dot of its predecessor.
     ReusedDot,
     /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
@@ -24,9 +26,10 @@ pub enum Planted {
     LostAnswer,
 }
 impl Planted {
-    pub const ALL: [Planted; 7] = [
+    pub const ALL: [Planted; 8] = [
         Planted::SkippedSync,
         Planted::ShortWrite,
+        Planted::DroppedHint,
         Planted::ReusedDot,
         Planted::DroppedSibling,
         Planted::ForeignValue,
@@ -37,6 +40,7 @@ impl Planted {
         match self {
             Planted::SkippedSync => "skipped-sync",
             Planted::ShortWrite => "short-write",
+            Planted::DroppedHint => "dropped-hint",
             Planted::ReusedDot => "reused-dot",
             Planted::DroppedSibling => "dropped-sibling",
             Planted::ForeignValue => "foreign-value",
@@ -164,6 +168,12 @@ impl Plan {
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
             Planted::ShortWrite => self.faults.kill_every = self.duration / 20,
+            Planted::DroppedHint => {
+                // Harm is done when only a stand-in acknowledges, and the coordinator dies before its own copy is durable.
+                (self.nodes, self.n, self.w, self.sloppy) = (self.nodes.max(5), 3, 1, true);
+                self.faults.kill_every = self.duration / 60;
+                self.faults.down_max = 3;
+            }
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
             Planted::CertainFailure | Planted::LostAnswer => {}
         }
@@ -214,7 +224,7 @@ fn draw_workload(prng: &mut Prng) -> WorkloadPlan {
         clients: prng.between(4, 24) as usize,
         keys: *prng.pick(&[8, 32, 100, 300]).unwrap_or(&32),
         zipf: prng.unit() * 1.3,
-        think: prng.duration(Duration::from_millis(20), Duration::from_millis(250)),
+        think: prng.duration(Duration::from_millis(5), Duration::from_millis(150)),
         value_bytes_max: *prng.pick(&[64, 700, 3_000, 3_000, 20_000, 100_000]).unwrap_or(&700),
         timeout_min: Duration::from_millis(500),
         timeout_max: prng.duration(Duration::from_secs(1), Duration::from_secs(5)),
