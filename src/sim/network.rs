@@ -114,7 +114,9 @@ impl Cluster {
         };
         if fate.lost {
             self.count(|c| c.messages_lost += 1);
-            self.note(20, from as u64 | (to as u64) << 16, || format!("lost {from} -> {to}: {}", name(&envelope.message)));
+            self.note(20, from as u64 | (to as u64) << 16, || {
+                format!("lost {from} -> {to}: {}", name(&envelope.message))
+            });
             return;
         }
         if fate.held {
