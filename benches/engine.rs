@@ -9,7 +9,7 @@ use dynarc::{
     },
     sim::{
         disk::VirtualDisk,
-        executor::{Executor, Process},
+        executor::{Executor, Life},
     },
     types::{ShardId, SliceId},
 };
@@ -33,7 +33,7 @@ impl Rig {
         let opening = Engine::open(Rc::new(VirtualDisk::new()), ShardId(0), &slices, EngineOptions::default());
         let opened = executor.block_on(opening).expect("an empty disk opens");
         for (_, task) in opened.background {
-            executor.spawn_boxed(Process::OUTSIDE, task);
+            executor.spawn_boxed(Life::OUTSIDE, task);
         }
         Rig { executor, engine: opened.engine }
     }
