@@ -306,20 +306,6 @@ impl Cluster {
         let chance = |p: f64| self.network.borrow_mut().spoiler.chance(p);
         let Message::Replicate { siblings, purpose, .. } = &mut envelope.message else { return Some(envelope) };
         match planted {
-            Planted::DroppedHint if matches!(purpose, Purpose::Hint { .. }) => {
-                self.count(|c| c.planted += 1);
-                let answer = Envelope {
-                    from: envelope.to,
-                    to: envelope.from,
-                    exchange: envelope.exchange,
-                    deadline: envelope.deadline,
-                    message: Message::Replicated(Ok(())),
-                };
-                if let Some(target) = self.index_of(envelope.from.node) {
-                    self.send_within(target, answer);
-                }
-                return None;
-            }
             Planted::DroppedSibling if siblings.head.entries.len() > 1 && chance(0.1) => {
                 self.count(|c| c.planted += 1);
                 siblings.head.entries.remove(0);

@@ -12,8 +12,6 @@ pub enum Planted {
     SkippedSync,
     /// Disks now and then write half of what they are given and say that all went well.
     ShortWrite,
-    /// A fallback node acknowledges hints without keeping them.
-    DroppedHint,
     /// A replicated write sometimes carries the dot of its predecessor.
     ReusedDot,
     /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
@@ -26,10 +24,9 @@ pub enum Planted {
     LostAnswer,
 }
 impl Planted {
-    pub const ALL: [Planted; 8] = [
+    pub const ALL: [Planted; 7] = [
         Planted::SkippedSync,
         Planted::ShortWrite,
-        Planted::DroppedHint,
         Planted::ReusedDot,
         Planted::DroppedSibling,
         Planted::ForeignValue,
@@ -40,7 +37,6 @@ impl Planted {
         match self {
             Planted::SkippedSync => "skipped-sync",
             Planted::ShortWrite => "short-write",
-            Planted::DroppedHint => "dropped-hint",
             Planted::ReusedDot => "reused-dot",
             Planted::DroppedSibling => "dropped-sibling",
             Planted::ForeignValue => "foreign-value",
@@ -168,12 +164,6 @@ impl Plan {
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
             Planted::ShortWrite => self.faults.kill_every = self.duration / 20,
-            Planted::DroppedHint => {
-                // Harm is done when only a stand-in acknowledges, and the coordinator dies before its own copy is durable.
-                (self.nodes, self.n, self.w, self.sloppy) = (self.nodes.max(5), 3, 1, true);
-                self.faults.kill_every = self.duration / 60;
-                self.faults.down_max = 3;
-            }
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
             Planted::CertainFailure | Planted::LostAnswer => {}
         }
