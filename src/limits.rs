@@ -132,7 +132,7 @@ pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 /// The unit of O_DIRECT: offsets and lengths are multiples of it.
 pub const PAGE: usize = 4096;
 /// Bytes of a value-log segment.
-pub const SEGMENT_BYTES: usize = 256 * MIB;
+pub const SEGMENT_BYTES: usize = 128 * MIB;
 /// Values shorter than this stay in the record, beside the head.
 pub const INLINE_VALUE_BYTES: usize = KIB;
 /// Bytes of a batch of the log after which it is sealed (one larger record still fits).
@@ -175,8 +175,12 @@ pub const FILTER_BITS_PER_KEY: usize = 10;
 pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Bytes of values that a core caches.
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
-/// Share of dead bytes in a sealed segment that makes it worth collecting, in percent.
-pub const SEGMENT_DEAD_PERCENT: u64 = 40;
+/// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
+pub const SEGMENT_DEAD_PERCENT: u64 = 10;
+/// Bytes of segments in use, in percent of what is live, at which collection begins; one segment comes on top.
+pub const SPACE_PERCENT_START: u64 = 132;
+/// At which collection goes as fast as it can, one segment on top.
+pub const SPACE_PERCENT_MAX: u64 = 142;
 /// Share of a file system in use at which a node turns read-only, in percent.
 pub const DISK_FULL_PERCENT: u64 = 95;
 /// Keys returned by one scan at most.
@@ -198,5 +202,6 @@ const _: () = {
     assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
     assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
     assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());
+    assert!(SPACE_PERCENT_START > 100 && SPACE_PERCENT_START < SPACE_PERCENT_MAX);
     assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos());
 };

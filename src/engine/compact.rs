@@ -9,7 +9,7 @@ use super::{
     store::{Slice, Store, count},
     table::{Table, directory, path},
 };
-use std::{collections::BTreeMap, rc::Rc};
+use std::rc::Rc;
 
 /// Compacts whenever some slice needs it, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
@@ -59,24 +59,14 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
     let added = open_added(store, slice, &outcome).await?;
     let _held = slice.latch.hold().await;
     store.disk.sync_dir(&directory(slice.id)).await?;
-    let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
-    for pointer in &outcome.dropped {
-        *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
-    }
     let change = Change {
         added: outcome.added.clone(),
         removed: outcome.removed.iter().map(|t| t.id).collect(),
         next_table: slice.next_table.get(),
-        lost,
         ..Change::default()
     };
     commit(store, slice, &change).await?;
     Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(added, &outcome.removed);
-    for (segment, bytes) in change.lost {
-        if let Some(segment) = store.segment(segment) {
-            segment.remove_live(bytes);
-        }
-    }
     count(&store.counters.compactions, 1);
     for id in outcome.obsolete() {
         store.disk.remove(&path(slice.id, id)).await?;

@@ -14,10 +14,15 @@ use super::{
     table::{Builder, Table, TableMeta, directory},
     wal::segment::{Phase, Segment},
 };
+use futures_util::stream::{self, StreamExt};
 use std::{collections::BTreeMap, rc::Rc};
 
 /// Sealed segments that may wait beyond those that the bound on replay allows.
 const WAITING_SEGMENTS: usize = 4;
+/// Share of the live bytes that may lie in the log and in no table.
+const REPLAY_PART: u64 = 12;
+/// Records looked up at once.
+const LOOKUPS: usize = 8;
 
 /// Flushes whenever there is reason to, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
@@ -64,11 +69,18 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
         let biggest = store.slices().max_by_key(|s| s.active.borrow().bytes());
         return biggest.cloned().map(Chore::Flush);
     }
-    if store.log.position.get().saturating_sub(position) > store.options.log_replay_bytes as u64 || many_wait(store) {
+    if store.log.position.get().saturating_sub(position) > replay_bytes(store) || many_wait(store) {
         let oldest = store.slices().filter_map(|s| Some((s.first_position()?, s))).min_by_key(|(first, _)| *first);
         return oldest.map(|(_, slice)| Chore::Flush(slice.clone()));
     }
     None
+}
+
+/// Bytes of log that may hold records that are in no table. No segment there can be collected, and what the records in
+/// memory replace is not known to be dead before they are flushed: so with little data it is less.
+fn replay_bytes<D: Disk>(store: &Store<D>) -> u64 {
+    let part = store.space_use().live / REPLAY_PART;
+    part.max(store.options.segment_bytes as u64).min(store.options.log_replay_bytes as u64)
 }
 
 /// Whether more segments wait for their last records to be flushed than the log's bound of bytes would fill: many short
@@ -97,11 +109,13 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         for pointer in memtable.iter().flat_map(|(_, entry)| pointers(&entry.stored)) {
             *gained.entry(pointer.segment).or_default() += u64::from(pointer.length);
         }
+        let lost = replaced(store, slice, &memtable).await?;
         let change = Change {
             added: vec![table.clone()],
             flushed_sequence: memtable.last_sequence(),
             next_table: slice.next_table.get(),
             gained,
+            lost,
             ..Change::default()
         };
         if let Err(error) = commit(store, slice, &change).await {
@@ -112,6 +126,11 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         }
         let table = Table::open(&store.disk, table).await?;
         Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(vec![table], &[]);
+        for (segment, bytes) in &change.lost {
+            if let Some(segment) = store.segment(*segment) {
+                segment.remove_live(*bytes);
+            }
+        }
         count(&store.counters.flushes, 1);
     }
     *slice.sealed.borrow_mut() = None;
@@ -138,6 +157,37 @@ async fn seal<D: Disk>(store: &Store<D>, slice: &Slice<D>) -> Result<Rc<Memtable
     *slice.sealed.borrow_mut() = Some(memtable.clone());
     log.cold.hold(false);
     Ok(memtable)
+}
+
+/// Bytes of values, by segment, that tables point to and a memtable's records replace. So what is dead is known as soon
+/// as a newer record is in a table, not when a compaction comes by. Only the newest record of a key in any table counts as
+/// live: nothing is to be counted when an older one goes.
+async fn replaced<D: Disk>(
+    store: &Store<D>,
+    slice: &Slice<D>,
+    memtable: &Memtable,
+) -> Result<BTreeMap<u64, u64>, EngineError> {
+    let tables = slice.tables.borrow().clone();
+    let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut looked_up = stream::iter(memtable.iter()).map(|(key, _)| tables.get(key, &store.blocks)).buffered(LOOKUPS);
+    let mut steps = 0u64;
+    while let Some(found) = looked_up.next().await {
+        match found {
+            Ok(found) => {
+                for pointer in found.iter().flat_map(|(_, stored)| pointers(stored)) {
+                    *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
+                }
+            }
+            // Which values are replaced cannot be read: they stay counted, and their segments stay.
+            Err(EngineError::Damaged(_)) => count(&store.counters.damaged_reads, 1),
+            Err(error) => return Err(error),
+        }
+        steps += 1;
+        if steps.is_multiple_of(64) {
+            store.disk.breathe().await;
+        }
+    }
+    Ok(lost)
 }
 
 async fn make_directory<D: Disk>(disk: &D, slice: &Slice<D>) -> Result<(), EngineError> {

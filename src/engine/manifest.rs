@@ -47,7 +47,7 @@ pub struct State {
     pub flushed_sequence: u64,
     /// No table of the slice ever had this id or a greater one.
     pub next_table: u64,
-    /// Bytes of values that the slice's tables point to, for each segment.
+    /// Bytes of values that the newest records of the slice's tables point to, for each segment.
     pub live: BTreeMap<u64, u64>,
 }
 
@@ -61,7 +61,7 @@ pub struct Change {
     pub next_table: u64,
     /// Bytes of a segment that tables point to from now on.
     pub gained: BTreeMap<u64, u64>,
-    /// Bytes of a segment that tables no longer point to.
+    /// Bytes of a segment that the newest records of tables no longer point to.
     pub lost: BTreeMap<u64, u64>,
 }
 

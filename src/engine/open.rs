@@ -6,11 +6,12 @@ use super::{
     disk::{Disk, DiskFile, Lane},
     error::EngineError,
     flush,
-    memtable::Memtable,
+    memtable::{Memtable, pointers},
     recover,
     store::{Damage, Slice, Store, count},
     types::{
-        Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write,
+        Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
+        ValuePointer, Values, Want, Write,
     },
     wal::{
         format::{check_write, value_checksum},
@@ -23,7 +24,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use std::{cmp::Ordering, rc::Rc};
+use std::{cmp::Ordering, collections::BTreeMap, rc::Rc};
 
 /// What a background future does: the host gives each kind its own share of the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,6 +49,9 @@ impl<D: Disk> Clone for Engine<D> {
         Engine(self.0.clone())
     }
 }
+
+/// Bytes by segment id.
+pub type SegmentBytes = BTreeMap<u64, u64>;
 
 /// How often a read is begun again because a value moved while it was looked up.
 const READ_ATTEMPTS: usize = 8;
@@ -187,6 +191,37 @@ impl<D: Disk> Engine<D> {
             }
         }
         Ok(found)
+    }
+
+    /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads finds
+    /// it. The two differ only while something is written, or when a table is damaged.
+    pub async fn recount(&self) -> Result<(SegmentBytes, SegmentBytes), EngineError> {
+        let store = &self.0;
+        let mut found = SegmentBytes::new();
+        let mut add = |stored: &Stored| {
+            for pointer in pointers(stored).filter(|p| store.segment(p.segment).is_some()) {
+                *found.entry(pointer.segment).or_default() += u64::from(pointer.length);
+            }
+        };
+        for slice in store.slices() {
+            slice.active.borrow().iter().for_each(|(_, entry)| add(&entry.stored));
+            let sealed = slice.sealed.borrow().clone().unwrap_or_default();
+            sealed.iter().for_each(|(_, entry)| add(&entry.stored));
+            let tables = slice.tables.borrow().clone();
+            let to = [u8::MAX; ENGINE_KEY_BYTES_MAX + 1];
+            let mut cursor = MergeCursor::open(tables.sources(&[], &to, Lane::Background), &[]).await?;
+            let mut steps = 0usize;
+            while let Some(source) = cursor.next().await? {
+                source.stored()?.iter().for_each(&mut add);
+                steps += 1;
+                if steps.is_multiple_of(256) {
+                    store.disk.breathe().await;
+                }
+            }
+        }
+        let segments = store.segments.borrow();
+        let counted = segments.values().map(|s| (s.id(), s.live.get())).filter(|(_, bytes)| *bytes > 0).collect();
+        Ok((counted, found))
     }
 
     pub fn stats(&self) -> EngineStats {

@@ -98,6 +98,14 @@ impl<D: Disk> Slice<D> {
     }
 }
 
+/// Bytes of segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SpaceUse {
+    pub used: u64,
+    /// What is live, packed.
+    pub live: u64,
+}
+
 /// Counters, as [`EngineStats`] describes them.
 #[derive(Default)]
 pub struct Counters {
@@ -133,6 +141,8 @@ pub struct Store<D: Disk> {
     /// The last flush found no space; the next write that finds space lets it try again.
     pub flush_blocked: Cell<bool>,
     pub memtable_bytes: Cell<usize>,
+    /// As last measured, and the log's position then.
+    space_use: Cell<Option<(SpaceUse, u64)>>,
     pub counters: Counters,
     /// Something changed that flush, compaction or collection may act on.
     pub work: Notify,
@@ -173,6 +183,7 @@ impl<D: Disk> Store<D> {
             read_only: Cell::new(false),
             flush_blocked: Cell::new(false),
             memtable_bytes: Cell::new(0),
+            space_use: Cell::new(None),
             counters: Counters::default(),
             work: Notify::default(),
             room: Notify::default(),
@@ -230,10 +241,46 @@ impl<D: Disk> Store<D> {
         let used = space.total.saturating_sub(space.available);
         let full = used.saturating_mul(100) >= space.total.saturating_mul(self.options.disk_full_percent);
         let was_short = self.read_only.replace(full) || self.flush_blocked.get();
+        if full != was_short {
+            self.log.landed.wake();
+        }
         if !full && was_short {
             self.flush_blocked.set(false);
             self.work.wake();
         }
+    }
+
+    /// What the log takes of the disk, and what it would take if only live records were in it. Measured anew when a
+    /// sixteenth of a segment has been written since.
+    pub fn space_use(&self) -> SpaceUse {
+        let position = self.log.position.get();
+        if let Some((known, at)) = self.space_use.get()
+            && position - at < self.options.segment_bytes as u64 / 16
+        {
+            return known;
+        }
+        let mut measured = SpaceUse::default();
+        for segment in self.segments.borrow().values() {
+            let active = segment.phase.get() == Phase::Active;
+            measured.used += if active { segment.end.get() } else { segment.allocated.get() };
+            measured.live += segment.packed_bytes();
+        }
+        self.space_use.set(Some((measured, position)));
+        measured
+    }
+    /// A segment is gone.
+    pub fn space_changed(&self) {
+        self.space_use.set(None);
+    }
+    /// How urgent collection is: 0 and less not at all, 1 and more as much as can be.
+    pub fn space_pressure(&self) -> f64 {
+        if self.read_only.get() {
+            return 1.0;
+        }
+        let (used, segment) = (self.space_use(), self.options.segment_bytes as u64);
+        let start = used.live * self.options.space_percent_start / 100 + segment;
+        let most = used.live * self.options.space_percent_max / 100 + segment;
+        (used.used as f64 - start as f64) / (most - start).max(segment / 4).max(1) as f64
     }
 
     /// Makes a durable record of the log visible, and counts what it makes dead.
@@ -287,6 +334,10 @@ impl<D: Disk> Store<D> {
             stats.memory_bytes += tables.memory_bytes();
             stats.compaction_backlog_bytes += tables.backlog_bytes(&self.options);
         }
+        self.space_changed();
+        let space = self.space_use();
+        let allowed = space.live * self.options.space_percent_start / 100 + self.options.segment_bytes as u64;
+        stats.collection_backlog_bytes = space.used.saturating_sub(allowed);
         for segment in self.segments.borrow().values() {
             stats.segments += 1;
             stats.segment_bytes += segment.allocated.get();

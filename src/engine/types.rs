@@ -66,6 +66,12 @@ pub struct ValuePointer {
     pub length: u32,
     pub checksum: u32,
 }
+impl ValuePointer {
+    /// Where the value ends.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.length))
+    }
+}
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -91,6 +97,8 @@ pub struct EngineOptions {
     pub value_cache_bytes: usize,
     pub inline_value_bytes: usize,
     pub segment_dead_percent: u64,
+    pub space_percent_start: u64,
+    pub space_percent_max: u64,
     pub disk_full_percent: u64,
 }
 impl Default for EngineOptions {
@@ -107,6 +115,8 @@ impl Default for EngineOptions {
             value_cache_bytes: limits::VALUE_CACHE_BYTES,
             inline_value_bytes: limits::INLINE_VALUE_BYTES,
             segment_dead_percent: limits::SEGMENT_DEAD_PERCENT,
+            space_percent_start: limits::SPACE_PERCENT_START,
+            space_percent_max: limits::SPACE_PERCENT_MAX,
             disk_full_percent: limits::DISK_FULL_PERCENT,
         }
     }
@@ -129,6 +139,8 @@ pub struct EngineStats {
     pub segment_bytes: u64,
     pub segment_live_bytes: u64,
     pub compaction_backlog_bytes: u64,
+    /// Bytes of segments beyond what may be in use before collection begins.
+    pub collection_backlog_bytes: u64,
     pub flushes: u64,
     pub compactions: u64,
     pub collections: u64,
