@@ -1,4 +1,4 @@
-//! Collection of segments: those that are mostly dead give their live records to the log's end and are removed.
+//! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
 //! A segment is collected only when it is sealed, all of its records are in tables, and no other core has records in
 //! it. Its records are read in order; each that is still current is appended again as a fresh record, on the condition
@@ -149,8 +149,12 @@ async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<()
     while !copies.is_empty() {
         let inline_below = store.options.inline_value_bytes;
         let push = |copied: Copied| {
-            let done =
-                store.log.push(vec![copied.write.clone()], Durability::Sync, Some(copied.relocation), inline_below);
+            let done = store.log.cold.push(
+                vec![copied.write.clone()],
+                Durability::Sync,
+                Some(copied.relocation),
+                inline_below,
+            );
             (copied, done)
         };
         let asked: Vec<_> = copies.into_iter().map(push).collect();

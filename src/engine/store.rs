@@ -220,8 +220,7 @@ impl<D: Disk> Store<D> {
         self.wake_all();
     }
     pub fn wake_all(&self) {
-        self.log.changed.wake();
-        self.log.landed.wake();
+        self.log.wake();
         self.work.wake();
         self.room.wake();
     }
@@ -304,7 +303,7 @@ impl<D: Disk> Store<D> {
         stats.memory_bytes = stats.memtable_bytes
             + self.blocks.memory_bytes()
             + self.values.memory_bytes()
-            + self.log.queue_bytes.get() as u64;
+            + self.log.heads().iter().map(|head| head.queue_bytes.get() as u64).sum::<u64>();
         for slice in self.slices() {
             let tables = slice.tables.borrow();
             stats.tables += tables.tables().count() as u64;

@@ -4,8 +4,15 @@
 //! way; they are applied and acknowledged in order, each after its own sync and all before it. A batch is written
 //! once: nothing is ever written over it.
 //!
-//! A new segment begins only when nothing is in flight, so a batch in it proves that all of the one before was
-//! durable. A second future of the log makes segments (and space in them) ahead of need.
+//! The log grows at two heads, each with a queue, a segment and futures of its own: the hot one takes what clients
+//! write, the cold one takes old live records out of segments that are mostly dead, so that what is rarely written does
+//! not mix with what is. Cold batches go to the device in the background lane and hold up no hot batch: neither head
+//! waits for the other. Sequences are given out when a batch is sealed, from one counter; the memtable keeps the greatest
+//! one of a key, so it does not matter which head's batch lands first. A memtable is sealed only when nothing on its way
+//! is older than what is in it: [`Log::quiet_up_to`].
+//!
+//! A new segment of a head begins only when nothing of it is in flight, so a batch in it proves that all of the one
+//! before was durable. A second future of each head makes segments (and space in them) ahead of need.
 //!
 //! A batch in which every write asks for [`Durability::Interval`] is written without a sync and acknowledged when its write
 //! has ended; a sync of the segment follows within [`SYNC_INTERVAL`]. A batch that does ask for its sync syncs all that
@@ -65,25 +72,24 @@ pub struct Pending {
     bytes: usize,
 }
 
-/// The log of one core: what waits, where it goes.
-pub struct Log<D: Disk> {
+/// One end of the log: what waits, where it goes.
+pub struct Head<D: Disk> {
+    lane: Lane,
     queue: RefCell<VecDeque<Pending>>,
     pub queue_bytes: Cell<usize>,
     /// The queue, the segments or the engine's state changed.
     pub changed: Notify,
+    /// Seals no batch for now.
+    pub held: Cell<bool>,
+    /// Writes nothing any more: the engine has ended.
+    ended: Cell<bool>,
     active: RefCell<Option<Rc<Segment<D::File>>>>,
     next: RefCell<Option<Rc<Segment<D::File>>>>,
     /// Bytes of a batch that waits for a segment or for space in one; 0 for none.
     wanted: Cell<u64>,
     /// Records of the batches on their way, oldest first.
     flying: RefCell<VecDeque<Vec<LogRecord>>>,
-    /// A batch has landed.
-    pub landed: Notify,
     buffers: RefCell<Vec<PageBuffer>>,
-    pub next_sequence: Cell<u64>,
-    segments_made: Cell<u64>,
-    /// Bytes of batches written so far, those replayed at the start included.
-    pub position: Cell<u64>,
     /// The segment sealed last, and its end.
     previous: Cell<(u64, u64)>,
     /// Batches of the active segment that have landed without a sync.
@@ -94,6 +100,20 @@ pub struct Log<D: Disk> {
     unsynced_flying: Cell<usize>,
     /// Somebody waits for the sync of what has landed.
     sync_wanted: Cell<bool>,
+}
+
+/// The log of one core.
+pub struct Log<D: Disk> {
+    /// For clients' writes.
+    pub hot: Rc<Head<D>>,
+    /// For copies of records that have lived long.
+    pub cold: Rc<Head<D>>,
+    /// A batch has landed.
+    pub landed: Notify,
+    pub next_sequence: Cell<u64>,
+    segments_made: Cell<u64>,
+    /// Bytes of batches written so far, those replayed at the start included.
+    pub position: Cell<u64>,
 }
 
 /// How a batch becomes durable.
@@ -133,30 +153,80 @@ enum Step<F> {
 }
 
 impl<D: Disk> Log<D> {
-    /// Whether a batch on its way holds a record of this key.
-    pub fn is_flying(&self, slice: SliceId, key: &[u8]) -> bool {
-        self.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key)
-    }
     pub fn new(generation: u64) -> Log<D> {
         Log {
+            hot: Rc::new(Head::new(Lane::Log)),
+            cold: Rc::new(Head::new(Lane::Background)),
+            landed: Notify::default(),
+            next_sequence: Cell::new(generation << 40 | 1),
+            segments_made: Cell::new(0),
+            position: Cell::new(0),
+        }
+    }
+    pub fn heads(&self) -> [&Rc<Head<D>>; 2] {
+        [&self.hot, &self.cold]
+    }
+    /// Whether a batch on its way holds a record of this key.
+    pub fn is_flying(&self, slice: SliceId, key: &[u8]) -> bool {
+        let holds =
+            |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key);
+        self.heads().into_iter().any(holds)
+    }
+    /// Whether every record with this sequence or a smaller one has landed.
+    pub fn quiet_up_to(&self, sequence: u64) -> bool {
+        let first = |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().next().map(|r| r.sequence);
+        self.heads().into_iter().filter_map(first).all(|first| first > sequence)
+    }
+    /// Ready once every batch that has landed is durable, or the engine has failed.
+    pub async fn synced(&self, has_failed: impl Fn() -> bool) {
+        let done = || {
+            let late: Vec<_> = self.heads().into_iter().filter(|head| head.unsynced.get()).collect();
+            if late.is_empty() || has_failed() {
+                return Some(());
+            }
+            for head in late {
+                head.sync_wanted.set(true);
+                head.changed.wake();
+            }
+            None
+        };
+        self.landed.until(done).await;
+    }
+    pub fn wake(&self) {
+        self.heads().into_iter().for_each(|head| head.changed.wake());
+        self.landed.wake();
+    }
+}
+
+impl<D: Disk> Head<D> {
+    fn new(lane: Lane) -> Head<D> {
+        Head {
+            lane,
             queue: RefCell::default(),
             queue_bytes: Cell::new(0),
             changed: Notify::default(),
+            held: Cell::new(false),
+            ended: Cell::new(false),
             active: RefCell::default(),
             next: RefCell::default(),
             wanted: Cell::new(0),
             flying: RefCell::default(),
-            landed: Notify::default(),
             buffers: RefCell::default(),
-            next_sequence: Cell::new(generation << 40 | 1),
-            segments_made: Cell::new(0),
-            position: Cell::new(0),
             previous: Cell::new((0, 0)),
             unsynced: Cell::new(false),
             landed_end: Cell::new(0),
             unsynced_flying: Cell::new(0),
             sync_wanted: Cell::new(false),
         }
+    }
+    /// Whether segments are made before they are needed: clients should not wait for one.
+    fn works_ahead(&self) -> bool {
+        self.lane == Lane::Log
+    }
+    /// Seals no batch, or seals again.
+    pub fn hold(&self, held: bool) {
+        self.held.set(held);
+        self.changed.wake();
     }
     /// Queues writes; the promise resolves once they are durable and visible.
     pub fn push(
@@ -168,22 +238,14 @@ impl<D: Disk> Log<D> {
     ) -> Promise<Result<Done, EngineError>> {
         let bytes = writes.iter().map(|w| record_bytes(w, inline_below)).map(|(a, b)| a + b).sum();
         let done = Promise::default();
+        if self.ended.get() {
+            done.resolve(Err(EngineError::Failed("the engine is closed".into())));
+            return done;
+        }
         self.queue_bytes.set(self.queue_bytes.get() + bytes);
         self.queue.borrow_mut().push_back(Pending { writes, durability, relocation, done: done.clone(), bytes });
         self.changed.wake();
         done
-    }
-    /// Ready once every batch that has landed is durable, or the engine has failed.
-    pub async fn synced(&self, has_failed: impl Fn() -> bool) {
-        let done = || {
-            if !self.unsynced.get() || has_failed() {
-                return Some(());
-            }
-            self.sync_wanted.set(true);
-            self.changed.wake();
-            None
-        };
-        self.landed.until(done).await;
     }
     fn pop(&self) -> Option<Pending> {
         let pending = self.queue.borrow_mut().pop_front()?;
@@ -211,7 +273,7 @@ impl<D: Disk> Log<D> {
 }
 
 /// Writes the log until the engine ends; what still waits then is written first.
-pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     let mut landing = FuturesOrdered::new();
     // At most one sync at a time, and the pause before it.
     let mut syncing: Option<LocalBoxFuture<'static, Synced<D::File>>> = None;
@@ -229,44 +291,44 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
             if store.has_failed() {
                 return Poll::Ready(Step::End);
             }
-            let log = &store.log;
-            if log.unsynced.get() && syncing.is_none() {
+            if head.unsynced.get() && syncing.is_none() {
                 let mut due = |pause: &mut LocalBoxFuture<'static, ()>| pause.as_mut().poll(cx).is_ready();
-                let wanted = log.sync_wanted.get() || store.stopping.get();
+                let wanted = head.sync_wanted.get() || store.stopping.get();
                 if wanted || due(pause.get_or_insert_with(|| after_interval(&store))) {
                     return Poll::Ready(Step::Sync);
                 }
             }
-            if landing.len() < BATCHES_IN_FLIGHT && ready_to_seal(&store, landing.is_empty() && syncing.is_none()) {
+            let nothing_flies = landing.is_empty() && syncing.is_none();
+            if landing.len() < BATCHES_IN_FLIGHT && !head.held.get() && ready_to_seal(&store, &head, nothing_flies) {
                 return Poll::Ready(Step::Seal);
             }
-            let idle = landing.is_empty() && syncing.is_none() && !log.unsynced.get();
-            if store.stopping.get() && idle && log.queue.borrow().is_empty() {
+            if store.stopping.get() && nothing_flies && !head.unsynced.get() && head.queue.borrow().is_empty() {
                 return Poll::Ready(Step::End);
             }
-            log.changed.register(cx);
+            head.changed.register(cx);
             Poll::Pending
         });
         match step.await {
-            Step::Landed(landed) => land(&store, landed),
+            Step::Landed(landed) => land(&store, &head, landed),
             Step::Synced(synced) => {
                 syncing = None;
-                finish_sync(&store, synced);
+                finish_sync(&store, &head, synced);
             }
             Step::Sync => {
                 pause = None;
-                syncing = begin_sync(&store);
+                syncing = begin_sync(&head);
             }
             Step::Seal => {
-                if let Some(sealed) = seal(&store) {
-                    landing.push_back(write(sealed));
+                if let Some(sealed) = seal(&store, &head) {
+                    landing.push_back(write(sealed, head.lane));
                 }
             }
             Step::End => break,
         }
     }
+    head.ended.set(true);
     let error = store.failure().unwrap_or_else(|| EngineError::Failed("the engine is closed".into()));
-    while let Some(pending) = store.log.pop() {
+    while let Some(pending) = head.pop() {
         pending.done.resolve(Err(error.clone()));
     }
     // Batches still on their way hold promises too: whatever becomes of them, they are not acknowledged.
@@ -275,10 +337,10 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
-async fn write<F: DiskFile>(sealed: Sealed<F>) -> Landed<F> {
+async fn write<F: DiskFile>(sealed: Sealed<F>, lane: Lane) -> Landed<F> {
     let Sealed { segment, header, how, pending, buffer } = sealed;
     let sync = if how == How::Durable { Sync::Data } else { Sync::None };
-    let (buffer, mut result) = segment.file.write(header.offset, buffer, sync, Lane::Log).await;
+    let (buffer, mut result) = segment.file.write(header.offset, buffer, sync, lane).await;
     if how == How::SyncAll && result.is_ok() {
         result = segment.file.sync().await;
     }
@@ -291,24 +353,24 @@ fn after_interval<D: Disk>(store: &Rc<Store<D>>) -> LocalBoxFuture<'static, ()> 
 }
 
 /// Begins to sync what has landed in the active segment.
-fn begin_sync<D: Disk>(store: &Store<D>) -> Option<LocalBoxFuture<'static, Synced<D::File>>> {
-    store.log.sync_wanted.set(false);
-    let segment = store.log.active.borrow().clone()?;
-    let end = store.log.landed_end.get();
+fn begin_sync<D: Disk>(head: &Head<D>) -> Option<LocalBoxFuture<'static, Synced<D::File>>> {
+    head.sync_wanted.set(false);
+    let segment = head.active.borrow().clone()?;
+    let end = head.landed_end.get();
     Some(Box::pin(async move {
         let result = segment.file.sync().await;
         Synced { segment, end, result }
     }))
 }
 
-fn finish_sync<D: Disk>(store: &Store<D>, synced: Synced<D::File>) {
+fn finish_sync<D: Disk>(store: &Store<D>, head: &Head<D>, synced: Synced<D::File>) {
     let Synced { segment, end, result } = synced;
     match result {
         Ok(()) => {
             count(&store.counters.syncs, 1);
             segment.durable.set(segment.durable.get().max(end));
-            if segment.durable.get() >= store.log.landed_end.get() {
-                store.log.unsynced.set(false);
+            if segment.durable.get() >= head.landed_end.get() {
+                head.unsynced.set(false);
             }
         }
         Err(error) => store.fail(&EngineError::Failed(format!("syncing the log: {error}"))),
@@ -317,14 +379,13 @@ fn finish_sync<D: Disk>(store: &Store<D>, synced: Synced<D::File>) {
 }
 
 /// Whether a batch can be sealed now. Moves on to the next segment when it is time, asks for one when there is none.
-fn ready_to_seal<D: Disk>(store: &Store<D>, nothing_flies: bool) -> bool {
-    let log = &store.log;
-    let bytes = log.next_batch_bytes();
+fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool) -> bool {
+    let bytes = head.next_batch_bytes();
     if bytes == 0 {
         return false;
     }
-    let active = log.active.borrow().clone();
-    if log.unsynced_flying.get() > 0 && log.next_wants_sync() {
+    let active = head.active.borrow().clone();
+    if head.unsynced_flying.get() > 0 && head.next_wants_sync() {
         // Its sync must cover them, so they must have landed.
         return false;
     }
@@ -334,37 +395,37 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, nothing_flies: bool) -> bool {
             return true;
         }
         if needed <= active.capacity {
-            ask(store, bytes);
+            ask(head, bytes);
             return false;
         }
         if !nothing_flies {
             return false;
         }
-        if log.unsynced.get() {
+        if head.unsynced.get() {
             // A batch in the next segment says that all of this one is durable.
-            log.sync_wanted.set(true);
-            log.changed.wake();
+            head.sync_wanted.set(true);
+            head.changed.wake();
             return false;
         }
     }
     let fits = |next: &Rc<Segment<D::File>>| next.end.get() + bytes <= next.allocated.get();
-    let Some(next) = log.next.borrow_mut().take_if(|next| fits(next)) else {
-        ask(store, bytes);
+    let Some(next) = head.next.borrow_mut().take_if(|next| fits(next)) else {
+        ask(head, bytes);
         return false;
     };
     if let Some(active) = active {
         store.seal(&active);
-        log.previous.set((active.id(), active.end.get()));
+        head.previous.set((active.id(), active.end.get()));
         store.work.wake();
     }
     store.segments.borrow_mut().insert(next.id(), next.clone());
-    *log.active.borrow_mut() = Some(next);
+    *head.active.borrow_mut() = Some(next);
     true
 }
 
-fn ask<D: Disk>(store: &Store<D>, bytes: u64) {
-    if store.log.wanted.replace(bytes) != bytes {
-        store.log.changed.wake();
+fn ask<D: Disk>(head: &Head<D>, bytes: u64) {
+    if head.wanted.replace(bytes) != bytes {
+        head.changed.wake();
     }
 }
 
@@ -378,20 +439,20 @@ struct Sealed<F> {
 }
 
 /// Takes what waits, up to a batch's bounds, and frames it.
-fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D::File>> {
+fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
-    let segment = log.active.borrow().clone()?;
-    let mut room = log.next_batch_bytes();
+    let segment = head.active.borrow().clone()?;
+    let mut room = head.next_batch_bytes();
     let mut batch: Vec<Pending> = Vec::new();
     let mut records = 0;
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
         let fits =
-            log.queue.borrow().front().is_some_and(|next| {
+            head.queue.borrow().front().is_some_and(|next| {
                 first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
             });
-        let Some(pending) = fits.then(|| log.pop()).flatten() else { break };
+        let Some(pending) = fits.then(|| head.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
             pending.done.resolve(Ok(Done::Stale));
@@ -407,9 +468,9 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D::File>> {
     }
     let writes: Vec<&Write> = batch.iter().flat_map(|p| &p.writes).collect();
     let bytes: usize = batch.iter().map(|p| p.bytes).sum();
-    let mut buffer = log.buffers.borrow_mut().pop().unwrap_or_else(|| PageBuffer::zeroed(0));
+    let mut buffer = head.buffers.borrow_mut().pop().unwrap_or_else(|| PageBuffer::zeroed(0));
     buffer.resize(BATCH_HEADER_BYTES + bytes);
-    let (previous, previous_end) = log.previous.get();
+    let (previous, previous_end) = head.previous.get();
     let header = BatchHeader {
         segment: segment.id(),
         epoch: segment.header.epoch,
@@ -426,14 +487,14 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D::File>> {
     let (header, framed) = encode_batch(header, &writes, store.options.inline_value_bytes, buffer.as_mut_slice());
     log.next_sequence.set(header.first_sequence + u64::from(header.count));
     segment.end.set(header.offset + header.padded());
-    log.flying.borrow_mut().push_back(framed);
+    head.flying.borrow_mut().push_back(framed);
     if nearly_used(&segment) {
-        log.changed.wake();
+        head.changed.wake();
     }
     let how = if batch.iter().all(|p| p.durability == Durability::Interval) {
-        log.unsynced_flying.set(log.unsynced_flying.get() + 1);
+        head.unsynced_flying.set(head.unsynced_flying.get() + 1);
         How::Later
-    } else if log.unsynced.get() {
+    } else if head.unsynced.get() {
         How::SyncAll
     } else {
         How::Durable
@@ -457,12 +518,12 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
 }
 
 /// A batch's write has ended: its records become visible and its writers hear of it, or the engine has failed.
-fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
+fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     let Landed { segment, header, how, pending, buffer, result } = landed;
-    let records = store.log.flying.borrow_mut().pop_front().unwrap_or_default();
+    let records = head.flying.borrow_mut().pop_front().unwrap_or_default();
     store.log.landed.wake();
     if how == How::Later {
-        store.log.unsynced_flying.set(store.log.unsynced_flying.get() - 1);
+        head.unsynced_flying.set(head.unsynced_flying.get() - 1);
     }
     let result = match (result, store.failure()) {
         (Ok(()), None) => Ok(()),
@@ -478,12 +539,12 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
         return;
     }
     let end = header.offset + header.padded();
-    store.log.landed_end.set(end);
+    head.landed_end.set(end);
     if how == How::Later {
-        store.log.unsynced.set(true);
+        head.unsynced.set(true);
     } else {
         segment.durable.set(end);
-        store.log.unsynced.set(false);
+        head.unsynced.set(false);
     }
     let position = store.log.position.get();
     let mut user_bytes = 0;
@@ -505,7 +566,7 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
         pending.done.resolve(Ok(Done::Stored));
     }
     count(&counters.user_bytes_written, user_bytes);
-    recycle(store, buffer);
+    recycle(head, buffer);
     let oldest_far = store.memtable_bytes.get() > store.options.memtable_bytes
         || position.saturating_sub(store.flushed_position()) > store.options.log_replay_bytes as u64;
     if oldest_far {
@@ -514,8 +575,8 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
 }
 
 /// Keeps the buffer for a later batch, unless it is unusually large or there are enough.
-fn recycle<D: Disk>(store: &Store<D>, buffer: PageBuffer) {
-    let mut buffers = store.log.buffers.borrow_mut();
+fn recycle<D: Disk>(head: &Head<D>, buffer: PageBuffer) {
+    let mut buffers = head.buffers.borrow_mut();
     if buffers.len() < BATCHES_IN_FLIGHT && buffer.len() <= 2 * BATCH_BYTES {
         buffers.push(buffer);
     }
@@ -533,32 +594,31 @@ enum Chore<F> {
 }
 
 /// Makes segments, and space in them, before the log needs them.
-pub async fn prepare<D: Disk>(store: Rc<Store<D>>) {
+pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     loop {
-        let chore = store.log.changed.until(|| next_chore(&store)).await;
+        let chore = head.changed.until(|| next_chore(&store, &head)).await;
         let result = match chore {
             Chore::End => break,
             Chore::Grow(segment, needed) => segment.grow(needed).await,
-            Chore::Create(bytes) => create(&store, bytes).await,
+            Chore::Create(bytes) => create(&store, &head, bytes).await,
         };
-        store.log.wanted.set(0);
+        head.wanted.set(0);
         match result {
             Ok(()) => store.look_at_space(),
-            Err(EngineError::Full) => refuse_all(&store),
+            Err(EngineError::Full) => refuse_all(&store, &head),
             Err(error) => store.fail(&error),
         }
-        store.log.changed.wake();
+        head.changed.wake();
     }
 }
 
-fn next_chore<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
-    if store.has_failed() || (store.stopping.get() && store.log.queue.borrow().is_empty()) {
+fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File>> {
+    if store.has_failed() || (store.stopping.get() && head.queue.borrow().is_empty()) {
         return Some(Chore::End);
     }
-    let log = &store.log;
-    let wanted = log.wanted.get();
-    let fits = log.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
-    let Some(active) = log.active.borrow().clone() else {
+    let wanted = head.wanted.get();
+    let fits = head.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
+    let Some(active) = head.active.borrow().clone() else {
         return (wanted > 0 && !fits).then_some(Chore::Create(wanted));
     };
     let needed = active.end.get() + wanted;
@@ -571,10 +631,11 @@ fn next_chore<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     if active.allocated.get() < active.capacity {
         return (nearly_used(&active) || needed > active.allocated.get()).then_some(Chore::Grow(active, needed));
     }
-    (nearly_used(&active) && log.next.borrow().is_none()).then_some(Chore::Create(BATCH_BYTES as u64))
+    (head.works_ahead() && nearly_used(&active) && head.next.borrow().is_none())
+        .then_some(Chore::Create(BATCH_BYTES as u64))
 }
 
-async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError> {
+async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
     let made = store.log.segments_made.get() + 1;
     store.log.segments_made.set(made);
     let shard = store.shard.0;
@@ -602,7 +663,7 @@ async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError
         None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
     };
     count(&store.counters.device_bytes_written, crate::limits::PAGE as u64);
-    let too_small = store.log.next.borrow_mut().replace(Rc::new(segment));
+    let too_small = head.next.borrow_mut().replace(Rc::new(segment));
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;
     }
@@ -610,16 +671,16 @@ async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError
 }
 
 /// There is no space for the log: everything that waits is refused. None of it was stored.
-fn refuse_all<D: Disk>(store: &Store<D>) {
+fn refuse_all<D: Disk>(store: &Store<D>, head: &Head<D>) {
     store.read_only.set(true);
-    while let Some(pending) = store.log.pop() {
+    while let Some(pending) = head.pop() {
         pending.done.resolve(Err(EngineError::Full));
     }
     store.room.wake();
 }
 
 /// Whether the active segment can be closed with a last empty batch: something was written since the last one.
-pub fn has_unsealed_batches<D: Disk>(store: &Store<D>) -> bool {
-    let active = store.log.active.borrow();
+pub fn has_unsealed_batches<D: Disk>(head: &Head<D>) -> bool {
+    let active = head.active.borrow();
     active.as_ref().is_some_and(|a| a.phase.get() == Phase::Active && a.end.get() > u64::from(a.header.data_start))
 }
