@@ -132,7 +132,9 @@ pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 /// The unit of O_DIRECT: offsets and lengths are multiples of it.
 pub const PAGE: usize = 4096;
 /// Bytes of a value-log segment.
-pub const SEGMENT_BYTES: usize = 128 * MIB;
+pub const SEGMENT_BYTES: usize = 64 * MIB;
+/// Files of collected segments that a core keeps for reuse.
+pub const FREE_SEGMENTS: usize = 4;
 /// Values shorter than this stay in the record, beside the head.
 pub const INLINE_VALUE_BYTES: usize = KIB;
 /// Bytes of a batch of the log after which it is sealed (one larger record still fits).
@@ -141,6 +143,8 @@ pub const BATCH_BYTES: usize = MIB;
 pub const BATCH_RECORDS: usize = 64;
 /// Batches of the log in flight.
 pub const BATCHES_IN_FLIGHT: usize = 2;
+/// How long a write of `durability = interval` may wait for its sync.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes of writes that wait for the log of one core; more wait outside.
 pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
 /// Bytes of all memtables of a core, active and sealed.
@@ -177,10 +181,12 @@ pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
-/// Bytes of segments in use, in percent of what is live, at which collection begins; one segment comes on top.
+/// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
 pub const SPACE_PERCENT_START: u64 = 132;
-/// At which collection goes as fast as it can, one segment on top.
+/// At which collection goes as fast as it can.
 pub const SPACE_PERCENT_MAX: u64 = 142;
+/// Segments that do not count as space in use: those that are being filled, and those in reserve.
+pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.
 pub const DISK_FULL_PERCENT: u64 = 95;
 /// Keys returned by one scan at most.

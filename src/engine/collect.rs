@@ -20,7 +20,7 @@ use super::{
     error::EngineError,
     memtable::pointers,
     store::{Store, count},
-    types::{Change, Stored, StoredValue, ValuePointer, Values, Write},
+    types::{Change, Durability, Stored, StoredValue, ValuePointer, Values, Write},
     wal::{
         format::{BatchHeader, LogRecord, decode_records, value_checksum},
         log::{Done, Relocation},
@@ -80,7 +80,12 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
     let segments = store.segments.borrow();
     let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.shared && !s.damaged.get());
     let least = store.options.segment_dead_percent;
-    let worth = ready.filter(|s| s.live.get() == 0 || (copies && s.dead_percent() >= least));
+    // What a segment was never used for counts only if no copy of its records would waste as much: that is, once.
+    let gains = |s: &Segment<_>| {
+        let wasted = if s.header.generation < store.generation { s.dead_percent() } else { s.dead_values_percent() };
+        wasted >= least
+    };
+    let worth = ready.filter(|s| s.live.get() == 0 || (copies && gains(s)));
     worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned()
 }
 
@@ -100,10 +105,13 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
 }
 
 /// Gives up a segment that nothing points to.
-async fn release<D: Disk>(store: &Store<D>, segment: &Segment<D::File>) -> Result<(), EngineError> {
+async fn release<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
     store.segments.borrow_mut().remove(&segment.id());
     store.space_changed();
     store.values.forget_segment(segment.id());
+    if store.keep_for_reuse(segment) {
+        return Ok(());
+    }
     store.disk.remove(&path(segment.id())).await?;
     store.disk.sync_dir(DIRECTORY).await?;
     Ok(())
@@ -308,7 +316,12 @@ async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<()
     while !copies.is_empty() {
         let inline_below = store.options.inline_value_bytes;
         let push = |copied: Copied| {
-            let done = store.log.cold.push(vec![copied.write.clone()], Some(copied.relocation), inline_below);
+            let done = store.log.cold.push(
+                vec![copied.write.clone()],
+                Durability::Sync,
+                Some(copied.relocation),
+                inline_below,
+            );
             (copied, done)
         };
         let asked: Vec<_> = copies.into_iter().map(push).collect();

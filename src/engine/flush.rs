@@ -101,6 +101,8 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
     };
     if !memtable.is_empty() {
         let _held = slice.latch.hold().await;
+        // A table must not point to what a power cut could take.
+        store.log.synced(|| store.has_failed()).await;
         if !slice.manifest.borrow().exists() {
             make_directory(&*store.disk, slice).await?;
         }

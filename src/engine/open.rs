@@ -124,12 +124,11 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Stores all of it or, on an error, perhaps none; returns once it is durable and every read sees it.
-    /// [`Durability::Interval`] is treated as [`Durability::Sync`]. `Full`: nothing was stored. A call holds at most
+    /// With [`Durability::Interval`] it returns before it is durable. `Full`: nothing was stored. A call holds at most
     /// [`LOG_QUEUE_BYTES`].
     pub async fn write(&self, writes: Vec<Write>, durability: Durability) -> Result<(), EngineError> {
         let store = &self.0;
         store.check()?;
-        let _ = durability;
         if writes.is_empty() {
             return Ok(());
         }
@@ -156,7 +155,7 @@ impl<D: Disk> Engine<D> {
         if store.flush_blocked.get() && store.memtable_bytes.get() > 4 * store.options.memtable_bytes {
             return Err(EngineError::Full);
         }
-        store.log.hot.push(writes, None, store.options.inline_value_bytes).wait().await.map(|_| ())
+        store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
     /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. Never touches the log.
@@ -240,7 +239,7 @@ impl<D: Disk> Engine<D> {
         for head in store.log.heads() {
             if !store.ending() && log::has_unsealed_batches(head) {
                 // An empty batch proves to the next opening that all before it was durable.
-                head.push(Vec::new(), None, 0).wait().await?;
+                head.push(Vec::new(), Durability::Sync, None, 0).wait().await?;
             }
         }
         store.stopping.set(true);

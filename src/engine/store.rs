@@ -18,7 +18,7 @@ use super::{
     },
 };
 use crate::{
-    limits::SLICES_MAX,
+    limits::{FREE_SEGMENTS, PAGE, SLICES_MAX, SPACE_SEGMENTS},
     types::{ShardId, SliceId},
 };
 use std::{
@@ -117,6 +117,7 @@ pub struct Counters {
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
     pub collections: Cell<u64>,
+    pub reuses: Cell<u64>,
     pub damaged_reads: Cell<u64>,
 }
 pub fn count(counter: &Cell<u64>, by: u64) {
@@ -131,6 +132,9 @@ pub struct Store<D: Disk> {
     pub generation: u64,
     slices: Vec<Option<Rc<Slice<D>>>>,
     pub segments: RefCell<BTreeMap<u64, Rc<Segment<D::File>>>>,
+    /// Collected segments whose files wait for another life, under their old names. A read that found its record
+    /// before the collection may still hold one.
+    pub free: RefCell<Vec<Rc<Segment<D::File>>>>,
     pub log: Log<D>,
     pub blocks: BlockCache,
     pub values: ValueCache,
@@ -178,6 +182,7 @@ impl<D: Disk> Store<D> {
             generation,
             slices: by_id,
             segments: RefCell::default(),
+            free: RefCell::default(),
             failed: RefCell::default(),
             stopping: Cell::new(false),
             read_only: Cell::new(false),
@@ -265,6 +270,7 @@ impl<D: Disk> Store<D> {
             measured.used += if active { segment.end.get() } else { segment.allocated.get() };
             measured.live += segment.packed_bytes();
         }
+        measured.used += self.free.borrow().iter().map(|segment| segment.allocated.get()).sum::<u64>();
         self.space_use.set(Some((measured, position)));
         measured
     }
@@ -277,10 +283,31 @@ impl<D: Disk> Store<D> {
         if self.read_only.get() {
             return 1.0;
         }
-        let (used, segment) = (self.space_use(), self.options.segment_bytes as u64);
-        let start = used.live * self.options.space_percent_start / 100 + segment;
-        let most = used.live * self.options.space_percent_max / 100 + segment;
-        (used.used as f64 - start as f64) / (most - start).max(segment / 4).max(1) as f64
+        let space = self.space_use();
+        let start = self.space_allowed(space.live, self.options.space_percent_start);
+        let most = self.space_allowed(space.live, self.options.space_percent_max);
+        (space.used as f64 - start as f64) / (most - start).max(self.options.segment_bytes as u64 / 4).max(1) as f64
+    }
+    /// Bytes that the log may take at so many percent of what is live: the rest is for segments in use and in reserve.
+    fn space_allowed(&self, live: u64, percent: u64) -> u64 {
+        live.saturating_mul(percent) / 100 + SPACE_SEGMENTS * self.options.segment_bytes as u64
+    }
+    /// Keeps the file of a segment that nothing needs any more for another life, if it is worth it.
+    pub fn keep_for_reuse(&self, segment: &Rc<Segment<D::File>>) -> bool {
+        let mut free = self.free.borrow_mut();
+        let usual = segment.allocated.get() == segment.capacity
+            && segment.capacity <= self.options.segment_bytes.next_multiple_of(PAGE) as u64;
+        let keep = usual && !self.read_only.get() && free.len() < FREE_SEGMENTS;
+        if keep {
+            free.push(segment.clone());
+        }
+        keep
+    }
+    /// A file for another life that nobody reads any more.
+    pub fn take_free(&self) -> Option<Rc<Segment<D::File>>> {
+        let mut free = self.free.borrow_mut();
+        let unread = free.iter().position(|s| Rc::strong_count(s) == 1)?;
+        Some(free.remove(unread))
     }
 
     /// Makes a durable record of the log visible, and counts what it makes dead.
@@ -319,6 +346,7 @@ impl<D: Disk> Store<D> {
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
             collections: counters.collections.get(),
+            reuses: counters.reuses.get(),
             damaged_reads: counters.damaged_reads.get(),
             read_only: u64::from(self.read_only.get() || self.flush_blocked.get()),
             ..EngineStats::default()
@@ -336,12 +364,15 @@ impl<D: Disk> Store<D> {
         }
         self.space_changed();
         let space = self.space_use();
-        let allowed = space.live * self.options.space_percent_start / 100 + self.options.segment_bytes as u64;
+        let allowed = self.space_allowed(space.live, self.options.space_percent_start);
         stats.collection_backlog_bytes = space.used.saturating_sub(allowed);
         for segment in self.segments.borrow().values() {
             stats.segments += 1;
             stats.segment_bytes += segment.allocated.get();
             stats.segment_live_bytes += segment.live.get();
+        }
+        for segment in self.free.borrow().iter() {
+            stats.segment_bytes += segment.allocated.get();
         }
         stats
     }

@@ -79,7 +79,8 @@ pub enum Durability {
     /// After the sync of its batch.
     #[default]
     Sync,
-    /// Once it is in the log's buffer; synced within 10 ms.
+    /// Once the device has it, before its sync, which follows within [`limits::SYNC_INTERVAL`]: the last writes before a
+    /// power cut may be lost, those before them not.
     Interval,
 }
 
@@ -100,6 +101,9 @@ pub struct EngineOptions {
     pub space_percent_start: u64,
     pub space_percent_max: u64,
     pub disk_full_percent: u64,
+    /// Unlike that of any other opening, and not to be guessed: it makes the bytes of a segment's life known from those
+    /// of another.
+    pub seed: u64,
 }
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
@@ -118,6 +122,7 @@ impl Default for EngineOptions {
             space_percent_start: limits::SPACE_PERCENT_START,
             space_percent_max: limits::SPACE_PERCENT_MAX,
             disk_full_percent: limits::DISK_FULL_PERCENT,
+            seed: 0,
         }
     }
 }
@@ -144,6 +149,8 @@ pub struct EngineStats {
     pub flushes: u64,
     pub compactions: u64,
     pub collections: u64,
+    /// Segments of the log that took the file of a collected one.
+    pub reuses: u64,
     pub damaged_reads: u64,
     pub memory_bytes: u64,
     /// 1 when writes are refused because the disk is full.

@@ -14,11 +14,15 @@
 //! A new segment of a head begins only when nothing of it is in flight, so a batch in it proves that all of the one
 //! before was durable. A second future of each head makes segments (and space in them) ahead of need.
 //!
-//! Any error of a write fails the engine for ever. No space for a segment only fails the writes that wait for it.
+//! A batch in which every write asks for [`Durability::Interval`] is written without a sync and acknowledged when its write
+//! has ended; a sync of the segment follows within [`SYNC_INTERVAL`]. A batch that does ask for its sync syncs all that
+//! lies before it too: what is durable is always a beginning of what was acknowledged.
+//!
+//! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
 
 use super::{
     format::{BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, pages, record_bytes},
-    segment::{Phase, Segment, id_for, path},
+    segment::{Phase, STEP_BYTES, Segment, id_for, path},
 };
 use crate::{
     engine::{
@@ -27,12 +31,12 @@ use crate::{
         memtable::pointers,
         notify::{Notify, Promise},
         store::{Store, count},
-        types::{Stored, ValuePointer, Write},
+        types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT},
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, SYNC_INTERVAL},
     types::SliceId,
 };
-use futures_util::{Stream, stream::FuturesOrdered};
+use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -62,6 +66,7 @@ pub struct Relocation {
 /// Writes that wait for the log; they go into one batch together.
 pub struct Pending {
     pub writes: Vec<Write>,
+    pub durability: Durability,
     pub relocation: Option<Relocation>,
     pub done: Promise<Result<Done, EngineError>>,
     bytes: usize,
@@ -87,6 +92,14 @@ pub struct Head<D: Disk> {
     buffers: RefCell<Vec<PageBuffer>>,
     /// The segment sealed last, and its end.
     previous: Cell<(u64, u64)>,
+    /// Batches of the active segment that have landed without a sync.
+    unsynced: Cell<bool>,
+    /// Where the batches of the active segment that have landed end.
+    landed_end: Cell<u64>,
+    /// Batches without a sync that are on their way.
+    unsynced_flying: Cell<usize>,
+    /// Somebody waits for the sync of what has landed.
+    sync_wanted: Cell<bool>,
 }
 
 /// The log of one core.
@@ -103,18 +116,39 @@ pub struct Log<D: Disk> {
     pub position: Cell<u64>,
 }
 
+/// How a batch becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    /// By its own write.
+    Durable,
+    /// By a sync of the segment after its write, for there are batches before it that no sync has covered.
+    SyncAll,
+    /// Later.
+    Later,
+}
+
 /// A batch whose write has ended.
 struct Landed<F> {
     segment: Rc<Segment<F>>,
     header: BatchHeader,
+    how: How,
     pending: Vec<Pending>,
     buffer: PageBuffer,
     result: std::io::Result<()>,
 }
 
+/// A sync of the batches of a segment that had landed before it began.
+struct Synced<F> {
+    segment: Rc<Segment<F>>,
+    end: u64,
+    result: std::io::Result<()>,
+}
+
 enum Step<F> {
     Landed(Landed<F>),
+    Synced(Synced<F>),
     Seal,
+    Sync,
     End,
 }
 
@@ -143,6 +177,21 @@ impl<D: Disk> Log<D> {
         let first = |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().next().map(|r| r.sequence);
         self.heads().into_iter().filter_map(first).all(|first| first > sequence)
     }
+    /// Ready once every batch that has landed is durable, or the engine has failed.
+    pub async fn synced(&self, has_failed: impl Fn() -> bool) {
+        let done = || {
+            let late: Vec<_> = self.heads().into_iter().filter(|head| head.unsynced.get()).collect();
+            if late.is_empty() || has_failed() {
+                return Some(());
+            }
+            for head in late {
+                head.sync_wanted.set(true);
+                head.changed.wake();
+            }
+            None
+        };
+        self.landed.until(done).await;
+    }
     pub fn wake(&self) {
         self.heads().into_iter().for_each(|head| head.changed.wake());
         self.landed.wake();
@@ -164,6 +213,10 @@ impl<D: Disk> Head<D> {
             flying: RefCell::default(),
             buffers: RefCell::default(),
             previous: Cell::new((0, 0)),
+            unsynced: Cell::new(false),
+            landed_end: Cell::new(0),
+            unsynced_flying: Cell::new(0),
+            sync_wanted: Cell::new(false),
         }
     }
     /// Whether segments are made before they are needed: clients should not wait for one.
@@ -179,6 +232,7 @@ impl<D: Disk> Head<D> {
     pub fn push(
         &self,
         writes: Vec<Write>,
+        durability: Durability,
         relocation: Option<Relocation>,
         inline_below: usize,
     ) -> Promise<Result<Done, EngineError>> {
@@ -189,7 +243,7 @@ impl<D: Disk> Head<D> {
             return done;
         }
         self.queue_bytes.set(self.queue_bytes.get() + bytes);
-        self.queue.borrow_mut().push_back(Pending { writes, relocation, done: done.clone(), bytes });
+        self.queue.borrow_mut().push_back(Pending { writes, durability, relocation, done: done.clone(), bytes });
         self.changed.wake();
         done
     }
@@ -197,6 +251,11 @@ impl<D: Disk> Head<D> {
         let pending = self.queue.borrow_mut().pop_front()?;
         self.queue_bytes.set(self.queue_bytes.get() - pending.bytes);
         Some(pending)
+    }
+    /// Whether the batch that would be sealed now may hold a write that waits for its sync.
+    fn next_wants_sync(&self) -> bool {
+        let queue = self.queue.borrow();
+        queue.iter().take(BATCH_RECORDS).any(|pending| pending.durability == Durability::Sync)
     }
     /// Bytes of the batch that would be sealed now, padding included; 0 when nothing waits.
     fn next_batch_bytes(&self) -> u64 {
@@ -216,19 +275,34 @@ impl<D: Disk> Head<D> {
 /// Writes the log until the engine ends; what still waits then is written first.
 pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     let mut landing = FuturesOrdered::new();
+    // At most one sync at a time, and the pause before it.
+    let mut syncing: Option<LocalBoxFuture<'static, Synced<D::File>>> = None;
+    let mut pause: Option<LocalBoxFuture<'static, ()>> = None;
     loop {
         let step = poll_fn(|cx| {
             if let Poll::Ready(Some(landed)) = Pin::new(&mut landing).poll_next(cx) {
                 return Poll::Ready(Step::Landed(landed));
             }
+            if let Some(sync) = &mut syncing
+                && let Poll::Ready(synced) = sync.as_mut().poll(cx)
+            {
+                return Poll::Ready(Step::Synced(synced));
+            }
             if store.has_failed() {
                 return Poll::Ready(Step::End);
             }
-            if landing.len() < BATCHES_IN_FLIGHT && !head.held.get() && ready_to_seal(&store, &head, landing.is_empty())
-            {
+            if head.unsynced.get() && syncing.is_none() {
+                let mut due = |pause: &mut LocalBoxFuture<'static, ()>| pause.as_mut().poll(cx).is_ready();
+                let wanted = head.sync_wanted.get() || store.stopping.get();
+                if wanted || due(pause.get_or_insert_with(|| after_interval(&store))) {
+                    return Poll::Ready(Step::Sync);
+                }
+            }
+            let nothing_flies = landing.is_empty() && syncing.is_none();
+            if landing.len() < BATCHES_IN_FLIGHT && !head.held.get() && ready_to_seal(&store, &head, nothing_flies) {
                 return Poll::Ready(Step::Seal);
             }
-            if store.stopping.get() && landing.is_empty() && head.queue.borrow().is_empty() {
+            if store.stopping.get() && nothing_flies && !head.unsynced.get() && head.queue.borrow().is_empty() {
                 return Poll::Ready(Step::End);
             }
             head.changed.register(cx);
@@ -236,9 +310,17 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
         });
         match step.await {
             Step::Landed(landed) => land(&store, &head, landed),
+            Step::Synced(synced) => {
+                syncing = None;
+                finish_sync(&store, &head, synced);
+            }
+            Step::Sync => {
+                pause = None;
+                syncing = begin_sync(&head);
+            }
             Step::Seal => {
-                if let Some((segment, header, pending, buffer)) = seal(&store, &head) {
-                    landing.push_back(write(segment, header, pending, buffer, head.lane));
+                if let Some(sealed) = seal(&store, &head) {
+                    landing.push_back(write(sealed, head.lane));
                 }
             }
             Step::End => break,
@@ -255,15 +337,45 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     }
 }
 
-async fn write<F: DiskFile>(
-    segment: Rc<Segment<F>>,
-    header: BatchHeader,
-    pending: Vec<Pending>,
-    buffer: PageBuffer,
-    lane: Lane,
-) -> Landed<F> {
-    let (buffer, result) = segment.file.write(header.offset, buffer, Sync::Data, lane).await;
-    Landed { segment, header, pending, buffer, result }
+async fn write<F: DiskFile>(sealed: Sealed<F>, lane: Lane) -> Landed<F> {
+    let Sealed { segment, header, how, pending, buffer } = sealed;
+    let sync = if how == How::Durable { Sync::Data } else { Sync::None };
+    let (buffer, mut result) = segment.file.write(header.offset, buffer, sync, lane).await;
+    if how == How::SyncAll && result.is_ok() {
+        result = segment.file.sync().await;
+    }
+    Landed { segment, header, how, pending, buffer, result }
+}
+
+fn after_interval<D: Disk>(store: &Rc<Store<D>>) -> LocalBoxFuture<'static, ()> {
+    let store = store.clone();
+    Box::pin(async move { store.disk.pause(SYNC_INTERVAL).await })
+}
+
+/// Begins to sync what has landed in the active segment.
+fn begin_sync<D: Disk>(head: &Head<D>) -> Option<LocalBoxFuture<'static, Synced<D::File>>> {
+    head.sync_wanted.set(false);
+    let segment = head.active.borrow().clone()?;
+    let end = head.landed_end.get();
+    Some(Box::pin(async move {
+        let result = segment.file.sync().await;
+        Synced { segment, end, result }
+    }))
+}
+
+fn finish_sync<D: Disk>(store: &Store<D>, head: &Head<D>, synced: Synced<D::File>) {
+    let Synced { segment, end, result } = synced;
+    match result {
+        Ok(()) => {
+            count(&store.counters.syncs, 1);
+            segment.durable.set(segment.durable.get().max(end));
+            if segment.durable.get() >= head.landed_end.get() {
+                head.unsynced.set(false);
+            }
+        }
+        Err(error) => store.fail(&EngineError::Failed(format!("syncing the log: {error}"))),
+    }
+    store.log.landed.wake();
 }
 
 /// Whether a batch can be sealed now. Moves on to the next segment when it is time, asks for one when there is none.
@@ -273,6 +385,10 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool)
         return false;
     }
     let active = head.active.borrow().clone();
+    if head.unsynced_flying.get() > 0 && head.next_wants_sync() {
+        // Its sync must cover them, so they must have landed.
+        return false;
+    }
     if let Some(active) = &active {
         let needed = active.end.get() + bytes;
         if needed <= active.allocated.get() {
@@ -283,6 +399,12 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool)
             return false;
         }
         if !nothing_flies {
+            return false;
+        }
+        if head.unsynced.get() {
+            // A batch in the next segment says that all of this one is durable.
+            head.sync_wanted.set(true);
+            head.changed.wake();
             return false;
         }
     }
@@ -307,10 +429,17 @@ fn ask<D: Disk>(head: &Head<D>, bytes: u64) {
     }
 }
 
-type Sealed<D> = (Rc<Segment<<D as Disk>::File>>, BatchHeader, Vec<Pending>, PageBuffer);
+/// A batch ready to be written.
+struct Sealed<F> {
+    segment: Rc<Segment<F>>,
+    header: BatchHeader,
+    how: How,
+    pending: Vec<Pending>,
+    buffer: PageBuffer,
+}
 
 /// Takes what waits, up to a batch's bounds, and frames it.
-fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D>> {
+fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
     let segment = head.active.borrow().clone()?;
     let mut room = head.next_batch_bytes();
@@ -362,7 +491,15 @@ fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D>> {
     if nearly_used(&segment) {
         head.changed.wake();
     }
-    Some((segment, header, batch, buffer))
+    let how = if batch.iter().all(|p| p.durability == Durability::Interval) {
+        head.unsynced_flying.set(head.unsynced_flying.get() + 1);
+        How::Later
+    } else if head.unsynced.get() {
+        How::SyncAll
+    } else {
+        How::Durable
+    };
+    Some(Sealed { segment, header, how, pending: batch, buffer })
 }
 
 /// Whether a relocated record has changed since it was looked up, or is about to.
@@ -382,9 +519,12 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
 
 /// A batch's write has ended: its records become visible and its writers hear of it, or the engine has failed.
 fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
-    let Landed { segment, header, pending, buffer, result } = landed;
+    let Landed { segment, header, how, pending, buffer, result } = landed;
     let records = head.flying.borrow_mut().pop_front().unwrap_or_default();
     store.log.landed.wake();
+    if how == How::Later {
+        head.unsynced_flying.set(head.unsynced_flying.get() - 1);
+    }
     let result = match (result, store.failure()) {
         (Ok(()), None) => Ok(()),
         (_, Some(failed)) => Err(failed),
@@ -398,7 +538,14 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
         pending.into_iter().for_each(|p| p.done.resolve(Err(error.clone())));
         return;
     }
-    segment.durable.set(header.offset + header.padded());
+    let end = header.offset + header.padded();
+    head.landed_end.set(end);
+    if how == How::Later {
+        head.unsynced.set(true);
+    } else {
+        segment.durable.set(end);
+        head.unsynced.set(false);
+    }
     let position = store.log.position.get();
     let mut user_bytes = 0;
     for record in records {
@@ -409,7 +556,7 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     }
     store.log.position.set(position + header.padded());
     let counters = &store.counters;
-    count(&counters.syncs, 1);
+    count(&counters.syncs, u64::from(how != How::Later));
     count(&counters.device_bytes_written, header.padded());
     for pending in pending {
         if pending.relocation.is_none() {
@@ -493,18 +640,28 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
     store.log.segments_made.set(made);
     let shard = store.shard.0;
     let id = id_for(store.generation, made, shard);
-    let place = [id.to_le_bytes(), store.generation.to_le_bytes(), made.to_le_bytes()].concat();
+    // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
+    let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
     let header = SegmentHeader {
         id,
-        epoch: xxhash_rust::xxh3::xxh3_64(&place),
+        epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
         generation: store.generation,
         first_sequence: store.log.next_sequence.get(),
         shard,
         data_start: 0,
-        step: 0,
+        step: if made == 1 { STEP_BYTES } else { store.options.segment_bytes } as u32,
+        reused: false,
         slices: store.slices().map(|s| s.id).collect(),
     };
-    let segment = Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?;
+    let free = if bytes <= BATCH_BYTES as u64 { store.take_free() } else { None };
+    let segment = match free {
+        Some(old) => {
+            let reused = Segment::reuse(&*store.disk, &old, header).await?;
+            count(&store.counters.reuses, 1);
+            reused
+        }
+        None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
+    };
     count(&store.counters.device_bytes_written, crate::limits::PAGE as u64);
     let too_small = head.next.borrow_mut().replace(Rc::new(segment));
     if let Some(too_small) = too_small {
