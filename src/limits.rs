@@ -189,6 +189,8 @@ pub const SPACE_PERCENT_MAX: u64 = 142;
 pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.
 pub const DISK_FULL_PERCENT: u64 = 95;
+/// Seconds of recent writes that background work may be behind before the node says so.
+pub const BACKLOG_ALERT: Duration = Duration::from_secs(30);
 /// Keys returned by one scan at most.
 pub const SCAN_KEYS_MAX: usize = 4096;
 

@@ -81,7 +81,12 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
     let summary =
         format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
-    output::table(titles, rows) + &summary
+    let late = cluster.members.iter().zip(nodes).filter_map(|(member, node)| {
+        let figures = node.as_ref().map(|n| n.figures).filter(|f| f.backlog_alert > 0)?;
+        let seconds = figures.compaction_backlog_seconds.max(figures.collection_backlog_seconds);
+        Some(format!("{}: background work is {seconds} s of writes behind\n", member.address))
+    });
+    output::table(titles, rows) + &summary + &late.collect::<String>()
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {

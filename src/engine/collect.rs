@@ -54,7 +54,12 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
         let Some(segment) = next else { break };
-        match collect(&store, &segment).await {
+        let work = &store.admission.segments;
+        work.at_work.set(true);
+        let collected = collect(&store, &segment).await;
+        work.at_work.set(false);
+        store.room.wake();
+        match collected {
             Ok(()) => {
                 count(&store.counters.collections, 1);
                 // There is space again for what waits for it.
@@ -251,6 +256,8 @@ async fn gather<D: Disk>(
     while !walk.ended() && bytes < BATCH_BYTES {
         let (header, records) = walk.next().await?;
         pace.spend(header.padded()).await?;
+        store.admission.segments.pay(header.padded() * walk.segment.dead_percent() / 100);
+        store.room.wake();
         let live = live(store, records).await?;
         let wanted: Vec<_> = live.iter().flat_map(|(record, _)| pointers(&record.stored)).copied().collect();
         let mut values = walk.values(&wanted).await?.into_iter();

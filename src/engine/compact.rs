@@ -16,7 +16,16 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
         let Some((slice, choice)) = next else { break };
-        match compact(&store, &slice, choice).await {
+        let level0 = &store.admission.level0;
+        level0.at_work.set(true);
+        // A record in memory takes about twice the bytes that it takes in a table.
+        let owed = 2 * choice.bytes();
+        let compacted = compact(&store, &slice, choice).await;
+        level0.pay(owed);
+        level0.at_work.set(false);
+        store.level0_changed();
+        store.room.wake();
+        match compacted {
             Ok(()) => {}
             // Nothing has changed: the next write that finds space starts it again.
             Err(EngineError::Full) => {

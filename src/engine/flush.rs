@@ -14,6 +14,7 @@ use super::{
     table::{Builder, Table, TableMeta, directory},
     wal::segment::{Phase, Segment},
 };
+use crate::limits::{KIB, LEVEL0_PATIENCE};
 use futures_util::stream::{self, StreamExt};
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -23,6 +24,8 @@ const WAITING_SEGMENTS: usize = 4;
 const REPLAY_PART: u64 = 12;
 /// Records looked up at once.
 const LOOKUPS: usize = 8;
+/// Bytes of a memtable on their way into a table after which writes that wait hear of it.
+const PAID_AT_ONCE: usize = 32 * KIB;
 
 /// Flushes whenever there is reason to, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
@@ -30,7 +33,14 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
         let Some(chore) = next else { break };
         let result = match chore {
-            Chore::Flush(slice) => flush(&store, &slice).await,
+            Chore::Flush(slice) => {
+                store.admission.memtables.at_work.set(true);
+                let flushed = flush(&store, &slice).await;
+                store.admission.memtables.at_work.set(false);
+                store.level0_changed();
+                store.room.wake();
+                flushed
+            }
             Chore::Mark(segment) => segment.write_mark().await,
         };
         match result {
@@ -66,7 +76,13 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
         return Some(Chore::Flush(waiting.clone()));
     }
     if store.memtable_bytes.get() > store.options.memtable_bytes {
-        let biggest = store.slices().max_by_key(|s| s.active.borrow().bytes());
+        // One whose level 0 is long waits for its compaction, if others can go first.
+        let patience = store.options.level0_tables.max(1) * LEVEL0_PATIENCE;
+        let worth = |slice: &&Rc<Slice<D>>| {
+            let level0 = slice.tables.borrow().levels().first().map_or(0, Vec::len);
+            slice.active.borrow().bytes() / (1 + level0.saturating_sub(patience))
+        };
+        let biggest = store.slices().max_by_key(worth);
         return biggest.cloned().map(Chore::Flush);
     }
     if store.log.position.get().saturating_sub(position) > replay_bytes(store) || many_wait(store) {
@@ -205,12 +221,19 @@ async fn write_table<D: Disk>(
 ) -> Result<TableMeta, EngineError> {
     let id = slice.take_table_id();
     let mut builder = Builder::create(&store.disk, slice.id, id, 0, &store.options).await?;
+    let (mut unpaid, share) = (0, memtable.bytes() / memtable.len().max(1));
     for (key, entry) in memtable.iter() {
         if let Err(error) = builder.add(key, entry.sequence, &entry.stored).await {
             builder.abandon().await?;
             return Err(error);
         }
+        unpaid += share;
+        if unpaid > PAID_AT_ONCE {
+            store.admission.memtables.pay(std::mem::take(&mut unpaid) as u64);
+            store.room.wake();
+        }
     }
+    store.admission.memtables.pay(unpaid as u64);
     let meta = match builder.finish().await {
         Ok(meta) => meta,
         Err(EngineError::Full) => {
@@ -222,6 +245,7 @@ async fn write_table<D: Disk>(
     };
     store.disk.sync_dir(&directory(slice.id)).await?;
     count(&store.counters.device_bytes_written, meta.bytes);
+    count(&store.counters.flushed_bytes, meta.bytes);
     Ok(meta)
 }
 

@@ -16,6 +16,7 @@
 //! - a segment goes only when no record in it is needed: all are in tables, and the live ones copied durably.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod cache;
 pub mod collect;
 pub mod compact;

@@ -6,7 +6,7 @@ use super::{
     disk::{Disk, DiskFile, Lane},
     error::EngineError,
     flush,
-    memtable::{Memtable, pointers},
+    memtable::{ENTRY_OVERHEAD, Memtable, pointers},
     recover,
     store::{Damage, Slice, Store, count},
     types::{
@@ -14,7 +14,7 @@ use super::{
         ValuePointer, Values, Want, Write,
     },
     wal::{
-        format::{check_write, value_checksum},
+        format::{check_write, record_bytes, value_checksum},
         log,
     },
 };
@@ -147,14 +147,20 @@ impl<D: Disk> Engine<D> {
             }
         }
         let has_room = || {
-            let memtables = store.memtable_bytes.get() <= 2 * store.options.memtable_bytes || store.flush_blocked.get();
-            store.log.hot.queue_bytes.get() < LOG_QUEUE_BYTES && memtables
+            let admitted = store.flush_blocked.get() || store.admits();
+            store.log.hot.queue_bytes.get() < LOG_QUEUE_BYTES && admitted
         };
         store.room.until(|| (store.ending() || has_room()).then_some(())).await;
         store.check()?;
         if store.flush_blocked.get() && store.memtable_bytes.get() > 4 * store.options.memtable_bytes {
             return Err(EngineError::Full);
         }
+        let inline_below = store.options.inline_value_bytes;
+        let (memory, space) = writes
+            .iter()
+            .map(|w| record_bytes(w, inline_below))
+            .fold((0, 0), |(m, s), (record, apart)| (m + record + ENTRY_OVERHEAD, s + record + apart));
+        store.admitted(memory as u64, space as u64);
         store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
@@ -221,6 +227,11 @@ impl<D: Disk> Engine<D> {
         let segments = store.segments.borrow();
         let counted = segments.values().map(|s| (s.id(), s.live.get())).filter(|(_, bytes)| *bytes > 0).collect();
         Ok((counted, found))
+    }
+
+    /// How urgent background work is, 0 to 1: the host gives it more of the core and of the disk by it.
+    pub fn urgency(&self) -> f64 {
+        self.0.urgency()
     }
 
     pub fn stats(&self) -> EngineStats {

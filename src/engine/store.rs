@@ -3,6 +3,7 @@
 //! All of it is on one core. No borrow of a cell lives over an await.
 
 use super::{
+    admission::{Admission, Pressure},
     cache::{BlockCache, ValueCache},
     compaction::TableSet,
     disk::Disk,
@@ -18,7 +19,7 @@ use super::{
     },
 };
 use crate::{
-    limits::{FREE_SEGMENTS, PAGE, SLICES_MAX, SPACE_SEGMENTS},
+    limits::{FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SLICES_MAX, SPACE_SEGMENTS},
     types::{ShardId, SliceId},
 };
 use std::{
@@ -98,6 +99,11 @@ impl<D: Disk> Slice<D> {
     }
 }
 
+/// Share of a memtable budget, or of a segment, that may be owed before writes wait.
+const ADMISSION_PARTS: usize = 32;
+/// Times the budget that memtables may be beyond it: reached only when flushes do not go on at all.
+const MEMTABLES_MOST: f64 = 3.0;
+
 /// Bytes of segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SpaceUse {
@@ -117,6 +123,7 @@ pub struct Counters {
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
     pub collections: Cell<u64>,
+    pub flushed_bytes: Cell<u64>,
     pub reuses: Cell<u64>,
     pub damaged_reads: Cell<u64>,
 }
@@ -145,6 +152,10 @@ pub struct Store<D: Disk> {
     /// The last flush found no space; the next write that finds space lets it try again.
     pub flush_blocked: Cell<bool>,
     pub memtable_bytes: Cell<usize>,
+    /// What writes owe to the work that they leave behind.
+    pub admission: Admission,
+    /// Tables of level 0 in the slice that has most.
+    pub level0_most: Cell<usize>,
     /// As last measured, and the log's position then.
     space_use: Cell<Option<(SpaceUse, u64)>>,
     pub counters: Counters,
@@ -188,6 +199,8 @@ impl<D: Disk> Store<D> {
             read_only: Cell::new(false),
             flush_blocked: Cell::new(false),
             memtable_bytes: Cell::new(0),
+            admission: Admission::default(),
+            level0_most: Cell::new(0),
             space_use: Cell::new(None),
             counters: Counters::default(),
             work: Notify::default(),
@@ -310,6 +323,49 @@ impl<D: Disk> Store<D> {
         Some(free.remove(unread))
     }
 
+    /// How much background work waits, as far as writes should slow down for it.
+    pub fn pressure(&self) -> Pressure {
+        let memtables = self.options.memtable_bytes.max(1) as f64;
+        let level0 = (self.options.level0_tables.max(1) * LEVEL0_PATIENCE) as f64;
+        Pressure {
+            memtables: (self.memtable_bytes.get() as f64 - memtables) / memtables,
+            level0: (self.level0_most.get() as f64 - level0) / level0,
+            segments: if self.read_only.get() { 0.0 } else { self.space_pressure() - 1.0 },
+        }
+    }
+    /// How urgent background work is for the core as a whole, 0 to 1.
+    pub fn urgency(&self) -> f64 {
+        let pressure = self.pressure();
+        let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
+        let compaction = self.slices().filter(|s| !s.damaged.get()).map(behind).fold(0.0, f64::max);
+        let collection = if self.admission.segments.at_work.get() { pressure.segments + 1.0 } else { 0.0 };
+        let most = (2.0 * pressure.memtables).max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
+        most.clamp(0.0, 1.0)
+    }
+    /// Whether background work keeps up well enough for a write to come in.
+    pub fn admits(&self) -> bool {
+        let (pressure, owed) = (self.pressure(), &self.admission);
+        let memory = (self.options.memtable_bytes / ADMISSION_PARTS) as u64;
+        let space = (self.options.segment_bytes / ADMISSION_PARTS) as u64;
+        owed.memtables.is_open(pressure.memtables, memory)
+            && owed.level0.is_open(pressure.level0, memory)
+            && owed.segments.is_open(pressure.segments, space)
+            && pressure.memtables <= MEMTABLES_MOST
+    }
+    /// A write has come in: so many bytes of memtable and of log.
+    pub fn admitted(&self, memory: u64, space: u64) {
+        let pressure = self.pressure();
+        self.admission.memtables.charge(memory, pressure.memtables);
+        self.admission.level0.charge(memory, pressure.level0);
+        self.admission.segments.charge(space, pressure.segments);
+    }
+    /// Level 0 of some slice has changed.
+    pub fn level0_changed(&self) {
+        let tables = |slice: &Rc<Slice<D>>| slice.tables.borrow().levels().first().map_or(0, Vec::len);
+        let most = self.slices().filter(|s| !s.damaged.get()).map(tables).max();
+        self.level0_most.set(most.unwrap_or(0));
+    }
+
     /// Makes a durable record of the log visible, and counts what it makes dead.
     pub fn apply(&self, slice: &Slice<D>, record: LogRecord, position: u64) {
         for pointer in pointers(&record.stored) {
@@ -346,6 +402,7 @@ impl<D: Disk> Store<D> {
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
             collections: counters.collections.get(),
+            flushed_bytes: counters.flushed_bytes.get(),
             reuses: counters.reuses.get(),
             damaged_reads: counters.damaged_reads.get(),
             read_only: u64::from(self.read_only.get() || self.flush_blocked.get()),

@@ -149,6 +149,8 @@ pub struct EngineStats {
     pub flushes: u64,
     pub compactions: u64,
     pub collections: u64,
+    /// Bytes of tables written by flushes.
+    pub flushed_bytes: u64,
     /// Segments of the log that took the file of a collected one.
     pub reuses: u64,
     pub damaged_reads: u64,

@@ -2,14 +2,14 @@
 
 use crate::{
     driver::{
-        core::{Core, CoreSetup, Settings, start},
+        core::{Core, CoreSetup, Handle, Settings, start},
         identity::Identity,
         world::Arrival,
     },
-    engine::Background,
+    engine::{Background, Engine},
     http::HttpLimits,
     server::{
-        clients,
+        clients, clock,
         disk::RingDisk,
         mesh::{Mesh, MeshEnds, MeshTurn, Parcel},
         options::ServeOptions,
@@ -25,9 +25,9 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender};
 use futures_util::{FutureExt, future::select};
-use glommio::{Latency, Shares, TaskQueueHandle, channels::local_channel};
+use glommio::{Latency, Shares, SharesManager, TaskQueueHandle, channels::local_channel};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt::Display,
     future::{Future, poll_fn},
     os::fd::OwnedFd,
@@ -43,7 +43,12 @@ use std::{
 
 /// Shares of a core's time between queues that want it.
 const SERVING_SHARES: usize = 1000;
-const COMPACTION_SHARES: usize = 100;
+/// Of background work, by how urgent it is.
+const BACKGROUND_SHARES: std::ops::RangeInclusive<usize> = 100..=1000;
+/// How often that is looked at.
+const URGENCY_PERIOD: Duration = Duration::from_millis(10);
+/// How often the backlog is looked at.
+const BACKLOG_PERIOD: Duration = Duration::from_secs(1);
 /// How late a queue may be served while others run.
 const LATENCY: Duration = Duration::from_millis(1);
 /// Pause between two looks at whether the node has joined, at its start, and whether all is drained, at its end.
@@ -154,17 +159,42 @@ fn text(error: impl Display) -> String {
     error.to_string()
 }
 
+/// Gives background work its part of the core and of the disk.
+#[derive(Default)]
+struct Urgency(OnceCell<(Engine<RingDisk>, Rc<RingDisk>)>);
+impl SharesManager for Urgency {
+    fn shares(&self) -> usize {
+        let Some((engine, disk)) = self.0.get() else { return *BACKGROUND_SHARES.start() };
+        let urgency = engine.urgency();
+        disk.set_urgency(urgency);
+        let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
+        BACKGROUND_SHARES.start() + more as usize
+    }
+    fn adjustment_period(&self) -> Duration {
+        URGENCY_PERIOD
+    }
+}
+
+/// Keeps the backlog's figures up to date, and says when there is too much.
+async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
+    loop {
+        world.ring.pause(BACKLOG_PERIOD).await;
+        world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
+    }
+}
+
 /// Runs a core until the node stops.
 pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
     let executor = glommio::executor();
     let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
-    let compaction =
-        executor.create_task_queue(Shares::Static(COMPACTION_SHARES), Latency::Matters(LATENCY), "compaction");
-    let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
+    let urgency = Rc::<Urgency>::default();
+    let shares = Shares::Dynamic(urgency.clone());
+    let compaction = executor.create_task_queue(shares, Latency::Matters(LATENCY), "compaction");
+    let task = glommio::spawn_local_into(serve(core, compaction, urgency), serving).map_err(text)?;
     task.await
 }
 
-async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {
+async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgency>) -> Result<(), String> {
     let address = Address::new(core.identity.node, core.shard);
     let ring = Ring::new().map_err(text)?;
     ring.set_spin(core.options.spin_before_park);
@@ -206,7 +236,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
         seed: super::random(),
     };
     let Core { driver, background, handle } =
-        start(world.clone(), disk, world.inbox.clone(), setup).await.map_err(text)?;
+        start(world.clone(), disk.clone(), world.inbox.clone(), setup).await.map_err(text)?;
     for (kind, future) in background {
         match kind {
             Background::Log => ring.spawn(future),
@@ -216,6 +246,8 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
         }
     }
     drop(world.handle.set(handle.clone()));
+    drop(urgency.0.set((handle.engine().clone(), disk)));
+    ring.spawn(watch_backlog(world.clone(), handle.clone()));
 
     let listen = |fd: OwnedFd| Listener::new(&ring, fd);
     let web = Rc::new(Web {
