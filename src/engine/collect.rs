@@ -1,7 +1,6 @@
 //! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
-//! A segment is collected only when it is sealed, all of its records are in tables, and no other core has records in
-//! it. Its batches are walked in order, their records read apart from their values; the values of those that are still
+//! A segment is collected only when it is sealed and all of its records are in tables. Its batches are walked in order, their records read apart from their values; the values of those that are still
 //! current are read, verified and appended again as fresh records, on the condition that the record is still current when
 //! its batch is sealed. Once the last copy is durable nothing that a read can find points into the segment any more:
 //! pointers that older tables still hold are hidden behind the copies. A read that looked up its record before meets a
@@ -13,11 +12,15 @@
 //! [`SPACE_PERCENT_MAX`](crate::limits::SPACE_PERCENT_MAX) it no longer waits for writes. A segment without any live record
 //! goes at once.
 //!
+//! A segment that was written when slices were dealt to cores in another way holds records of several cores. Each copies
+//! its own live records and releases its part; the last one removes the segment.
+//!
 //! A segment with a damaged place is never collected: what cannot be read cannot be copied.
 
 use super::{
     disk::{Disk, DiskFile, Lane, PageBuffer},
     error::EngineError,
+    manifest,
     memtable::pointers,
     store::{Store, count},
     types::{Change, Durability, Stored, StoredValue, ValuePointer, Values, Write},
@@ -36,7 +39,7 @@ use futures_util::{
     future::join,
     stream::{FuturesOrdered, StreamExt},
 };
-use std::{cell::Cell, ops::Range, rc::Rc};
+use std::{cell::Cell, io, ops::Range, rc::Rc};
 
 /// Bytes of segment that a byte written by clients pays for when space in use is at its bound.
 const STRIDE: f64 = 8.0;
@@ -83,7 +86,8 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
     // Without space only what needs no copies.
     let copies = !store.flush_blocked.get() && store.space_pressure() > 0.0;
     let segments = store.segments.borrow();
-    let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.shared && !s.damaged.get());
+    let waits = |s: &Segment<_>| s.copied.get() && s.live.get() > 0;
+    let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.damaged.get() && !waits(s));
     let least = store.options.segment_dead_percent;
     // What a segment was never used for counts only if no copy of its records would waste as much: that is, once.
     let gains = |s: &Segment<_>| {
@@ -106,7 +110,15 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
             copies = next?;
         }
     }
-    release(store, segment).await
+    match (segment.shared, segment.live.get()) {
+        (false, _) => release(store, segment).await,
+        (true, 0) => release_part(store, segment).await,
+        // Other cores go by this one's manifests: its part is free when they no longer point there.
+        (true, _) => {
+            segment.copied.set(true);
+            Ok(())
+        }
+    }
 }
 
 /// Gives up a segment that nothing points to.
@@ -120,6 +132,38 @@ async fn release<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     store.disk.remove(&path(segment.id())).await?;
     store.disk.sync_dir(DIRECTORY).await?;
     Ok(())
+}
+
+/// Gives up this core's part of a segment that holds records of other cores, and the segment if theirs are given up too.
+///
+/// Whether a slice still needs a segment is told by its manifest alone: its records are in tables up to the last one in
+/// the segment, and no newest record of a table points there. Each core makes its own manifests say so first and reads
+/// those of the others afterwards, so whoever is last sees that it is; after a crash the next opening looks again.
+async fn release_part<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
+    let id = segment.id();
+    let last: Vec<_> = segment.last.borrow().iter().map(|(slice, last)| (*slice, *last)).collect();
+    let mut needed = false;
+    for (slice, last) in last {
+        let is_free = |state: &manifest::State| state.flushed_sequence >= last && !state.live.contains_key(&id);
+        let own = store.slice(slice).ok().map(|slice| is_free(&slice.manifest.borrow().state));
+        let free = match own {
+            Some(free) => free,
+            None => manifest::peek(&*store.disk, slice).await?.is_some_and(|state| is_free(&state)),
+        };
+        needed |= !free;
+    }
+    store.segments.borrow_mut().remove(&id);
+    store.space_changed();
+    store.values.forget_segment(id);
+    if needed {
+        return Ok(());
+    }
+    match store.disk.remove(&path(id)).await {
+        // Another core was as quick.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    Ok(store.disk.sync_dir(DIRECTORY).await?)
 }
 
 /// Keeps collection in step with the writes of clients.
@@ -309,8 +353,8 @@ async fn current<D: Disk>(
     key: &[u8],
     old: ValuePointer,
 ) -> Result<Option<Relocation>, EngineError> {
-    // A record of no slice of this core cannot be here: the segment is not shared.
-    let slice = store.slice(slice)?;
+    // Other cores have records in a shared segment.
+    let Ok(slice) = store.slice(slice) else { return Ok(None) };
     let swaps = slice.swaps.get();
     let found = slice.lookup(key, &store.blocks).await?;
     let same = found.is_some_and(|(_, stored)| pointers(&stored).next() == Some(&old));

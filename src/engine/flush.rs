@@ -64,7 +64,7 @@ enum Chore<D: Disk> {
 fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
     let position = store.flushed_position();
     let done = |s: &&Rc<Segment<D::File>>| {
-        s.phase.get() == Phase::Sealed && !s.shared && !s.damaged.get() && s.end_position.get() <= position
+        s.phase.get() == Phase::Sealed && !s.damaged.get() && s.end_position.get() <= position
     };
     if let Some(segment) = store.segments.borrow().values().find(done) {
         return Some(Chore::Mark(segment.clone()));
@@ -103,7 +103,7 @@ fn replay_bytes<D: Disk>(store: &Store<D>) -> u64 {
 /// lives of the process leave many short segments.
 fn many_wait<D: Disk>(store: &Store<D>) -> bool {
     let segments = store.segments.borrow();
-    let waits = |s: &&Rc<Segment<D::File>>| s.phase.get() == Phase::Sealed && !s.shared && !s.damaged.get();
+    let waits = |s: &&Rc<Segment<D::File>>| s.phase.get() == Phase::Sealed && !s.damaged.get();
     let waiting = segments.values().filter(waits).count();
     waiting > WAITING_SEGMENTS + store.options.log_replay_bytes / store.options.segment_bytes.max(1)
 }

@@ -209,6 +209,22 @@ impl<D: Disk> Append<D> {
     }
 }
 
+/// What the manifest of another core's slice says, durably; nothing when there is none, or when its core is just
+/// writing it.
+pub async fn peek<D: Disk>(disk: &D, slice: SliceId) -> Result<Option<State>, EngineError> {
+    let path = path(slice);
+    let file = match disk.open(&path, OpenMode::Write).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let bytes = match read_whole(&*file, &path).await {
+        Err(EngineError::Damaged(_)) => return Ok(None),
+        bytes => bytes?,
+    };
+    file.sync().await?;
+    Ok(Reading::of(bytes.as_slice(), slice, &path).ok().map(|read| read.state))
+}
+
 async fn read_whole<F: DiskFile>(file: &F, path: &str) -> Result<PageBuffer, EngineError> {
     let length = file.len()?;
     if length == 0 || length > BYTES_MAX || !length.is_multiple_of(PAGE as u64) {

@@ -30,9 +30,11 @@ pub mod memtable;
 pub mod notify;
 pub mod open;
 pub mod recover;
+pub mod snapshot;
 pub mod store;
 pub mod table;
 pub mod types;
 pub mod wal;
 
 pub use open::{Background, Engine, Opened};
+pub use snapshot::Snapshot;

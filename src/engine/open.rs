@@ -2,13 +2,14 @@
 
 use super::{
     collect, compact,
-    compaction::{AnySource, MemorySource, MergeCursor, Source},
+    compaction::{MergeCursor, Source},
     disk::{Disk, DiskFile, Lane},
     error::EngineError,
     flush,
-    memtable::{ENTRY_OVERHEAD, Memtable, pointers},
+    memtable::{ENTRY_OVERHEAD, pointers},
     recover,
-    store::{Damage, Slice, Store, count},
+    snapshot::{Snapshot, recent, walk},
+    store::{Damage, Store, count},
     types::{
         Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
         ValuePointer, Values, Want, Write,
@@ -24,7 +25,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use std::{cmp::Ordering, collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 /// What a background future does: the host gives each kind its own share of the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -173,29 +174,17 @@ impl<D: Disk> Engine<D> {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         let store = &self.0;
-        store.check()?;
         let slice = store.slice(slice)?;
-        let mut found = Vec::new();
-        if from >= to || limit == 0 {
-            return Ok(found);
-        }
-        let mut cursor = MergeCursor::open(sources(slice, from, to, limit), from).await?;
-        let mut steps = 0usize;
-        while found.len() < limit {
-            let Some(source) = cursor.next().await? else { break };
-            let Some((key, _)) = source.peek() else { break };
-            if key >= to {
-                break;
-            }
-            if let Some(head) = source.head()? {
-                found.push((Bytes::copy_from_slice(key), head));
-            }
-            steps += 1;
-            if steps.is_multiple_of(256) {
-                store.disk.breathe().await;
-            }
-        }
-        Ok(found)
+        let sealed = slice.sealed.borrow().clone().unwrap_or_default();
+        let memory = recent(&slice.active.borrow(), &sealed, from, to, limit);
+        let tables = slice.tables.borrow().clone();
+        walk(store, memory, &tables, from, to, limit).await
+    }
+
+    /// The heads of a slice as they are now, whatever is written later.
+    pub fn snapshot(&self, slice: SliceId) -> Result<Snapshot<D>, EngineError> {
+        self.0.check()?;
+        Ok(Snapshot::new(&self.0, self.0.slice(slice)?))
     }
 
     /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads finds
@@ -291,37 +280,4 @@ async fn read_value<D: Disk>(store: &Store<D>, pointer: &ValuePointer) -> Result
     }
     store.values.insert(pointer, &value);
     Ok(Some(value))
-}
-
-/// What a scan of `[from, to)` merges, newest first.
-fn sources<D: Disk>(slice: &Slice<D>, from: &[u8], to: &[u8], limit: usize) -> Vec<AnySource<D>> {
-    let sealed = slice.sealed.borrow().clone().unwrap_or_default();
-    let mut sources = vec![AnySource::Memory(recent(&slice.active.borrow(), &sealed, from, to, limit))];
-    let tables = slice.tables.borrow().clone();
-    sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
-    sources
-}
-
-/// The records of both memtables, the active one's first, up to the `limit`-th that is not a delete record: a scan ends
-/// there at the latest.
-fn recent(active: &Memtable, sealed: &Memtable, from: &[u8], to: &[u8], limit: usize) -> MemorySource {
-    let (mut active, mut sealed) = (active.range(from, to).peekable(), sealed.range(from, to).peekable());
-    let mut records = Vec::new();
-    let mut live = 0;
-    while live < limit {
-        let order = match (active.peek(), sealed.peek()) {
-            (Some((newer, _)), Some((older, _))) => newer.cmp(older),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => break,
-        };
-        let next = if order == Ordering::Greater { sealed.next() } else { active.next() };
-        if order == Ordering::Equal {
-            sealed.next();
-        }
-        let Some((key, entry)) = next else { break };
-        live += usize::from(entry.stored != Stored::Delete);
-        records.push((key.clone(), entry.sequence, entry.stored.clone()));
-    }
-    MemorySource::new(records)
 }

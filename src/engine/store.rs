@@ -280,7 +280,7 @@ impl<D: Disk> Store<D> {
         let mut measured = SpaceUse::default();
         for segment in self.segments.borrow().values() {
             let active = segment.phase.get() == Phase::Active;
-            measured.used += if active { segment.end.get() } else { segment.allocated.get() };
+            measured.used += segment.own_bytes(if active { segment.end.get() } else { segment.allocated.get() });
             measured.live += segment.packed_bytes();
         }
         measured.used += self.free.borrow().iter().map(|segment| segment.allocated.get()).sum::<u64>();
@@ -397,7 +397,7 @@ impl<D: Disk> Store<D> {
             durable_writes: counters.durable_writes.get(),
             user_bytes_written: counters.user_bytes_written.get(),
             device_bytes_written: counters.device_bytes_written.get(),
-            device_reads: counters.device_reads.get(),
+            device_reads: counters.device_reads.get() + self.blocks.reads(),
             memtable_bytes: self.memtable_bytes.get() as u64,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
@@ -425,7 +425,7 @@ impl<D: Disk> Store<D> {
         stats.collection_backlog_bytes = space.used.saturating_sub(allowed);
         for segment in self.segments.borrow().values() {
             stats.segments += 1;
-            stats.segment_bytes += segment.allocated.get();
+            stats.segment_bytes += segment.own_bytes(segment.allocated.get());
             stats.segment_live_bytes += segment.live.get();
         }
         for segment in self.free.borrow().iter() {

@@ -71,6 +71,10 @@ pub struct Segment<F> {
     pub end_position: Cell<u64>,
     /// May hold records of slices that are not this core's.
     pub shared: bool,
+    /// This core's part of it: of its slices, those that are this core's.
+    pub share: f64,
+    /// This core's live records have been copied out of it; tables still point to the old ones.
+    pub copied: Cell<bool>,
 }
 
 impl<F: DiskFile> Segment<F> {
@@ -144,6 +148,8 @@ impl<F: DiskFile> Segment<F> {
             last: RefCell::default(),
             end_position: Cell::new(0),
             shared: false,
+            share: 1.0,
+            copied: Cell::new(false),
             header,
         }
     }
@@ -190,7 +196,11 @@ impl<F: DiskFile> Segment<F> {
     /// Share of the file that would be free if its live records were packed elsewhere, in percent. Counts dead values,
     /// records whose values are small and thus in tables, padding, and what was never used.
     pub fn dead_percent(&self) -> u64 {
-        100 - (self.packed_bytes() * 100 / self.allocated.get().max(1)).min(100)
+        100 - (self.packed_bytes() * 100 / self.own_bytes(self.allocated.get()).max(1)).min(100)
+    }
+    /// This core's part of so many bytes of it.
+    pub fn own_bytes(&self, bytes: u64) -> u64 {
+        (bytes as f64 * self.share) as u64
     }
     /// Bytes that its live records would take elsewhere, padding as here.
     pub fn packed_bytes(&self) -> u64 {
@@ -200,7 +210,7 @@ impl<F: DiskFile> Segment<F> {
     }
     /// Share of its large values that is dead, in percent.
     pub fn dead_values_percent(&self) -> u64 {
-        100 - (self.live.get() * 100 / self.value_bytes.get().max(1)).min(100)
+        100 - (self.live.get() * 100 / self.own_bytes(self.value_bytes.get()).max(1)).min(100)
     }
     pub fn add_live(&self, bytes: u64) {
         self.live.set(self.live.get() + bytes);
