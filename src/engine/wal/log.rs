@@ -21,7 +21,9 @@
 //! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
 
 use super::{
-    format::{BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, pages, record_bytes},
+    format::{
+        BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, mark_bytes, pages, record_bytes,
+    },
     segment::{Phase, STEP_BYTES, Segment, id_for, path},
 };
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, SYNC_INTERVAL},
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -659,7 +661,7 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
         return (nearly_used(&active) || needed > active.allocated.get()).then_some(Chore::Grow(active, needed));
     }
     (head.works_ahead() && nearly_used(&active) && head.next.borrow().is_none())
-        .then_some(Chore::Create(BATCH_BYTES as u64))
+        .then_some(Chore::Create(BATCH_BYTES.min(store.options.segment_bytes / 4) as u64))
 }
 
 async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
@@ -680,8 +682,8 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
         reused: false,
         slices: store.slices().map(|s| s.id).collect(),
     };
-    let free = if bytes <= BATCH_BYTES as u64 { store.take_free() } else { None };
-    let segment = match free {
+    let needed = (PAGE + mark_bytes(header.slices.len())) as u64 + bytes;
+    let segment = match store.take_free(needed) {
         Some(old) => {
             let reused = Segment::reuse(&*store.disk, &old, header).await?;
             count(&store.counters.reuses, 1);
@@ -689,7 +691,7 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
         }
         None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
     };
-    count(&store.counters.device_bytes_written, crate::limits::PAGE as u64);
+    count(&store.counters.device_bytes_written, PAGE as u64);
     let too_small = head.next.borrow_mut().replace(Rc::new(segment));
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;
