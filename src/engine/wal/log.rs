@@ -50,6 +50,8 @@ use std::{
 
 /// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
 const FAIR_SHARE: usize = 3;
+/// Records in half of what is usually in hand from which batches are kept to that half.
+const HALVED_FROM: usize = 4;
 
 /// How a write ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,6 +271,13 @@ impl<D: Disk> Head<D> {
             || waiting * FAIR_SHARE >= self.usual.get()
             || self.queue_bytes.get() >= BATCH_BYTES
     }
+    /// Records of a batch at most. When all that is usually in hand waits at once, because all of it was answered at once,
+    /// half of it: from then on the core frames one half and answers for it while the other is at the device.
+    fn records_max(&self) -> usize {
+        let half = self.usual.get().div_ceil(2);
+        let all_wait = self.flying.borrow().is_empty() && self.queue.borrow().len() >= self.usual.get() * 3 / 4;
+        if half >= HALVED_FROM && all_wait { half.min(BATCH_RECORDS) } else { BATCH_RECORDS }
+    }
     fn waiting_records(&self) -> usize {
         self.queue.borrow().iter().map(|pending| pending.writes.len().max(1)).sum()
     }
@@ -285,9 +294,9 @@ impl<D: Disk> Head<D> {
     /// Bytes of the batch that would be sealed now, padding included; 0 when nothing waits.
     fn next_batch_bytes(&self) -> u64 {
         let queue = self.queue.borrow();
-        let (mut bytes, mut records) = (BATCH_HEADER_BYTES, 0);
+        let (mut bytes, mut records, most) = (BATCH_HEADER_BYTES, 0, self.records_max());
         for (index, pending) in queue.iter().enumerate() {
-            if index > 0 && (bytes + pending.bytes > BATCH_BYTES || records + pending.writes.len() > BATCH_RECORDS) {
+            if index > 0 && (bytes + pending.bytes > BATCH_BYTES || records + pending.writes.len() > most) {
                 break;
             }
             bytes += pending.bytes;
@@ -470,17 +479,17 @@ struct Sealed<F> {
 fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
     let segment = head.active.borrow().clone()?;
-    head.learn_usual();
     let mut room = head.next_batch_bytes();
     let mut batch: Vec<Pending> = Vec::new();
-    let mut records = 0;
+    let (mut records, most) = (0, head.records_max());
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
-        let fits =
-            head.queue.borrow().front().is_some_and(|next| {
-                first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
-            });
+        let fits = head
+            .queue
+            .borrow()
+            .front()
+            .is_some_and(|next| first || (next.bytes as u64 <= room && records + next.writes.len() <= most));
         let Some(pending) = fits.then(|| head.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
@@ -517,6 +526,7 @@ fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     log.next_sequence.set(header.first_sequence + u64::from(header.count));
     segment.end.set(header.offset + header.padded());
     head.flying.borrow_mut().push_back(framed);
+    head.learn_usual();
     if nearly_used(&segment) {
         head.changed.wake();
     }
