@@ -36,7 +36,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{
-    future::join,
+    future::try_join,
     stream::{FuturesOrdered, StreamExt},
 };
 use std::{cell::Cell, io, ops::Range, rc::Rc};
@@ -105,9 +105,7 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
         let mut copies = Vec::new();
         // While some are on their way to the device, the next are read.
         while !walk.ended() || !copies.is_empty() {
-            let (next, appended) = join(gather(store, &mut walk, &pace), append(store, copies)).await;
-            appended?;
-            copies = next?;
+            (copies, ()) = try_join(gather(store, &mut walk, &pace), append(store, copies)).await?;
         }
     }
     match (segment.shared, segment.live.get()) {
@@ -123,6 +121,9 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
 
 /// Gives up a segment that nothing points to.
 async fn release<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
+    // What replaced a record that was not copied must not be lost to a power cut: the old one would be gone as well.
+    store.log.synced(|| store.has_failed()).await;
+    store.check()?;
     store.segments.borrow_mut().remove(&segment.id());
     store.space_changed();
     store.values.forget_segment(segment.id());

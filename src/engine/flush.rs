@@ -185,8 +185,11 @@ async fn replaced<D: Disk>(
     slice: &Slice<D>,
     memtable: &Memtable,
 ) -> Result<BTreeMap<u64, u64>, EngineError> {
-    let tables = slice.tables.borrow().clone();
     let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
+    if slice.manifest.borrow().state.live.is_empty() {
+        return Ok(lost);
+    }
+    let tables = slice.tables.borrow().clone();
     let mut looked_up = stream::iter(memtable.iter()).map(|(key, _)| tables.get(key, &store.blocks)).buffered(LOOKUPS);
     let mut steps = 0u64;
     while let Some(found) = looked_up.next().await {

@@ -259,7 +259,8 @@ impl<D: Disk> Store<D> {
         let used = space.total.saturating_sub(space.available);
         let full = used.saturating_mul(100) >= space.total.saturating_mul(self.options.disk_full_percent);
         let was_short = self.read_only.replace(full) || self.flush_blocked.get();
-        if full != was_short {
+        if full || was_short {
+            // Collection need not keep step with writes any more.
             self.log.landed.wake();
         }
         if !full && was_short {
