@@ -7,10 +7,12 @@
 // Outside of the data path: tests have clocks, threads and locks.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[allow(dead_code, reason = "shared with tests/disks.rs")]
 #[path = "cluster/http.rs"]
 mod http;
 #[path = "cluster/node.rs"]
 mod node;
+#[allow(dead_code, reason = "shared with tests/disks.rs")]
 #[path = "cluster/wait.rs"]
 mod wait;
 
