@@ -26,6 +26,8 @@ mod exchanges;
 mod footprint;
 #[path = "cluster/refused_starts.rs"]
 mod refused_starts;
+#[path = "cluster/slices.rs"]
+mod slices;
 
 /// Whether the long form was asked for.
 fn long() -> bool {

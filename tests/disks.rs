@@ -38,10 +38,8 @@ use std::{
 };
 
 /// Every test, the quickest first.
-const TESTS: &[(&str, fn())] = &[
-    ("power::lost_write_caches", power::lost_write_caches),
-    ("power::ext4_shutdowns", power::ext4_shutdowns),
-];
+const TESTS: &[(&str, fn())] =
+    &[("power::lost_write_caches", power::lost_write_caches), ("power::ext4_shutdowns", power::ext4_shutdowns)];
 /// Set once in the namespace of its own.
 const WITHIN: &str = "DISKS_WITHIN_NAMESPACE";
 
@@ -52,7 +50,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if env::var_os("ROOT_TESTS").is_none() {
-        println!("disks: NOT RUN: {} tests that mount file systems; as root: ROOT_TESTS=1 cargo test --test disks", TESTS.len());
+        println!(
+            "disks: NOT RUN: {} tests that mount file systems; as root: ROOT_TESTS=1 cargo test --test disks",
+            TESTS.len()
+        );
         println!("test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; {} filtered out", TESTS.len());
         return ExitCode::SUCCESS;
     }
@@ -80,6 +81,9 @@ fn run(wanted: &[String]) -> ExitCode {
     }
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
     let (passed, out) = (chosen.len() - failed.len(), TESTS.len() - chosen.len());
-    println!("test result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; {out} filtered out", failed.len());
+    println!(
+        "test result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; {out} filtered out",
+        failed.len()
+    );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

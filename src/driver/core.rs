@@ -314,7 +314,10 @@ impl<W: World, D: Disk> Driver<W, D> {
                 | Event::Stored { result: Err(Refusal::Failed), .. }
                 | Event::Scanned { result: Err(Refusal::Failed), .. }
         );
-        failed.then(|| EngineError::Failed("the storage of this shard has failed; the node stops".into()))
+        failed.then(|| {
+            let cause = self.engine.failure();
+            cause.unwrap_or_else(|| EngineError::Failed("the members cannot be saved".into()))
+        })
     }
 
     fn perform(&mut self, effects: &mut Vec<Effect>) {

@@ -209,7 +209,8 @@ fn answer(opcode: u32, node: u64, body: &[u8], media: &Mutex<Media>) -> Option<R
 fn init() -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     // ASYNC_READ, BIG_WRITES, MAX_PAGES.
-    let words = [7, 31, 1 << 20, 1 | 1 << 5 | 1 << 22, 64 | 48 << 16, WRITE_BYTES as u32, 1, (WRITE_BYTES / 4096) as u32];
+    let words =
+        [7, 31, 1 << 20, 1 | 1 << 5 | 1 << 22, 64 | 48 << 16, WRITE_BYTES as u32, 1, (WRITE_BYTES / 4096) as u32];
     words.iter().for_each(|word: &u32| out.extend_from_slice(&word.to_le_bytes()));
     out.resize(64, 0);
     out

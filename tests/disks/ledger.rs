@@ -146,15 +146,7 @@ impl Ledger {
     fn delete(&self, page: &mut Page, http: &mut Http, key: usize) -> Told {
         self.send(page, http, key, "DELETE", b"", None)
     }
-    fn send(
-        &self,
-        page: &mut Page,
-        http: &mut Http,
-        key: usize,
-        method: &str,
-        body: &[u8],
-        version: Version,
-    ) -> Told {
+    fn send(&self, page: &mut Page, http: &mut Http, key: usize, method: &str, body: &[u8], version: Version) -> Told {
         let target = format!("/v1/keys/{}", name(page.writer, key));
         let entry = &mut page.entries[key];
         let mut headers = vec![("Content-Type", "application/octet-stream")];

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 const WRITERS: usize = 20;
 const KEYS: usize = 40;
-const VOLUME_BYTES: usize = 1 << 30;
+const VOLUME_BYTES: usize = 8 << 30;
 
 fn rounds(usual: usize) -> usize {
     std::env::var("DISK_ROUNDS").ok().map_or(usual, |n| n.parse().expect("DISK_ROUNDS is a number"))
@@ -31,7 +31,12 @@ impl Course {
     fn new(place: &Place, volume: &Volume, seed: u64) -> Course {
         let mut node = Node::new(place, "n1", address(), None);
         node.data = volume.path.join("node-1");
-        Course { node, ledger: Ledger::new(WRITERS, KEYS, MIXED, seed), random: fastrand::Rng::with_seed(seed), seen: BTreeMap::new() }
+        Course {
+            node,
+            ledger: Ledger::new(WRITERS, KEYS, MIXED, seed),
+            random: fastrand::Rng::with_seed(seed),
+            seen: BTreeMap::new(),
+        }
     }
     fn choose_shards(&mut self) {
         let shards = self.random.u32(1..=4).to_string();
@@ -133,6 +138,8 @@ pub fn lost_write_caches() {
     volume.check();
     course.report("write caches lost", rounds);
     let (writes, flushes) = drive.counts();
-    println!("the drive took {writes} writes and {flushes} flushes; {at_stake} bytes were in its cache at the cuts, {kept} of them stayed");
+    println!(
+        "the drive took {writes} writes and {flushes} flushes; {at_stake} bytes were in its cache at the cuts, {kept} of them stayed"
+    );
     assert!(rounds < 20 || at_stake > 0, "nothing was ever in the cache: the cuts prove nothing");
 }

@@ -139,13 +139,26 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
              machine's power; choose a directory on a disk"
         )));
     }
-    try_direct_write(path).map_err(|e| match e.raw_os_error() {
-        Some(libc::EINVAL) => StartError::Failed(format!(
-            "the file system of the data directory {shown} has no O_DIRECT; choose one on ext4 or XFS"
-        )),
-        _ => refused("a test write", &e),
-    })?;
+    match try_direct_write(path) {
+        // A node whose disk is full serves reads and deletes: that is how it gets space again.
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => tracing::warn!("the disk of {shown} is full"),
+        tried => tried.map_err(|e| direct_write_refused(path, &e, &refused))?,
+    }
     Ok(DirectoryLock(lock))
+}
+
+fn direct_write_refused(
+    path: &Path,
+    error: &io::Error,
+    refused: &impl Fn(&str, &io::Error) -> StartError,
+) -> StartError {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => StartError::Failed(format!(
+            "the file system of the data directory {} has no O_DIRECT; choose one on ext4 or XFS",
+            path.display()
+        )),
+        _ => refused("a test write", error),
+    }
 }
 
 /// Writes one page past the page cache and syncs it.

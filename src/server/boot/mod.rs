@@ -356,7 +356,12 @@ fn placements(options: &ServeOptions, shards: u16, cpus: &[usize]) -> Vec<(Optio
 fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartError> {
     let pid = std::process::id();
     let path = options.data.join("pid");
-    std::fs::write(&path, format!("{pid}\n")).map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?;
+    match std::fs::write(&path, format!("{pid}\n")) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::warn!(%error, "the process id could not be written");
+        }
+        written => written.map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?,
+    }
     let http = SocketAddr::new(identity.ip, identity.ports.http);
     let mut out = std::io::stdout().lock();
     let line = writeln!(out, "ready http://{http} node {} shards {} pid {pid}", identity.node, identity.shards);
