@@ -38,8 +38,14 @@ use std::{
 };
 
 /// Every test, the quickest first.
-const TESTS: &[(&str, fn())] =
-    &[("power::lost_write_caches", power::lost_write_caches), ("power::ext4_shutdowns", power::ext4_shutdowns)];
+const TESTS: &[(&str, fn())] = &[
+    ("broken::a_failed_write_stops_the_node", broken::a_failed_write_stops_the_node),
+    ("broken::a_failed_flush_stops_the_node", broken::a_failed_flush_stops_the_node),
+    ("full::a_small_disk_fills_and_empties", full::a_small_disk_fills_and_empties),
+    ("full::other_files_come_and_go", full::other_files_come_and_go),
+    ("power::lost_write_caches", power::lost_write_caches),
+    ("power::ext4_shutdowns", power::ext4_shutdowns),
+];
 /// Set once in the namespace of its own.
 const WITHIN: &str = "DISKS_WITHIN_NAMESPACE";
 

@@ -120,20 +120,31 @@ impl Ledger {
             }
         }
     }
-    /// Puts every key of the writer once, in order, until the first refusal, which is given.
+    /// Puts keys of the writer that have no value, in order, until the first refusal, which is given.
     pub fn fill(&self, writer: usize, http: &mut Http) -> Option<Told> {
         let mut page = self.page(writer);
-        (0..page.entries.len()).map(|key| self.put(&mut page, http, key)).find(|told| *told != Told::Done)
+        let empty: Vec<_> = (0..page.entries.len()).filter(|key| page.entries[*key].sure.is_none()).collect();
+        empty.into_iter().map(|key| self.put(&mut page, http, key)).find(|told| *told != Told::Done)
     }
     pub fn put_one(&self, writer: usize, key: usize, http: &mut Http) -> Told {
         self.put(&mut self.page(writer), http, key)
     }
-    pub fn delete_one(&self, writer: usize, key: usize, http: &mut Http) -> Told {
-        self.delete(&mut self.page(writer), http, key)
+    /// Keys that have a value.
+    pub fn count(&self) -> usize {
+        (0..self.writers()).map(|w| self.page(w).entries.iter().filter(|e| e.sure.is_some()).count()).sum()
     }
-    /// Whether there is surely a value.
-    pub fn holds(&self, writer: usize, key: usize) -> bool {
-        self.page(writer).entries[key].sure.is_some()
+    /// Deletes every key of the writer that has a value and that `which` says.
+    pub fn delete_some(&self, writer: usize, http: &mut Http, which: impl Fn(usize) -> bool) -> usize {
+        let mut page = self.page(writer);
+        let mut deleted = 0;
+        for key in (0..page.entries.len()).filter(|key| which(*key)) {
+            if page.entries[key].sure.is_some() {
+                let told = self.delete(&mut page, http, key);
+                assert_eq!(told, Told::Done, "deleting {}, the {deleted}th", name(writer, key));
+                deleted += 1;
+            }
+        }
+        deleted
     }
 
     fn put(&self, page: &mut Page, http: &mut Http, key: usize) -> Told {

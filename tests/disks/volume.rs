@@ -3,6 +3,7 @@
 use crate::wait;
 use std::{
     fs::{self, File},
+    io::Write,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Command,
@@ -80,10 +81,15 @@ impl Volume {
         assert!(!self.mounted);
         tool("e2fsck", &["-f", "-n", self.backing.to_str().expect("text")]);
     }
-    /// Mounted, unmounted: the journal is replayed.
-    pub fn settle(&mut self) {
-        self.mount();
-        self.unmount();
+    /// Another program takes all the space that is left.
+    pub fn take_all(&self, name: &str) -> PathBuf {
+        let path = self.path.join(name);
+        let mut file = File::create(&path).expect("a file");
+        for bytes in [1 << 20, 64 << 10, 4 << 10] {
+            let block = vec![7; bytes];
+            while file.write_all(&block).and_then(|()| file.sync_data()).is_ok() {}
+        }
+        path
     }
 }
 
