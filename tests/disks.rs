@@ -26,6 +26,10 @@ mod ledger;
 #[path = "disks/volume.rs"]
 mod volume;
 
+#[path = "disks/broken.rs"]
+mod broken;
+#[path = "disks/full.rs"]
+mod full;
 #[path = "disks/power.rs"]
 mod power;
 

@@ -28,7 +28,8 @@ fn fill(ledger: &Ledger, node: &Node) {
         filling.into_iter().map(|thread| thread.join().expect("an answer")).collect()
     });
     for told in refused {
-        assert_eq!(told, Some(Told::Refused("disk_full".into())), "{}", node.log_tail());
+        let expected = Some(Told::Refused("disk_full".into()));
+        assert_eq!(told, expected, "{}\n{}", node.figures(), node.log_tail());
     }
 }
 /// All writers at once delete the keys that `which` says.

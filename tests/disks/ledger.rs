@@ -62,7 +62,7 @@ pub enum Told {
     Done,
     /// The code of a `not_applied` problem.
     Refused(String),
-    Unknown,
+    Unknown(String),
 }
 
 fn name(writer: usize, key: usize) -> String {
@@ -115,7 +115,7 @@ impl Ledger {
                 2..=4 => self.delete(&mut page, &mut http, key),
                 _ => self.put(&mut page, &mut http, key),
             };
-            if told == Told::Unknown && wait::reachable(ip).is_err() {
+            if matches!(told, Told::Unknown(_)) && wait::reachable(ip).is_err() {
                 return;
             }
         }
@@ -169,9 +169,9 @@ impl Ledger {
             }
             Ok(reply) => {
                 let code = reply.problem();
-                if reply.json()["outcome"] == "not_applied" { Told::Refused(code) } else { Told::Unknown }
+                if reply.json()["outcome"] == "not_applied" { Told::Refused(code) } else { Told::Unknown(reply.text()) }
             }
-            Err(_) => Told::Unknown,
+            Err(error) => Told::Unknown(error.to_string()),
         };
         match &told {
             Told::Done => {
@@ -182,7 +182,7 @@ impl Ledger {
                 entry.refused.extend(version);
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
-            Told::Unknown => drop(entry.perhaps.insert(version)),
+            Told::Unknown(_) => drop(entry.perhaps.insert(version)),
         }
         told
     }
