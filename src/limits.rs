@@ -191,6 +191,8 @@ pub const RESERVE_PIECE_BYTES_MAX: usize = 4 * MIB;
 /// smaller.
 pub const SEGMENT_SHARE: u64 = 32;
 pub const REPLAY_SHARE: u64 = 16;
+/// Bytes by which a segment grows when space is short.
+pub const SHORT_STEP_BYTES: usize = 64 * KIB;
 /// Bytes below which these do not shrink.
 pub const SEGMENT_BYTES_MIN: usize = 256 * KIB;
 /// Keys returned by one scan at most.

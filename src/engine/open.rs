@@ -187,13 +187,19 @@ impl<D: Disk> Engine<D> {
         Ok(found)
     }
 
-    /// Also looks for space again if there was too little: a node that nobody writes to must notice, too.
-    pub fn stats(&self) -> EngineStats {
+    /// Whether there is no space for values: then looks again.
+    pub fn refuses_values(&self) -> bool {
         let store = &self.0;
         if store.read_only.get() && !store.ending() {
             store.want_space();
         }
-        store.stats()
+        store.read_only.get()
+    }
+
+    /// Also looks for space again if there was too little: a node that nobody writes to must notice, too.
+    pub fn stats(&self) -> EngineStats {
+        self.refuses_values();
+        self.0.stats()
     }
 
     /// Why nothing is stored any more, if that is so.

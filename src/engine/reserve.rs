@@ -2,7 +2,7 @@
 //!
 //! Puts are refused while some space is left ([`crate::limits::DISK_FULL_PERCENT`]), and what frees space lives on that: delete
 //! records, flushes, compactions, copies. But others may write to the same file system until nothing is left at all. Then
-//! a shard gives up one piece of its reserve whenever its log, a flush or a compaction finds no space, and a node one to
+//! a shard gives up one piece of its reserve when its log, a flush or a compaction finds no space, and a node one to
 //! be able to start. The log takes pieces again when there is space well above the line.
 //!
 //! `reserve/SSSS-I`: piece I of shard SSSS, hexadecimal.
@@ -115,10 +115,19 @@ pub async fn restore<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
 /// Background work found no space: it goes on with a piece of the reserve, or waits until there is space again.
 pub async fn go_on<D: Disk>(store: &Store<D>) {
     store.read_only.set(true);
-    match spend(store, 0).await {
+    // The last piece is for a start.
+    match spend(store, 1).await {
         Ok(true) => {}
         Ok(false) => store.flush_blocked.set(true),
         Err(error) => store.fail(&error),
+    }
+    ask_for_more(store);
+}
+
+/// Values are refused until there is clearly more space than now, whatever share is in use.
+pub fn ask_for_more<D: Disk>(store: &Store<D>) {
+    if let Ok(space) = store.disk.space() {
+        store.space_needed.set(space.available + 2 * piece_bytes(&store.options) as u64);
     }
 }
 

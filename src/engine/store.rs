@@ -144,6 +144,8 @@ pub struct Store<D: Disk> {
     pub reclaim: Cell<Option<u64>>,
     /// Up to where that was done last.
     reclaimed: Cell<u64>,
+    /// After something found no space: bytes that must be available before values are taken again.
+    pub space_needed: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
@@ -191,6 +193,7 @@ impl<D: Disk> Store<D> {
             copies_blocked: Cell::new(false),
             reclaim: Cell::new(None),
             reclaimed: Cell::new(0),
+            space_needed: Cell::new(0),
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
             memtable_bytes: Cell::new(0),
@@ -248,12 +251,13 @@ impl<D: Disk> Store<D> {
     /// Looks at the file system; leaves or enters the state in which puts are refused.
     pub fn look_at_space(&self) {
         let Ok(space) = self.disk.space() else { return };
-        let full = reserve::is_full(space, &self.options);
+        let full = reserve::is_full(space, &self.options) || space.available < self.space_needed.get();
         let was_short = self.read_only.replace(full);
         if !full && (was_short || self.flush_blocked.get() || self.copies_blocked.get()) {
             self.flush_blocked.set(false);
             self.copies_blocked.set(false);
             self.reclaim.set(None);
+            self.space_needed.set(0);
             self.work.wake();
         }
     }

@@ -34,7 +34,7 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, RESERVE_PIECES, SYNC_INTERVAL},
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -709,7 +709,7 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
 /// By how much a segment grows: little when space is short.
 fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
     match made {
-        _ if store.read_only.get() => reserve::piece_bytes(&store.options),
+        _ if store.read_only.get() => SHORT_STEP_BYTES,
         1 => STEP_BYTES,
         _ => store.options.segment_bytes,
     }
@@ -723,12 +723,14 @@ async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
     if head.queue.borrow().is_empty() {
         return;
     }
-    // The rest is for the flush without which nothing can be collected.
-    match reserve::spend(store, RESERVE_PIECES / 2).await {
+    // Half is for the flush without which nothing can be collected; but without a first segment there is no start.
+    let keep = if head.previous.get().0 == 0 { 0 } else { RESERVE_PIECES / 2 };
+    match reserve::spend(store, keep).await {
         Ok(true) => {}
         Ok(false) => refuse(store, head, |_| true),
         Err(error) => store.fail(&error),
     }
+    reserve::ask_for_more(store);
 }
 
 fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) -> bool) {
