@@ -256,7 +256,6 @@ impl<D: Disk> Store<D> {
         if !full && (was_short || self.flush_blocked.get() || self.copies_blocked.get()) {
             self.flush_blocked.set(false);
             self.copies_blocked.set(false);
-            self.reclaim.set(None);
             self.space_needed.set(0);
             self.work.wake();
         }

@@ -11,6 +11,7 @@
 
 mod checks;
 mod core;
+pub mod doctor;
 mod error;
 
 pub use error::StartError;
@@ -64,8 +65,11 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
     checks::io_uring()?;
     checks::memory_lock(options.shards.map_or(cpus.len(), usize::from))?;
     let _lock = checks::data_directory(&options.data)?;
-    let sync_call = probe::sync_call(&options.data)
-        .map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?;
+    let sync_call = match probe::sync_call(&options.data) {
+        // No space to try: the next start will.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => SyncCall::default(),
+        tried => tried.map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?,
+    };
     let options = ServeOptions { sync_call, ..options };
     let identity = identify(&options, cpus.len())?;
     checks::address(identity.ip, options.insecure)?;
