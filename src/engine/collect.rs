@@ -56,20 +56,29 @@ const GAP_BYTES: u64 = 32 * KIB as u64;
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
-        let Some(segment) = next else { break };
-        let work = &store.admission.segments;
-        work.at_work.set(true);
-        let collected = collect(&store, &segment).await;
-        work.at_work.set(false);
-        store.room.wake();
-        match collected {
+        let Some(chore) = next else { break };
+        let segment = match &chore {
+            Chore::Collect(segment) | Chore::GiveBack(segment) => segment.clone(),
+        };
+        let result = match chore {
+            Chore::Collect(segment) => {
+                let work = &store.admission.segments;
+                work.at_work.set(true);
+                let collected = collect(&store, &segment).await;
+                work.at_work.set(false);
+                store.room.wake();
+                collected.inspect(|()| count(&store.counters.collections, 1))
+            }
+            Chore::GiveBack(segment) => remove(&store, &segment).await,
+        };
+        match result {
             Ok(()) => {
-                count(&store.counters.collections, 1);
                 // There is space again for what waits for it.
                 store.flush_blocked.set(false);
+                store.copies_blocked.set(false);
                 store.look_at_space();
             }
-            Err(EngineError::Full) => store.flush_blocked.set(true),
+            Err(EngineError::Full) => store.copies_blocked.set(true),
             Err(EngineError::Damaged(_)) => {
                 count(&store.counters.damaged_reads, 1);
                 segment.damaged.set(true);
@@ -81,21 +90,33 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
+enum Chore<F> {
+    Collect(Rc<Segment<F>>),
+    /// Kept for another life, which space is too short for.
+    GiveBack(Rc<Segment<F>>),
+}
+
 /// The segment with the greatest dead share, if that is worth it.
-fn choose<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
-    // Without space only what needs no copies.
-    let copies = !store.flush_blocked.get() && store.space_pressure() > 0.0;
+fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
+    if store.read_only.get()
+        && let Some(free) = store.take_free(0)
+    {
+        return Some(Chore::GiveBack(free));
+    }
+    // Without space for copies only what needs none.
+    let copies = !store.copies_blocked.get() && store.space_pressure() > 0.0;
     let segments = store.segments.borrow();
     let waits = |s: &Segment<_>| s.copied.get() && s.live.get() > 0;
     let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.damaged.get() && !waits(s));
     let least = store.options.segment_dead_percent;
+    let least = if store.read_only.get() { least / 2 } else { least };
     // What a segment was never used for counts only if no copy of its records would waste as much: that is, once.
     let gains = |s: &Segment<_>| {
         let wasted = if s.header.generation < store.generation { s.dead_percent() } else { s.dead_values_percent() };
         wasted >= least
     };
     let worth = ready.filter(|s| s.live.get() == 0 || (copies && gains(s)));
-    worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned()
+    worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned().map(Chore::Collect)
 }
 
 async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
@@ -130,6 +151,10 @@ async fn release<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     if store.keep_for_reuse(segment) {
         return Ok(());
     }
+    remove(store, segment).await
+}
+
+async fn remove<D: Disk>(store: &Store<D>, segment: &Segment<D::File>) -> Result<(), EngineError> {
     store.disk.remove(&path(segment.id())).await?;
     store.disk.sync_dir(DIRECTORY).await?;
     Ok(())

@@ -193,6 +193,16 @@ impl<F: DiskFile> Segment<F> {
         self.phase.set(Phase::Flushed);
         Ok(())
     }
+    /// Bytes of what was written that would be free if its live records were packed elsewhere.
+    pub fn dead_bytes(&self) -> u64 {
+        self.own_bytes(self.end.get()).saturating_sub(self.packed_bytes())
+    }
+    /// Bytes that its live records would take elsewhere, padding as here.
+    pub fn packed_bytes(&self) -> u64 {
+        let used = self.end.get() - u64::from(self.header.data_start);
+        let packed = u128::from(used) * u128::from(self.live.get());
+        packed.div_ceil(u128::from(self.value_bytes.get().max(1))).min(u128::from(used)) as u64
+    }
     /// Share of the file that would be free if its live records were packed elsewhere, in percent. Counts dead values,
     /// records whose values are small and thus in tables, padding, and what was never used.
     pub fn dead_percent(&self) -> u64 {
@@ -201,12 +211,6 @@ impl<F: DiskFile> Segment<F> {
     /// This core's part of so many bytes of it.
     pub fn own_bytes(&self, bytes: u64) -> u64 {
         (bytes as f64 * self.share) as u64
-    }
-    /// Bytes that its live records would take elsewhere, padding as here.
-    pub fn packed_bytes(&self) -> u64 {
-        let used = self.end.get() - u64::from(self.header.data_start);
-        let packed = u128::from(used) * u128::from(self.live.get());
-        packed.div_ceil(u128::from(self.value_bytes.get().max(1))).min(u128::from(used)) as u64
     }
     /// Share of its large values that is dead, in percent.
     pub fn dead_values_percent(&self) -> u64 {
