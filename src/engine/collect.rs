@@ -66,7 +66,7 @@ enum Chore<F> {
 /// The segment with the greatest dead share, if that is worth it.
 fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     if store.read_only.get()
-        && let Some(free) = store.take_free()
+        && let Some(free) = store.take_free(0)
     {
         return Some(Chore::GiveBack(free));
     }

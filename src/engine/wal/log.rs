@@ -36,9 +36,7 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{
-        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL,
-    },
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
