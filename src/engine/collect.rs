@@ -32,12 +32,14 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         let segment = match &chore {
             Chore::Collect(segment) | Chore::GiveBack(segment) => segment.clone(),
         };
+        store.collecting.set(true);
         let result = match chore {
             Chore::Collect(segment) => {
                 collect(&store, &segment).await.inspect(|()| count(&store.counters.collections, 1))
             }
             Chore::GiveBack(segment) => remove(&store, &segment).await,
         };
+        store.collecting.set(false);
         match result {
             Ok(()) => {
                 // There is space again for what waits for it.
@@ -57,6 +59,12 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
+/// Whether some segment is worth it.
+pub fn has_work<D: Disk>(store: &Store<D>) -> bool {
+    let given_back = || store.free.borrow().iter().any(|free| Rc::strong_count(free) == 1);
+    choose_segment(store).is_some() || (store.read_only.get() && given_back())
+}
+
 enum Chore<F> {
     Collect(Rc<Segment<F>>),
     /// Kept for another life, which space is too short for.
@@ -70,6 +78,10 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     {
         return Some(Chore::GiveBack(free));
     }
+    choose_segment(store).map(Chore::Collect)
+}
+
+fn choose_segment<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
     let segments = store.segments.borrow();
     let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.shared && !s.damaged.get());
     // Without space only what needs no copies.
@@ -77,7 +89,7 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     let threshold = store.options.segment_dead_percent;
     let threshold = if store.read_only.get() { threshold / 2 } else { threshold };
     let worth = ready.filter(|s| s.live.get() == 0 || (!full && s.dead_percent() >= threshold));
-    worth.max_by_key(|s| s.dead_percent()).cloned().map(Chore::Collect)
+    worth.max_by_key(|s| s.dead_percent()).cloned()
 }
 
 async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {

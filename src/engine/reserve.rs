@@ -8,6 +8,7 @@
 //! `reserve/SSSS-I`: piece I of shard SSSS, hexadecimal.
 
 use super::{
+    collect,
     disk::{Disk, DiskFile, OpenMode, Space},
     error::EngineError,
     store::Store,
@@ -122,6 +123,18 @@ pub async fn go_on<D: Disk>(store: &Store<D>) {
         Err(error) => store.fail(&error),
     }
     ask_for_more(store);
+}
+
+/// Waits for as long as flush, compaction and collection may still free something: deletes go as fast as they do. Whether
+/// there is more space than before.
+pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
+    let available = || store.disk.space().map_or(0, |space| space.available);
+    let before = available();
+    store.want_space();
+    let at_work = || store.reclaim.get().is_some() || store.collecting.get() || collect::has_work(store);
+    let hope = || !store.ending() && !store.flush_blocked.get() && at_work();
+    store.work.until(|| (available() > before || !hope()).then_some(())).await;
+    available() > before
 }
 
 /// Values are refused until there is clearly more space than now, whatever share is in use.

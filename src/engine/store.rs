@@ -144,6 +144,8 @@ pub struct Store<D: Disk> {
     pub reclaim: Cell<Option<u64>>,
     /// Up to where that was done last.
     reclaimed: Cell<u64>,
+    /// A segment is being collected.
+    pub collecting: Cell<bool>,
     /// After something found no space: bytes that must be available before values are taken again.
     pub space_needed: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
@@ -192,6 +194,7 @@ impl<D: Disk> Store<D> {
             flush_blocked: Cell::new(false),
             copies_blocked: Cell::new(false),
             reclaim: Cell::new(None),
+            collecting: Cell::new(false),
             reclaimed: Cell::new(0),
             space_needed: Cell::new(0),
             reserve: RefCell::default(),

@@ -739,6 +739,7 @@ async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
     let keep = if head.previous.get().0 == 0 { 0 } else { RESERVE_PIECES / 2 };
     match reserve::spend(store, keep).await {
         Ok(true) => {}
+        Ok(false) if reserve::wait_for_space(store).await => {}
         Ok(false) => refuse(store, head, |_| true),
         Err(error) => store.fail(&error),
     }
@@ -757,8 +758,10 @@ fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) 
     store.room.wake();
 }
 
-/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before.
-pub fn retire<D: Disk>(store: &Store<D>) {
+/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before. Whether
+/// there was one.
+pub fn retire<D: Disk>(store: &Store<D>) -> bool {
+    let mut retired = false;
     for head in store.log.heads() {
         let quiet = head.flying.borrow().is_empty() && !head.unsynced.get();
         let active = head.active.borrow_mut().take_if(|active| quiet && active.dead_bytes() >= active.capacity / 2);
@@ -766,8 +769,10 @@ pub fn retire<D: Disk>(store: &Store<D>) {
             store.seal(&active);
             head.previous.set((active.id(), active.end.get()));
             store.work.wake();
+            retired = true;
         }
     }
+    retired
 }
 
 /// Whether the active segment can be closed with a last empty batch: something was written since the last one.
