@@ -50,7 +50,7 @@ use std::{
 };
 
 /// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
-const FAIR_SHARE: usize = 3;
+const FAIR_SHARE: usize = 2;
 /// Records in half of what is usually in hand from which batches are kept to that half.
 const HALVED_FROM: usize = 4;
 

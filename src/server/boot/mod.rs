@@ -22,7 +22,7 @@ use super::{
     kernel::{self, PortUse},
     mesh,
     options::ServeOptions,
-    probe,
+    probe::{self, SyncCall},
     ring::{Alone, Bell, Ring},
     ticker::Ticker,
 };
