@@ -36,7 +36,10 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL},
+    limits::{
+        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, RESERVE_PIECES_LOG, SHORT_STEP_BYTES,
+        SYNC_INTERVAL,
+    },
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -727,18 +730,25 @@ fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
     }
 }
 
-/// There is no space for the log: what waits is refused, none of it was stored. Only deletes and their like go on, with
-/// a piece of the reserve: they are what frees space.
+/// There is no space for the log: values that wait are refused, none of them was stored. Deletes and their like, and
+/// copies from segments that are being collected, go on with a piece of the reserve: they are what frees space.
 async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
     store.read_only.set(true);
-    refuse(store, head, |pending| pending.relocation.is_some() || pending.writes.iter().any(Write::adds_values));
+    let add_values = |pending: &Pending| pending.writes.iter().any(Write::adds_values);
+    refuse(store, head, |pending| pending.relocation.is_none() && add_values(pending));
     if head.queue.borrow().is_empty() {
         return;
     }
-    // Half is for the flush without which nothing can be collected; but without a first segment there is no start.
-    let keep = if head.previous.get().0 == 0 { 0 } else { RESERVE_PIECES / 2 };
+    let cold = !head.works_ahead();
+    let keep = match head.previous.get() {
+        _ if cold => 1,
+        // Without a first segment there is no start.
+        (0, _) => 0,
+        _ => RESERVE_PIECES - RESERVE_PIECES_LOG,
+    };
     match reserve::spend(store, keep).await {
         Ok(true) => {}
+        Ok(false) if cold => refuse(store, head, |_| true),
         Ok(false) if reserve::wait_for_space(store).await => {}
         Ok(false) => refuse(store, head, |_| true),
         Err(error) => store.fail(&error),

@@ -67,7 +67,7 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
     let _lock = checks::data_directory(&options.data)?;
     let sync_call = match probe::sync_call(&options.data) {
         // No space to try: the next start will.
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => probe::SyncCall::default(),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => SyncCall::default(),
         tried => tried.map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?,
     };
     let options = ServeOptions { sync_call, ..options };
