@@ -151,6 +151,8 @@ pub struct Store<D: Disk> {
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
+    /// Bytes that the log may still grow by on account of a piece that was given up for it.
+    pub log_grant: Cell<u64>,
     pub memtable_bytes: Cell<usize>,
     pub counters: Counters,
     /// Something changed that flush, compaction or collection may act on.
@@ -199,6 +201,7 @@ impl<D: Disk> Store<D> {
             space_needed: Cell::new(0),
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
+            log_grant: Cell::new(0),
             memtable_bytes: Cell::new(0),
             counters: Counters::default(),
             work: Notify::default(),

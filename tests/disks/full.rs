@@ -62,10 +62,15 @@ fn look_read_only(node: &Node) -> Result<(), String> {
 }
 /// Nobody writes: it notices by itself.
 fn wait_writable(node: &mut Node, what: &str) {
-    wait::until(Duration::from_secs(60), what, || {
+    wait::until(Duration::from_secs(30), what, || {
         node.assert_runs();
         let figures = node.figures();
-        if figure(&figures, "read_only") == 0 { Ok(()) } else { Err(format!("{figures}")) }
+        if figure(&figures, "read_only") == 0 {
+            return Ok(());
+        }
+        let taken = |tool: &str| crate::volume::tool(tool, &["-a", node.data.to_str().expect("text")]);
+        let reserve = crate::volume::tool("ls", &["-l", &format!("{}/reserve", node.data.display())]);
+        Err(format!("{figures}\n{}\n{reserve}", taken("df")))
     });
 }
 
@@ -84,7 +89,7 @@ pub fn a_small_disk_fills_and_empties() {
         let drive = Drive::new(&place.path.join("fuse"), VOLUME_BYTES);
         let mut volume = Volume::new(&drive.file(), &place.path.join("volume"), None);
         let mut node = node_on(&place, &volume, shards);
-        let ledger = Ledger::new(WRITERS, 1_000, TEN_KB, 4);
+        let ledger = Ledger::new(WRITERS, 2_500, TEN_KB, 4);
         node.start();
         node.wait_ready();
         for cycle in 0..3 {

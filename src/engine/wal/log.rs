@@ -647,6 +647,9 @@ pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
         let chore = head.changed.until(|| next_chore(&store, &head)).await;
         let result = match chore {
             Chore::End => break,
+            _ if head.works_ahead() && head.active.borrow().is_some() && reserve::is_kept_from_log(&store) => {
+                Err(EngineError::Full)
+            }
             Chore::Grow(segment, needed) => segment.grow(needed).await,
             Chore::Create(bytes) => create(&store, &head, bytes).await,
         };
@@ -740,14 +743,15 @@ async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
         return;
     }
     let cold = !head.works_ahead();
-    let keep = match head.previous.get() {
+    let keep = match head.active.borrow().is_some() {
         _ if cold => 1,
         // Without a first segment there is no start.
-        (0, _) => 0,
-        _ => RESERVE_PIECES - RESERVE_PIECES_LOG,
+        false => 0,
+        true => RESERVE_PIECES - RESERVE_PIECES_LOG,
     };
     match reserve::spend(store, keep).await {
-        Ok(true) => {}
+        Ok(true) if cold => {}
+        Ok(true) => store.log_grant.set(reserve::piece_bytes(&store.options) as u64),
         Ok(false) if cold => refuse(store, head, |_| true),
         Ok(false) if reserve::wait_for_space(store).await => {}
         Ok(false) => refuse(store, head, |_| true),
