@@ -192,7 +192,9 @@ pub const DISK_FULL_PERCENT: u64 = 95;
 /// Seconds of recent writes that background work may be behind before the node says so.
 pub const BACKLOG_ALERT: Duration = Duration::from_secs(30);
 /// Files that a core's reserve of space consists of.
-pub const RESERVE_PIECES: usize = 4;
+pub const RESERVE_PIECES: usize = 6;
+/// How many of them the log may have for deletes; the others are for flush and collection, and the last for a start.
+pub const RESERVE_PIECES_LOG: usize = 2;
 /// Bytes of one of them; less on a small file system.
 pub const RESERVE_PIECE_BYTES_MAX: usize = 4 * MIB;
 /// Shares of a file system that segments, and memtables with the log behind them, take at most: on a small one they are
@@ -214,7 +216,9 @@ const _: () = {
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);
-    assert!(RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE));
+    assert!(
+        RESERVE_PIECES_LOG + 2 <= RESERVE_PIECES && RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE)
+    );
     assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
     assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
     assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);

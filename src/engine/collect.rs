@@ -60,6 +60,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         let segment = match &chore {
             Chore::Collect(segment) | Chore::GiveBack(segment) => segment.clone(),
         };
+        store.collecting.set(true);
         let result = match chore {
             Chore::Collect(segment) => {
                 let work = &store.admission.segments;
@@ -71,6 +72,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
             }
             Chore::GiveBack(segment) => remove(&store, &segment).await,
         };
+        store.collecting.set(false);
         match result {
             Ok(()) => {
                 // There is space again for what waits for it.
@@ -90,6 +92,12 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
+/// Whether some segment is worth it.
+pub fn has_work<D: Disk>(store: &Store<D>) -> bool {
+    let given_back = || store.free.borrow().iter().any(|free| Rc::strong_count(free) == 1);
+    choose_segment(store).is_some() || (store.read_only.get() && given_back())
+}
+
 enum Chore<F> {
     Collect(Rc<Segment<F>>),
     /// Kept for another life, which space is too short for.
@@ -103,6 +111,10 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     {
         return Some(Chore::GiveBack(free));
     }
+    choose_segment(store).map(Chore::Collect)
+}
+
+fn choose_segment<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
     // Without space for copies only what needs none.
     let copies = !store.copies_blocked.get() && store.space_pressure() > 0.0;
     let segments = store.segments.borrow();
@@ -116,7 +128,7 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
         wasted >= least
     };
     let worth = ready.filter(|s| s.live.get() == 0 || (copies && gains(s)));
-    worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned().map(Chore::Collect)
+    worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned()
 }
 
 async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {

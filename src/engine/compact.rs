@@ -4,7 +4,7 @@ use super::{
     compaction::{self, Choice, Outcome, TableSet},
     disk::Disk,
     error::EngineError,
-    flush::commit,
+    flush::{self, commit},
     manifest::Change,
     reserve,
     store::{Slice, Store, count},
@@ -68,9 +68,9 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D
             choice => return Some((slice.clone(), choice)),
         }
     }
-    if store.flushed_position() >= position {
+    if store.flushed_position() >= position && flush::is_idle(store) && !log::retire(store) {
         store.reclaim.set(None);
-        log::retire(store);
+        store.work.wake();
     }
     None
 }

@@ -58,6 +58,11 @@ enum Chore<D: Disk> {
     Mark(Rc<Segment<D::File>>),
 }
 
+/// Whether nothing is left to be flushed or marked for now.
+pub fn is_idle<D: Disk>(store: &Store<D>) -> bool {
+    choose(store).is_none()
+}
+
 /// What to do next, if anything.
 fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
     let position = store.flushed_position();

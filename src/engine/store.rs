@@ -159,11 +159,15 @@ pub struct Store<D: Disk> {
     pub reclaim: Cell<Option<u64>>,
     /// Up to where that was done last.
     reclaimed: Cell<u64>,
+    /// A segment is being collected.
+    pub collecting: Cell<bool>,
     /// After something found no space: bytes that must be available before values are taken again.
     pub space_needed: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
+    /// Bytes that the log may still grow by on account of a piece that was given up for it.
+    pub log_grant: Cell<u64>,
     pub memtable_bytes: Cell<usize>,
     /// What writes owe to the work that they leave behind.
     pub admission: Admission,
@@ -213,10 +217,12 @@ impl<D: Disk> Store<D> {
             flush_blocked: Cell::new(false),
             copies_blocked: Cell::new(false),
             reclaim: Cell::new(None),
+            collecting: Cell::new(false),
             reclaimed: Cell::new(0),
             space_needed: Cell::new(0),
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
+            log_grant: Cell::new(0),
             memtable_bytes: Cell::new(0),
             admission: Admission::default(),
             level0_most: Cell::new(0),
