@@ -6,9 +6,11 @@
 //! into the segment any more: pointers that older tables still hold are hidden behind the copies. A read that looked up
 //! its record before meets a missing segment and looks it up again.
 //!
-//! A segment with a damaged place is never collected: what cannot be read cannot be copied.
+//! A segment with a damaged place is never collected: what cannot be read cannot be copied. Nor is one with a record of
+//! which a table that is set aside may hold a newer one.
 
 use super::{
+    damage::Damage,
     disk::{Disk, Lane},
     error::EngineError,
     memtable::pointers,
@@ -37,8 +39,9 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
                 store.look_at_space();
             }
             Err(EngineError::Full) => store.flush_blocked.set(true),
-            Err(EngineError::Damaged(_)) => {
-                count(&store.counters.damaged_reads, 1);
+            // Some of it cannot be read, or which of it is current cannot: it stays as it is.
+            Err(EngineError::Damaged(what)) => {
+                store.met(Damage::of_work(&what));
                 segment.damaged.set(true);
             }
             Err(_) if store.ending() => break,
@@ -75,7 +78,11 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
                 }
                 Found::Damage { from, to } => {
                     let file = path(segment.id());
-                    return Err(EngineError::Damaged(format!("{file}: bytes {from} to {to}")));
+                    return Err(EngineError::Damaged(format!("{file} at {from}: damaged up to {to}")));
+                }
+                Found::End { at } if at < end => {
+                    let file = path(segment.id());
+                    return Err(EngineError::Damaged(format!("{file} at {at}: no batch where one was")));
                 }
                 Found::End { .. } => break,
             }
@@ -131,7 +138,7 @@ async fn copy_of<D: Disk>(
         copies.push(match value {
             StoredValue::Inline(bytes) => bytes,
             StoredValue::Pointer(pointer) => reader.value(&pointer).ok_or_else(|| {
-                EngineError::Damaged(format!("value at {} of segment {:016x}", pointer.offset, pointer.segment))
+                EngineError::Damaged(format!("{} at {}: a value", path(pointer.segment), pointer.offset))
             })?,
         });
     }

@@ -6,12 +6,13 @@
 
 use super::{
     compaction::TableSet,
+    damage::Damage,
     disk::Disk,
     error::EngineError,
     manifest::Change,
     memtable::{Memtable, pointers},
     store::{Slice, Store, count},
-    table::{Builder, Table, TableMeta, directory},
+    table::{Builder, Table, directory},
     wal::segment::{Phase, Segment},
 };
 use std::{collections::BTreeMap, rc::Rc};
@@ -19,8 +20,12 @@ use std::{collections::BTreeMap, rc::Rc};
 /// Sealed segments that may wait beyond those that the bound on replay allows.
 const WAITING_SEGMENTS: usize = 4;
 
+/// Tables in a row that cannot be read after they were written, after which the disk is taken to have failed.
+const UNREADABLE_MAX: u32 = 4;
+
 /// Flushes whenever there is reason to, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+    let mut unreadable = 0;
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
         let Some(chore) = next else { break };
@@ -29,10 +34,15 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
             Chore::Mark(segment) => segment.write_mark().await,
         };
         match result {
-            Ok(()) => {}
+            Ok(()) => unreadable = 0,
             Err(EngineError::Full) => {
                 store.read_only.set(true);
                 store.flush_blocked.set(true);
+            }
+            // The new table is gone, the memtable is still there: it is written again, under another name.
+            Err(EngineError::Damaged(what)) if unreadable + 1 < UNREADABLE_MAX => {
+                unreadable += 1;
+                store.met(Damage::of_work(&what));
             }
             Err(error) => store.fail(&error),
         }
@@ -96,6 +106,8 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         let _held = slice.latch.hold().await;
         if !slice.manifest.borrow().exists() {
             make_directory(&*store.disk, slice).await?;
+            // Before any table: tables without a manifest are a manifest that was lost.
+            commit(store, slice, &Change::default()).await?;
         }
         let table = write_table(store, slice, &memtable).await?;
         let mut gained = BTreeMap::new();
@@ -103,7 +115,7 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
             *gained.entry(pointer.segment).or_default() += u64::from(pointer.length);
         }
         let change = Change {
-            added: vec![table.clone()],
+            added: vec![table.meta().clone()],
             flushed_sequence: memtable.last_sequence(),
             next_table: slice.next_table.get(),
             gained,
@@ -111,11 +123,10 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         };
         if let Err(error) = commit(store, slice, &change).await {
             if error == EngineError::Full {
-                store.disk.remove(&super::table::path(slice.id, table.id)).await?;
+                store.disk.remove(&super::table::path(slice.id, table.meta().id)).await?;
             }
             return Err(error);
         }
-        let table = Table::open(&store.disk, table).await?;
         Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(vec![table], &[]);
         count(&store.counters.flushes, 1);
     }
@@ -131,11 +142,12 @@ async fn make_directory<D: Disk>(disk: &D, slice: &Slice<D>) -> Result<(), Engin
     Ok(())
 }
 
+/// A table of the memtable, durable and open. After an error that is not final its file is gone.
 async fn write_table<D: Disk>(
     store: &Store<D>,
     slice: &Slice<D>,
     memtable: &Memtable,
-) -> Result<TableMeta, EngineError> {
+) -> Result<Rc<Table<D>>, EngineError> {
     let id = slice.take_table_id();
     let mut builder = Builder::create(&store.disk, slice.id, id, 0, &store.options).await?;
     for (key, entry) in memtable.iter() {
@@ -155,7 +167,13 @@ async fn write_table<D: Disk>(
     };
     store.disk.sync_dir(&directory(slice.id)).await?;
     count(&store.counters.device_bytes_written, meta.bytes);
-    Ok(meta)
+    match Table::open(&store.disk, meta).await {
+        Ok(table) => Ok(table),
+        Err(error) => {
+            store.disk.remove(&super::table::path(slice.id, id)).await?;
+            Err(error)
+        }
+    }
 }
 
 /// Makes a change of a slice's manifest durable. The caller holds the slice's latch.

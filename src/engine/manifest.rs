@@ -132,7 +132,7 @@ impl<D: Disk> Manifest<D> {
     /// Reads the manifest and makes sure that what was read is durable. The slice's directory has one.
     pub async fn load(disk: &D, slice: SliceId) -> Result<Manifest<D>, EngineError> {
         let path = path(slice);
-        let file = disk.open(&path, OpenMode::Write).await?;
+        let file = disk.open(&path, OpenMode::Write).await.map_err(|e| EngineError::unreadable(&path, 0, &e))?;
         let bytes = read_whole(&*file, &path).await?;
         let read = Reading::of(bytes.as_slice(), slice, &path)?;
         // What this start builds on must not vanish at the next power cut: it may have been written but never synced.
@@ -210,11 +210,11 @@ impl<D: Disk> Append<D> {
 }
 
 async fn read_whole<F: DiskFile>(file: &F, path: &str) -> Result<PageBuffer, EngineError> {
-    let length = file.len()?;
+    let length = file.len().map_err(|e| EngineError::unreadable(path, 0, &e))?;
     if length == 0 || length > BYTES_MAX || !length.is_multiple_of(PAGE as u64) {
-        return Err(EngineError::Damaged(format!("{path}: its length of {length} bytes is not a manifest's")));
+        return Err(EngineError::Damaged(format!("{path} at {length}: it has not the length of a manifest")));
     }
-    Ok(file.read(0, length as usize, Lane::Foreground).await?)
+    file.read(0, length as usize, Lane::Foreground).await.map_err(|e| EngineError::unreadable(path, 0, &e))
 }
 
 /// One record of a manifest, for printing.
@@ -240,7 +240,7 @@ pub struct Reading {
 impl Reading {
     /// Reads and checks everything. A torn end is fine; anything else that is not as it was written is an error.
     pub fn of(bytes: &[u8], slice: SliceId, path: &str) -> Result<Reading, EngineError> {
-        let damaged = |what: String| EngineError::Damaged(format!("{path}: {what}"));
+        let damaged = |what: String| EngineError::Damaged(format!("{path} at 0: {what}"));
         let mut reading = Reading { state: State::default(), records: Vec::new(), end: 0, next_index: 0, torn: false };
         let mut at = 0;
         while at < bytes.len() {
@@ -327,11 +327,11 @@ fn decode(bytes: &[u8], at: usize, slice: SliceId, path: &str) -> Result<Option<
         return Ok(None);
     }
     if u16_at(header, 16) != slice.0 {
-        return Err(EngineError::Damaged(format!("{path}: it is of slice {}", u16_at(header, 16))));
+        return Err(EngineError::Damaged(format!("{path} at {at}: it is of slice {}", u16_at(header, 16))));
     }
     let body = &bytes[at + HEADER_BYTES..at + length];
     let Some(change) = decode_change(body, slice) else {
-        return Err(EngineError::Damaged(format!("{path}: the record at {at} cannot be read")));
+        return Err(EngineError::Damaged(format!("{path} at {at}: a record that cannot be read")));
     };
     let snapshot = header[18] == KIND_SNAPSHOT;
     let record = RecordView { offset: at as u64, index: u64_at(header, 24), snapshot, mended: false, change };
@@ -443,7 +443,7 @@ pub async fn read<D: Disk>(disk: &D, path: &str) -> Result<(SliceId, Reading), E
     let bytes = read_whole(&*file, path).await?;
     let whole = (0..bytes.len()).step_by(PAGE).find(|at| record_crc(bytes.as_slice(), *at).is_some());
     let Some(at) = whole else {
-        return Err(EngineError::Damaged(format!("{path}: no record matches its checksum")));
+        return Err(EngineError::Damaged(format!("{path} at 0: no record matches its checksum")));
     };
     let slice = SliceId(u16_at(bytes.as_slice(), at + 16));
     Ok((slice, Reading::of(bytes.as_slice(), slice, path)?))

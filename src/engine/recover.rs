@@ -8,15 +8,18 @@
 //! What has been read is synced before it is served: a crash of the process alone leaves written batches that no sync
 //! has covered, and what a client once read must not vanish at the next power cut.
 //!
-//! Nothing is ever truncated. Damage is counted, named, and left where it is.
+//! Nothing is ever truncated. Damage is counted, named, and left where it is; all else opens. A table that cannot be
+//! opened is set aside; so is a slice whose manifest cannot be read, or says less than a segment's mark proves. A segment
+//! with records of such a slice is kept as it is.
 
 use super::{
     compaction::TableSet,
+    damage::{self, Damage},
     disk::{Disk, DiskFile, Lane, OpenMode},
     error::EngineError,
-    manifest::Manifest,
-    store::{Damage, Slice, Store, count},
-    table::{self, Table},
+    manifest::{self, Manifest},
+    store::{Slice, Store, count},
+    table::{self, ASIDE, Table},
     types::EngineOptions,
     wal::{
         format::{Mark, SegmentHeader, mark_bytes, u32_at},
@@ -33,6 +36,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     rc::Rc,
 };
 
@@ -61,21 +65,30 @@ pub async fn open<D: Disk>(
     }
     disk.sync_dir("").await?;
     let own: BTreeSet<SliceId> = own.iter().copied().collect();
-    let slices = open_slices(&disk, &own).await?;
     let mut damage = Vec::new();
-    let (candidates, newest) = find_segments(&*disk, shard, &own, &mut damage).await?;
+    let slices = open_slices(&disk, &own, &mut damage).await?;
+    let (candidates, newest, unknown) = find_segments(&*disk, shard, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
-    let mut store = Store::new(disk, shard, options, generation, slices);
+    let store = Store::new(disk, shard, options, generation, slices);
+    if unknown {
+        store.slices().for_each(|slice| slice.may_have_lost.set(true));
+    }
     replay_all(&store, candidates, &own, &mut damage).await?;
     count_live(&store);
     count(&store.counters.damaged_reads, damage.len() as u64);
     store.look_at_space();
-    store.damage = damage;
+    for place in damage {
+        store.damages.note(place);
+    }
     Ok(store)
 }
 
-async fn open_slices<D: Disk>(disk: &Rc<D>, own: &BTreeSet<SliceId>) -> Result<Vec<Rc<Slice<D>>>, EngineError> {
+async fn open_slices<D: Disk>(
+    disk: &Rc<D>,
+    own: &BTreeSet<SliceId>,
+    damage: &mut Vec<Damage>,
+) -> Result<Vec<Rc<Slice<D>>>, EngineError> {
     let present: BTreeSet<String> = disk.list(SLICES).await?.into_iter().map(|(name, _)| name).collect();
     let mut slices = Vec::with_capacity(own.len());
     let mut wanted = own.iter();
@@ -85,25 +98,40 @@ async fn open_slices<D: Disk>(disk: &Rc<D>, own: &BTreeSet<SliceId>) -> Result<V
             && let Some(id) = wanted.next()
         {
             if present.contains(&format!("{:04x}/", id.0)) {
-                opening.push(open_slice(disk, *id));
+                opening.push(async { (*id, open_slice(disk, *id).await) });
             } else {
                 slices.push(Rc::new(Slice::new(*id, Manifest::empty(*id), TableSet::new(), 1)));
             }
         }
         match opening.next().await {
-            Some(slice) => slices.push(slice?),
+            Some((_, Ok((slice, damaged)))) => {
+                slices.push(slice);
+                damage.extend(damaged);
+            }
+            Some((id, Err(error @ EngineError::Damaged(_)))) => {
+                let slice = Slice::new(id, Manifest::empty(id), TableSet::new(), 1);
+                damage.push(Damage::of_file(manifest::path(id), id, &error));
+                let _ = slice.lost.set(error);
+                slices.push(Rc::new(slice));
+            }
+            Some((_, Err(error))) => return Err(error),
             None => return Ok(slices),
         }
     }
 }
 
-/// Reads a slice's manifest, opens its tables, removes files that the manifest does not name.
-async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, EngineError> {
+/// Reads a slice's manifest, opens its tables, removes files that the manifest does not name. Also gives the tables that
+/// are set aside. `Damaged`: the slice is, as a whole.
+async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>, Vec<Damage>), EngineError> {
     let directory = table::directory(id);
-    let names = disk.list(&directory).await?;
+    let names = disk.list(&directory).await.map_err(|e| EngineError::unreadable(&manifest::path(id), 0, &e))?;
     // A rename that was not yet durable must be before anything builds on it.
     disk.sync_dir(&directory).await?;
     let named = names.iter().any(|(name, _)| name == "MANIFEST");
+    // The manifest comes before the first table.
+    if !named && names.iter().any(|(name, _)| table::id_of(name).is_some()) {
+        return Err(EngineError::Damaged(format!("{} at 0: it is missing", manifest::path(id))));
+    }
     let manifest = if named { Manifest::load(&**disk, id).await? } else { Manifest::empty(id) };
     let known = &manifest.state.tables;
     let mut next_table = manifest.state.next_table.max(1);
@@ -119,25 +147,37 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, 
             disk.remove(&format!("{directory}/{name}")).await?;
         }
     }
-    let mut tables = TableSet::new();
-    // Level 0 in the order of its flushes.
+    let (mut tables, mut damage) = (TableSet::new(), Vec::new());
     for meta in known.values() {
-        let table = Table::open(disk, meta.clone()).await?;
-        tables.apply(vec![table], &[]);
+        let what = if meta.level == ASIDE {
+            "it was set aside before".to_string()
+        } else {
+            match Table::open(disk, meta.clone()).await {
+                Ok(table) => {
+                    tables.apply(vec![table], &[]);
+                    continue;
+                }
+                Err(error @ EngineError::Damaged(_)) => damage::text(&error),
+                Err(error) => return Err(error),
+            }
+        };
+        tables.set_aside(meta.clone());
+        damage.push(Damage::of_table(meta, what));
     }
-    Ok(Rc::new(Slice::new(id, manifest, tables, next_table)))
+    Ok((Rc::new(Slice::new(id, manifest, tables, next_table)), damage))
 }
 
-/// The segments that may hold records of these slices, and the greatest generation of any segment.
+/// The segments that may hold records of these slices, the greatest generation of any segment, and whether there is one
+/// that nothing is known of.
 async fn find_segments<D: Disk>(
     disk: &D,
     shard: ShardId,
     own: &BTreeSet<SliceId>,
     damage: &mut Vec<Damage>,
-) -> Result<(Vec<Candidate<D::File>>, u64), EngineError> {
+) -> Result<(Vec<Candidate<D::File>>, u64, bool), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let mut ids = names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length)));
-    let (mut found, mut newest, mut blank) = (Vec::new(), 0, Vec::new());
+    let (mut found, mut newest, mut blank, mut unknown) = (Vec::new(), 0, Vec::new(), false);
     let mut opening = FuturesUnordered::new();
     loop {
         while opening.len() < OPENING
@@ -161,7 +201,8 @@ async fn find_segments<D: Disk>(
             }
             Some(Ok(Looked::Damaged(id, length))) => {
                 newest = newest.max(id >> 40);
-                damage.push(Damage { file: segment::path(id), from: 0, to: length });
+                unknown = true;
+                damage.push(Damage::of_range(segment::path(id), 0, length, "its header cannot be read"));
             }
             Some(Err(error)) => return Err(error),
             None => break,
@@ -174,7 +215,7 @@ async fn find_segments<D: Disk>(
         }
     }
     found.sort_by_key(|c: &Candidate<_>| (c.header.first_sequence, c.header.id));
-    Ok((found, newest))
+    Ok((found, newest, unknown))
 }
 
 enum Looked<F> {
@@ -191,23 +232,25 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
         Ok(file) => file,
         // Another shard of this node has just removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Blank(id)),
-        Err(error) => return Err(error.into()),
+        Err(_) => return Ok(Looked::Damaged(id, length)),
     };
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
         // Never anything between nothing and its first step of space.
         return Ok(if length == 0 { Looked::Blank(id) } else { Looked::Damaged(id, length) });
     }
-    let first = file.read(0, PAGE, Lane::Foreground).await?;
+    let Ok(first) = file.read(0, PAGE, Lane::Foreground).await else { return Ok(Looked::Damaged(id, length)) };
     let header = SegmentHeader::decode(first.as_slice(), &path)?.filter(|h| h.id == id);
     let Some(header) = header else {
-        let used = holds_batches(&*file, whole).await?;
+        // What cannot be read is not taken for blank.
+        let used = holds_batches(&*file, whole).await.unwrap_or(true);
         return Ok(if used { Looked::Damaged(id, length) } else { Looked::Blank(id) });
     };
     let mark_pages = mark_bytes(header.slices.len());
     let mark = if whole >= (PAGE + mark_pages) as u64 {
-        let bytes = file.read(PAGE as u64, mark_pages, Lane::Foreground).await?;
-        Mark::decode(bytes.as_slice(), &header)
+        // One that cannot be read is none: the segment is read, which is always right.
+        let bytes = file.read(PAGE as u64, mark_pages, Lane::Foreground).await.ok();
+        bytes.and_then(|bytes| Mark::decode(bytes.as_slice(), &header))
     } else {
         None
     };
@@ -215,7 +258,7 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
 }
 
 /// Whether a file without a header has been used: the first batch lies in one of the first pages.
-async fn holds_batches<F: DiskFile>(file: &F, length: u64) -> Result<bool, EngineError> {
+async fn holds_batches<F: DiskFile>(file: &F, length: u64) -> io::Result<bool> {
     let pages = (length / PAGE as u64).min(8);
     let bytes = file.read(0, pages as usize * PAGE, Lane::Foreground).await?;
     Ok(bytes.as_slice().chunks_exact(PAGE).skip(1).any(|page| u32_at(page, 0) == u32::from_le_bytes(*b"DYNB")))
@@ -231,6 +274,9 @@ async fn replay_all<D: Disk>(
     // Ends of what was read, and where later segments say that they must be.
     let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
     let mut promised: BTreeMap<u64, u64> = BTreeMap::new();
+    for candidate in &candidates {
+        check_manifests(store, candidate, damage);
+    }
     for candidate in candidates {
         let flushed = |slice: &SliceId| {
             let slice = store.slice(*slice).ok()?;
@@ -242,7 +288,7 @@ async fn replay_all<D: Disk>(
         let segment = Rc::new(registered(&candidate, own));
         store.segments.borrow_mut().insert(segment.id(), segment.clone());
         if candidate.length % u64::from(candidate.header.step) != 0 {
-            note_damage(&segment, damage, candidate.length, candidate.length);
+            note_damage(store, &segment, damage, candidate.length..candidate.length, u64::MAX);
         }
         match candidate.mark {
             Some(mark) if done => {
@@ -262,15 +308,42 @@ async fn replay_all<D: Disk>(
         if let (Some(end), Some(segment)) = (ends.get(&id), store.segment(id))
             && *end < promised
         {
-            note_damage(&segment, damage, *end, promised);
+            note_damage(store, &segment, damage, *end..promised, u64::MAX);
         }
     }
     Ok(())
 }
 
-fn note_damage<F: DiskFile>(segment: &Segment<F>, damage: &mut Vec<Damage>, from: u64, to: u64) {
+/// A mark is written when every record of its segment is durably in tables: a manifest that says less has lost what it
+/// once said, and nobody knows which tables the slice had.
+fn check_manifests<D: Disk>(store: &Store<D>, candidate: &Candidate<D::File>, damage: &mut Vec<Damage>) {
+    for (id, last) in candidate.mark.iter().flat_map(|mark| &mark.last) {
+        let Ok(slice) = store.serving(*id) else { continue };
+        if slice.manifest.borrow().state.flushed_sequence >= *last {
+            continue;
+        }
+        let (file, proof) = (manifest::path(*id), segment::path(candidate.header.id));
+        let error = EngineError::Damaged(format!("{file} at 0: it has lost records: {proof} proves it"));
+        damage.push(Damage::of_file(file, *id, &error));
+        let _ = slice.lost.set(error);
+    }
+}
+
+/// Bytes of a segment are lost, and with them records up to the sequence `last`: of which slices cannot be told.
+fn note_damage<D: Disk>(
+    store: &Store<D>,
+    segment: &Segment<D::File>,
+    damage: &mut Vec<Damage>,
+    Range { start: from, end: to }: Range<u64>,
+    last: u64,
+) {
     segment.damaged.set(true);
-    damage.push(Damage { file: segment::path(segment.id()), from, to });
+    for slice in segment.header.slices.iter().filter_map(|slice| store.slice(*slice).ok()) {
+        if slice.manifest.borrow().state.flushed_sequence < last {
+            slice.may_have_lost.set(true);
+        }
+    }
+    damage.push(Damage::of_range(segment::path(segment.id()), from, to, "batches of the log"));
 }
 
 fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F> {
@@ -304,11 +377,16 @@ async fn replay<D: Disk>(
     let (start, limit) = (u64::from(header.data_start), segment.allocated.get());
     let lane = Lane::Foreground;
     let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, limit, lane);
+    // A damaged place whose end in sequences is not known yet.
+    let mut open_damage: Option<Range<u64>> = None;
     loop {
         match reader.next().await? {
             Found::Batch(batch, records) => {
                 if batch.allocated > limit && !segment.damaged.get() {
-                    note_damage(segment, damage, limit, batch.allocated);
+                    note_damage(store, segment, damage, limit..batch.allocated, u64::MAX);
+                }
+                if let Some(range) = open_damage.take() {
+                    note_damage(store, segment, damage, range, batch.first_sequence.saturating_sub(1));
                 }
                 if batch.previous != 0 {
                     promised.insert(batch.previous, batch.previous_end);
@@ -317,6 +395,11 @@ async fn replay<D: Disk>(
                 for record in records {
                     segment.note(&record);
                     let Ok(slice) = store.slice(record.slice).cloned() else { continue };
+                    if slice.lost.get().is_some() {
+                        // Its tables, which nobody knows, may point here.
+                        segment.damaged.set(true);
+                        continue;
+                    }
                     if record.sequence > slice.manifest.borrow().state.flushed_sequence {
                         store.apply(&slice, record, position);
                     }
@@ -325,12 +408,17 @@ async fn replay<D: Disk>(
                 segment.end.set(batch.offset + batch.padded());
             }
             Found::Damage { from, to } => {
-                note_damage(segment, damage, from, to);
+                // Damage that follows damage is one place.
+                let start = open_damage.take().map_or(from, |before| before.start);
+                open_damage = Some(start..to);
                 segment.end.set(to);
             }
             Found::End { .. } => break,
         }
         store.disk.breathe().await;
+    }
+    if let Some(range) = open_damage {
+        note_damage(store, segment, damage, range, u64::MAX);
     }
     segment.file.sync().await?;
     segment.durable.set(segment.end.get());

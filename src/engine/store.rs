@@ -5,6 +5,7 @@
 use super::{
     cache::{BlockCache, ValueCache},
     compaction::TableSet,
+    damage::{Damage, Damages},
     disk::Disk,
     error::EngineError,
     manifest::Manifest,
@@ -22,18 +23,10 @@ use crate::{
     types::{ShardId, SliceId},
 };
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeMap,
     rc::Rc,
 };
-
-/// A range of a file that failed its checksums. Its records are lost here; other replicas have them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Damage {
-    pub file: String,
-    pub from: u64,
-    pub to: u64,
-}
 
 /// The records of one slice.
 pub struct Slice<D: Disk> {
@@ -48,8 +41,12 @@ pub struct Slice<D: Disk> {
     /// How often the active memtable has been sealed: tells a relocation that what it looked up may be stale.
     pub swaps: Cell<u64>,
     pub next_table: Cell<u64>,
-    /// A table of it has a damaged block: it is no longer compacted, so that nothing spreads.
-    pub damaged: Cell<bool>,
+    /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
+    pub lost: OnceCell<EngineError>,
+    /// A damaged place of the log held records that were in no table, perhaps of this slice.
+    pub may_have_lost: Cell<bool>,
+    /// Compactions in a row that met damage which was not found again: after a few, it is left alone until the next start.
+    pub strikes: Cell<u32>,
 }
 
 impl<D: Disk> Slice<D> {
@@ -63,7 +60,9 @@ impl<D: Disk> Slice<D> {
             latch: Rc::default(),
             swaps: Cell::new(0),
             next_table: Cell::new(next_table),
-            damaged: Cell::new(false),
+            lost: OnceCell::new(),
+            may_have_lost: Cell::new(false),
+            strikes: Cell::new(0),
         }
     }
     /// The record in memory, and its sequence.
@@ -138,8 +137,8 @@ pub struct Store<D: Disk> {
     pub work: Notify,
     /// Memtables shrank, or the engine failed.
     pub room: Notify,
-    /// What the opening found damaged.
-    pub damage: Vec<Damage>,
+    /// What is known to be damaged.
+    pub damages: Damages,
     /// Background futures that have not ended.
     pub running: Cell<usize>,
 }
@@ -176,13 +175,23 @@ impl<D: Disk> Store<D> {
             counters: Counters::default(),
             work: Notify::default(),
             room: Notify::default(),
-            damage: Vec::new(),
+            damages: Damages::default(),
             running: Cell::new(0),
         }
     }
     pub fn slice(&self, id: SliceId) -> Result<&Rc<Slice<D>>, EngineError> {
         let slice = self.slices.get(usize::from(id.0)).and_then(Option::as_ref);
         slice.ok_or_else(|| EngineError::Failed(format!("slice {} is not of shard {}", id.0, self.shard.0)))
+    }
+    /// A slice that can be read and written: an error if it is set aside.
+    pub fn serving(&self, id: SliceId) -> Result<&Rc<Slice<D>>, EngineError> {
+        let slice = self.slice(id)?;
+        slice.lost.get().map_or(Ok(slice), |lost| Err(lost.clone()))
+    }
+    /// Damage that a read or background work has met: counted, and named if it was not known.
+    pub fn met(&self, damage: Damage) {
+        count(&self.counters.damaged_reads, 1);
+        self.damages.note(damage);
     }
     pub fn slices(&self) -> impl Iterator<Item = &Rc<Slice<D>>> {
         self.slices.iter().flatten()
@@ -219,6 +228,7 @@ impl<D: Disk> Store<D> {
         self.log.landed.wake();
         self.work.wake();
         self.room.wake();
+        self.damages.noted.wake();
     }
     /// Whether background futures should end.
     pub fn ending(&self) -> bool {
@@ -274,6 +284,7 @@ impl<D: Disk> Store<D> {
             compactions: counters.compactions.get(),
             collections: counters.collections.get(),
             damaged_reads: counters.damaged_reads.get(),
+            damaged_places: self.damages.count(),
             read_only: u64::from(self.read_only.get() || self.flush_blocked.get()),
             ..EngineStats::default()
         };

@@ -77,7 +77,7 @@ pub fn check(disk: VirtualDisk, ended: &Ended, seed: u64, note: &str) {
         }
         assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]), "{note}: a call happened in part");
     }
-    assert_eq!(rig.engine.damage(), [], "{note}");
+    assert_eq!(rig.engine.damage(), vec![], "{note}");
     rig.verify(&mut model, note);
     let mut work = Workload::new(seed ^ 0xABCD);
     for _ in 0..6 {

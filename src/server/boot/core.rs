@@ -214,6 +214,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
         }
     }
     drop(world.handle.set(handle.clone()));
+    ring.spawn(tell_damage(handle.clone(), address.shard));
 
     let listen = |fd: OwnedFd| Listener::new(&ring, fd);
     let web = Rc::new(Web {
@@ -272,6 +273,20 @@ fn take_parcels(
         Some(Parcel::Frame(pieces)) => world.arrive_from_core(pieces),
         Some(Parcel::ReportWanted { from }) => world.mesh.send(from, Parcel::Report(Box::new(reports.own(&world)))),
         Some(Parcel::Report(report)) => reports.take(*report),
+    }
+}
+
+/// Writes every damaged place to the log of the process, those of the start first.
+async fn tell_damage(handle: Handle<ServerWorld, RingDisk>, shard: ShardId) {
+    let mut known = 0;
+    loop {
+        let news = handle.engine().damage_after(known).await;
+        if news.is_empty() {
+            return;
+        }
+        known += news.len();
+        news.iter()
+            .for_each(|damage| tracing::error!(shard = shard.0, %damage, "damaged: set aside, all else goes on"));
     }
 }
 
