@@ -22,7 +22,7 @@ use super::{
     table::{self, ASIDE, Table},
     types::EngineOptions,
     wal::{
-        format::{Mark, SegmentHeader, mark_bytes, u32_at},
+        format::{BatchHeader, Mark, SegmentHeader, mark_bytes, u64_at},
         reader::{BatchReader, Found},
         segment::{self, DIRECTORY, Phase, Segment},
     },
@@ -51,6 +51,8 @@ struct Candidate<F> {
     file: Rc<F>,
     length: u64,
     mark: Option<Mark>,
+    /// Its header is damaged; what is needed of it comes from its batches.
+    rebuilt: bool,
 }
 
 /// Opens what is there and brings back what was durable.
@@ -177,32 +179,42 @@ async fn find_segments<D: Disk>(
 ) -> Result<(Vec<Candidate<D::File>>, u64, bool), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let mut ids = names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length)));
-    let (mut found, mut newest, mut blank, mut unknown) = (Vec::new(), 0, Vec::new(), false);
+    // Left over by a crash of this shard: no other makes segments of this number.
+    let ours = |id: u64| id as u16 == shard.0;
+    let new = names.iter().filter_map(|(name, _)| segment::new_id_of(name));
+    let mut blank: Vec<String> = new.filter(|id| ours(*id)).map(segment::new_path).collect();
+    let (mut found, mut newest, mut unknown) = (Vec::new(), 0, false);
     let mut opening = FuturesUnordered::new();
     loop {
         while opening.len() < OPENING
             && let Some((id, length)) = ids.next()
         {
-            opening.push(look_at(disk, id, length));
+            opening.push(look_at(disk, own, id, length));
         }
         match opening.next().await {
             Some(Ok(Looked::Segment(candidate))) => {
                 newest = newest.max(candidate.header.generation);
+                if candidate.rebuilt {
+                    let (id, start) = (candidate.header.id, candidate.header.data_start);
+                    let what = "its header; what follows is read all the same";
+                    damage.push(Damage::of_range(segment::path(id), 0, start.into(), what));
+                    // Whether a batch was before the first that can be read.
+                    unknown |= start as usize != PAGE + mark_bytes(own.len());
+                }
                 if candidate.header.slices.iter().any(|s| own.contains(s)) {
                     found.push(*candidate);
                 }
             }
             Some(Ok(Looked::Blank(id))) => {
                 newest = newest.max(id >> 40);
-                // Left over by a crash of this shard: no other makes segments of this number.
-                if id as u16 == shard.0 {
+                if ours(id) {
                     blank.push(segment::path(id));
                 }
             }
             Some(Ok(Looked::Damaged(id, length))) => {
                 newest = newest.max(id >> 40);
                 unknown = true;
-                damage.push(Damage::of_range(segment::path(id), 0, length, "its header cannot be read"));
+                damage.push(Damage::of_range(segment::path(id), 0, length, "nothing of it can be read"));
             }
             Some(Err(error)) => return Err(error),
             None => break,
@@ -220,13 +232,18 @@ async fn find_segments<D: Disk>(
 
 enum Looked<F> {
     Segment(Box<Candidate<F>>),
-    /// Made, but never used: another shard is making it just now, or a crash came first.
+    /// Gone, or about to have another life.
     Blank(u64),
-    /// Its header is lost, and there is something behind it.
+    /// Its header is lost, and no batch of it can be found.
     Damaged(u64, u64),
 }
 
-async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::File>, EngineError> {
+async fn look_at<D: Disk>(
+    disk: &D,
+    own: &BTreeSet<SliceId>,
+    id: u64,
+    length: u64,
+) -> Result<Looked<D::File>, EngineError> {
     let path = segment::path(id);
     let file = match disk.open(&path, OpenMode::Write).await {
         Ok(file) => file,
@@ -236,15 +253,22 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
     };
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
-        // Never anything between nothing and its first step of space.
-        return Ok(if length == 0 { Looked::Blank(id) } else { Looked::Damaged(id, length) });
+        // It has its name only since it was whole.
+        return Ok(Looked::Damaged(id, length));
     }
-    let Ok(first) = file.read(0, PAGE, Lane::Foreground).await else { return Ok(Looked::Damaged(id, length)) };
-    let header = SegmentHeader::decode(first.as_slice(), &path)?.filter(|h| h.id == id);
+    let header = match file.read(0, PAGE, Lane::Foreground).await {
+        Ok(first) => SegmentHeader::decode(first.as_slice(), &path)?,
+        Err(_) => None,
+    };
+    if header.as_ref().is_some_and(|h| h.id != id) {
+        // Renamed for another life that has not begun: all that lived in it had been copied, durably.
+        return Ok(Looked::Blank(id));
+    }
     let Some(header) = header else {
-        // What cannot be read is not taken for blank.
-        let used = holds_batches(&*file, whole).await.unwrap_or(true);
-        return Ok(if used { Looked::Damaged(id, length) } else { Looked::Blank(id) });
+        return Ok(match rebuild(&*file, own, id, whole).await {
+            Some(header) => Looked::Segment(Box::new(Candidate { header, file, length, mark: None, rebuilt: true })),
+            None => Looked::Damaged(id, length),
+        });
     };
     let mark_pages = mark_bytes(header.slices.len());
     let mark = if whole >= (PAGE + mark_pages) as u64 {
@@ -254,14 +278,27 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
     } else {
         None
     };
-    Ok(Looked::Segment(Box::new(Candidate { header, file, length, mark })))
+    Ok(Looked::Segment(Box::new(Candidate { header, file, length, mark, rebuilt: false })))
 }
 
-/// Whether a file without a header has been used: the first batch lies in one of the first pages.
-async fn holds_batches<F: DiskFile>(file: &F, length: u64) -> io::Result<bool> {
-    let pages = (length / PAGE as u64).min(8);
-    let bytes = file.read(0, pages as usize * PAGE, Lane::Foreground).await?;
-    Ok(bytes.as_slice().chunks_exact(PAGE).skip(1).any(|page| u32_at(page, 0) == u32::from_le_bytes(*b"DYNB")))
+/// The header of a segment whose first page is damaged, from its first batch: that knows the segment and the epoch.
+async fn rebuild<F: DiskFile>(file: &F, own: &BTreeSet<SliceId>, id: u64, length: u64) -> Option<SegmentHeader> {
+    for at in (PAGE as u64..length).step_by(PAGE) {
+        let Ok(page) = file.read(at, PAGE, Lane::Foreground).await else { continue };
+        let Some(batch) = BatchHeader::peek(page.as_slice(), id, u64_at(page.as_slice(), 24), at) else { continue };
+        return Some(SegmentHeader {
+            id,
+            epoch: batch.epoch,
+            generation: id >> 40,
+            first_sequence: batch.first_sequence,
+            shard: id as u16,
+            data_start: u32::try_from(at).ok()?,
+            step: PAGE as u32,
+            reused: true,
+            slices: own.iter().copied().collect(),
+        });
+    }
+    None
 }
 
 /// Reads what is not known to be flushed, and registers every segment.
@@ -355,13 +392,13 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         end: Cell::new(start),
         durable: Cell::new(start),
         phase: Cell::new(Phase::Sealed),
-        damaged: Cell::new(false),
+        damaged: Cell::new(candidate.rebuilt),
         live: Cell::new(0),
         value_bytes: Cell::new(0),
         record_bytes: Cell::new(0),
         last: RefCell::default(),
         end_position: Cell::new(0),
-        shared: candidate.header.slices.iter().any(|s| !own.contains(s)),
+        shared: candidate.rebuilt || candidate.header.slices.iter().any(|s| !own.contains(s)),
         header: candidate.header.clone(),
     }
 }
@@ -376,11 +413,24 @@ async fn replay<D: Disk>(
     let header = &segment.header;
     let (start, limit) = (u64::from(header.data_start), segment.allocated.get());
     let lane = Lane::Foreground;
-    let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, limit, lane);
+    let mut reader = BatchReader::new(segment.file.clone(), header, start, limit, lane);
     // A damaged place whose end in sequences is not known yet.
     let mut open_damage: Option<Range<u64>> = None;
     loop {
-        match reader.next().await? {
+        let mut lost = Vec::new();
+        let found = match reader.next().await {
+            Found::Spoiled(batch, records, values) => {
+                lost = values;
+                Found::Batch(batch, records)
+            }
+            found => found,
+        };
+        // Values of records that are known: whoever reads one is told.
+        for Range { start, end } in lost {
+            segment.damaged.set(true);
+            damage.push(Damage::of_range(segment::path(segment.id()), start, end, "a value"));
+        }
+        match found {
             Found::Batch(batch, records) => {
                 if batch.allocated > limit && !segment.damaged.get() {
                     note_damage(store, segment, damage, limit..batch.allocated, u64::MAX);
@@ -413,7 +463,7 @@ async fn replay<D: Disk>(
                 open_damage = Some(start..to);
                 segment.end.set(to);
             }
-            Found::End { .. } => break,
+            Found::End { .. } | Found::Spoiled(..) => break,
         }
         store.disk.breathe().await;
     }

@@ -15,6 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// Format number of segments. Raised when an older Dynarc could not read what is written.
 pub const FORMAT: u32 = 1;
@@ -50,6 +51,8 @@ pub struct SegmentHeader {
     pub data_start: u32,
     /// The file grows by whole steps of so many bytes, so that a cut file is known from its length.
     pub step: u32,
+    /// The file had another life before: what lies behind the last batch is not blank.
+    pub reused: bool,
     /// The slices of the shard that writes it: no record belongs to any other.
     pub slices: Vec<SliceId>,
 }
@@ -83,6 +86,7 @@ impl SegmentHeader {
         page[48..50].copy_from_slice(&self.shard.to_le_bytes());
         page[52..56].copy_from_slice(&self.data_start.to_le_bytes());
         page[56..60].copy_from_slice(&self.step.to_le_bytes());
+        page[60] = self.reused.into();
         for slice in &self.slices {
             page[64 + usize::from(slice.0) / 8] |= 1 << (slice.0 % 8);
         }
@@ -110,6 +114,7 @@ impl SegmentHeader {
             shard: u16_at(page, 48),
             data_start: u32_at(page, 52),
             step: u32_at(page, 56),
+            reused: page[60] != 0,
             slices: slices.map(|s| SliceId(s as u16)).collect(),
         };
         let start = header.data_start as usize;
@@ -380,9 +385,18 @@ pub fn encode_batch(
     (header, records)
 }
 
-/// Reads a whole batch, every checksum verified; `None` if anything is not as it was written. Keys, heads and small
-/// values are copied out, so that nothing keeps `bytes` alive.
+/// Reads a whole batch, every checksum verified; `None` if anything is not as it was written.
 pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>> {
+    decode_records(header, bytes).and_then(|(records, lost)| lost.is_empty().then_some(records))
+}
+
+/// Records, and the places in the segment of values that are not as they were written.
+pub type Records = (Vec<LogRecord>, Vec<Range<u64>>);
+
+/// Reads the records of a batch, which hold, and checks its values, which may not. Keys, heads and small values are copied
+/// out, so that nothing keeps `bytes` alive. `None`: the records are damaged.
+pub fn decode_records(header: &BatchHeader, bytes: &[u8]) -> Option<Records> {
+    let mut lost = Vec::new();
     let area = bytes.get(..header.records_end as usize)?;
     if bytes.len() < header.length as usize || crc32c::crc32c(area.get(8..)?) != u32_at(area, 4) {
         return None;
@@ -413,8 +427,11 @@ pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>
             let offset = header.offset + value_at as u64;
             let value = bytes.get(value_at..value_at.checked_add(length as usize)?)?;
             value_at += length as usize;
-            if value_at > header.length as usize || value_checksum(header.segment, offset, value) != checksum {
+            if value_at > header.length as usize {
                 return None;
+            }
+            if value_checksum(header.segment, offset, value) != checksum {
+                lost.push(offset..offset + u64::from(length));
             }
             values.push(StoredValue::Pointer(ValuePointer { segment: header.segment, offset, length, checksum }));
         }
@@ -426,7 +443,7 @@ pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>
         let sequence = header.first_sequence.checked_add(index)?;
         records.push(LogRecord { slice: SliceId(u16_at(fixed, 0)), sequence, key, stored });
     }
-    (at == area.len() && value_at == header.length as usize).then_some(records)
+    (at == area.len() && value_at == header.length as usize).then_some((records, lost))
 }
 
 #[cfg(test)]
@@ -510,6 +527,7 @@ mod tests {
             shard: 1,
             data_start,
             step: 8192,
+            reused: true,
             slices,
         };
         let mut page = vec![0; PAGE];

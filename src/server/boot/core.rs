@@ -2,7 +2,7 @@
 
 use crate::{
     driver::{
-        core::{Core, CoreSetup, Settings, start},
+        core::{Core, CoreSetup, Handle, Settings, start},
         identity::Identity,
         world::Arrival,
     },
@@ -21,7 +21,7 @@ use crate::{
         web::{self, Web},
         world::ServerWorld,
     },
-    types::Address,
+    types::{Address, ShardId},
 };
 use crossbeam_channel::{Receiver, Sender};
 use futures_util::{FutureExt, future::select};
