@@ -5,7 +5,7 @@
 
 use super::{
     compaction::{self, Choice, Outcome, TableSet, salvage::salvage},
-    damage::Damage,
+    damage::{self, Damage},
     disk::Disk,
     error::EngineError,
     flush::commit,
@@ -93,8 +93,9 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
     let added = match open_added(store, slice, &outcome).await {
         Ok(added) => added,
         Err(error) => {
+            // Nothing has changed: it is tried again.
             remove_added(store, slice, &outcome).await?;
-            return Err(error);
+            return Err(EngineError::Damaged(damage::text(&error)));
         }
     };
     let _held = slice.latch.hold().await;
@@ -158,7 +159,7 @@ async fn salvage_all<D: Disk>(
                 Ok(saved) => Some(saved),
                 Err(error) => {
                     store.disk.remove(&path(slice.id, meta.id)).await?;
-                    return Err(error);
+                    return Err(EngineError::Damaged(damage::text(&error)));
                 }
             },
         };
@@ -175,7 +176,7 @@ async fn salvage_all<D: Disk>(
         let mut set = slice.tables.borrow_mut();
         Rc::make_mut(&mut set).apply(saved.into_iter().collect(), &[table.meta().clone()]);
         Rc::make_mut(&mut set).set_aside(salvaged.aside.clone());
-        store.met(Damage::of_table(&salvaged.aside, super::damage::text(&salvaged.what)));
+        store.met(Damage::of_table(&salvaged.aside, damage::text(&salvaged.what)));
     }
     if any { Ok(()) } else { Err(EngineError::Damaged(what)) }
 }

@@ -188,7 +188,7 @@ async fn write_table<D: Disk>(
         Ok(table) => Ok(table),
         Err(error) => {
             store.disk.remove(&super::table::path(slice.id, id)).await?;
-            Err(error)
+            Err(EngineError::Damaged(super::damage::text(&error)))
         }
     }
 }

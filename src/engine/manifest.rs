@@ -22,7 +22,7 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, rc::Rc};
 
 /// Format number of manifests.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 const MAGIC: &[u8; 4] = b"DYNM";
 const HEADER_BYTES: usize = 40;
 /// Pages for changes after the snapshot.
@@ -132,7 +132,7 @@ impl<D: Disk> Manifest<D> {
     /// Reads the manifest and makes sure that what was read is durable. The slice's directory has one.
     pub async fn load(disk: &D, slice: SliceId) -> Result<Manifest<D>, EngineError> {
         let path = path(slice);
-        let file = disk.open(&path, OpenMode::Write).await.map_err(|e| EngineError::unreadable(&path, 0, &e))?;
+        let file = disk.open(&path, OpenMode::Write).await?;
         let bytes = read_whole(&*file, &path).await?;
         let read = Reading::of(bytes.as_slice(), slice, &path)?;
         // What this start builds on must not vanish at the next power cut: it may have been written but never synced.
@@ -144,7 +144,8 @@ impl<D: Disk> Manifest<D> {
             offset: read.end,
             capacity: bytes.len() as u64,
             index: read.next_index,
-            torn: read.torn,
+            // What has one whole copy left is written anew with the next change.
+            torn: read.torn || read.records.iter().any(|record| record.mended),
         })
     }
     /// What has to be written for a change: an append, or a new file when this one is full. Only one at a time, and
@@ -306,12 +307,17 @@ fn decode_pair(
     Ok(None)
 }
 
+/// Over everything but the magic and itself: a flipped bit of the format number is damage, not a newer format.
+fn checksum(record: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&record[4..8]), &record[12..])
+}
+
 /// Bytes of the record whose checksum holds.
 fn record_crc(bytes: &[u8], at: usize) -> Option<usize> {
     let header = bytes.get(at..at + HEADER_BYTES)?;
     let length = u32_at(header, 12) as usize;
     let record = bytes.get(at..at.checked_add(length)?)?;
-    let whole = &header[..4] == MAGIC && length >= HEADER_BYTES && crc32c::crc32c(&record[12..]) == u32_at(header, 8);
+    let whole = &header[..4] == MAGIC && length >= HEADER_BYTES && checksum(record) == u32_at(header, 8);
     whole.then_some(length)
 }
 
@@ -350,7 +356,7 @@ fn encode(slice: SliceId, kind: u8, index: u64, capacity: u64, change: &Change) 
     record[18] = kind;
     record[24..32].copy_from_slice(&index.to_le_bytes());
     record[32..40].copy_from_slice(&capacity.to_le_bytes());
-    let crc = crc32c::crc32c(&record[12..]);
+    let crc = checksum(&record);
     record[8..12].copy_from_slice(&crc.to_le_bytes());
     let padded = pages(record.len());
     let mut buffer = PageBuffer::zeroed(2 * padded);

@@ -10,7 +10,9 @@
 //!
 //! Nothing is ever truncated. Damage is counted, named, and left where it is; all else opens. A table that cannot be
 //! opened is set aside; so is a slice whose manifest cannot be read, or says less than a segment's mark proves. A segment
-//! with records of such a slice is kept as it is.
+//! with records of such a slice is kept as it is. Whatever fails its checksum or cannot be read is read once more before
+//! that is believed. A file that is there and cannot be *opened* is another matter (too few descriptors, no permission):
+//! it says nothing of the medium, so the opening fails.
 
 use super::{
     compaction::TableSet,
@@ -126,7 +128,7 @@ async fn open_slices<D: Disk>(
 /// are set aside. `Damaged`: the slice is, as a whole.
 async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>, Vec<Damage>), EngineError> {
     let directory = table::directory(id);
-    let names = disk.list(&directory).await.map_err(|e| EngineError::unreadable(&manifest::path(id), 0, &e))?;
+    let names = disk.list(&directory).await?;
     // A rename that was not yet durable must be before anything builds on it.
     disk.sync_dir(&directory).await?;
     let named = names.iter().any(|(name, _)| name == "MANIFEST");
@@ -134,7 +136,13 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
     if !named && names.iter().any(|(name, _)| table::id_of(name).is_some()) {
         return Err(EngineError::Damaged(format!("{} at 0: it is missing", manifest::path(id))));
     }
-    let manifest = if named { Manifest::load(&**disk, id).await? } else { Manifest::empty(id) };
+    let manifest = match named {
+        false => Manifest::empty(id),
+        true => match Manifest::load(&**disk, id).await {
+            Err(EngineError::Damaged(_)) => Manifest::load(&**disk, id).await?,
+            loaded => loaded?,
+        },
+    };
     let known = &manifest.state.tables;
     let mut next_table = manifest.state.next_table.max(1);
     for (name, _) in &names {
@@ -154,7 +162,11 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
         let what = if meta.level == ASIDE {
             "it was set aside before".to_string()
         } else {
-            match Table::open(disk, meta.clone()).await {
+            let opened = match Table::open(disk, meta.clone()).await {
+                Err(EngineError::Damaged(_)) => Table::open(disk, meta.clone()).await,
+                opened => opened,
+            };
+            match opened {
                 Ok(table) => {
                     tables.apply(vec![table], &[]);
                     continue;
@@ -249,17 +261,19 @@ async fn look_at<D: Disk>(
         Ok(file) => file,
         // Another shard of this node has just removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Blank(id)),
-        Err(_) => return Ok(Looked::Damaged(id, length)),
+        Err(error) => return Err(error.into()),
     };
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
         // It has its name only since it was whole.
         return Ok(Looked::Damaged(id, length));
     }
-    let header = match file.read(0, PAGE, Lane::Foreground).await {
-        Ok(first) => SegmentHeader::decode(first.as_slice(), &path)?,
-        Err(_) => None,
-    };
+    let mut header = None;
+    for _ in 0..2 {
+        if let (None, Ok(first)) = (&header, file.read(0, PAGE, Lane::Foreground).await) {
+            header = SegmentHeader::decode(first.as_slice(), &path)?;
+        }
+    }
     if header.as_ref().is_some_and(|h| h.id != id) {
         // Renamed for another life that has not begun: all that lived in it had been copied, durably.
         return Ok(Looked::Blank(id));

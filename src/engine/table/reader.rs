@@ -37,10 +37,17 @@ pub(super) fn damaged(slice: SliceId, id: u64, offset: u64, flaw: Flaw) -> Engin
     EngineError::Damaged(format!("{} at {offset}: {}", path(slice, id), flaw.0))
 }
 
+/// A missing file is damage; one that cannot be opened for other reasons says nothing of what is in it.
+fn open_failed(slice: SliceId, id: u64, error: io::Error) -> EngineError {
+    match error.kind() {
+        io::ErrorKind::NotFound => damaged(slice, id, 0, Flaw("the file is missing")),
+        _ => EngineError::Failed(format!("{}: {error}", path(slice, id))),
+    }
+}
+
 /// A read that fails is damage to this table, whatever the reason.
 pub(super) fn read_failed(slice: SliceId, id: u64, offset: u64, error: io::Error) -> EngineError {
     match error.kind() {
-        io::ErrorKind::NotFound => damaged(slice, id, offset, Flaw("the file is missing")),
         io::ErrorKind::UnexpectedEof => damaged(slice, id, offset, Flaw("the file ends early")),
         _ => EngineError::unreadable(&path(slice, id), offset, &error),
     }
@@ -57,7 +64,7 @@ pub(super) struct Parts<F> {
 /// Opens the file of a table and reads what is behind its blocks.
 pub(super) async fn read_parts<D: Disk>(disk: &D, slice: SliceId, id: u64) -> Result<Parts<D::File>, EngineError> {
     let failed = |offset| move |e| read_failed(slice, id, offset, e);
-    let file = disk.open(&path(slice, id), OpenMode::Read).await.map_err(failed(0))?;
+    let file = disk.open(&path(slice, id), OpenMode::Read).await.map_err(|e| open_failed(slice, id, e))?;
     let bytes = file.len().map_err(failed(0))?;
     if !bytes.is_multiple_of(PAGE as u64) || bytes < 4 * PAGE as u64 {
         return Err(damaged(slice, id, bytes, Flaw("a wrong file length")));

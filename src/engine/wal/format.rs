@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use std::ops::Range;
 
 /// Format number of segments. Raised when an older Dynarc could not read what is written.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 pub const BATCH_HEADER_BYTES: usize = 88;
 /// Bytes of one batch, padding included: what one call of write may hold, and its framing.
 pub const BATCH_BYTES_LIMIT: usize = LOG_QUEUE_BYTES + 8 * MIB;
@@ -75,6 +75,11 @@ pub fn mark_bytes(slices: usize) -> usize {
     pages(MARK_HEADER_BYTES + slices * MARK_ENTRY_BYTES)
 }
 
+/// With the format number: a flipped bit of it is damage, not a newer format.
+fn header_checksum(page: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&page[8..12]), &page[HEADER_SUMMED])
+}
+
 impl SegmentHeader {
     pub fn encode(&self, page: &mut [u8]) {
         page[..8].copy_from_slice(SEGMENT_MAGIC);
@@ -90,7 +95,7 @@ impl SegmentHeader {
         for slice in &self.slices {
             page[64 + usize::from(slice.0) / 8] |= 1 << (slice.0 % 8);
         }
-        let crc = crc32c::crc32c(&page[HEADER_SUMMED]);
+        let crc = header_checksum(page);
         page[12..16].copy_from_slice(&crc.to_le_bytes());
     }
     /// `None` when this is not a whole header: the crash came before the segment was used.
@@ -99,7 +104,7 @@ impl SegmentHeader {
             return Ok(None);
         }
         let found = u32_at(page, 8);
-        if crc32c::crc32c(&page[HEADER_SUMMED]) != u32_at(page, 12) {
+        if header_checksum(page) != u32_at(page, 12) {
             return Ok(None);
         }
         if found > FORMAT {
