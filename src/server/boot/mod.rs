@@ -21,6 +21,7 @@ use super::{
     kernel::{self, PortUse},
     mesh,
     options::ServeOptions,
+    probe,
     ring::{Alone, Bell, Ring},
     ticker::Ticker,
 };
@@ -57,11 +58,15 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Runs a node until it is told to stop. Returns when everything is closed.
 pub fn run(options: ServeOptions) -> Result<(), StartError> {
     let signals = catch_signals()?;
+    kernel::forbid_huge_pages();
     let open_files = kernel::raise_limits().unwrap_or(0);
     let cpus = checks::cpus(&options)?;
     checks::io_uring()?;
     checks::memory_lock(options.shards.map_or(cpus.len(), usize::from))?;
     let _lock = checks::data_directory(&options.data)?;
+    let sync_call = probe::sync_call(&options.data)
+        .map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?;
+    let options = ServeOptions { sync_call, ..options };
     let identity = identify(&options, cpus.len())?;
     checks::address(identity.ip, options.insecure)?;
     checks::open_files(open_files, identity.shards, options.connections_max);
