@@ -34,7 +34,8 @@ const SAMPLE_BYTES: u64 = 16 << 10;
 const DEEP_EVERY: u64 = 211;
 
 fn options() -> EngineOptions {
-    EngineOptions { segment_bytes: 32 << 10, ..tiny() }
+    // Small values in the tables, so that these have several blocks.
+    EngineOptions { segment_bytes: 32 << 10, table_bytes: 64 << 10, inline_value_bytes: 900, ..tiny() }
 }
 
 /// A directory with tables, manifests, sealed and open segments; what is current, and all that ever was.
@@ -55,7 +56,7 @@ fn sample(seed: u64, close: bool) -> Sample {
     let rig = Rig::open(VirtualDisk::new(), options());
     let mut work = Workload::new(seed);
     let (mut current, mut ever): (BTreeMap<_, _>, BTreeMap<Place, Vec<Record>>) = Default::default();
-    for round in 0..60 {
+    for round in 0..90 {
         let call = work.call();
         assert_eq!(rig.write(call.clone()), Some(Ok(())));
         for write in call {
@@ -69,7 +70,7 @@ fn sample(seed: u64, close: bool) -> Sample {
                 }
             }
         }
-        if round % 20 == 0 {
+        if round % 30 == 0 {
             rig.rest();
         }
     }

@@ -538,13 +538,15 @@ mod tests {
         let mut page = vec![0; PAGE];
         header.encode(&mut page);
         assert_eq!(SegmentHeader::decode(&page, "f"), Ok(Some(header.clone())));
-        for at in 12..HEADER_SUMMED.end {
+        for at in 0..HEADER_SUMMED.end {
             let mut flipped = page.clone();
             flipped[at] ^= 4;
             assert_eq!(SegmentHeader::decode(&flipped, "f"), Ok(None), "byte {at}");
         }
-        page[8] = 2;
-        assert!(matches!(SegmentHeader::decode(&page, "f"), Err(EngineError::NewerFormat { found: 2, .. })));
+        page[8] = FORMAT as u8 + 1;
+        let sum = header_checksum(&page);
+        page[12..16].copy_from_slice(&sum.to_le_bytes());
+        assert!(matches!(SegmentHeader::decode(&page, "f"), Err(EngineError::NewerFormat { .. })));
 
         let mark = Mark {
             id: 5,
