@@ -194,7 +194,6 @@ fn judge(sample: &Sample, spoiled: VirtualDisk, exceptions: &Exceptions, totals:
         if life == 1 {
             // Compaction meets the damage, saves what it can and goes on.
             rig.rest();
-            rig.executor.run_for(std::time::Duration::from_secs(5));
         }
         told |= read_all(sample, &rig, exceptions, totals, note);
     }

@@ -48,7 +48,7 @@ fn part(number: u64) {
     let wanted = share(WORKLOADS / PARTS);
     let (mut faults, mut ends) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     let (mut ios, mut tried) = (0, 0);
-    for seed in (0..wanted).map(|index| 100 + number + PARTS * index) {
+    for seed in (1 + number) * WORKLOADS..(1 + number) * WORKLOADS + wanted {
         let accesses = accesses(seed);
         ios += accesses.len() as u64;
         for (io, access) in accesses.iter().enumerate() {

@@ -97,7 +97,6 @@ fn run(seed: u64, steps: u64, totals: &mut Totals) {
 /// A part of the row, and that enough happened in it.
 fn part(number: u64) {
     let (mut totals, wanted) = (Totals::default(), share(SEQUENCES / PARTS));
-    let wanted = std::env::var("DEBUG_N").ok().and_then(|n| n.parse().ok()).unwrap_or(wanted);
     for index in 0..wanted {
         let seed = number * SEQUENCES + index;
         // A few long ones: levels fill, segments come back.

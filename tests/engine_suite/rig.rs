@@ -218,9 +218,10 @@ impl Rig {
     pub fn get(&self, place: &Place) -> Option<Result<Option<Record>, EngineError>> {
         self.executor.try_block_on(self.of(place.0).get(SliceId(place.0), &place.1, Want::Full))
     }
-    /// Lets background work run until it rests.
+    /// Lets background work run until it rests, or for a while: where a batch of copies is as large as a segment, each
+    /// leaves so much of one unused that collection never ends.
     pub fn rest(&self) {
-        self.executor.run_for(Duration::from_secs(100));
+        self.executor.run_for(Duration::from_millis(300));
     }
     /// Everything is as the model allows; what was open is settled by what is found.
     pub fn verify(&self, model: &mut Model, note: &str) {
