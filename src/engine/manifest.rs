@@ -107,8 +107,10 @@ pub struct Manifest<D: Disk> {
     capacity: u64,
     /// Number of the next record; goes on when the file is rewritten.
     index: u64,
-    /// Its end is torn: it is rewritten before anything is appended.
+    /// Its end is torn, or a copy is damaged: it is rewritten before anything is appended.
     torn: bool,
+    /// Where one of the two copies of a record was damaged, if that cannot be a torn end.
+    pub mended: Option<u64>,
 }
 
 /// What an append will write; made from a borrowed manifest so that none is borrowed while it is written.
@@ -124,7 +126,7 @@ pub struct Append<D: Disk> {
 
 impl<D: Disk> Manifest<D> {
     pub fn empty(slice: SliceId) -> Manifest<D> {
-        Manifest { slice, state: State::default(), file: None, offset: 0, capacity: 0, index: 0, torn: false }
+        Manifest { slice, state: State::default(), file: None, offset: 0, capacity: 0, index: 0, torn: false, mended: None }
     }
     pub fn exists(&self) -> bool {
         self.file.is_some()
@@ -135,6 +137,7 @@ impl<D: Disk> Manifest<D> {
         let file = disk.open(&path, OpenMode::Write).await?;
         let bytes = read_whole(&*file, &path).await?;
         let read = Reading::of(bytes.as_slice(), slice, &path)?;
+        let mended = read.mended();
         // What this start builds on must not vanish at the next power cut: it may have been written but never synced.
         file.sync().await?;
         Ok(Manifest {
@@ -146,6 +149,7 @@ impl<D: Disk> Manifest<D> {
             index: read.next_index,
             // What has one whole copy left is written anew with the next change.
             torn: read.torn || read.records.iter().any(|record| record.mended),
+            mended,
         })
     }
     /// What has to be written for a change: an append, or a new file when this one is full. Only one at a time, and
@@ -178,7 +182,7 @@ impl<D: Disk> Manifest<D> {
         self.offset = written.offset + bytes;
         self.capacity = written.capacity;
         self.index = written.index + 1;
-        self.torn = false;
+        (self.torn, self.mended) = (false, None);
     }
 }
 
@@ -239,6 +243,11 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The first record of which one copy is damaged. The last one does not count: a crash leaves it like that.
+    fn mended(&self) -> Option<u64> {
+        let (_, before) = self.records.split_last()?;
+        before.iter().find(|record| record.mended).map(|record| record.offset)
+    }
     /// Reads and checks everything. A torn end is fine; anything else that is not as it was written is an error.
     pub fn of(bytes: &[u8], slice: SliceId, path: &str) -> Result<Reading, EngineError> {
         let damaged = |what: String| EngineError::Damaged(format!("{path} at 0: {what}"));

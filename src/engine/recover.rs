@@ -143,6 +143,11 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
             loaded => loaded?,
         },
     };
+    let mut damage = Vec::new();
+    if let Some(at) = manifest.mended {
+        let place = Damage::of_range(manifest::path(id), at, at, "one copy of a record; the other holds");
+        damage.push(Damage { slice: Some(id), ..place });
+    }
     let known = &manifest.state.tables;
     let mut next_table = manifest.state.next_table.max(1);
     for (name, _) in &names {
@@ -157,7 +162,7 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
             disk.remove(&format!("{directory}/{name}")).await?;
         }
     }
-    let (mut tables, mut damage) = (TableSet::new(), Vec::new());
+    let mut tables = TableSet::new();
     for meta in known.values() {
         let what = if meta.level == ASIDE {
             "it was set aside before".to_string()
