@@ -136,7 +136,11 @@ pub async fn manifest<D: Disk>(disk: &D, path: &str, print: &mut impl FnMut(Stri
         print(format!(
             "table {:016x}  {}  {} bytes  {} records ({} deletes)  \"{}\" .. \"{}\"",
             table.id,
-            if table.level == ASIDE { "SET ASIDE: these keys are in doubt".into() } else { format!("level {}", table.level) },
+            if table.level == ASIDE {
+                "SET ASIDE: these keys are in doubt".into()
+            } else {
+                format!("level {}", table.level)
+            },
             table.bytes,
             table.entries,
             table.deletes,

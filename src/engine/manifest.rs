@@ -126,7 +126,16 @@ pub struct Append<D: Disk> {
 
 impl<D: Disk> Manifest<D> {
     pub fn empty(slice: SliceId) -> Manifest<D> {
-        Manifest { slice, state: State::default(), file: None, offset: 0, capacity: 0, index: 0, torn: false, mended: None }
+        Manifest {
+            slice,
+            state: State::default(),
+            file: None,
+            offset: 0,
+            capacity: 0,
+            index: 0,
+            torn: false,
+            mended: None,
+        }
     }
     pub fn exists(&self) -> bool {
         self.file.is_some()

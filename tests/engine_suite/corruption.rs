@@ -192,7 +192,13 @@ struct Totals {
 }
 
 /// Opens a spoiled copy and reads everything.
-fn judge(sample: &Sample, spoiled: VirtualDisk, exceptions: &Exceptions, totals: &mut Totals, note: &dyn Fn() -> String) {
+fn judge(
+    sample: &Sample,
+    spoiled: VirtualDisk,
+    exceptions: &Exceptions,
+    totals: &mut Totals,
+    note: &dyn Fn() -> String,
+) {
     let executor = Executor::new();
     let rig = match Rig::try_open(spoiled, executor.clone(), options()) {
         Some(Ok(rig)) => rig,
@@ -358,18 +364,18 @@ fn a_flipped_bit_in_a_segment_of_the_log() {
     assert!(totals.right * 100 >= totals.reads * 95 && totals.deep > 100, "{totals:?}");
 }
 
-/// Also sealed segments and marked ones, every 128th bit; and what tables point to.
+/// Also sealed segments and marked ones, every 512th bit; and what tables point to.
 #[test]
 fn a_flipped_bit_in_any_segment() {
     let mut totals = Totals::default();
     let mut bits = 0;
-    for (seed, close) in [(4, true), (5, false), (6, true)] {
+    for (seed, close) in [(4, true), (5, false)] {
         let sample = sample(seed, close);
         for (path, segment) in &sample.segments {
-            for at in (0..segment.length).step_by(16 * one_of() as usize) {
+            for at in (0..segment.length).step_by(64 * one_of() as usize) {
                 let exceptions = segment_exceptions(segment, &(at..at + 1), Spoil::Flip);
                 let spoiled = sample.disk.fork();
-                spoiled.flip_bit(path, at, (at / 16 % 8) as u8);
+                spoiled.flip_bit(path, at, (at / 64 % 8) as u8);
                 bits += 1;
                 judge(&sample, spoiled, &exceptions, &mut totals, &|| format!("seed {seed} {path} flip at {at}"));
             }
@@ -377,7 +383,7 @@ fn a_flipped_bit_in_any_segment() {
     }
     println!("segments: {totals:?}");
     assert_eq!(totals.tried, bits);
-    assert!(totals.damaged > 100 && totals.right * 100 >= totals.reads * 98, "{totals:?}");
+    assert!(totals.damaged > 50 && totals.right * 100 >= totals.reads * 98, "{totals:?}");
 }
 
 #[test]
@@ -397,7 +403,9 @@ fn a_file_cut_at_any_byte() {
     assert!(totals.right * 100 >= totals.reads * 60, "two slices of three are as they were: {totals:?}");
 
     let mut all_told = true;
-    for (path, segment) in &sample.segments {
+    // The oldest, which is sealed and whose values tables point to, and the newest.
+    let ends = [sample.segments.first_key_value(), sample.segments.last_key_value()];
+    for (path, segment) in ends.into_iter().flatten() {
         let mut totals = Totals::default();
         cut_all(&sample, path, true, &mut totals, &|cut, spoil| segment_exceptions(segment, &(cut..u64::MAX), spoil));
         println!("{path} cut: {totals:?}");
@@ -407,13 +415,7 @@ fn a_file_cut_at_any_byte() {
 }
 
 /// Cuts a file at every byte of a sample, and with `zeros` also leaves its length and blanks what follows.
-fn cut_all(
-    sample: &Sample,
-    path: &str,
-    zeros: bool,
-    totals: &mut Totals,
-    of: &dyn Fn(u64, Spoil) -> Exceptions,
-) {
+fn cut_all(sample: &Sample, path: &str, zeros: bool, totals: &mut Totals, of: &dyn Fn(u64, Spoil) -> Exceptions) {
     let bytes = sample.disk.contents(path).expect("a file");
     let step = one_of();
     for cut in window(bytes.len() as u64).step_by(step as usize) {

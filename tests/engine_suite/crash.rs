@@ -3,7 +3,7 @@
 //! One run of a workload gives all of its stops: at each I/O, when what it changes is pending and nothing of it is
 //! durable, the disk is copied, with what had been acknowledged by then.
 
-use crate::rig::{Model, Place, Rig, Workload, share, slow, tiny};
+use crate::rig::{Model, Place, Rig, Workload, slow, tiny};
 use dynarc::{
     engine::{error::EngineError, types::Write},
     sim::{
@@ -188,7 +188,7 @@ struct Totals {
 }
 
 fn part(number: u64) {
-    let (mut totals, wanted) = (Totals::default(), share(WORKLOADS / PARTS));
+    let (mut totals, wanted) = (Totals::default(), WORKLOADS / PARTS);
     for seed in number * WORKLOADS..number * WORKLOADS + wanted {
         let (stops, ios) = stops_of(seed);
         totals.workloads += 1;

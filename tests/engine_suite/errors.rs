@@ -2,7 +2,7 @@
 
 use crate::{
     crash::{End, Shared, check, script},
-    rig::{Model, Rig, Workload, share, slow, tiny},
+    rig::{Model, Rig, Workload, slow, tiny},
 };
 use dynarc::{
     engine::error::EngineError,
@@ -45,7 +45,7 @@ fn accesses(seed: u64) -> Vec<Access> {
 }
 
 fn part(number: u64) {
-    let wanted = share(WORKLOADS / PARTS);
+    let wanted = WORKLOADS / PARTS;
     let (mut faults, mut ends) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     let (mut ios, mut tried) = (0, 0);
     for seed in (1 + number) * WORKLOADS..(1 + number) * WORKLOADS + wanted {

@@ -57,7 +57,10 @@ fn judge(disk: &VirtualDisk, saved: &Identity, note: &str) -> bool {
     match block_on(open(&disk.fork(), &wish())) {
         Ok(found) => {
             assert!(!told, "{note}");
-            assert_eq!((found.node, &found.tokens, found.generation), (saved.node, &saved.tokens, saved.generation + 1));
+            assert_eq!(
+                (found.node, &found.tokens, found.generation),
+                (saved.node, &saved.tokens, saved.generation + 1)
+            );
         }
         Err(error) => assert!(told, "{note}: {error}"),
     }

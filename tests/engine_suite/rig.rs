@@ -122,9 +122,10 @@ impl Rig {
         shards: u16,
     ) -> Option<Result<Rig, EngineError>> {
         let owned: Vec<_> = (0..shards).map(|shard| dealt(shard, shards)).collect();
-        let opening = owned.iter().enumerate().map(|(shard, slices)| {
-            Engine::open(Rc::new(disk.clone()), ShardId(shard as u16), slices, options.clone())
-        });
+        let opening = owned
+            .iter()
+            .enumerate()
+            .map(|(shard, slices)| Engine::open(Rc::new(disk.clone()), ShardId(shard as u16), slices, options.clone()));
         let opened: Result<Vec<_>, _> = executor.try_block_on(join_all(opening))?.into_iter().collect();
         Some(opened.map(|opened| {
             let rigs: Vec<_> =
@@ -155,7 +156,8 @@ impl Rig {
     /// One call, on each shard the part that is its own.
     pub async fn write_parts(&self, call: Vec<Write>) -> Result<(), EngineError> {
         let shards = self.engines.len();
-        let part = |shard| call.iter().filter(|w| usize::from(w.slice.0) % shards == shard).cloned().collect::<Vec<_>>();
+        let part =
+            |shard| call.iter().filter(|w| usize::from(w.slice.0) % shards == shard).cloned().collect::<Vec<_>>();
         let parts = (0..shards).map(part).zip(&self.engines).filter(|(part, _)| !part.is_empty());
         let writes = parts.map(|(part, engine)| engine.write(part, Durability::Sync));
         join_all(writes).await.into_iter().collect()

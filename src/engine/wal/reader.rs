@@ -68,7 +68,18 @@ impl<F: DiskFile> BatchReader<F> {
         let limit = limit - limit % PAGE as u64;
         let window = PageBuffer::zeroed(0);
         let SegmentHeader { id: segment, epoch, reused, .. } = *header;
-        BatchReader { file, segment, epoch, reused, lane, offset: start, limit, window_start: 0, window, unreadable: BTreeSet::new() }
+        BatchReader {
+            file,
+            segment,
+            epoch,
+            reused,
+            lane,
+            offset: start,
+            limit,
+            window_start: 0,
+            window,
+            unreadable: BTreeSet::new(),
+        }
     }
     /// The bytes from `from`, at least `bytes` of them unless the segment ends before.
     async fn fill(&mut self, from: u64, bytes: u64) -> &[u8] {
@@ -120,7 +131,13 @@ impl<F: DiskFile> BatchReader<F> {
                 let written = !reused && !has_blank_sector(&bytes[..header.length as usize]);
                 written || self.unreadable.range(at..at + header.padded()).next().is_some()
             }
-            Some(_) => true,
+            Some(header) => {
+                // The file has been cut: its records may still be there.
+                let mut bytes = self.fill(at, limit - at).await.to_vec();
+                bytes.resize(header.padded() as usize, 0);
+                spoiled = decode_records(&header, &bytes).map(|(records, lost)| (header, records, lost));
+                true
+            }
             None => !reused && page[..SECTOR].iter().any(|b| *b != 0),
         };
         suspicious |= self.unreadable.contains(&at);
