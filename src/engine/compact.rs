@@ -10,8 +10,10 @@ use super::{
     error::EngineError,
     flush::commit,
     manifest::Change,
+    reserve,
     store::{Slice, Store, count},
     table::{ASIDE, Table, TableMeta, directory, path},
+    wal::log,
 };
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -30,10 +32,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         match result {
             Ok(()) => slice.strikes.set(0),
             // Nothing has changed: the next write that finds space starts it again.
-            Err(EngineError::Full) => {
-                store.read_only.set(true);
-                store.flush_blocked.set(true);
-            }
+            Err(EngineError::Full) => reserve::go_on(&store).await,
             Err(EngineError::Damaged(what)) => {
                 store.met(Damage::of_work(&what));
                 slice.strikes.set(slice.strikes.get() + 1);
@@ -64,7 +63,7 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
             most = Some((pressure, slice));
         }
     }
-    let (_, slice) = most?;
+    let Some((_, slice)) = most else { return choose_for_space(store) };
     match compaction::choose(&slice.tables.borrow(), &store.options) {
         Choice::Rest => None,
         choice => Some((slice.clone(), Chore::Compact(choice))),
@@ -79,6 +78,22 @@ async fn set_aside<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<()
     commit(store, slice, &change).await?;
     added.into_iter().for_each(|table| Rc::make_mut(&mut slice.tables.borrow_mut()).set_aside(table));
     Ok(())
+}
+
+/// While space is wanted, level 0 of every slice goes down, however small it is: what it covers becomes known as dead.
+fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
+    let position = store.reclaim.get()?;
+    for slice in store.slices().filter(|s| s.strikes.get() < STRIKES_MAX) {
+        match compaction::choose_for_space(&slice.tables.borrow(), &store.options) {
+            Choice::Rest => {}
+            choice => return Some((slice.clone(), Chore::Compact(choice))),
+        }
+    }
+    if store.flushed_position() >= position {
+        store.reclaim.set(None);
+        log::retire(store);
+    }
+    None
 }
 
 async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice<D>) -> Result<(), EngineError> {

@@ -11,6 +11,7 @@ use super::{
     error::EngineError,
     manifest::Change,
     memtable::{Memtable, pointers},
+    reserve,
     store::{Slice, Store, count},
     table::{Builder, Table, directory},
     wal::segment::{Phase, Segment},
@@ -35,10 +36,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         };
         match result {
             Ok(()) => unreadable = 0,
-            Err(EngineError::Full) => {
-                store.read_only.set(true);
-                store.flush_blocked.set(true);
-            }
+            Err(EngineError::Full) => reserve::go_on(&store).await,
             // The new table is gone, the memtable is still there: it is written again, under another name.
             Err(EngineError::Damaged(what)) if unreadable + 1 < UNREADABLE_MAX => {
                 unreadable += 1;
@@ -69,6 +67,11 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
     }
     if let Some(waiting) = store.slices().find(|s| s.sealed.borrow().is_some()) {
         return Some(Chore::Flush(waiting.clone()));
+    }
+    if let Some(position) = store.reclaim.get()
+        && let Some(slice) = store.slices().find(|s| s.first_position().is_some_and(|first| first < position))
+    {
+        return Some(Chore::Flush(slice.clone()));
     }
     if store.memtable_bytes.get() > store.options.memtable_bytes {
         let biggest = store.slices().max_by_key(|s| s.active.borrow().bytes());

@@ -20,6 +20,7 @@ use super::{
     disk::{Disk, DiskFile, Lane, OpenMode},
     error::EngineError,
     manifest::{self, Manifest},
+    reserve,
     store::{Slice, Store, count},
     table::{self, ASIDE, Table},
     types::EngineOptions,
@@ -64,7 +65,7 @@ pub async fn open<D: Disk>(
     own: &[SliceId],
     options: EngineOptions,
 ) -> Result<Store<D>, EngineError> {
-    for directory in [DIRECTORY, SLICES] {
+    for directory in [DIRECTORY, SLICES, reserve::DIRECTORY] {
         disk.create_dir(directory).await?;
     }
     disk.sync_dir("").await?;
@@ -74,7 +75,10 @@ pub async fn open<D: Disk>(
     let (candidates, newest, unknown) = find_segments(&*disk, shard, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
-    let store = Store::new(disk, shard, options, generation, slices);
+    let options = options.fitting(disk.space()?.total);
+    let held = reserve::held(&*disk, shard).await?;
+    let mut store = Store::new(disk, shard, options, generation, slices);
+    store.reserve = RefCell::new(held);
     if unknown {
         store.slices().for_each(|slice| slice.may_have_lost.set(true));
     }
