@@ -92,6 +92,8 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
 pub const MESH_QUEUE_MESSAGES: usize = 1024;
 /// Dots that are leased durably at once. A crash skips what is left of a block.
 pub const DOT_LEASE: u64 = 1 << 20;
+/// Incarnations left out when the last lease of a slice may be lost.
+pub const LOST_INCARNATIONS: u16 = 1024;
 
 // ---- hints -----------------------------------------------------------------------------------------------------
 /// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and counted.
@@ -141,6 +143,8 @@ pub const INLINE_VALUE_BYTES: usize = KIB;
 pub const BATCH_BYTES: usize = MIB;
 /// Records of a batch of the log after which it is sealed.
 pub const BATCH_RECORDS: usize = 64;
+/// Damaged places that one core's engine names; more are only counted.
+pub const DAMAGE_PLACES_MAX: usize = 1024;
 /// Batches of the log in flight.
 pub const BATCHES_IN_FLIGHT: usize = 2;
 /// How long a write of `durability = interval` may wait for its sync.

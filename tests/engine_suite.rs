@@ -15,5 +15,7 @@ mod errors;
 mod interval;
 #[path = "engine_suite/model.rs"]
 mod model;
+#[path = "engine_suite/node_files.rs"]
+mod node_files;
 #[path = "engine_suite/shards.rs"]
 mod shards;

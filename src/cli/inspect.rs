@@ -26,6 +26,7 @@ pub const EXAMPLE: &str = "Exit code 1 when anything is damaged.\n\n\
 #[derive(Clone, Copy, ValueEnum)]
 enum FileKind {
     /// A segment of the log
+    #[value(alias = "segment")]
     Wal,
     /// An SSTable
     Table,

@@ -166,17 +166,23 @@ pub async fn start<W: World, D: Disk>(
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
-/// One batch of new leases for all slices.
+/// One batch of new leases for all slices. One whose lease record is damaged gets none: it mints no dots, so writes that
+/// this node would coordinate for it are refused, and all else goes on.
 async fn lease_dots<D: Disk>(engine: &Engine<D>, node: NodeId, slices: &[SliceId]) -> Result<Leases, EngineError> {
     let mut leases = Leases::new(node);
     let mut writes = Vec::new();
-    let damaged = |slice: SliceId| EngineError::Damaged(format!("the dot lease of slice {}", slice.0));
     for &slice in slices {
-        let last = match engine.get(slice, &keys::lease_key(), Want::Head).await? {
-            None => None,
-            Some(record) => Some(keys::parse_lease(&record.head).ok_or_else(|| damaged(slice))?),
+        let last = match engine.get(slice, &keys::lease_key(), Want::Head).await {
+            Ok(None) => None,
+            Ok(Some(record)) => match keys::parse_lease(&record.head) {
+                Some(last) => Some(last),
+                None => continue,
+            },
+            Err(EngineError::Damaged(_)) => continue,
+            Err(error) => return Err(error),
         };
-        let lease = leases.begin(slice, last).ok_or_else(|| damaged(slice))?;
+        let begun = if engine.may_have_lost(slice) { leases.begin_far(slice, last) } else { leases.begin(slice, last) };
+        let Some(lease) = begun else { continue };
         let change = Change::Put { head: keys::lease_head(lease), values: Default::default() };
         writes.push(Write { slice, key: keys::lease_key(), change });
     }
@@ -190,7 +196,11 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
     for &slice in slices {
         let mut from = first.clone();
         loop {
-            let found = engine.scan(slice, &from, &to, SCAN_KEYS_MAX).await?;
+            let found = match engine.scan(slice, &from, &to, SCAN_KEYS_MAX).await {
+                // What cannot be read cannot be delivered.
+                Err(EngineError::Damaged(_)) => break,
+                found => found?,
+            };
             for (key, _) in &found {
                 if let Some((owner, _)) = keys::parse_hint_key(key) {
                     let owed = owners.entry(owner).or_default();

@@ -15,9 +15,11 @@
 //! A segment that was written when slices were dealt to cores in another way holds records of several cores. Each copies
 //! its own live records and releases its part; the last one removes the segment.
 //!
-//! A segment with a damaged place is never collected: what cannot be read cannot be copied.
+//! A segment with a damaged place is never collected: what cannot be read cannot be copied. Nor is one with a record of
+//! which a table that is set aside may hold a newer one.
 
 use super::{
+    damage::Damage,
     disk::{Disk, DiskFile, Lane, PageBuffer},
     error::EngineError,
     manifest,
@@ -81,8 +83,9 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
                 store.look_at_space();
             }
             Err(EngineError::Full) => store.copies_blocked.set(true),
-            Err(EngineError::Damaged(_)) => {
-                count(&store.counters.damaged_reads, 1);
+            // Some of it cannot be read, or which of it is current cannot: it stays as it is.
+            Err(EngineError::Damaged(what)) => {
+                store.met(Damage::of_work(&what));
                 segment.damaged.set(true);
             }
             Err(_) if store.ending() => break,

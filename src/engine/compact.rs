@@ -1,39 +1,52 @@
 //! Runs compaction: the slice that needs it most, one at a time; [`super::compaction`] says what and does it.
+//!
+//! Tables that the opening could not read are first set aside for good, in the manifest: once others have been compacted
+//! past them, they must not come back to their level. A table whose blocks turn out to be damaged is salvaged.
 
 use super::{
-    compaction::{self, Choice, Outcome, TableSet},
+    compaction::{self, Choice, Outcome, TableSet, salvage::salvage},
+    damage::{self, Damage},
     disk::Disk,
     error::EngineError,
     flush::{self, commit},
     manifest::Change,
     reserve,
     store::{Slice, Store, count},
-    table::{Table, directory, path},
+    table::{ASIDE, Table, TableMeta, directory, path},
     wal::log,
 };
 use std::rc::Rc;
+
+/// Compactions of a slice in a row that may meet damage which is not found again.
+pub(super) const STRIKES_MAX: u32 = 3;
 
 /// Compacts whenever some slice needs it, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
-        let Some((slice, choice)) = next else { break };
-        let level0 = &store.admission.level0;
-        level0.at_work.set(true);
-        // A record in memory takes about twice the bytes that it takes in a table.
-        let owed = 2 * choice.bytes();
-        let compacted = compact(&store, &slice, choice).await;
-        level0.pay(owed);
-        level0.at_work.set(false);
-        store.level0_changed();
-        store.room.wake();
-        match compacted {
-            Ok(()) => {}
+        let Some((slice, chore)) = next else { break };
+        let result = match chore {
+            Chore::SetAside => set_aside(&store, &slice).await,
+            Chore::Compact(choice) => {
+                let level0 = &store.admission.level0;
+                level0.at_work.set(true);
+                // A record in memory takes about twice the bytes that it takes in a table.
+                let owed = 2 * choice.bytes();
+                let compacted = compact(&store, &slice, choice).await;
+                level0.pay(owed);
+                level0.at_work.set(false);
+                store.level0_changed();
+                store.room.wake();
+                compacted
+            }
+        };
+        match result {
+            Ok(()) => slice.strikes.set(0),
             // Nothing has changed: the next write that finds space starts it again.
             Err(EngineError::Full) => reserve::go_on(&store).await,
-            Err(EngineError::Damaged(_)) => {
-                count(&store.counters.damaged_reads, 1);
-                slice.damaged.set(true);
+            Err(EngineError::Damaged(what)) => {
+                store.met(Damage::of_work(&what));
+                slice.strikes.set(slice.strikes.get() + 1);
             }
             Err(error) => store.fail(&error),
         }
@@ -41,12 +54,21 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
-fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
+enum Chore<D: Disk> {
+    /// Record in the manifest that tables are set aside.
+    SetAside,
+    Compact(Choice<D>),
+}
+
+fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
     if store.flush_blocked.get() {
         return None;
     }
     let mut most: Option<(f64, &Rc<Slice<D>>)> = None;
-    for slice in store.slices().filter(|s| !s.damaged.get()) {
+    for slice in store.slices().filter(|s| s.strikes.get() < STRIKES_MAX) {
+        if slice.tables.borrow().aside().iter().any(|table| table.level != ASIDE) {
+            return Some((slice.clone(), Chore::SetAside));
+        }
         let pressure = slice.tables.borrow().pressure(&store.options);
         if pressure >= 1.0 && most.is_none_or(|(p, _)| pressure > p) {
             most = Some((pressure, slice));
@@ -55,17 +77,27 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
     let Some((_, slice)) = most else { return choose_for_space(store) };
     match compaction::choose(&slice.tables.borrow(), &store.options) {
         Choice::Rest => None,
-        choice => Some((slice.clone(), choice)),
+        choice => Some((slice.clone(), Chore::Compact(choice))),
     }
 }
 
+async fn set_aside<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), EngineError> {
+    let _held = slice.latch.hold().await;
+    let aside = slice.tables.borrow().aside().to_vec();
+    let added: Vec<_> = aside.into_iter().map(|table| TableMeta { level: ASIDE, ..table }).collect();
+    let change = Change { added: added.clone(), next_table: slice.next_table.get(), ..Change::default() };
+    commit(store, slice, &change).await?;
+    added.into_iter().for_each(|table| Rc::make_mut(&mut slice.tables.borrow_mut()).set_aside(table));
+    Ok(())
+}
+
 /// While space is wanted, level 0 of every slice goes down, however small it is: what it covers becomes known as dead.
-fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
+fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
     let position = store.reclaim.get()?;
-    for slice in store.slices().filter(|s| !s.damaged.get()) {
+    for slice in store.slices().filter(|s| s.strikes.get() < STRIKES_MAX) {
         match compaction::choose_for_space(&slice.tables.borrow(), &store.options) {
             Choice::Rest => {}
-            choice => return Some((slice.clone(), choice)),
+            choice => return Some((slice.clone(), Chore::Compact(choice))),
         }
     }
     if store.flushed_position() >= position && flush::is_idle(store) && !log::retire(store) {
@@ -78,9 +110,20 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D
 async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice<D>) -> Result<(), EngineError> {
     let ids = slice.clone();
     let next_id = move || ids.take_table_id();
-    let outcome = compaction::run(&store.disk, slice.id, choice, &store.options, next_id).await?;
+    let inputs = choice.inputs();
+    let outcome = match compaction::run(&store.disk, slice.id, choice, &store.options, next_id).await {
+        Err(EngineError::Damaged(what)) => return salvage_all(store, slice, &inputs, what).await,
+        result => result?,
+    };
     count(&store.counters.device_bytes_written, outcome.written_bytes);
-    let added = open_added(store, slice, &outcome).await?;
+    let added = match open_added(store, slice, &outcome).await {
+        Ok(added) => added,
+        Err(error) => {
+            // Nothing has changed: it is tried again.
+            remove_added(store, slice, &outcome).await?;
+            return Err(EngineError::Damaged(damage::text(&error)));
+        }
+    };
     let _held = slice.latch.hold().await;
     store.disk.sync_dir(&directory(slice.id)).await?;
     let change = Change {
@@ -89,13 +132,69 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
         next_table: slice.next_table.get(),
         ..Change::default()
     };
-    commit(store, slice, &change).await?;
+    if let Err(error) = commit(store, slice, &change).await {
+        if error == EngineError::Full {
+            remove_added(store, slice, &outcome).await?;
+        }
+        return Err(error);
+    }
     Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(added, &outcome.removed);
     count(&store.counters.compactions, 1);
     for id in outcome.obsolete() {
         store.disk.remove(&path(slice.id, id)).await?;
     }
     Ok(())
+}
+
+/// Removes the files of a compaction that did not come to anything: no manifest names them.
+async fn remove_added<D: Disk>(store: &Store<D>, slice: &Slice<D>, outcome: &Outcome) -> Result<(), EngineError> {
+    let new = |table: &&TableMeta| !outcome.removed.iter().any(|removed| removed.id == table.id);
+    for table in outcome.added.iter().filter(new) {
+        store.disk.remove(&path(slice.id, table.id)).await?;
+    }
+    Ok(())
+}
+
+/// A compaction has met damage: of each of its tables that has damaged blocks, what is good is saved and the rest is
+/// set aside. `what` again if none of them has any.
+async fn salvage_all<D: Disk>(
+    store: &Store<D>,
+    slice: &Rc<Slice<D>>,
+    tables: &[Rc<Table<D>>],
+    what: String,
+) -> Result<(), EngineError> {
+    let mut any = false;
+    for table in tables {
+        let Some(salvaged) = salvage(&store.disk, table, &store.options, || slice.take_table_id()).await? else {
+            continue;
+        };
+        any = true;
+        let saved = match &salvaged.saved {
+            None => None,
+            Some(meta) => match Table::open(&store.disk, meta.clone()).await {
+                Ok(saved) => Some(saved),
+                Err(error) => {
+                    store.disk.remove(&path(slice.id, meta.id)).await?;
+                    return Err(EngineError::Damaged(damage::text(&error)));
+                }
+            },
+        };
+        let _held = slice.latch.hold().await;
+        store.disk.sync_dir(&directory(slice.id)).await?;
+        let added: Vec<_> = salvaged.saved.iter().chain([&salvaged.aside]).cloned().collect();
+        let change = Change { added, next_table: slice.next_table.get(), ..Change::default() };
+        if let Err(error) = commit(store, slice, &change).await {
+            if let (EngineError::Full, Some(meta)) = (&error, &salvaged.saved) {
+                store.disk.remove(&path(slice.id, meta.id)).await?;
+            }
+            return Err(error);
+        }
+        let mut set = slice.tables.borrow_mut();
+        Rc::make_mut(&mut set).apply(saved.into_iter().collect(), &[table.meta().clone()]);
+        Rc::make_mut(&mut set).set_aside(salvaged.aside.clone());
+        store.met(Damage::of_table(&salvaged.aside, damage::text(&salvaged.what)));
+    }
+    if any { Ok(()) } else { Err(EngineError::Damaged(what)) }
 }
 
 async fn open_added<D: Disk>(

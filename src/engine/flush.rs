@@ -6,13 +6,14 @@
 
 use super::{
     compaction::TableSet,
+    damage::Damage,
     disk::Disk,
     error::EngineError,
     manifest::Change,
     memtable::{Memtable, pointers},
     reserve,
     store::{Slice, Store, count},
-    table::{Builder, Table, TableMeta, directory},
+    table::{Builder, Table, directory},
     wal::segment::{Phase, Segment},
 };
 use crate::limits::{KIB, LEVEL0_PATIENCE};
@@ -28,8 +29,12 @@ const LOOKUPS: usize = 8;
 /// Bytes of a memtable on their way into a table after which writes that wait hear of it.
 const PAID_AT_ONCE: usize = 32 * KIB;
 
+/// Tables in a row that cannot be read after they were written, after which the disk is taken to have failed.
+const UNREADABLE_MAX: u32 = 4;
+
 /// Flushes whenever there is reason to, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+    let mut unreadable = 0;
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
         let Some(chore) = next else { break };
@@ -45,8 +50,13 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
             Chore::Mark(segment) => segment.write_mark().await,
         };
         match result {
-            Ok(()) => {}
+            Ok(()) => unreadable = 0,
             Err(EngineError::Full) => reserve::go_on(&store).await,
+            // The new table is gone, the memtable is still there: it is written again, under another name.
+            Err(EngineError::Damaged(what)) if unreadable + 1 < UNREADABLE_MAX => {
+                unreadable += 1;
+                store.met(Damage::of_work(&what));
+            }
             Err(error) => store.fail(&error),
         }
         store.work.wake();
@@ -129,6 +139,8 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         store.log.synced(|| store.has_failed()).await;
         if !slice.manifest.borrow().exists() {
             make_directory(&*store.disk, slice).await?;
+            // Before any table: tables without a manifest are a manifest that was lost.
+            commit(store, slice, &Change::default()).await?;
         }
         let table = write_table(store, slice, &memtable).await?;
         let mut gained = BTreeMap::new();
@@ -137,7 +149,7 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         }
         let lost = replaced(store, slice, &memtable).await?;
         let change = Change {
-            added: vec![table.clone()],
+            added: vec![table.meta().clone()],
             flushed_sequence: memtable.last_sequence(),
             next_table: slice.next_table.get(),
             gained,
@@ -146,11 +158,10 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         };
         if let Err(error) = commit(store, slice, &change).await {
             if error == EngineError::Full {
-                store.disk.remove(&super::table::path(slice.id, table.id)).await?;
+                store.disk.remove(&super::table::path(slice.id, table.meta().id)).await?;
             }
             return Err(error);
         }
-        let table = Table::open(&store.disk, table).await?;
         Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(vec![table], &[]);
         for (segment, bytes) in &change.lost {
             if let Some(segment) = store.segment(*segment) {
@@ -225,11 +236,12 @@ async fn make_directory<D: Disk>(disk: &D, slice: &Slice<D>) -> Result<(), Engin
     Ok(())
 }
 
+/// A table of the memtable, durable and open. After an error that is not final its file is gone.
 async fn write_table<D: Disk>(
     store: &Store<D>,
     slice: &Slice<D>,
     memtable: &Memtable,
-) -> Result<TableMeta, EngineError> {
+) -> Result<Rc<Table<D>>, EngineError> {
     let id = slice.take_table_id();
     let mut builder = Builder::create(&store.disk, slice.id, id, 0, &store.options).await?;
     let (mut unpaid, share) = (0, memtable.bytes() / memtable.len().max(1));
@@ -257,7 +269,13 @@ async fn write_table<D: Disk>(
     store.disk.sync_dir(&directory(slice.id)).await?;
     count(&store.counters.device_bytes_written, meta.bytes);
     count(&store.counters.flushed_bytes, meta.bytes);
-    Ok(meta)
+    match Table::open(&store.disk, meta).await {
+        Ok(table) => Ok(table),
+        Err(error) => {
+            store.disk.remove(&super::table::path(slice.id, id)).await?;
+            Err(EngineError::Damaged(super::damage::text(&error)))
+        }
+    }
 }
 
 /// Makes a change of a slice's manifest durable. The caller holds the slice's latch.

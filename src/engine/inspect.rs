@@ -4,6 +4,7 @@ use super::{
     disk::{Disk, DiskFile, Lane, OpenMode},
     error::EngineError,
     manifest,
+    table::ASIDE,
     types::{Stored, StoredValue},
     wal::{
         format::{LogRecord, Mark, SegmentHeader, mark_bytes},
@@ -57,7 +58,17 @@ pub async fn wal<D: Disk>(disk: &D, path: &str, print: &mut impl FnMut(String)) 
     let start = u64::from(header.data_start);
     let mut reader = BatchReader::new(file, &header, start, length, Lane::Background);
     loop {
-        match reader.next().await? {
+        let found = match reader.next().await {
+            Found::Spoiled(batch, records, lost) => {
+                verified.damaged += lost.len() as u64;
+                for range in lost {
+                    print(format!("DAMAGED: the value at {} to {}", range.start, range.end));
+                }
+                Found::Batch(batch, records)
+            }
+            found => found,
+        };
+        match found {
             Found::Batch(batch, records) => {
                 print(format!(
                     "batch at {}  {} bytes  {} records from sequence {}  durable before {}",
@@ -75,6 +86,7 @@ pub async fn wal<D: Disk>(disk: &D, path: &str, print: &mut impl FnMut(String)) 
                 print(format!("end at {at}"));
                 return Ok(verified);
             }
+            Found::Spoiled(..) => {}
         }
         disk.breathe().await;
     }
@@ -122,9 +134,13 @@ pub async fn manifest<D: Disk>(disk: &D, path: &str, print: &mut impl FnMut(Stri
     }
     for table in reading.state.tables.values() {
         print(format!(
-            "table {:016x}  level {}  {} bytes  {} records ({} deletes)  \"{}\" .. \"{}\"",
+            "table {:016x}  {}  {} bytes  {} records ({} deletes)  \"{}\" .. \"{}\"",
             table.id,
-            table.level,
+            if table.level == ASIDE {
+                "SET ASIDE: these keys are in doubt".into()
+            } else {
+                format!("level {}", table.level)
+            },
             table.bytes,
             table.entries,
             table.deletes,

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, rc::Rc};
 
 /// Format number of manifests.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 const MAGIC: &[u8; 4] = b"DYNM";
 const HEADER_BYTES: usize = 40;
 /// Pages for changes after the snapshot.
@@ -107,8 +107,10 @@ pub struct Manifest<D: Disk> {
     capacity: u64,
     /// Number of the next record; goes on when the file is rewritten.
     index: u64,
-    /// Its end is torn: it is rewritten before anything is appended.
+    /// Its end is torn, or a copy is damaged: it is rewritten before anything is appended.
     torn: bool,
+    /// Where one of the two copies of a record was damaged, if that cannot be a torn end.
+    pub mended: Option<u64>,
 }
 
 /// What an append will write; made from a borrowed manifest so that none is borrowed while it is written.
@@ -124,7 +126,16 @@ pub struct Append<D: Disk> {
 
 impl<D: Disk> Manifest<D> {
     pub fn empty(slice: SliceId) -> Manifest<D> {
-        Manifest { slice, state: State::default(), file: None, offset: 0, capacity: 0, index: 0, torn: false }
+        Manifest {
+            slice,
+            state: State::default(),
+            file: None,
+            offset: 0,
+            capacity: 0,
+            index: 0,
+            torn: false,
+            mended: None,
+        }
     }
     pub fn exists(&self) -> bool {
         self.file.is_some()
@@ -135,6 +146,7 @@ impl<D: Disk> Manifest<D> {
         let file = disk.open(&path, OpenMode::Write).await?;
         let bytes = read_whole(&*file, &path).await?;
         let read = Reading::of(bytes.as_slice(), slice, &path)?;
+        let mended = read.mended();
         // What this start builds on must not vanish at the next power cut: it may have been written but never synced.
         file.sync().await?;
         Ok(Manifest {
@@ -144,7 +156,9 @@ impl<D: Disk> Manifest<D> {
             offset: read.end,
             capacity: bytes.len() as u64,
             index: read.next_index,
-            torn: read.torn,
+            // What has one whole copy left is written anew with the next change.
+            torn: read.torn || read.records.iter().any(|record| record.mended),
+            mended,
         })
     }
     /// What has to be written for a change: an append, or a new file when this one is full. Only one at a time, and
@@ -177,7 +191,7 @@ impl<D: Disk> Manifest<D> {
         self.offset = written.offset + bytes;
         self.capacity = written.capacity;
         self.index = written.index + 1;
-        self.torn = false;
+        (self.torn, self.mended) = (false, None);
     }
 }
 
@@ -226,11 +240,11 @@ pub async fn peek<D: Disk>(disk: &D, slice: SliceId) -> Result<Option<State>, En
 }
 
 async fn read_whole<F: DiskFile>(file: &F, path: &str) -> Result<PageBuffer, EngineError> {
-    let length = file.len()?;
+    let length = file.len().map_err(|e| EngineError::unreadable(path, 0, &e))?;
     if length == 0 || length > BYTES_MAX || !length.is_multiple_of(PAGE as u64) {
-        return Err(EngineError::Damaged(format!("{path}: its length of {length} bytes is not a manifest's")));
+        return Err(EngineError::Damaged(format!("{path} at {length}: it has not the length of a manifest")));
     }
-    Ok(file.read(0, length as usize, Lane::Foreground).await?)
+    file.read(0, length as usize, Lane::Foreground).await.map_err(|e| EngineError::unreadable(path, 0, &e))
 }
 
 /// One record of a manifest, for printing.
@@ -254,9 +268,14 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The first record of which one copy is damaged. The last one does not count: a crash leaves it like that.
+    fn mended(&self) -> Option<u64> {
+        let (_, before) = self.records.split_last()?;
+        before.iter().find(|record| record.mended).map(|record| record.offset)
+    }
     /// Reads and checks everything. A torn end is fine; anything else that is not as it was written is an error.
     pub fn of(bytes: &[u8], slice: SliceId, path: &str) -> Result<Reading, EngineError> {
-        let damaged = |what: String| EngineError::Damaged(format!("{path}: {what}"));
+        let damaged = |what: String| EngineError::Damaged(format!("{path} at 0: {what}"));
         let mut reading = Reading { state: State::default(), records: Vec::new(), end: 0, next_index: 0, torn: false };
         let mut at = 0;
         while at < bytes.len() {
@@ -322,12 +341,17 @@ fn decode_pair(
     Ok(None)
 }
 
+/// Over everything but the magic and itself: a flipped bit of the format number is damage, not a newer format.
+fn checksum(record: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&record[4..8]), &record[12..])
+}
+
 /// Bytes of the record whose checksum holds.
 fn record_crc(bytes: &[u8], at: usize) -> Option<usize> {
     let header = bytes.get(at..at + HEADER_BYTES)?;
     let length = u32_at(header, 12) as usize;
     let record = bytes.get(at..at.checked_add(length)?)?;
-    let whole = &header[..4] == MAGIC && length >= HEADER_BYTES && crc32c::crc32c(&record[12..]) == u32_at(header, 8);
+    let whole = &header[..4] == MAGIC && length >= HEADER_BYTES && checksum(record) == u32_at(header, 8);
     whole.then_some(length)
 }
 
@@ -343,11 +367,11 @@ fn decode(bytes: &[u8], at: usize, slice: SliceId, path: &str) -> Result<Option<
         return Ok(None);
     }
     if u16_at(header, 16) != slice.0 {
-        return Err(EngineError::Damaged(format!("{path}: it is of slice {}", u16_at(header, 16))));
+        return Err(EngineError::Damaged(format!("{path} at {at}: it is of slice {}", u16_at(header, 16))));
     }
     let body = &bytes[at + HEADER_BYTES..at + length];
     let Some(change) = decode_change(body, slice) else {
-        return Err(EngineError::Damaged(format!("{path}: the record at {at} cannot be read")));
+        return Err(EngineError::Damaged(format!("{path} at {at}: a record that cannot be read")));
     };
     let snapshot = header[18] == KIND_SNAPSHOT;
     let record = RecordView { offset: at as u64, index: u64_at(header, 24), snapshot, mended: false, change };
@@ -366,7 +390,7 @@ fn encode(slice: SliceId, kind: u8, index: u64, capacity: u64, change: &Change) 
     record[18] = kind;
     record[24..32].copy_from_slice(&index.to_le_bytes());
     record[32..40].copy_from_slice(&capacity.to_le_bytes());
-    let crc = crc32c::crc32c(&record[12..]);
+    let crc = checksum(&record);
     record[8..12].copy_from_slice(&crc.to_le_bytes());
     let padded = pages(record.len());
     let mut buffer = PageBuffer::zeroed(2 * padded);
@@ -459,7 +483,7 @@ pub async fn read<D: Disk>(disk: &D, path: &str) -> Result<(SliceId, Reading), E
     let bytes = read_whole(&*file, path).await?;
     let whole = (0..bytes.len()).step_by(PAGE).find(|at| record_crc(bytes.as_slice(), *at).is_some());
     let Some(at) = whole else {
-        return Err(EngineError::Damaged(format!("{path}: no record matches its checksum")));
+        return Err(EngineError::Damaged(format!("{path} at 0: no record matches its checksum")));
     };
     let slice = SliceId(u16_at(bytes.as_slice(), at + 16));
     Ok((slice, Reading::of(bytes.as_slice(), slice, path)?))

@@ -6,14 +6,16 @@
 //!
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
-//! [`reserve`], [`recover`]; [`admission`] slows writes down, [`snapshot`] serves who walks many records.
+//! [`reserve`], [`recover`], [`damage`]; [`admission`] slows writes down, [`snapshot`] serves who walks many records.
 //!
 //! Invariants:
 //! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;
 //! - sequences of a slice's records only ever grow, over restarts too, and the greatest wins;
 //! - a file is written, synced, renamed, its directory synced, in that order; no log byte is ever written twice;
 //! - after a failed write or sync nothing more is acknowledged; it is never tried again;
-//! - a segment goes only when no record in it is needed: all are in tables, and the live ones copied durably.
+//! - a segment goes only when no record in it is needed: all are in tables, and the live ones copied durably;
+//! - what is damaged or cannot be read is set aside and named; a read that may concern it gives `Damaged`, never "not
+//!   found" and never an older record of a table; all else goes on. Only failed writes and syncs stop the shard.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -21,6 +23,7 @@ pub mod cache;
 pub mod collect;
 pub mod compact;
 pub mod compaction;
+pub mod damage;
 pub mod disk;
 pub mod error;
 pub mod flush;

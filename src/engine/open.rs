@@ -3,13 +3,14 @@
 use super::{
     collect, compact,
     compaction::{MergeCursor, Source},
+    damage::Damage,
     disk::{Disk, DiskFile, Lane},
     error::EngineError,
     flush,
     memtable::{ENTRY_OVERHEAD, pointers},
     recover,
     snapshot::{Snapshot, recent, walk},
-    store::{Damage, Store, count},
+    store::{Store, count},
     types::{
         Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
         ValuePointer, Values, Want, Write,
@@ -17,6 +18,7 @@ use super::{
     wal::{
         format::{check_write, record_bytes, value_checksum},
         log,
+        segment::path,
     },
 };
 use crate::{
@@ -92,14 +94,15 @@ impl<D: Disk> Engine<D> {
     pub async fn get(&self, slice: SliceId, key: &[u8], want: Want) -> Result<Option<Record>, EngineError> {
         let store = &self.0;
         let result = self.get_inner(slice, key, want).await;
-        if let Err(EngineError::Damaged(_)) = &result {
-            count(&store.counters.damaged_reads, 1);
+        if let Err(EngineError::Damaged(what)) = &result {
+            store.met(Damage::of_read(slice, key, what));
         }
         result
     }
     async fn get_inner(&self, slice: SliceId, key: &[u8], want: Want) -> Result<Option<Record>, EngineError> {
         let store = &self.0;
-        let slice = store.slice(slice)?;
+        let slice = store.serving(slice)?;
+        let mut gone = 0;
         for _ in 0..READ_ATTEMPTS {
             store.check()?;
             let (head, stored) = match slice.lookup(key, &store.blocks).await? {
@@ -113,7 +116,10 @@ impl<D: Disk> Engine<D> {
             for value in &stored {
                 let bytes = match value {
                     StoredValue::Inline(bytes) => Some(bytes.clone()),
-                    StoredValue::Pointer(pointer) => read_value(store, pointer).await?,
+                    StoredValue::Pointer(pointer) => {
+                        gone = pointer.segment;
+                        read_value(store, pointer).await?
+                    }
                 };
                 values.extend(bytes);
             }
@@ -121,7 +127,7 @@ impl<D: Disk> Engine<D> {
                 return Ok(Some(Record { head, values }));
             }
         }
-        Err(EngineError::Damaged(format!("a record of slice {} points to a segment that is gone", slice.id.0)))
+        Err(EngineError::Damaged(format!("{} at 0: the segment that a record points to is gone", path(gone))))
     }
 
     /// Stores all of it or, on an error, perhaps none; returns once it is durable and every read sees it.
@@ -134,7 +140,7 @@ impl<D: Disk> Engine<D> {
             return Ok(());
         }
         for write in &writes {
-            store.slice(write.slice)?;
+            store.serving(write.slice)?;
             check_write(write)?;
         }
         if writes.iter().map(user_bytes).sum::<usize>() > LOG_QUEUE_BYTES {
@@ -165,6 +171,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. Never touches the log.
+    /// `Damaged` if a key that would belong to the answer may be in a damaged place: a smaller range may go round it.
     pub async fn scan(
         &self,
         slice: SliceId,
@@ -172,8 +179,22 @@ impl<D: Disk> Engine<D> {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        let result = self.scan_inner(slice, from, to, limit).await;
+        if let Err(EngineError::Damaged(what)) = &result {
+            self.0.met(Damage::of_read(slice, from, what));
+        }
+        result
+    }
+    async fn scan_inner(
+        &self,
+        slice: SliceId,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         let store = &self.0;
-        let slice = store.slice(slice)?;
+        store.check()?;
+        let slice = store.serving(slice)?;
         let sealed = slice.sealed.borrow().clone().unwrap_or_default();
         let memory = recent(&slice.active.borrow(), &sealed, from, to, limit);
         let tables = slice.tables.borrow().clone();
@@ -183,7 +204,7 @@ impl<D: Disk> Engine<D> {
     /// The heads of a slice as they are now, whatever is written later.
     pub fn snapshot(&self, slice: SliceId) -> Result<Snapshot<D>, EngineError> {
         self.0.check()?;
-        Ok(Snapshot::new(&self.0, self.0.slice(slice)?))
+        Ok(Snapshot::new(&self.0, self.0.serving(slice)?))
     }
 
     /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads finds
@@ -242,9 +263,27 @@ impl<D: Disk> Engine<D> {
         self.0.failure()
     }
 
-    /// Ranges of the log that failed their checksums at the opening: the records in them are lost here.
-    pub fn damage(&self) -> &[Damage] {
-        &self.0.damage
+    /// What is known to be damaged, oldest first: at most [`DAMAGE_PLACES_MAX`](crate::limits::DAMAGE_PLACES_MAX) places.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.0.damages.list()
+    }
+    /// The places after the first `known`, as soon as there are any. Nothing once the engine has ended.
+    pub async fn damage_after(&self, known: usize) -> Vec<Damage> {
+        let store = &self.0;
+        let news = || {
+            let news = store.damages.after(known);
+            (!news.is_empty() || store.ending()).then_some(news)
+        };
+        store.damages.noted.until(news).await
+    }
+    /// Whether records of a slice that were acknowledged may be lost without a trace: a damaged place of the log held
+    /// records of unknown keys that were in no table. What is read of the slice may then be older than what was written.
+    pub fn may_have_lost(&self, slice: SliceId) -> bool {
+        self.0.slice(slice).is_ok_and(|slice| slice.may_have_lost.get())
+    }
+    /// Whether a slice is set aside: every call for it gives `Damaged`.
+    pub fn is_aside(&self, slice: SliceId) -> bool {
+        matches!(self.0.serving(slice), Err(EngineError::Damaged(_)))
     }
 
     /// Writes what waits for the log and ends the background futures, which the host must go on driving until this
@@ -285,13 +324,15 @@ async fn read_value<D: Disk>(store: &Store<D>, pointer: &ValuePointer) -> Result
     let page = PAGE as u64;
     let from = pointer.offset - pointer.offset % page;
     let end = pointer.offset.saturating_add(u64::from(pointer.length));
-    let damaged = || EngineError::Damaged(format!("value at {} of segment {:016x}", pointer.offset, pointer.segment));
+    let damaged =
+        || EngineError::Damaged(format!("{} at {}: a value: wrong checksum", path(pointer.segment), pointer.offset));
     if end > segment.allocated.get() {
         return Err(damaged());
     }
     count(&store.counters.device_reads, 1);
     let bytes = (end.next_multiple_of(page) - from) as usize;
-    let buffer = segment.file.read(from, bytes, Lane::Foreground).await?;
+    let read = segment.file.read(from, bytes, Lane::Foreground).await;
+    let buffer = read.map_err(|error| EngineError::unreadable(&path(pointer.segment), pointer.offset, &error))?;
     let skip = (pointer.offset - from) as usize;
     let value = buffer.into_bytes().slice(skip..skip + pointer.length as usize);
     if value_checksum(pointer.segment, pointer.offset, &value) != pointer.checksum {

@@ -8,19 +8,24 @@
 //! What has been read is synced before it is served: a crash of the process alone leaves written batches that no sync
 //! has covered, and what a client once read must not vanish at the next power cut.
 //!
-//! Nothing is ever truncated. Damage is counted, named, and left where it is.
+//! Nothing is ever truncated. Damage is counted, named, and left where it is; all else opens. A table that cannot be
+//! opened is set aside; so is a slice whose manifest cannot be read, or says less than a segment's mark proves. A segment
+//! with records of such a slice is kept as it is. Whatever fails its checksum or cannot be read is read once more before
+//! that is believed. A file that is there and cannot be *opened* is another matter (too few descriptors, no permission):
+//! it says nothing of the medium, so the opening fails.
 
 use super::{
     compaction::TableSet,
+    damage::{self, Damage},
     disk::{Disk, DiskFile, Lane, OpenMode},
     error::EngineError,
-    manifest::Manifest,
+    manifest::{self, Manifest},
     reserve,
-    store::{Damage, Slice, Store, count},
-    table::{self, Table},
+    store::{Slice, Store, count},
+    table::{self, ASIDE, Table},
     types::EngineOptions,
     wal::{
-        format::{Mark, SegmentHeader, mark_bytes, u32_at},
+        format::{BatchHeader, Mark, SegmentHeader, mark_bytes, u64_at},
         reader::{BatchReader, Found},
         segment::{self, DIRECTORY, Phase, Segment},
     },
@@ -34,6 +39,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     rc::Rc,
 };
 
@@ -48,6 +54,8 @@ struct Candidate<F> {
     file: Rc<F>,
     length: u64,
     mark: Option<Mark>,
+    /// Its header is damaged; what is needed of it comes from its batches.
+    rebuilt: bool,
 }
 
 /// Opens what is there and brings back what was durable.
@@ -62,24 +70,33 @@ pub async fn open<D: Disk>(
     }
     disk.sync_dir("").await?;
     let own: BTreeSet<SliceId> = own.iter().copied().collect();
-    let slices = open_slices(&disk, &own).await?;
     let mut damage = Vec::new();
-    let (candidates, newest) = find_segments(&*disk, shard, &own, &mut damage).await?;
+    let slices = open_slices(&disk, &own, &mut damage).await?;
+    let (candidates, newest, unknown) = find_segments(&*disk, shard, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
     let options = options.fitting(disk.space()?.total);
     let held = reserve::held(&*disk, shard).await?;
     let mut store = Store::new(disk, shard, options, generation, slices);
     store.reserve = RefCell::new(held);
+    if unknown {
+        store.slices().for_each(|slice| slice.may_have_lost.set(true));
+    }
     replay_all(&store, candidates, &own, &mut damage).await?;
     count_live(&store);
     count(&store.counters.damaged_reads, damage.len() as u64);
     store.look_at_space();
-    store.damage = damage;
+    for place in damage {
+        store.damages.note(place);
+    }
     Ok(store)
 }
 
-async fn open_slices<D: Disk>(disk: &Rc<D>, own: &BTreeSet<SliceId>) -> Result<Vec<Rc<Slice<D>>>, EngineError> {
+async fn open_slices<D: Disk>(
+    disk: &Rc<D>,
+    own: &BTreeSet<SliceId>,
+    damage: &mut Vec<Damage>,
+) -> Result<Vec<Rc<Slice<D>>>, EngineError> {
     let present: BTreeSet<String> = disk.list(SLICES).await?.into_iter().map(|(name, _)| name).collect();
     let mut slices = Vec::with_capacity(own.len());
     let mut wanted = own.iter();
@@ -89,26 +106,52 @@ async fn open_slices<D: Disk>(disk: &Rc<D>, own: &BTreeSet<SliceId>) -> Result<V
             && let Some(id) = wanted.next()
         {
             if present.contains(&format!("{:04x}/", id.0)) {
-                opening.push(open_slice(disk, *id));
+                opening.push(async { (*id, open_slice(disk, *id).await) });
             } else {
                 slices.push(Rc::new(Slice::new(*id, Manifest::empty(*id), TableSet::new(), 1)));
             }
         }
         match opening.next().await {
-            Some(slice) => slices.push(slice?),
+            Some((_, Ok((slice, damaged)))) => {
+                slices.push(slice);
+                damage.extend(damaged);
+            }
+            Some((id, Err(error @ EngineError::Damaged(_)))) => {
+                let slice = Slice::new(id, Manifest::empty(id), TableSet::new(), 1);
+                damage.push(Damage::of_file(manifest::path(id), id, &error));
+                let _ = slice.lost.set(error);
+                slices.push(Rc::new(slice));
+            }
+            Some((_, Err(error))) => return Err(error),
             None => return Ok(slices),
         }
     }
 }
 
-/// Reads a slice's manifest, opens its tables, removes files that the manifest does not name.
-async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, EngineError> {
+/// Reads a slice's manifest, opens its tables, removes files that the manifest does not name. Also gives the tables that
+/// are set aside. `Damaged`: the slice is, as a whole.
+async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>, Vec<Damage>), EngineError> {
     let directory = table::directory(id);
     let names = disk.list(&directory).await?;
     // A rename that was not yet durable must be before anything builds on it.
     disk.sync_dir(&directory).await?;
     let named = names.iter().any(|(name, _)| name == "MANIFEST");
-    let manifest = if named { Manifest::load(&**disk, id).await? } else { Manifest::empty(id) };
+    // The manifest comes before the first table.
+    if !named && names.iter().any(|(name, _)| table::id_of(name).is_some()) {
+        return Err(EngineError::Damaged(format!("{} at 0: it is missing", manifest::path(id))));
+    }
+    let manifest = match named {
+        false => Manifest::empty(id),
+        true => match Manifest::load(&**disk, id).await {
+            Err(EngineError::Damaged(_)) => Manifest::load(&**disk, id).await?,
+            loaded => loaded?,
+        },
+    };
+    let mut damage = Vec::new();
+    if let Some(at) = manifest.mended {
+        let place = Damage::of_range(manifest::path(id), at, at, "one copy of a record; the other holds");
+        damage.push(Damage { slice: Some(id), ..place });
+    }
     let known = &manifest.state.tables;
     let mut next_table = manifest.state.next_table.max(1);
     for (name, _) in &names {
@@ -124,48 +167,75 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, 
         }
     }
     let mut tables = TableSet::new();
-    // Level 0 in the order of its flushes.
     for meta in known.values() {
-        let table = Table::open(disk, meta.clone()).await?;
-        tables.apply(vec![table], &[]);
+        let what = if meta.level == ASIDE {
+            "it was set aside before".to_string()
+        } else {
+            let opened = match Table::open(disk, meta.clone()).await {
+                Err(EngineError::Damaged(_)) => Table::open(disk, meta.clone()).await,
+                opened => opened,
+            };
+            match opened {
+                Ok(table) => {
+                    tables.apply(vec![table], &[]);
+                    continue;
+                }
+                Err(error @ EngineError::Damaged(_)) => damage::text(&error),
+                Err(error) => return Err(error),
+            }
+        };
+        tables.set_aside(meta.clone());
+        damage.push(Damage::of_table(meta, what));
     }
-    Ok(Rc::new(Slice::new(id, manifest, tables, next_table)))
+    Ok((Rc::new(Slice::new(id, manifest, tables, next_table)), damage))
 }
 
-/// The segments that may hold records of these slices, and the greatest generation of any segment.
+/// The segments that may hold records of these slices, the greatest generation of any segment, and whether there is one
+/// that nothing is known of.
 async fn find_segments<D: Disk>(
     disk: &D,
     shard: ShardId,
     own: &BTreeSet<SliceId>,
     damage: &mut Vec<Damage>,
-) -> Result<(Vec<Candidate<D::File>>, u64), EngineError> {
+) -> Result<(Vec<Candidate<D::File>>, u64, bool), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let mut ids = names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length)));
-    let (mut found, mut newest, mut blank) = (Vec::new(), 0, Vec::new());
+    // Left over by a crash of this shard: no other makes segments of this number.
+    let ours = |id: u64| id as u16 == shard.0;
+    let new = names.iter().filter_map(|(name, _)| segment::new_id_of(name));
+    let mut blank: Vec<String> = new.filter(|id| ours(*id)).map(segment::new_path).collect();
+    let (mut found, mut newest, mut unknown) = (Vec::new(), 0, false);
     let mut opening = FuturesUnordered::new();
     loop {
         while opening.len() < OPENING
             && let Some((id, length)) = ids.next()
         {
-            opening.push(look_at(disk, id, length));
+            opening.push(look_at(disk, own, id, length));
         }
         match opening.next().await {
             Some(Ok(Looked::Segment(candidate))) => {
                 newest = newest.max(candidate.header.generation);
+                if candidate.rebuilt {
+                    let (id, start) = (candidate.header.id, candidate.header.data_start);
+                    let what = "its header; what follows is read all the same";
+                    damage.push(Damage::of_range(segment::path(id), 0, start.into(), what));
+                    // Whether a batch was before the first that can be read.
+                    unknown |= start as usize != PAGE + mark_bytes(own.len());
+                }
                 if candidate.header.slices.iter().any(|s| own.contains(s)) {
                     found.push(*candidate);
                 }
             }
             Some(Ok(Looked::Blank(id))) => {
                 newest = newest.max(id >> 40);
-                // Left over by a crash of this shard: no other makes segments of this number.
-                if id as u16 == shard.0 {
+                if ours(id) {
                     blank.push(segment::path(id));
                 }
             }
             Some(Ok(Looked::Damaged(id, length))) => {
                 newest = newest.max(id >> 40);
-                damage.push(Damage { file: segment::path(id), from: 0, to: length });
+                unknown = true;
+                damage.push(Damage::of_range(segment::path(id), 0, length, "nothing of it can be read"));
             }
             Some(Err(error)) => return Err(error),
             None => break,
@@ -178,18 +248,23 @@ async fn find_segments<D: Disk>(
         }
     }
     found.sort_by_key(|c: &Candidate<_>| (c.header.first_sequence, c.header.id));
-    Ok((found, newest))
+    Ok((found, newest, unknown))
 }
 
 enum Looked<F> {
     Segment(Box<Candidate<F>>),
-    /// Made, but never used: another shard is making it just now, or a crash came first.
+    /// Gone, or about to have another life.
     Blank(u64),
-    /// Its header is lost, and there is something behind it.
+    /// Its header is lost, and no batch of it can be found.
     Damaged(u64, u64),
 }
 
-async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::File>, EngineError> {
+async fn look_at<D: Disk>(
+    disk: &D,
+    own: &BTreeSet<SliceId>,
+    id: u64,
+    length: u64,
+) -> Result<Looked<D::File>, EngineError> {
     let path = segment::path(id);
     let file = match disk.open(&path, OpenMode::Write).await {
         Ok(file) => file,
@@ -199,34 +274,54 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
     };
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
-        // Never anything between nothing and its first step of space.
-        return Ok(if length == 0 { Looked::Blank(id) } else { Looked::Damaged(id, length) });
+        // It has its name only since it was whole.
+        return Ok(Looked::Damaged(id, length));
     }
-    let first = file.read(0, PAGE, Lane::Foreground).await?;
-    let header = SegmentHeader::decode(first.as_slice(), &path)?;
+    let mut header = None;
+    for _ in 0..2 {
+        if let (None, Ok(first)) = (&header, file.read(0, PAGE, Lane::Foreground).await) {
+            header = SegmentHeader::decode(first.as_slice(), &path)?;
+        }
+    }
     if header.as_ref().is_some_and(|h| h.id != id) {
         // Renamed for another life that has not begun: all that lived in it had been copied, durably.
         return Ok(Looked::Blank(id));
     }
     let Some(header) = header else {
-        let used = holds_batches(&*file, whole).await?;
-        return Ok(if used { Looked::Damaged(id, length) } else { Looked::Blank(id) });
+        return Ok(match rebuild(&*file, own, id, whole).await {
+            Some(header) => Looked::Segment(Box::new(Candidate { header, file, length, mark: None, rebuilt: true })),
+            None => Looked::Damaged(id, length),
+        });
     };
     let mark_pages = mark_bytes(header.slices.len());
     let mark = if whole >= (PAGE + mark_pages) as u64 {
-        let bytes = file.read(PAGE as u64, mark_pages, Lane::Foreground).await?;
-        Mark::decode(bytes.as_slice(), &header)
+        // One that cannot be read is none: the segment is read, which is always right.
+        let bytes = file.read(PAGE as u64, mark_pages, Lane::Foreground).await.ok();
+        bytes.and_then(|bytes| Mark::decode(bytes.as_slice(), &header))
     } else {
         None
     };
-    Ok(Looked::Segment(Box::new(Candidate { header, file, length, mark })))
+    Ok(Looked::Segment(Box::new(Candidate { header, file, length, mark, rebuilt: false })))
 }
 
-/// Whether a file without a header has been used: the first batch lies in one of the first pages.
-async fn holds_batches<F: DiskFile>(file: &F, length: u64) -> Result<bool, EngineError> {
-    let pages = (length / PAGE as u64).min(8);
-    let bytes = file.read(0, pages as usize * PAGE, Lane::Foreground).await?;
-    Ok(bytes.as_slice().chunks_exact(PAGE).skip(1).any(|page| u32_at(page, 0) == u32::from_le_bytes(*b"DYNB")))
+/// The header of a segment whose first page is damaged, from its first batch: that knows the segment and the epoch.
+async fn rebuild<F: DiskFile>(file: &F, own: &BTreeSet<SliceId>, id: u64, length: u64) -> Option<SegmentHeader> {
+    for at in (PAGE as u64..length).step_by(PAGE) {
+        let Ok(page) = file.read(at, PAGE, Lane::Foreground).await else { continue };
+        let Some(batch) = BatchHeader::peek(page.as_slice(), id, u64_at(page.as_slice(), 24), at) else { continue };
+        return Some(SegmentHeader {
+            id,
+            epoch: batch.epoch,
+            generation: id >> 40,
+            first_sequence: batch.first_sequence,
+            shard: id as u16,
+            data_start: u32::try_from(at).ok()?,
+            step: PAGE as u32,
+            reused: true,
+            slices: own.iter().copied().collect(),
+        });
+    }
+    None
 }
 
 /// Reads what is not known to be flushed, and registers every segment.
@@ -239,6 +334,9 @@ async fn replay_all<D: Disk>(
     // Ends of what was read, and where later segments say that they must be.
     let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
     let mut promised: BTreeMap<u64, u64> = BTreeMap::new();
+    for candidate in &candidates {
+        check_manifests(store, candidate, damage);
+    }
     for candidate in candidates {
         let flushed = |slice: &SliceId| {
             let slice = store.slice(*slice).ok()?;
@@ -250,7 +348,7 @@ async fn replay_all<D: Disk>(
         let segment = Rc::new(registered(&candidate, own));
         store.segments.borrow_mut().insert(segment.id(), segment.clone());
         if candidate.length % u64::from(candidate.header.step) != 0 {
-            note_damage(&segment, damage, candidate.length, candidate.length);
+            note_damage(store, &segment, damage, candidate.length..candidate.length, u64::MAX);
         }
         match candidate.mark {
             Some(mark) if done => {
@@ -270,15 +368,42 @@ async fn replay_all<D: Disk>(
         if let (Some(end), Some(segment)) = (ends.get(&id), store.segment(id))
             && *end < promised
         {
-            note_damage(&segment, damage, *end, promised);
+            note_damage(store, &segment, damage, *end..promised, u64::MAX);
         }
     }
     Ok(())
 }
 
-fn note_damage<F: DiskFile>(segment: &Segment<F>, damage: &mut Vec<Damage>, from: u64, to: u64) {
+/// A mark is written when every record of its segment is durably in tables: a manifest that says less has lost what it
+/// once said, and nobody knows which tables the slice had.
+fn check_manifests<D: Disk>(store: &Store<D>, candidate: &Candidate<D::File>, damage: &mut Vec<Damage>) {
+    for (id, last) in candidate.mark.iter().flat_map(|mark| &mark.last) {
+        let Ok(slice) = store.serving(*id) else { continue };
+        if slice.manifest.borrow().state.flushed_sequence >= *last {
+            continue;
+        }
+        let (file, proof) = (manifest::path(*id), segment::path(candidate.header.id));
+        let error = EngineError::Damaged(format!("{file} at 0: it has lost records: {proof} proves it"));
+        damage.push(Damage::of_file(file, *id, &error));
+        let _ = slice.lost.set(error);
+    }
+}
+
+/// Bytes of a segment are lost, and with them records up to the sequence `last`: of which slices cannot be told.
+fn note_damage<D: Disk>(
+    store: &Store<D>,
+    segment: &Segment<D::File>,
+    damage: &mut Vec<Damage>,
+    Range { start: from, end: to }: Range<u64>,
+    last: u64,
+) {
     segment.damaged.set(true);
-    damage.push(Damage { file: segment::path(segment.id()), from, to });
+    for slice in segment.header.slices.iter().filter_map(|slice| store.slice(*slice).ok()) {
+        if slice.manifest.borrow().state.flushed_sequence < last {
+            slice.may_have_lost.set(true);
+        }
+    }
+    damage.push(Damage::of_range(segment::path(segment.id()), from, to, "batches of the log"));
 }
 
 fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F> {
@@ -290,13 +415,13 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         end: Cell::new(start),
         durable: Cell::new(start),
         phase: Cell::new(Phase::Sealed),
-        damaged: Cell::new(false),
+        damaged: Cell::new(candidate.rebuilt),
         live: Cell::new(0),
         value_bytes: Cell::new(0),
         record_bytes: Cell::new(0),
         last: RefCell::default(),
         end_position: Cell::new(0),
-        shared: candidate.header.slices.iter().any(|s| !own.contains(s)),
+        shared: candidate.rebuilt || candidate.header.slices.iter().any(|s| !own.contains(s)),
         share: candidate.header.slices.iter().filter(|s| own.contains(s)).count() as f64
             / candidate.header.slices.len().max(1) as f64,
         copied: Cell::new(false),
@@ -315,11 +440,29 @@ async fn replay<D: Disk>(
     let (start, limit) = (u64::from(header.data_start), segment.allocated.get());
     let lane = Lane::Foreground;
     let mut reader = BatchReader::new(segment.file.clone(), header, start, limit, lane);
+    // A damaged place whose end in sequences is not known yet.
+    let mut open_damage: Option<Range<u64>> = None;
     loop {
-        match reader.next().await? {
+        let mut lost = Vec::new();
+        let found = match reader.next().await {
+            Found::Spoiled(batch, records, values) => {
+                lost = values;
+                Found::Batch(batch, records)
+            }
+            found => found,
+        };
+        // Values of records that are known: whoever reads one is told.
+        for Range { start, end } in lost {
+            segment.damaged.set(true);
+            damage.push(Damage::of_range(segment::path(segment.id()), start, end, "a value"));
+        }
+        match found {
             Found::Batch(batch, records) => {
                 if batch.allocated > limit && !segment.damaged.get() {
-                    note_damage(segment, damage, limit, batch.allocated);
+                    note_damage(store, segment, damage, limit..batch.allocated, u64::MAX);
+                }
+                if let Some(range) = open_damage.take() {
+                    note_damage(store, segment, damage, range, batch.first_sequence.saturating_sub(1));
                 }
                 if batch.previous != 0 {
                     promised.insert(batch.previous, batch.previous_end);
@@ -328,6 +471,11 @@ async fn replay<D: Disk>(
                 for record in records {
                     segment.note(&record);
                     let Ok(slice) = store.slice(record.slice).cloned() else { continue };
+                    if slice.lost.get().is_some() {
+                        // Its tables, which nobody knows, may point here.
+                        segment.damaged.set(true);
+                        continue;
+                    }
                     if record.sequence > slice.manifest.borrow().state.flushed_sequence {
                         store.apply(&slice, record, position);
                     }
@@ -336,12 +484,17 @@ async fn replay<D: Disk>(
                 segment.end.set(batch.offset + batch.padded());
             }
             Found::Damage { from, to } => {
-                note_damage(segment, damage, from, to);
+                // Damage that follows damage is one place.
+                let start = open_damage.take().map_or(from, |before| before.start);
+                open_damage = Some(start..to);
                 segment.end.set(to);
             }
-            Found::End { .. } => break,
+            Found::End { .. } | Found::Spoiled(..) => break,
         }
         store.disk.breathe().await;
+    }
+    if let Some(range) = open_damage {
+        note_damage(store, segment, damage, range, u64::MAX);
     }
     segment.file.sync().await?;
     segment.durable.set(segment.end.get());

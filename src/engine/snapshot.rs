@@ -75,14 +75,19 @@ pub(super) async fn walk<D: Disk>(
     }
     let mut sources = vec![AnySource::Memory(MemorySource::new(memory))];
     sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
+    // Nothing from here on is known to be complete.
+    let doubt = tables.first_doubt(from, to);
     let mut cursor = MergeCursor::open(sources, from).await?;
     let mut steps = 0usize;
     while found.len() < limit {
-        let Some(source) = cursor.next().await? else { break };
-        let Some((key, _)) = source.peek() else { break };
-        if key >= to {
-            break;
+        let next = cursor.next().await?.and_then(|source| Some((source, source.peek()?.0)));
+        let next = next.filter(|(_, key)| *key < to);
+        if let Some(doubt) = &doubt
+            && next.as_ref().is_none_or(|(_, key)| *key >= &doubt[..])
+        {
+            tables.doubt(doubt, None)?;
         }
+        let Some((source, key)) = next else { break };
         if let Some(head) = source.head()? {
             found.push((Bytes::copy_from_slice(key), head));
         }

@@ -5,7 +5,9 @@
 use super::{
     admission::{Admission, Pressure},
     cache::{BlockCache, ValueCache},
+    compact::STRIKES_MAX,
     compaction::TableSet,
+    damage::{Damage, Damages},
     disk::Disk,
     error::EngineError,
     manifest::Manifest,
@@ -24,18 +26,10 @@ use crate::{
     types::{ShardId, SliceId},
 };
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
-
-/// A range of a file that failed its checksums. Its records are lost here; other replicas have them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Damage {
-    pub file: String,
-    pub from: u64,
-    pub to: u64,
-}
 
 /// The records of one slice.
 pub struct Slice<D: Disk> {
@@ -50,8 +44,12 @@ pub struct Slice<D: Disk> {
     /// How often the active memtable has been sealed: tells a relocation that what it looked up may be stale.
     pub swaps: Cell<u64>,
     pub next_table: Cell<u64>,
-    /// A table of it has a damaged block: it is no longer compacted, so that nothing spreads.
-    pub damaged: Cell<bool>,
+    /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
+    pub lost: OnceCell<EngineError>,
+    /// A damaged place of the log held records that were in no table, perhaps of this slice.
+    pub may_have_lost: Cell<bool>,
+    /// Compactions in a row that met damage which was not found again: after a few, it is left alone until the next start.
+    pub strikes: Cell<u32>,
 }
 
 impl<D: Disk> Slice<D> {
@@ -65,7 +63,9 @@ impl<D: Disk> Slice<D> {
             latch: Rc::default(),
             swaps: Cell::new(0),
             next_table: Cell::new(next_table),
-            damaged: Cell::new(false),
+            lost: OnceCell::new(),
+            may_have_lost: Cell::new(false),
+            strikes: Cell::new(0),
         }
     }
     /// The record in memory, and its sequence.
@@ -180,8 +180,8 @@ pub struct Store<D: Disk> {
     pub work: Notify,
     /// Memtables shrank, or the engine failed.
     pub room: Notify,
-    /// What the opening found damaged.
-    pub damage: Vec<Damage>,
+    /// What is known to be damaged.
+    pub damages: Damages,
     /// Background futures that have not ended.
     pub running: Cell<usize>,
 }
@@ -230,13 +230,23 @@ impl<D: Disk> Store<D> {
             counters: Counters::default(),
             work: Notify::default(),
             room: Notify::default(),
-            damage: Vec::new(),
+            damages: Damages::default(),
             running: Cell::new(0),
         }
     }
     pub fn slice(&self, id: SliceId) -> Result<&Rc<Slice<D>>, EngineError> {
         let slice = self.slices.get(usize::from(id.0)).and_then(Option::as_ref);
         slice.ok_or_else(|| EngineError::Failed(format!("slice {} is not of shard {}", id.0, self.shard.0)))
+    }
+    /// A slice that can be read and written: an error if it is set aside.
+    pub fn serving(&self, id: SliceId) -> Result<&Rc<Slice<D>>, EngineError> {
+        let slice = self.slice(id)?;
+        slice.lost.get().map_or(Ok(slice), |lost| Err(lost.clone()))
+    }
+    /// Damage that a read or background work has met: counted, and named if it was not known.
+    pub fn met(&self, damage: Damage) {
+        count(&self.counters.damaged_reads, 1);
+        self.damages.note(damage);
     }
     pub fn slices(&self) -> impl Iterator<Item = &Rc<Slice<D>>> {
         self.slices.iter().flatten()
@@ -272,6 +282,7 @@ impl<D: Disk> Store<D> {
         self.log.wake();
         self.work.wake();
         self.room.wake();
+        self.damages.noted.wake();
     }
     /// Whether background futures should end.
     pub fn ending(&self) -> bool {
@@ -375,7 +386,7 @@ impl<D: Disk> Store<D> {
     pub fn urgency(&self) -> f64 {
         let pressure = self.pressure();
         let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
-        let compaction = self.slices().filter(|s| !s.damaged.get()).map(behind).fold(0.0, f64::max);
+        let compaction = self.slices().filter(|s| s.strikes.get() < STRIKES_MAX).map(behind).fold(0.0, f64::max);
         let collection = if self.admission.segments.at_work.get() { pressure.segments + 1.0 } else { 0.0 };
         let most = (2.0 * pressure.memtables).max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
         most.clamp(0.0, 1.0)
@@ -400,7 +411,7 @@ impl<D: Disk> Store<D> {
     /// Level 0 of some slice has changed.
     pub fn level0_changed(&self) {
         let tables = |slice: &Rc<Slice<D>>| slice.tables.borrow().levels().first().map_or(0, Vec::len);
-        let most = self.slices().filter(|s| !s.damaged.get()).map(tables).max();
+        let most = self.slices().filter(|s| s.strikes.get() < STRIKES_MAX).map(tables).max();
         self.level0_most.set(most.unwrap_or(0));
     }
 
@@ -443,6 +454,7 @@ impl<D: Disk> Store<D> {
             flushed_bytes: counters.flushed_bytes.get(),
             reuses: counters.reuses.get(),
             damaged_reads: counters.damaged_reads.get(),
+            damaged_places: self.damages.count(),
             read_only: u64::from(self.read_only.get() || self.flush_blocked.get()),
             ..EngineStats::default()
         };

@@ -178,7 +178,10 @@ pub struct EngineStats {
     pub flushed_bytes: u64,
     /// Segments of the log that took the file of a collected one.
     pub reuses: u64,
+    /// Reads, of clients and of background work, that met damage.
     pub damaged_reads: u64,
+    /// Places known to be damaged: see `Engine::damage`.
+    pub damaged_places: u64,
     pub memory_bytes: u64,
     /// 1 when writes are refused because the disk is full.
     pub read_only: u64,

@@ -229,6 +229,8 @@ figures! {
     collections: Counter,
     /// Reads that found bytes not matching their checksum.
     damaged_reads: Counter,
+    /// Places of files known to be damaged; the log names them.
+    damaged_places: Gauge,
     /// 1 when writes are refused because the disk is full.
     read_only: Greatest,
 }

@@ -166,6 +166,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         compactions: engine.compactions,
         collections: engine.collections,
         damaged_reads: engine.damaged_reads,
+        damaged_places: engine.damaged_places,
         read_only: engine.read_only,
         ..Figures::default()
     }

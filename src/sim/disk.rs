@@ -330,6 +330,8 @@ struct State {
     clock: Option<(Executor, Latency)>,
     prng: Option<Prng>,
     counts: DiskCounts,
+    /// Called for every I/O once what it changes is pending.
+    watch: Option<Rc<dyn Fn(u64, Access)>>,
     /// Called once, when the machine stops in the middle of a write or sync.
     stop_in_write: Option<Box<dyn FnOnce()>>,
 }
@@ -374,6 +376,8 @@ impl Default for VirtualDisk {
 
 /// How an I/O goes on after its submission.
 struct Begun {
+    io: u64,
+    access: Access,
     fault: Option<Fault>,
     until: Option<(Executor, Instant)>,
 }
@@ -478,6 +482,15 @@ impl VirtualDisk {
     /// I/Os take virtual time from now on: so long for an access of so many bytes.
     pub fn set_clock(&self, executor: &Executor, latency: impl FnMut(Access, usize) -> Duration + 'static) {
         self.state.borrow_mut().clock = Some((executor.clone(), Rc::new(RefCell::new(latency))));
+    }
+    /// From now on `watch` is called for every I/O, with its number, when what it changes is pending and before anything
+    /// of it is durable: a [`VirtualDisk::fork`] taken then is the disk of a machine that stops in the middle of it.
+    pub fn watch(&self, watch: impl Fn(u64, Access) + 'static) {
+        self.state.borrow_mut().watch = Some(Rc::new(watch));
+    }
+    /// Ends [`VirtualDisk::watch`].
+    pub fn unwatch(&self) {
+        self.state.borrow_mut().watch = None;
     }
     pub fn counts(&self) -> DiskCounts {
         self.state.borrow().counts
@@ -688,10 +701,14 @@ impl VirtualDisk {
             let latency = (latency.borrow_mut())(access, bytes);
             (executor.clone(), executor.now() + latency)
         });
-        Begun { fault, until }
+        Begun { io, access, fault, until }
     }
     /// Whether the caller's life is over since it submitted: then it never hears of the end.
     async fn end(&self, begun: &Begun) {
+        let watch = self.state.borrow().watch.clone();
+        if let Some(watch) = watch {
+            watch(begun.io, begun.access);
+        }
         begun.wait().await;
         if self.dead() {
             future::pending().await

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use dynarc::{
     engine::{
         Engine, Opened,
+        damage::Damage,
         disk::Lane,
         error::EngineError,
         types::{Change, Durability, EngineOptions, Record, Values, Want, Write},
@@ -36,6 +37,20 @@ pub fn tiny() -> EngineOptions {
         inline_value_bytes: 64,
         ..EngineOptions::default()
     }
+}
+
+/// All of a row of testing.md with LONG_TESTS=1, as CI runs it; a third of it otherwise.
+pub fn share(whole: u64) -> u64 {
+    whole.div_ceil(one_of())
+}
+/// 1 with LONG_TESTS=1, otherwise 3: one of so many cases is tried.
+pub fn one_of() -> u64 {
+    if std::env::var_os("LONG_TESTS").is_some() { 1 } else { 3 }
+}
+
+/// The slices of a shard, dealt in turn.
+pub fn dealt(shard: u16, shards: u16) -> Vec<SliceId> {
+    (0..SLICES).filter(|slice| slice % shards == shard).map(SliceId).collect()
 }
 
 pub type Place = (u16, Vec<u8>);
@@ -89,27 +104,71 @@ pub struct Rig {
     pub disk: VirtualDisk,
     pub executor: Executor,
     pub engine: Engine<VirtualDisk>,
+    /// Those of all shards; the first is `engine`.
+    pub engines: Vec<Engine<VirtualDisk>>,
     options: EngineOptions,
-}
-
-pub fn slices() -> Vec<SliceId> {
-    (0..SLICES).map(SliceId).collect()
 }
 
 impl Rig {
     /// `None` when the disk stops meanwhile.
     pub fn try_open(disk: VirtualDisk, executor: Executor, options: EngineOptions) -> Option<Result<Rig, EngineError>> {
-        let slices = slices();
-        let open = Engine::open(Rc::new(disk.clone()), ShardId(0), &slices, options.clone());
-        let opened = executor.try_block_on(open)?;
-        Some(opened.map(|opened| Rig { options, ..Rig::adopt(disk, executor, opened) }))
+        Rig::try_open_shards(disk, executor, options, 1)
+    }
+    /// So many shards open the directory at the same time; one error is as good as another.
+    pub fn try_open_shards(
+        disk: VirtualDisk,
+        executor: Executor,
+        options: EngineOptions,
+        shards: u16,
+    ) -> Option<Result<Rig, EngineError>> {
+        let owned: Vec<_> = (0..shards).map(|shard| dealt(shard, shards)).collect();
+        let opening = owned
+            .iter()
+            .enumerate()
+            .map(|(shard, slices)| Engine::open(Rc::new(disk.clone()), ShardId(shard as u16), slices, options.clone()));
+        let opened: Result<Vec<_>, _> = executor.try_block_on(join_all(opening))?.into_iter().collect();
+        Some(opened.map(|opened| {
+            let rigs: Vec<_> =
+                opened.into_iter().map(|opened| Rig::adopt(disk.clone(), executor.clone(), opened).engine).collect();
+            Rig { disk, executor, engine: rigs[0].clone(), engines: rigs, options }
+        }))
+    }
+    /// The engine that has this slice.
+    pub fn of(&self, slice: u16) -> &Engine<VirtualDisk> {
+        &self.engines[usize::from(slice) % self.engines.len()]
+    }
+    /// Counters of all shards together: flushes, compactions, collections, segments used again.
+    pub fn work_done(&self) -> [u64; 4] {
+        let mut sum = [0; 4];
+        for stats in self.engines.iter().map(Engine::stats) {
+            let counts = [stats.flushes, stats.compactions, stats.collections, stats.reuses];
+            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        sum
+    }
+    pub fn damage(&self) -> Vec<Damage> {
+        self.engines.iter().flat_map(|engine| engine.damage()).collect()
+    }
+    /// The process is gone, with all that it held.
+    pub fn end(self) {
+        self.executor.clear();
+    }
+    /// One call, on each shard the part that is its own.
+    pub async fn write_parts(&self, call: Vec<Write>) -> Result<(), EngineError> {
+        let shards = self.engines.len();
+        let part =
+            |shard| call.iter().filter(|w| usize::from(w.slice.0) % shards == shard).cloned().collect::<Vec<_>>();
+        let parts = (0..shards).map(part).zip(&self.engines).filter(|(part, _)| !part.is_empty());
+        let writes = parts.map(|(part, engine)| engine.write(part, Durability::Sync));
+        join_all(writes).await.into_iter().collect()
     }
     /// Drives what was opened.
     pub fn adopt(disk: VirtualDisk, executor: Executor, opened: Opened<VirtualDisk>) -> Rig {
         for (_, future) in opened.background {
             executor.spawn(Life(1), future);
         }
-        Rig { disk, executor, engine: opened.engine, options: tiny() }
+        let engines = vec![opened.engine.clone()];
+        Rig { disk, executor, engine: opened.engine, engines, options: tiny() }
     }
     pub fn open(disk: VirtualDisk, options: EngineOptions) -> Rig {
         Rig::open_on(disk, Executor::new(), options)
@@ -122,15 +181,15 @@ impl Rig {
         }
     }
     pub fn write(&self, writes: Vec<Write>) -> Option<Result<(), EngineError>> {
-        self.executor.try_block_on(self.engine.write(writes, Durability::Sync))
+        self.executor.try_block_on(self.write_parts(writes))
     }
     /// All at once; a write that never ended is `None`.
     pub fn write_together(&self, calls: &[Vec<Write>]) -> Vec<Option<Result<(), EngineError>>> {
         let results: Vec<_> = calls.iter().map(|_| Rc::new(std::cell::RefCell::new(None))).collect();
         let all = calls.iter().zip(&results).map(|(call, result)| {
-            let (engine, call, result) = (self.engine.clone(), call.clone(), result.clone());
+            let (call, result) = (call.clone(), result.clone());
             async move {
-                let written = engine.write(call, Durability::Sync).await;
+                let written = self.write_parts(call).await;
                 *result.borrow_mut() = Some(written);
             }
         });
@@ -142,7 +201,7 @@ impl Rig {
         let mut allowed = model.clone();
         calls.iter().flatten().for_each(|write| allowed.perhaps(write));
         let reads = places.iter().map(|place| {
-            let engine = self.engine.clone();
+            let engine = self.of(place.0).clone();
             async move {
                 let mut seen = Vec::new();
                 for _ in 0..4 {
@@ -151,7 +210,7 @@ impl Rig {
                 seen
             }
         });
-        let writes = calls.iter().map(|call| self.engine.write(call.clone(), Durability::Sync));
+        let writes = calls.iter().map(|call| self.write_parts(call.clone()));
         let both = futures_util::future::join(join_all(writes), join_all(reads));
         let (written, read) = self.executor.block_on(both);
         assert!(written.iter().all(|w| w.is_ok()), "{note}: {written:?}");
@@ -163,11 +222,12 @@ impl Rig {
         }
     }
     pub fn get(&self, place: &Place) -> Option<Result<Option<Record>, EngineError>> {
-        self.executor.try_block_on(self.engine.get(SliceId(place.0), &place.1, Want::Full))
+        self.executor.try_block_on(self.of(place.0).get(SliceId(place.0), &place.1, Want::Full))
     }
-    /// Lets background work run until it rests.
+    /// Lets background work run until it rests, or for a while: where a batch of copies is as large as a segment, each
+    /// leaves so much of one unused that collection never ends.
     pub fn rest(&self) {
-        self.executor.run_for(Duration::from_secs(100));
+        self.executor.run_for(Duration::from_millis(300));
     }
     /// Everything is as the model allows; what was open is settled by what is found.
     pub fn verify(&self, model: &mut Model, note: &str) {
@@ -196,7 +256,7 @@ impl Rig {
             }
             let live = live.remove(&slice).unwrap_or_default();
             for limit in [10_000, 3] {
-                let scanned = self.executor.block_on(self.engine.scan(SliceId(slice), b"", b"\xff", limit));
+                let scanned = self.executor.block_on(self.of(slice).scan(SliceId(slice), b"", b"\xff", limit));
                 let wanted = live.iter().take(limit).cloned().collect::<Vec<_>>();
                 assert_eq!(scanned, Ok(wanted), "{note}: scan of slice {slice}");
             }
@@ -205,11 +265,15 @@ impl Rig {
     /// What is counted as live is what a scan of all heads finds.
     pub fn recount(&self, note: &str) {
         self.rest();
-        let (counted, found) = self.executor.block_on(self.engine.recount()).expect("a scan");
-        assert_eq!(counted, found, "{note}: live bytes by segment");
+        for engine in &self.engines {
+            let (counted, found) = self.executor.block_on(engine.recount()).expect("a scan");
+            assert_eq!(counted, found, "{note}: live bytes by segment");
+        }
     }
     pub fn close(&self) -> VirtualDisk {
-        assert_eq!(self.executor.try_block_on(self.engine.close()), Some(Ok(())));
+        for engine in &self.engines {
+            assert_eq!(self.executor.try_block_on(engine.close()), Some(Ok(())));
+        }
         self.executor.kill(Life(1));
         self.disk.clone()
     }
@@ -226,6 +290,13 @@ impl Rig {
     /// The same directory again.
     pub fn reopen(&self, disk: VirtualDisk) -> Rig {
         Rig::open_on(disk, self.executor.clone(), self.options.clone())
+    }
+    /// The same directory with another number of shards.
+    pub fn reopen_with(&self, disk: VirtualDisk, shards: u16) -> Rig {
+        match Rig::try_open_shards(disk, self.executor.clone(), self.options.clone(), shards) {
+            Some(Ok(rig)) => rig,
+            other => panic!("{shards} shards do not open: {:?}", other.map(|opened| opened.err())),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One directory, opened with another number of shards each time.
 
-use crate::rig::{KEYS, Place, Rig, SLICES, Workload, key, slow, tiny};
+use crate::rig::{KEYS, Place, Rig, SLICES, Workload, dealt, key, slow, tiny};
 use dynarc::{
     engine::{
         Engine,
@@ -10,15 +10,10 @@ use dynarc::{
         disk::VirtualDisk,
         executor::{Executor, Life},
     },
-    types::{ShardId, SliceId},
+    types::ShardId,
 };
 use futures_util::future::join_all;
 use std::{collections::BTreeMap, rc::Rc};
-
-/// The slices of a shard, dealt in turn.
-fn dealt(shard: u16, shards: u16) -> Vec<SliceId> {
-    (0..SLICES).filter(|slice| slice % shards == shard).map(SliceId).collect()
-}
 
 /// All shards open the directory at the same time.
 fn open_all(disk: &VirtualDisk, executor: &Executor, shards: u16) -> Vec<Rig> {

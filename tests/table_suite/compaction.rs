@@ -189,7 +189,9 @@ fn a_full_merge_leaves_nothing_dead() {
             shop.flush(&mut prng, 300, 500, 0.3).await.expect("no faults");
         }
         let runs = shop.set.levels()[0].iter().map(|table| vec![table.clone()]).collect();
-        shop.execute(Choice::Merge(Merge { runs, to: 1, deeper: Vec::new() })).await.expect("no faults");
+        shop.execute(Choice::Merge(Merge { runs, to: 1, deeper: Vec::new(), aside: Vec::new() }))
+            .await
+            .expect("no faults");
         shop.check(&mut prng).await;
         let live = shop.newest.values().filter(|(_, stored)| *stored != Stored::Delete).count() as u64;
         let sum = |field: fn(&TableMeta) -> u64| shop.set.tables().map(|table| field(table.meta())).sum::<u64>();
@@ -234,13 +236,15 @@ fn a_delete_record_stays_as_long_as_it_covers_something() {
         shop.held.insert(ValuePointer { segment: 0, offset: 1 << 12, length: 10_000, checksum: 1 });
         let (deep, shallow) = (levels[0].clone(), levels[1].clone());
         shop.set.apply(levels, &[]);
-        let merge = Merge { runs: vec![vec![shallow]], to: 1, deeper: vec![vec![deep]] };
+        let merge = Merge { runs: vec![vec![shallow]], to: 1, deeper: vec![vec![deep]], aside: Vec::new() };
         shop.execute(Choice::Merge(merge)).await.expect("no faults");
         let cache = BlockCache::new(0);
         assert_eq!(shop.set.get(b"key", &cache).await, Ok(Some((5, Stored::Delete))));
         // The last step: nothing below.
         let runs = [1, 2].map(|level: usize| shop.set.levels()[level].clone()).to_vec();
-        shop.execute(Choice::Merge(Merge { runs, to: 2, deeper: Vec::new() })).await.expect("no faults");
+        shop.execute(Choice::Merge(Merge { runs, to: 2, deeper: Vec::new(), aside: Vec::new() }))
+            .await
+            .expect("no faults");
         assert_eq!(shop.set.get(b"key", &cache).await, Ok(None));
         assert_eq!((shop.set.tables().count(), shop.held.len(), shop.disk.files().len()), (0, 0, 0));
     });

@@ -9,7 +9,7 @@ use crate::{
     engine::{
         disk::{Disk, Lane},
         error::EngineError,
-        table::{Builder, Table, TableMeta, filter_hash, path},
+        table::{Builder, TableMeta, filter_hash, path},
         types::{EngineOptions, ValuePointer},
     },
     types::SliceId,
@@ -100,7 +100,7 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
             if keys.is_multiple_of(RECORDS_PER_BREATH) {
                 self.disk.breathe().await;
             }
-            if !record.is_delete() || may_hold_older(&merge.deeper, record.key) {
+            if !record.is_delete() || may_hold_older(merge, record.key) {
                 self.builder().await?.add_ref(record).await?;
                 self.close_if(|bytes, most| bytes >= most).await?;
             }
@@ -150,8 +150,9 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
     }
 }
 
-/// Whether a deeper table may hold a record of this key: by its bounds and its filter.
-fn may_hold_older<D: Disk>(deeper: &[Vec<Rc<Table<D>>>], key: &[u8]) -> bool {
+/// Whether a deeper table may hold a record of this key, by its bounds and its filter, or one that is set aside.
+fn may_hold_older<D: Disk>(merge: &Merge<D>, key: &[u8]) -> bool {
     let hash = filter_hash(key);
-    deeper.iter().any(|level| table_of(level, key).is_some_and(|table| table.may_hold(hash)))
+    let aside = merge.aside.iter().any(|table| table.smallest <= *key && *key <= table.largest[..]);
+    aside || merge.deeper.iter().any(|level| table_of(level, key).is_some_and(|table| table.may_hold(hash)))
 }

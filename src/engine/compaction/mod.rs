@@ -9,8 +9,10 @@
 //! - [`merge`]: sorted sources merged into one stream, for compactions and scans.
 //! - [`job`]: [`run`], which does what was chosen and says what changed.
 //!
+//! - [`salvage`]: what can be read of a table with damaged blocks, written anew; the rest is set aside.
+//!
 //! Invariants: of a key, a newer record is never in a deeper level than an older one; a delete record goes only when no
-//! older table can hold its key; every value pointer that goes is reported once. The caller keeps the manifest: nothing
+//! older table can hold its key, one set aside included; every value pointer that goes is reported once. The caller keeps the manifest: nothing
 //! here removes a table that was there before.
 //!
 //! [`level_factor`]: crate::engine::types::EngineOptions::level_factor
@@ -18,6 +20,7 @@
 pub mod job;
 pub mod merge;
 pub mod policy;
+pub mod salvage;
 pub mod set;
 
 pub use job::{Outcome, run};

@@ -39,8 +39,17 @@ pub struct Merge<D: Disk> {
     pub to: u8,
     /// Tables of deeper levels that overlap, by level: what may hold an older record of a deleted key.
     pub deeper: Vec<Vec<Rc<Table<D>>>>,
+    /// Tables set aside that overlap: they may hold an older record too, and nobody can tell.
+    pub aside: Vec<TableMeta>,
 }
 impl<D: Disk> Choice<D> {
+    /// The tables that are read.
+    pub fn inputs(&self) -> Vec<Rc<Table<D>>> {
+        match self {
+            Choice::Rest | Choice::Move { .. } => Vec::new(),
+            Choice::Merge(merge) => merge.runs.iter().flatten().cloned().collect(),
+        }
+    }
     /// Bytes of the tables that take part.
     pub fn bytes(&self) -> u64 {
         match self {
@@ -71,7 +80,7 @@ impl Plan {
 
 /// What to do next. The same set and options give the same choice.
 pub fn choose<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
-    plan(&set.shape(), options).map_or(Choice::Rest, |plan| carry_out(set, &plan))
+    plan_beside(&set.shape(), set.aside(), options).map_or(Choice::Rest, |plan| carry_out(set, &plan))
 }
 
 /// What to do when space is wanted: level 0 goes down, however small it is.
@@ -103,11 +112,19 @@ fn carry_out<D: Disk>(set: &TableSet<D>, plan: &Plan) -> Choice<D> {
     let deeper = set.levels().iter().skip(usize::from(plan.to) + 1);
     let deeper = deeper.map(|level| level.iter().filter(overlaps).cloned().collect::<Vec<_>>());
     let deeper = deeper.filter(|level| !level.is_empty()).collect();
-    Choice::Merge(Merge { runs, to: plan.to, deeper })
+    let aside =
+        set.aside().iter().filter(|table| bounds.is_some_and(|bounds| touches(table, bounds))).cloned().collect();
+    Choice::Merge(Merge { runs, to: plan.to, deeper, aside })
 }
 
 /// The most urgent compaction; nothing when every level is within its bound.
 pub fn plan(shape: &Shape<'_>, options: &EngineOptions) -> Option<Plan> {
+    plan_beside(shape, &[], options)
+}
+
+/// The same for a set with tables that are set aside: delete records of their keys stay, so nothing is compacted for
+/// the sake of these.
+pub fn plan_beside(shape: &Shape<'_>, aside: &[TableMeta], options: &EngineOptions) -> Option<Plan> {
     let level0 = level0_pressure(shape, options);
     let deeper = (1..shape.len().min(LEVELS - 1)).map(|level| {
         let pressure = bytes(&shape[level]) as f64 / level_bytes_max(level, options) as f64;
@@ -121,7 +138,7 @@ pub fn plan(shape: &Shape<'_>, options: &EngineOptions) -> Option<Plan> {
         }
     }
     match worst {
-        (_, pressure) if pressure < 1.0 => deletes_plan(shape),
+        (_, pressure) if pressure < 1.0 => deletes_plan(shape, aside),
         (0, pressure) => Some(level0_plan(shape, options, pressure)),
         (level, pressure) => level_plan(shape, level, pressure),
     }
@@ -183,8 +200,11 @@ fn level_plan(shape: &Shape<'_>, level: usize, pressure: f64) -> Option<Plan> {
 
 /// The table with the largest share of delete records, if that is large: down one level, or rewritten where it is when
 /// nothing lies below (all its delete records go then).
-fn deletes_plan(shape: &Shape<'_>) -> Option<Plan> {
-    let many = |table: &&TableMeta| table.deletes * 100 >= table.entries * TABLE_DELETES_PERCENT && table.deletes > 0;
+fn deletes_plan(shape: &Shape<'_>, aside: &[TableMeta]) -> Option<Plan> {
+    let stay = |table: &TableMeta| aside.iter().any(|lost| touches(lost, (&table.smallest, &table.largest)));
+    let many = |table: &&TableMeta| {
+        table.deletes * 100 >= table.entries * TABLE_DELETES_PERCENT && table.deletes > 0 && !stay(table)
+    };
     let tables = (1..shape.len()).flat_map(|level| shape[level].iter().copied().filter(many).map(move |t| (level, t)));
     let share = |table: &TableMeta| u128::from(table.deletes) * 1024 / u128::from(table.entries.max(1));
     let (level, table) = tables.max_by_key(|(level, table)| (share(table), Reverse(*level), Reverse(table.id)))?;

@@ -8,9 +8,10 @@ use crate::engine::{
     cache::BlockCache,
     disk::{Disk, Lane},
     error::EngineError,
-    table::{Table, TableMeta, filter_hash},
+    table::{self, Table, TableMeta, filter_hash},
     types::{EngineOptions, Stored},
 };
+use bytes::Bytes;
 use std::{cell::Cell, rc::Rc};
 
 /// The tables of one slice, by level. To be copied on write: the engine keeps an `Rc<TableSet<D>>` and changes it with
@@ -18,9 +19,15 @@ use std::{cell::Cell, rc::Rc};
 ///
 /// Flushes of a slice are applied oldest first, and every record of a later flush has a higher sequence than every
 /// record of an earlier one (a relocated record takes a new sequence too).
+///
+/// A table of which some part cannot be read is set aside: it is on no level, and compaction goes on as if it were not
+/// there, but keeps delete records of its keys. What is found of a key in its range counts only if it is newer than
+/// the newest record of that table; anything else might be older than what it holds.
 pub struct TableSet<D: Disk> {
     /// Level 0: newest first. The others: by key.
     levels: Vec<Vec<Rc<Table<D>>>>,
+    /// Set aside. Those whose level is not [`ASIDE`](table::ASIDE) are not known to the manifest as such yet.
+    aside: Vec<TableMeta>,
     /// The last answer of [`TableSet::pressure`], for which options; nothing after a change.
     pressure: Cell<Option<(Bounds, f64)>>,
 }
@@ -29,12 +36,12 @@ type Bounds = [usize; 3];
 
 impl<D: Disk> Clone for TableSet<D> {
     fn clone(&self) -> Self {
-        TableSet { levels: self.levels.clone(), pressure: self.pressure.clone() }
+        TableSet { levels: self.levels.clone(), aside: self.aside.clone(), pressure: self.pressure.clone() }
     }
 }
 impl<D: Disk> Default for TableSet<D> {
     fn default() -> Self {
-        TableSet { levels: Vec::new(), pressure: Cell::new(None) }
+        TableSet { levels: Vec::new(), aside: Vec::new(), pressure: Cell::new(None) }
     }
 }
 
@@ -66,8 +73,41 @@ impl<D: Disk> TableSet<D> {
         }
     }
 
+    /// Sets a table aside: the part of it that its meta's keys say. Takes the place of what was set aside of it before.
+    pub fn set_aside(&mut self, meta: TableMeta) {
+        self.pressure.set(None);
+        self.aside.retain(|known| known.id != meta.id);
+        self.aside.push(meta);
+    }
+    pub fn aside(&self) -> &[TableMeta] {
+        &self.aside
+    }
+    /// An error if a table that is set aside may hold a record of this key that is newer than the one found.
+    pub fn doubt(&self, key: &[u8], found: Option<u64>) -> Result<(), EngineError> {
+        let hides = |table: &&TableMeta| {
+            table.smallest <= *key && *key <= table.largest[..] && found.is_none_or(|found| found <= table.max_sequence)
+        };
+        match self.aside.iter().find(hides) {
+            None => Ok(()),
+            Some(table) => {
+                let file = table::path(table.slice, table.id);
+                Err(EngineError::Damaged(format!("{file} at 0: set aside; it may hold a newer record of this key")))
+            }
+        }
+    }
+    /// The first key of [from, to) that a table set aside may hold.
+    pub fn first_doubt(&self, from: &[u8], to: &[u8]) -> Option<Bytes> {
+        let overlapping = self.aside.iter().filter(|table| table.smallest < *to && *from <= table.largest[..]);
+        overlapping.map(|table| table.smallest.clone()).min().map(|first| first.max(Bytes::copy_from_slice(from)))
+    }
+
     /// The newest record of a key in any table. A delete record is an answer.
     pub async fn get(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {
+        let found = self.find(key, cache).await?;
+        self.doubt(key, found.as_ref().map(|(sequence, _)| *sequence))?;
+        Ok(found)
+    }
+    async fn find(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {
         let Some((recent, deeper)) = self.levels.split_first() else { return Ok(None) };
         let hash = filter_hash(key);
         let mut found: Option<(u64, Stored)> = None;
@@ -125,15 +165,16 @@ impl<D: Disk> TableSet<D> {
         match self.pressure.get() {
             Some((known, pressure)) if known == bounds => pressure,
             _ => {
-                let pressure = policy::plan(&self.shape(), options).map_or(0.0, |plan| plan.pressure);
+                let pressure =
+                    policy::plan_beside(&self.shape(), &self.aside, options).map_or(0.0, |plan| plan.pressure);
                 self.pressure.set(Some((bounds, pressure)));
                 pressure
             }
         }
     }
-    /// Bytes of all files.
+    /// Bytes of all files, those of tables set aside too.
     pub fn bytes(&self) -> u64 {
-        self.tables().map(|table| table.meta().bytes).sum()
+        self.tables().map(|table| table.meta()).chain(&self.aside).map(|meta| meta.bytes).sum()
     }
     /// Bytes of memory that the open tables take.
     pub fn memory_bytes(&self) -> u64 {

@@ -33,6 +33,10 @@ pub use section::Flaw;
 use crate::types::SliceId;
 use bytes::Bytes;
 
+/// The level of a table that has been set aside: part of it cannot be read. Its keys are those in doubt: of these, only
+/// records newer than its newest are believed. The file stays; nothing reads it.
+pub const ASIDE: u8 = u8::MAX;
+
 /// What the manifest keeps of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableMeta {

@@ -37,12 +37,19 @@ pub(super) fn damaged(slice: SliceId, id: u64, offset: u64, flaw: Flaw) -> Engin
     EngineError::Damaged(format!("{} at {offset}: {}", path(slice, id), flaw.0))
 }
 
-/// A file that is missing or ends early is damage to this table; any other failure stops the shard.
+/// A missing file is damage; one that cannot be opened for other reasons says nothing of what is in it.
+fn open_failed(slice: SliceId, id: u64, error: io::Error) -> EngineError {
+    match error.kind() {
+        io::ErrorKind::NotFound => damaged(slice, id, 0, Flaw("the file is missing")),
+        _ => EngineError::Failed(format!("{}: {error}", path(slice, id))),
+    }
+}
+
+/// A read that fails is damage to this table, whatever the reason.
 pub(super) fn read_failed(slice: SliceId, id: u64, offset: u64, error: io::Error) -> EngineError {
     match error.kind() {
-        io::ErrorKind::NotFound => damaged(slice, id, offset, Flaw("the file is missing")),
         io::ErrorKind::UnexpectedEof => damaged(slice, id, offset, Flaw("the file ends early")),
-        _ => error.into(),
+        _ => EngineError::unreadable(&path(slice, id), offset, &error),
     }
 }
 
@@ -57,7 +64,7 @@ pub(super) struct Parts<F> {
 /// Opens the file of a table and reads what is behind its blocks.
 pub(super) async fn read_parts<D: Disk>(disk: &D, slice: SliceId, id: u64) -> Result<Parts<D::File>, EngineError> {
     let failed = |offset| move |e| read_failed(slice, id, offset, e);
-    let file = disk.open(&path(slice, id), OpenMode::Read).await.map_err(failed(0))?;
+    let file = disk.open(&path(slice, id), OpenMode::Read).await.map_err(|e| open_failed(slice, id, e))?;
     let bytes = file.len().map_err(failed(0))?;
     if !bytes.is_multiple_of(PAGE as u64) || bytes < 4 * PAGE as u64 {
         return Err(damaged(slice, id, bytes, Flaw("a wrong file length")));
@@ -156,6 +163,33 @@ impl<D: Disk> Table<D> {
         let bytes = Bytes::copy_from_slice(section::unpadded(pages.as_slice()));
         cache.insert(self.meta.slice, self.meta.id, block, bytes.clone());
         Ok(bytes)
+    }
+
+    /// Blocks of records, at least 1.
+    pub fn blocks(&self) -> u32 {
+        self.index.blocks()
+    }
+    /// The records of one block, verified and copied out: for who saves what can be read.
+    pub async fn records(&self, block: u32, lane: Lane) -> Result<Vec<(Bytes, u64, Stored)>, EngineError> {
+        let range = self.index.range(block);
+        let pages = self.read(range.clone(), lane).await?;
+        let copied = section::open(pages.as_slice(), Kind::Records, self.place(range.start))
+            .and_then(Block::new)
+            .and_then(|block| {
+                let record = |index| {
+                    let record = block.record(index)?;
+                    Ok((Bytes::copy_from_slice(record.key), record.sequence, record.stored()?))
+                };
+                (0..block.count()).map(record).collect()
+            });
+        copied.map_err(|flaw| self.damaged(block, flaw))
+    }
+    /// Bounds of the keys that a block may hold: no key outside of them is in it.
+    pub fn keys_of(&self, block: u32) -> (Bytes, Bytes) {
+        let bound = |block| Bytes::copy_from_slice(self.index.separator(block));
+        let smallest = if block == 0 { self.meta.smallest.clone() } else { bound(block) };
+        let last = block + 1 >= self.index.blocks();
+        (smallest, if last { self.meta.largest.clone() } else { bound(block + 1) })
     }
 
     /// A cursor that stands nowhere yet: [`Cursor::seek`] places it.

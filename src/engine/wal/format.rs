@@ -15,9 +15,10 @@ use crate::{
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// Format number of segments. Raised when an older Dynarc could not read what is written.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 pub const BATCH_HEADER_BYTES: usize = 88;
 /// Bytes of one batch, padding included: what one call of write may hold, and its framing.
 pub const BATCH_BYTES_LIMIT: usize = LOG_QUEUE_BYTES + 8 * MIB;
@@ -74,6 +75,11 @@ pub fn mark_bytes(slices: usize) -> usize {
     pages(MARK_HEADER_BYTES + slices * MARK_ENTRY_BYTES)
 }
 
+/// With the format number: a flipped bit of it is damage, not a newer format.
+fn header_checksum(page: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&page[8..12]), &page[HEADER_SUMMED])
+}
+
 impl SegmentHeader {
     pub fn encode(&self, page: &mut [u8]) {
         page[..8].copy_from_slice(SEGMENT_MAGIC);
@@ -89,7 +95,7 @@ impl SegmentHeader {
         for slice in &self.slices {
             page[64 + usize::from(slice.0) / 8] |= 1 << (slice.0 % 8);
         }
-        let crc = crc32c::crc32c(&page[HEADER_SUMMED]);
+        let crc = header_checksum(page);
         page[12..16].copy_from_slice(&crc.to_le_bytes());
     }
     /// `None` when this is not a whole header: the crash came before the segment was used.
@@ -98,7 +104,7 @@ impl SegmentHeader {
             return Ok(None);
         }
         let found = u32_at(page, 8);
-        if crc32c::crc32c(&page[HEADER_SUMMED]) != u32_at(page, 12) {
+        if header_checksum(page) != u32_at(page, 12) {
             return Ok(None);
         }
         if found > FORMAT {
@@ -384,9 +390,16 @@ pub fn encode_batch(
     (header, records)
 }
 
-/// Reads a whole batch, every checksum verified; `None` if anything is not as it was written. Keys, heads and small
-/// values are copied out, so that nothing keeps `bytes` alive.
+/// Reads a whole batch, every checksum verified; `None` if anything is not as it was written.
 pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>> {
+    decode_checked(header, bytes).and_then(|(records, lost)| lost.is_empty().then_some(records))
+}
+
+/// Records, and the places in the segment of values that are not as they were written.
+pub type Records = (Vec<LogRecord>, Vec<Range<u64>>);
+
+/// Reads the records of a batch, which hold, and checks its values, which may not. `None`: the records are damaged.
+pub fn decode_checked(header: &BatchHeader, bytes: &[u8]) -> Option<Records> {
     let bytes = bytes.get(..header.length as usize)?;
     let records = decode_records(header, bytes)?;
     let verified = |pointer: &ValuePointer| {
@@ -394,11 +407,14 @@ pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>
         let value = bytes.get(from..from.checked_add(pointer.length as usize)?)?;
         (value_checksum(pointer.segment, pointer.offset, value) == pointer.checksum).then_some(())
     };
-    records.iter().flat_map(|record| pointers(&record.stored)).try_for_each(verified)?;
-    Some(records)
+    let all = records.iter().flat_map(|record| pointers(&record.stored));
+    let lost = all.filter(|pointer| verified(pointer).is_none());
+    let lost = lost.map(|pointer| pointer.offset..pointer.offset + u64::from(pointer.length)).collect();
+    Some((records, lost))
 }
 
-/// Reads the records of a batch, verified, from its first bytes; its large values are neither needed nor looked at.
+/// Reads the records of a batch, verified, from its first bytes; its large values are neither needed nor looked at. Keys,
+/// heads and small values are copied out, so that nothing keeps `bytes` alive.
 pub fn decode_records(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>> {
     let area = bytes.get(..header.records_end as usize)?;
     if crc32c::crc32c(area.get(8..)?) != u32_at(area, 4) {
@@ -529,13 +545,15 @@ mod tests {
         let mut page = vec![0; PAGE];
         header.encode(&mut page);
         assert_eq!(SegmentHeader::decode(&page, "f"), Ok(Some(header.clone())));
-        for at in 12..HEADER_SUMMED.end {
+        for at in 0..HEADER_SUMMED.end {
             let mut flipped = page.clone();
             flipped[at] ^= 4;
             assert_eq!(SegmentHeader::decode(&flipped, "f"), Ok(None), "byte {at}");
         }
-        page[8] = 2;
-        assert!(matches!(SegmentHeader::decode(&page, "f"), Err(EngineError::NewerFormat { found: 2, .. })));
+        page[8] = FORMAT as u8 + 1;
+        let sum = header_checksum(&page);
+        page[12..16].copy_from_slice(&sum.to_le_bytes());
+        assert!(matches!(SegmentHeader::decode(&page, "f"), Err(EngineError::NewerFormat { .. })));
 
         let mark = Mark {
             id: 5,

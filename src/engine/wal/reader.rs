@@ -6,23 +6,25 @@
 //! - the 512 bytes at its start are not a batch's and yet not blank: a drive writes such a unit whole or not at all,
 //!   and the file was blank before;
 //! - every such unit of the batch has been written, and the sums are wrong all the same;
-//! - the batch would go beyond the end of the file, which had its length before the batch was written.
+//! - the batch would go beyond the end of the file, which had its length before the batch was written;
+//! - some of it cannot be read.
+//!
+//! If only values of such a batch are damaged, its records still hold: each value has a sum of its own.
 //!
 //! The second and third need a file that was blank. In one that had another life before, what lies behind the last
 //! batch is that life's bytes: there, damage to the last batches before a crash looks as if they were torn. Bytes of the
 //! other life are never taken for batches of this one: those carry the epoch, a random number.
 
-use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch};
+use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch, decode_checked};
 use crate::{
     engine::{
         disk::{DiskFile, Lane, PageBuffer},
-        error::EngineError,
         types::ValuePointer,
     },
     limits::{MIB, PAGE},
 };
 use bytes::Bytes;
-use std::rc::Rc;
+use std::{collections::BTreeSet, ops::Range, rc::Rc};
 
 /// What a drive writes whole or not at all.
 const SECTOR: usize = 512;
@@ -33,6 +35,8 @@ const WINDOW_BYTES: u64 = MIB as u64;
 #[derive(Debug)]
 pub enum Found {
     Batch(BatchHeader, Vec<LogRecord>),
+    /// A batch whose records hold, and the ranges of its values that do not.
+    Spoiled(BatchHeader, Vec<LogRecord>, Vec<Range<u64>>),
     /// Bytes from here to there are lost; reading goes on after them.
     Damage {
         from: u64,
@@ -54,6 +58,8 @@ pub struct BatchReader<F> {
     limit: u64,
     window_start: u64,
     window: PageBuffer,
+    /// Pages that cannot be read. In the window they are neither blank nor a batch's.
+    unreadable: BTreeSet<u64>,
 }
 
 impl<F: DiskFile> BatchReader<F> {
@@ -62,51 +68,90 @@ impl<F: DiskFile> BatchReader<F> {
         let limit = limit - limit % PAGE as u64;
         let window = PageBuffer::zeroed(0);
         let SegmentHeader { id: segment, epoch, reused, .. } = *header;
-        BatchReader { file, segment, epoch, reused, lane, offset: start, limit, window_start: 0, window }
+        BatchReader {
+            file,
+            segment,
+            epoch,
+            reused,
+            lane,
+            offset: start,
+            limit,
+            window_start: 0,
+            window,
+            unreadable: BTreeSet::new(),
+        }
     }
     /// The bytes from `from`, at least `bytes` of them unless the segment ends before.
-    async fn fill(&mut self, from: u64, bytes: u64) -> Result<&[u8], EngineError> {
+    async fn fill(&mut self, from: u64, bytes: u64) -> &[u8] {
         let window_end = self.window_start + self.window.len() as u64;
         if from < self.window_start || from + bytes > window_end {
             let wanted = bytes.max(WINDOW_BYTES).min(self.limit - from);
-            self.window = self.file.read(from, wanted as usize, self.lane).await?;
+            self.window = match self.file.read(from, wanted as usize, self.lane).await {
+                Ok(window) => window,
+                Err(_) => self.page_by_page(from, wanted as usize).await,
+            };
             self.window_start = from;
         }
-        Ok(&self.window.as_slice()[(from - self.window_start) as usize..])
+        &self.window.as_slice()[(from - self.window_start) as usize..]
     }
-    pub async fn next(&mut self) -> Result<Found, EngineError> {
+    /// Reads a window of which some page cannot be read.
+    async fn page_by_page(&mut self, from: u64, bytes: usize) -> PageBuffer {
+        let mut window = PageBuffer::zeroed(bytes);
+        for (index, page) in window.as_mut_slice().chunks_exact_mut(PAGE).enumerate() {
+            let at = from + (index * PAGE) as u64;
+            match self.file.read(at, PAGE, self.lane).await {
+                Ok(read) => page.copy_from_slice(read.as_slice()),
+                Err(_) => {
+                    page.fill(0xFF);
+                    self.unreadable.insert(at);
+                }
+            }
+        }
+        window
+    }
+    pub async fn next(&mut self) -> Found {
         let at = self.offset;
         if at >= self.limit {
-            return Ok(Found::End { at });
+            return Found::End { at };
         }
         let (segment, epoch, limit, reused) = (self.segment, self.epoch, self.limit, self.reused);
-        let page = self.fill(at, PAGE as u64).await?;
-        let suspicious = match BatchHeader::peek(page, segment, epoch, at) {
+        let page = self.fill(at, PAGE as u64).await;
+        let mut spoiled = None;
+        let mut suspicious = match BatchHeader::peek(page, segment, epoch, at) {
             Some(header) if at + header.padded() <= limit => {
-                let bytes = self.fill(at, header.padded()).await?;
-                if let Some(records) = decode_batch(&header, bytes) {
-                    self.offset = at + header.padded();
-                    return Ok(Found::Batch(header, records));
+                let bytes = self.fill(at, header.padded()).await;
+                match decode_checked(&header, bytes) {
+                    Some((records, lost)) if lost.is_empty() => {
+                        self.offset = at + header.padded();
+                        return Found::Batch(header, records);
+                    }
+                    records => spoiled = records.map(|(records, lost)| (header, records, lost)),
                 }
-                !reused && !has_blank_sector(&bytes[..header.length as usize])
+                let bytes = self.fill(at, header.padded()).await;
+                let written = !reused && !has_blank_sector(&bytes[..header.length as usize]);
+                written || self.unreadable.range(at..at + header.padded()).next().is_some()
             }
-            Some(_) => true,
+            Some(header) => {
+                // The file has been cut: its records may still be there.
+                let mut bytes = self.fill(at, limit - at).await.to_vec();
+                bytes.resize(header.padded() as usize, 0);
+                spoiled = decode_checked(&header, &bytes).map(|(records, lost)| (header, records, lost));
+                true
+            }
             None => !reused && page[..SECTOR].iter().any(|b| *b != 0),
         };
-        match self.find_batch(at + PAGE as u64).await? {
-            Some(header) if suspicious || header.durable > at => {
-                self.offset = header.offset;
-                Ok(Found::Damage { from: at, to: header.offset })
-            }
-            None if suspicious => {
-                self.offset = self.limit;
-                Ok(Found::Damage { from: at, to: self.limit })
-            }
-            _ => {
-                self.offset = self.limit;
-                Ok(Found::End { at })
-            }
+        suspicious |= self.unreadable.contains(&at);
+        let next = self.find_batch(at + PAGE as u64).await;
+        if !suspicious && next.is_none_or(|next| next.durable <= at) {
+            self.offset = self.limit;
+            return Found::End { at };
         }
+        if let Some((header, records, lost)) = spoiled {
+            self.offset = at + header.padded();
+            return Found::Spoiled(header, records, lost);
+        }
+        self.offset = next.map_or(self.limit, |next| next.offset);
+        Found::Damage { from: at, to: self.offset }
     }
     /// A copy of a value of the batch that was read last.
     pub fn value(&self, pointer: &ValuePointer) -> Option<Bytes> {
@@ -115,20 +160,20 @@ impl<F: DiskFile> BatchReader<F> {
         (pointer.segment == self.segment).then(|| Bytes::copy_from_slice(value))
     }
     /// The first whole batch that begins at `from` or later.
-    async fn find_batch(&mut self, from: u64) -> Result<Option<BatchHeader>, EngineError> {
+    async fn find_batch(&mut self, from: u64) -> Option<BatchHeader> {
         let (segment, epoch, limit) = (self.segment, self.epoch, self.limit);
         let mut at = from;
         while at < limit {
-            let page = self.fill(at, PAGE as u64).await?;
+            let page = self.fill(at, PAGE as u64).await;
             if let Some(header) = BatchHeader::peek(page, segment, epoch, at)
                 && at + header.padded() <= limit
-                && decode_batch(&header, self.fill(at, header.padded()).await?).is_some()
+                && decode_batch(&header, self.fill(at, header.padded()).await).is_some()
             {
-                return Ok(Some(header));
+                return Some(header);
             }
             at += PAGE as u64;
         }
-        Ok(None)
+        None
     }
 }
 

@@ -25,6 +25,14 @@ pub const STEP_BYTES: usize = 16 * MIB;
 pub fn path(id: u64) -> String {
     format!("{DIRECTORY}/{id:016x}.seg")
 }
+/// Where a segment is made: whoever has its proper name has been whole.
+pub fn new_path(id: u64) -> String {
+    format!("{}.new", path(id))
+}
+/// The segment id of the name of a file that was being made.
+pub fn new_id_of(name: &str) -> Option<u64> {
+    id_of(name.strip_suffix(".new")?)
+}
 /// The segment id of a file name in the log's directory; nothing for other files.
 pub fn id_of(name: &str) -> Option<u64> {
     let stem = name.strip_suffix(".seg")?;
@@ -58,7 +66,7 @@ pub struct Segment<F> {
     /// Every batch that begins before is durable.
     pub durable: Cell<u64>,
     pub phase: Cell<Phase>,
-    /// Some of it failed its checksum: it is kept as it is.
+    /// Some of it failed its checksum, or what is needed of it cannot be told: it is kept as it is.
     pub damaged: Cell<bool>,
     /// Bytes of its values that memtables and tables point to.
     pub live: Cell<u64>,
@@ -78,7 +86,8 @@ pub struct Segment<F> {
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// Makes the file: space reserved, header durable, name durable. `first_batch` bytes are sure to fit. The step is
+    /// Makes the file: space reserved, header durable, name durable. A crash before leaves one of another name: a segment
+    /// that is empty or has no header is always damage. `first_batch` bytes are sure to fit. The step is
     /// the header's, within the bounds of a segment.
     pub async fn create<D: Disk<File = F>>(
         disk: &D,
@@ -92,8 +101,8 @@ impl<F: DiskFile> Segment<F> {
         let needed = u64::from(header.data_start) + first_batch;
         let capacity = (segment_bytes as u64).max(needed).next_multiple_of(step as u64);
         let allocated = needed.next_multiple_of(step as u64);
-        let path = path(header.id);
-        let file = disk.open(&path, OpenMode::Create).await?;
+        let new = new_path(header.id);
+        let file = disk.open(&new, OpenMode::Create).await?;
         let made = async {
             // Space first, durably: a header without it means that the file was cut.
             file.allocate(allocated).await?;
@@ -102,12 +111,13 @@ impl<F: DiskFile> Segment<F> {
             header.encode(page.as_mut_slice());
             file.write(0, page, Sync::None, Lane::Log).await.1?;
             file.sync().await?;
+            disk.rename(&new, &path(header.id)).await?;
             disk.sync_dir(DIRECTORY).await
         };
         if let Err(error) = made.await {
             // No space: the file goes, so that it does not hold the little that there is. Whether that works changes
-            // nothing: a segment without batches is removed at the next start.
-            let _ = disk.remove(&path).await;
+            // nothing: what is being made is removed at the next start.
+            let _ = disk.remove(&new).await;
             return Err(error.into());
         }
         Ok(Segment::new(file, header, capacity, allocated))

@@ -210,6 +210,11 @@ impl Hints {
         let Some(replay) = self.owners.get_mut(&owner).and_then(|o| o.replay.as_mut()) else { return };
         replay.scanning = false;
         match result {
+            // What is damaged there cannot be delivered; the other slices' hints can.
+            Err(Refusal::Damaged) => {
+                replay.slice += 1;
+                replay.from = hints_of(owner).0;
+            }
             Err(_) => replay.failed = true,
             Ok(found) => {
                 replay.found += found.len() as u64;

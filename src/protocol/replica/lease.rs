@@ -8,7 +8,7 @@
 //! and continues its counter: clocks grow by crashes only.
 
 use crate::{
-    limits::DOT_LEASE,
+    limits::{DOT_LEASE, LOST_INCARNATIONS},
     protocol::{
         ring::FixedMap,
         versions::{Actor, Dot},
@@ -60,6 +60,16 @@ impl Leases {
         let ceiling = next.checked_add(DOT_LEASE)?;
         self.slices.insert(slice, Lease { incarnation, next, ceiling, doubted: false, renewing: None });
         Some(LeaseRecord { incarnation, clean: false, ceiling })
+    }
+    /// As [`Leases::begin`] for a slice whose last lease may be lost: `last` is one that was written at some time. Leaves
+    /// out many more incarnations than can have been used since.
+    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
+        let incarnation = last.map_or(0, |l| l.incarnation).checked_add(LOST_INCARNATIONS)?;
+        self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0 }))
+    }
+    /// Whether the slice has a lease at all: it has none when its record is damaged.
+    pub fn holds(&self, slice: SliceId) -> bool {
+        self.slices.get(&slice).is_some()
     }
     /// The actor under which the slice mints.
     pub fn actor(&self, slice: SliceId) -> Actor {

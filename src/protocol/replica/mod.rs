@@ -305,6 +305,9 @@ impl<O: Clone> Replica<O> {
     /// some sibling survives (it is rewritten and replicated with the rest).
     fn write(&mut self, id: u64, stored: Option<Stored>) -> Result<Next, Rejection> {
         let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
+        if !self.leases.holds(task.slice) {
+            return Err(Rejection::Refused(Refusal::Damaged));
+        }
         let (head, values) = parse(stored)?;
         let values_read = !values.is_empty() || head.entries.is_empty();
         match &task.work {

@@ -21,7 +21,7 @@ use crate::{
         web::{self, Web},
         world::ServerWorld,
     },
-    types::Address,
+    types::{Address, ShardId},
 };
 use crossbeam_channel::{Receiver, Sender};
 use futures_util::{FutureExt, future::select};
@@ -248,6 +248,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
     drop(world.handle.set(handle.clone()));
     drop(urgency.0.set((handle.engine().clone(), disk)));
     ring.spawn(watch_backlog(world.clone(), handle.clone()));
+    ring.spawn(tell_damage(handle.clone(), address.shard));
 
     let listen = |fd: OwnedFd| Listener::new(&ring, fd);
     let web = Rc::new(Web {
@@ -306,6 +307,20 @@ fn take_parcels(
         Some(Parcel::Frame(pieces)) => world.arrive_from_core(pieces),
         Some(Parcel::ReportWanted { from }) => world.mesh.send(from, Parcel::Report(Box::new(reports.own(&world)))),
         Some(Parcel::Report(report)) => reports.take(*report),
+    }
+}
+
+/// Writes every damaged place to the log of the process, those of the start first.
+async fn tell_damage(handle: Handle<ServerWorld, RingDisk>, shard: ShardId) {
+    let mut known = 0;
+    loop {
+        let news = handle.engine().damage_after(known).await;
+        if news.is_empty() {
+            return;
+        }
+        known += news.len();
+        news.iter()
+            .for_each(|damage| tracing::error!(shard = shard.0, %damage, "damaged: set aside, all else goes on"));
     }
 }
 
