@@ -138,10 +138,11 @@ async fn current<D: Disk>(
 ) -> Result<Option<Relocation>, EngineError> {
     // A record of no slice of this core cannot be here: the segment is not shared.
     let slice = store.slice(slice)?;
-    let swaps = slice.swaps.get();
+    let (swaps, drops) = (slice.swaps.get(), slice.drops.borrow().version());
     let found = slice.lookup(key, &store.blocks).await?;
-    let same = found.is_some_and(|(_, stored)| pointers(&stored).next() == Some(&old));
-    Ok(same.then_some(Relocation { swaps, old }))
+    let same =
+        found.is_some_and(|(sequence, stored)| pointers(&stored).next() == Some(&old) && !slice.hides(key, sequence));
+    Ok(same.then_some(Relocation { swaps, drops, old }))
 }
 
 /// The record as it is to be written again, its values from the batch that has just been read and verified. Nothing

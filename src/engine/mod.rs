@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
-//! [`reserve`], [`recover`].
+//! [`reserve`], [`drops`], [`recover`].
 //!
 //! Invariants:
 //! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;
@@ -21,6 +21,7 @@ pub mod collect;
 pub mod compact;
 pub mod compaction;
 pub mod disk;
+pub mod drops;
 pub mod error;
 pub mod flush;
 pub mod inspect;

@@ -4,6 +4,7 @@ use super::{
     collect, compact,
     compaction::{AnySource, MemorySource, MergeCursor, Source},
     disk::{Disk, DiskFile, Lane},
+    drops::{Group, NAME_BYTES_MAX, RESERVED},
     error::EngineError,
     flush,
     memtable::Memtable,
@@ -99,6 +100,7 @@ impl<D: Disk> Engine<D> {
             store.check()?;
             let (head, stored) = match slice.lookup(key, &store.blocks).await? {
                 None | Some((_, Stored::Delete)) => return Ok(None),
+                Some((sequence, _)) if slice.hides(key, sequence) => return Ok(None),
                 Some((_, Stored::Put { head, values })) => (head, values),
             };
             let mut values = Values::new();
@@ -131,6 +133,9 @@ impl<D: Disk> Engine<D> {
         for write in &writes {
             store.slice(write.slice)?;
             check_write(write)?;
+            if write.key.first() == Some(&RESERVED) {
+                return Err(EngineError::Failed("a key begins with the byte that the engine keeps for itself".into()));
+            }
         }
         if writes.iter().map(user_bytes).sum::<usize>() > LOG_QUEUE_BYTES {
             return Err(EngineError::Failed("a call of write is too large for the log".into()));
@@ -153,6 +158,23 @@ impl<D: Disk> Engine<D> {
         store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
+    /// Drops every record of a group that was acknowledged before, durably and at once: what it costs does not depend on
+    /// how many there are. Writes that are on their way may go either way. Errors as of [`Engine::write`].
+    pub async fn drop_group(&self, group: &Group) -> Result<(), EngineError> {
+        let store = &self.0;
+        store.check()?;
+        if group.name.len() > NAME_BYTES_MAX || group.space == RESERVED {
+            return Err(EngineError::Failed("no such group can be".into()));
+        }
+        let change = Change::Put { head: Bytes::new(), values: Values::new() };
+        let drop = |slice: &Rc<Slice<D>>| Write { slice: slice.id, key: group.key(), change: change.clone() };
+        let writes = store.slices().map(drop).collect();
+        let done = store.log.hot.push(writes, Durability::Sync, None, store.options.inline_value_bytes);
+        done.wait().await?;
+        store.work.wake();
+        Ok(())
+    }
+
     /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. Never touches the log.
     pub async fn scan(
         &self,
@@ -172,11 +194,11 @@ impl<D: Disk> Engine<D> {
         let mut steps = 0usize;
         while found.len() < limit {
             let Some(source) = cursor.next().await? else { break };
-            let Some((key, _)) = source.peek() else { break };
+            let Some((key, sequence)) = source.peek() else { break };
             if key >= to {
                 break;
             }
-            if let Some(head) = source.head()? {
+            if let Some(head) = source.head()?.filter(|_| !slice.hides(key, sequence)) {
                 found.push((Bytes::copy_from_slice(key), head));
             }
             steps += 1;
@@ -269,15 +291,22 @@ async fn read_value<D: Disk>(store: &Store<D>, pointer: &ValuePointer) -> Result
 /// What a scan of `[from, to)` merges, newest first.
 fn sources<D: Disk>(slice: &Slice<D>, from: &[u8], to: &[u8], limit: usize) -> Vec<AnySource<D>> {
     let sealed = slice.sealed.borrow().clone().unwrap_or_default();
-    let mut sources = vec![AnySource::Memory(recent(&slice.active.borrow(), &sealed, from, to, limit))];
+    let mut sources = vec![AnySource::Memory(recent(slice, &slice.active.borrow(), &sealed, from, to, limit))];
     let tables = slice.tables.borrow().clone();
     sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
     sources
 }
 
-/// The records of both memtables, the active one's first, up to the `limit`-th that is not a delete record: a scan ends
-/// there at the latest.
-fn recent(active: &Memtable, sealed: &Memtable, from: &[u8], to: &[u8], limit: usize) -> MemorySource {
+/// The records of both memtables, the active one's first, up to the `limit`-th that is neither a delete record nor hidden: a
+/// scan ends there at the latest.
+fn recent<D: Disk>(
+    slice: &Slice<D>,
+    active: &Memtable,
+    sealed: &Memtable,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
+) -> MemorySource {
     let (mut active, mut sealed) = (active.range(from, to).peekable(), sealed.range(from, to).peekable());
     let mut records = Vec::new();
     let mut live = 0;
@@ -293,7 +322,7 @@ fn recent(active: &Memtable, sealed: &Memtable, from: &[u8], to: &[u8], limit: u
             sealed.next();
         }
         let Some((key, entry)) = next else { break };
-        live += usize::from(entry.stored != Stored::Delete);
+        live += usize::from(entry.stored != Stored::Delete && !slice.hides(key, entry.sequence));
         records.push((key.clone(), entry.sequence, entry.stored.clone()));
     }
     MemorySource::new(records)

@@ -13,6 +13,7 @@
 use super::{
     compaction::TableSet,
     disk::{Disk, DiskFile, Lane, OpenMode},
+    drops,
     error::EngineError,
     manifest::Manifest,
     reserve,
@@ -129,7 +130,10 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, 
         let table = Table::open(disk, meta.clone()).await?;
         tables.apply(vec![table], &[]);
     }
-    Ok(Rc::new(Slice::new(id, manifest, tables, next_table)))
+    let drops = drops::load(&tables).await?;
+    let slice = Slice::new(id, manifest, tables, next_table);
+    slice.drops.replace(drops);
+    Ok(Rc::new(slice))
 }
 
 /// The segments that may hold records of these slices, and the greatest generation of any segment.

@@ -6,6 +6,7 @@ use super::{
     cache::{BlockCache, ValueCache},
     compaction::TableSet,
     disk::Disk,
+    drops::{Drops, RESERVED},
     error::EngineError,
     manifest::Manifest,
     memtable::{Memtable, pointers},
@@ -49,6 +50,8 @@ pub struct Slice<D: Disk> {
     /// How often the active memtable has been sealed: tells a relocation that what it looked up may be stale.
     pub swaps: Cell<u64>,
     pub next_table: Cell<u64>,
+    /// What was dropped and is perhaps still there.
+    pub drops: RefCell<Drops>,
     /// A table of it has a damaged block: it is no longer compacted, so that nothing spreads.
     pub damaged: Cell<bool>,
 }
@@ -64,6 +67,7 @@ impl<D: Disk> Slice<D> {
             latch: Rc::default(),
             swaps: Cell::new(0),
             next_table: Cell::new(next_table),
+            drops: RefCell::default(),
             damaged: Cell::new(false),
         }
     }
@@ -75,7 +79,12 @@ impl<D: Disk> Slice<D> {
             sealed.as_ref().and_then(|m| m.get(key).map(|e| (e.sequence, e.stored.clone())))
         })
     }
-    /// The current record, delete records included.
+    /// Whether a record is hidden by a drop.
+    pub fn hides(&self, key: &[u8], sequence: u64) -> bool {
+        let drops = self.drops.borrow();
+        !drops.is_empty() && drops.hides(key, sequence)
+    }
+    /// The current record, delete records and dropped ones included.
     pub async fn lookup(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {
         if let Some(found) = self.recent(key) {
             return Ok(Some(found));
@@ -296,6 +305,9 @@ impl<D: Disk> Store<D> {
             if let Some(segment) = self.segment(pointer.segment) {
                 segment.add_live(u64::from(pointer.length));
             }
+        }
+        if record.key.first() == Some(&RESERVED) {
+            slice.drops.borrow_mut().note(&record.key, record.sequence, &record.stored);
         }
         let mut active = slice.active.borrow_mut();
         let before = active.bytes();

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     engine::{
         disk::{Disk, DiskFile, Lane, PageBuffer, Sync},
+        drops::RESERVED,
         error::EngineError,
         memtable::pointers,
         notify::{Notify, Promise},
@@ -36,9 +37,7 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{
-        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL,
-    },
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -69,6 +68,8 @@ pub enum Done {
 pub struct Relocation {
     /// How often the slice's memtable had been sealed then.
     pub swaps: u64,
+    /// The drops of the slice as they were then.
+    pub drops: u64,
     /// Where its first large value lay.
     pub old: ValuePointer,
 }
@@ -183,6 +184,11 @@ impl<D: Disk> Log<D> {
         let holds =
             |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key);
         self.heads().into_iter().any(holds)
+    }
+    /// Whether a batch on its way drops records of this slice.
+    fn is_dropping(&self, slice: SliceId) -> bool {
+        let drops = |r: &LogRecord| r.slice == slice && r.key.first() == Some(&RESERVED);
+        self.heads().into_iter().any(|head| head.flying.borrow().iter().flatten().any(drops))
     }
     /// Whether every record with this sequence or a smaller one has landed.
     pub fn quiet_up_to(&self, sequence: u64) -> bool {
@@ -558,6 +564,9 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
         // Not in memory: in a table, where it was found, for nothing has left the memtable since.
         let newer = |stored: Stored| pointers(&stored).next() != Some(&relocation.old);
         slice.swaps.get() != relocation.swaps
+            || slice.drops.borrow().version() != relocation.drops
+            || store.log.is_dropping(write.slice)
+            || batch.iter().flat_map(|p| &p.writes).any(|w| w.slice == write.slice && w.key.first() == Some(&RESERVED))
             || store.log.is_flying(write.slice, &write.key)
             || batch.iter().flat_map(|p| &p.writes).any(same)
             || slice.recent(&write.key).is_some_and(|(_, stored)| newer(stored))
