@@ -193,8 +193,10 @@ async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<()
         copies = Vec::new();
         for copied in stale {
             let write = &copied.write;
-            // A newer record on its way is seen by the look-up only when it has landed: until then nothing would change.
-            let landed = || (store.has_failed() || !store.log.is_flying(write.slice, &write.key)).then_some(());
+            // A newer record on its way, or a drop, is seen by the look-up only when it has landed: until then nothing would
+            // change.
+            let awaited = || store.log.is_flying(write.slice, &write.key) || store.log.is_dropping(write.slice);
+            let landed = || (store.has_failed() || !awaited()).then_some(());
             store.log.landed.until(landed).await;
             store.check()?;
             if let Some(relocation) = current(store, write.slice, &write.key, copied.relocation.old).await? {

@@ -9,6 +9,7 @@ use super::{
     reserve,
     store::{Slice, Store, count},
     table::{Table, directory, path},
+    types::{self, Durability, Write},
     wal::log,
 };
 use std::{collections::BTreeMap, rc::Rc};
@@ -43,7 +44,7 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
             most = Some((pressure, slice));
         }
     }
-    let Some((_, slice)) = most else { return choose_for_space(store) };
+    let Some((_, slice)) = most else { return choose_for_space(store).or_else(|| choose_for_drops(store)) };
     match compaction::choose(&slice.tables.borrow(), &store.options) {
         Choice::Rest => None,
         choice => Some((slice.clone(), choice)),
@@ -66,16 +67,46 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D
     None
 }
 
+/// With nothing else to do: tables that may hold dropped records are written again. When none is left, the drop goes.
+fn choose_for_drops<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
+    for slice in store.slices().filter(|s| !s.damaged.get() && !s.drops.borrow().is_empty()) {
+        let flushed = slice.manifest.borrow().state.flushed_sequence;
+        slice.drops.borrow_mut().settle(flushed, slice.next_table.get());
+        let Some(below) = slice.drops.borrow().rewrite_below() else { continue };
+        match compaction::choose_for_drops(&slice.tables.borrow(), &store.options, below) {
+            Choice::Rest => forget_drops(store, slice),
+            choice => return Some((slice.clone(), choice)),
+        }
+    }
+    None
+}
+
+fn forget_drops<D: Disk>(store: &Store<D>, slice: &Slice<D>) {
+    if store.log.is_dropping(slice.id) {
+        // Perhaps the same group, again: that drop is not to be forgotten.
+        return;
+    }
+    let oldest = slice.tables.borrow().tables().map(|table| table.meta().id).min().unwrap_or(u64::MAX);
+    let keys = slice.drops.borrow_mut().take_spent(oldest);
+    let forget = |key| Write { slice: slice.id, key, change: types::Change::Delete };
+    let writes: Vec<_> = keys.into_iter().map(forget).collect();
+    if !writes.is_empty() {
+        // Nobody waits: without it, the next opening looks for dropped records once more.
+        store.log.hot.push(writes, Durability::Sync, None, store.options.inline_value_bytes);
+    }
+}
+
 async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice<D>) -> Result<(), EngineError> {
     let ids = slice.clone();
     let next_id = move || ids.take_table_id();
-    let outcome = compaction::run(&store.disk, slice.id, choice, &store.options, next_id).await?;
+    let drops = slice.drops.borrow().clone();
+    let outcome = compaction::run(&store.disk, slice.id, choice, &store.options, &drops, next_id).await?;
     count(&store.counters.device_bytes_written, outcome.written_bytes);
     let added = open_added(store, slice, &outcome).await?;
     let _held = slice.latch.hold().await;
     store.disk.sync_dir(&directory(slice.id)).await?;
     let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
-    for pointer in &outcome.dropped {
+    for pointer in outcome.dropped.iter().chain(outcome.hidden.iter().flat_map(|hidden| &hidden.pointers)) {
         *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
     }
     let change = Change {

@@ -102,9 +102,9 @@ impl Drops {
     pub fn rewrite_below(&self) -> Option<u64> {
         self.dropped.iter().filter_map(|drop| drop.floor).max()
     }
-    /// Groups whose drop hides nothing any more, for the oldest table has this id.
-    pub fn spent(&self, oldest_table: u64) -> Vec<Bytes> {
-        let spent = self.dropped.iter().filter(|drop| drop.floor.is_some_and(|floor| floor <= oldest_table));
+    /// Takes out drops that hide nothing any more, for the oldest table has this id; gives the keys of their records.
+    pub fn take_spent(&mut self, oldest_table: u64) -> Vec<Bytes> {
+        let spent = self.dropped.extract_if(.., |drop| drop.floor.is_some_and(|floor| floor <= oldest_table));
         spent.map(|drop| drop.group.key()).collect()
     }
 }
@@ -170,7 +170,7 @@ mod tests {
         drops.settle(10, 6);
         drops.settle(12, 8);
         assert_eq!(drops.rewrite_below(), Some(6));
-        assert!(drops.spent(5).is_empty());
-        assert_eq!(drops.spent(6), [group("a").key()]);
+        assert!(drops.take_spent(5).is_empty());
+        assert_eq!(drops.take_spent(6), [group("a").key()]);
     }
 }

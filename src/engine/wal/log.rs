@@ -185,10 +185,12 @@ impl<D: Disk> Log<D> {
             |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key);
         self.heads().into_iter().any(holds)
     }
-    /// Whether a batch on its way drops records of this slice.
-    fn is_dropping(&self, slice: SliceId) -> bool {
-        let drops = |r: &LogRecord| r.slice == slice && r.key.first() == Some(&RESERVED);
-        self.heads().into_iter().any(|head| head.flying.borrow().iter().flatten().any(drops))
+    /// Whether a write that waits or is on its way drops records of this slice.
+    pub fn is_dropping(&self, slice: SliceId) -> bool {
+        let drops = |of: SliceId, key: &[u8]| of == slice && key.first() == Some(&RESERVED);
+        let (flying, queue) = (self.hot.flying.borrow(), self.hot.queue.borrow());
+        flying.iter().flatten().any(|r| drops(r.slice, &r.key))
+            || queue.iter().flat_map(|p| &p.writes).any(|w| drops(w.slice, &w.key))
     }
     /// Whether every record with this sequence or a smaller one has landed.
     pub fn quiet_up_to(&self, sequence: u64) -> bool {
@@ -566,7 +568,6 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
         slice.swaps.get() != relocation.swaps
             || slice.drops.borrow().version() != relocation.drops
             || store.log.is_dropping(write.slice)
-            || batch.iter().flat_map(|p| &p.writes).any(|w| w.slice == write.slice && w.key.first() == Some(&RESERVED))
             || store.log.is_flying(write.slice, &write.key)
             || batch.iter().flat_map(|p| &p.writes).any(same)
             || slice.recent(&write.key).is_some_and(|(_, stored)| newer(stored))
