@@ -70,8 +70,6 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D
 /// With nothing else to do: tables that may hold dropped records are written again. When none is left, the drop goes.
 fn choose_for_drops<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
     for slice in store.slices().filter(|s| !s.damaged.get() && !s.drops.borrow().is_empty()) {
-        let flushed = slice.manifest.borrow().state.flushed_sequence;
-        slice.drops.borrow_mut().settle(flushed, slice.next_table.get());
         let Some(below) = slice.drops.borrow().rewrite_below() else { continue };
         match compaction::choose_for_drops(&slice.tables.borrow(), &store.options, below) {
             Choice::Rest => forget_drops(store, slice),

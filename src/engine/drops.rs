@@ -61,6 +61,8 @@ struct Dropped {
     group: Group,
     /// Records with a smaller one are hidden.
     sequence: u64,
+    /// It has been forgotten: it hides nothing, and is here only so that an older record of it is not taken for news.
+    forgotten: bool,
     /// No table with this id or a greater one holds anything hidden. Known once the drop itself is in a table.
     floor: Option<u64>,
 }
@@ -74,28 +76,36 @@ pub struct Drops {
 }
 
 impl Drops {
+    /// Whether nothing is hidden.
     pub fn is_empty(&self) -> bool {
-        self.dropped.is_empty()
+        self.dropped.iter().all(|drop| drop.forgotten)
     }
     pub fn version(&self) -> u64 {
         self.version
     }
     /// Whether a record is as if it were not there.
     pub fn hides(&self, key: &[u8], sequence: u64) -> bool {
-        self.dropped.iter().any(|drop| sequence < drop.sequence && drop.group.holds(key))
+        self.dropped.iter().any(|drop| !drop.forgotten && sequence < drop.sequence && drop.group.holds(key))
     }
-    /// Takes note of a record under a reserved key that is now visible.
+    /// Takes note of a record under a reserved key that is now visible. Of each group the one with the greatest sequence
+    /// counts, in whatever order they come: recovery reads segments as they lie.
     pub fn note(&mut self, key: &[u8], sequence: u64, stored: &Stored) {
         let Some(group) = Group::of_key(key) else { return };
+        if self.dropped.iter().any(|known| known.group == group && known.sequence >= sequence) {
+            return;
+        }
         self.version += 1;
         self.dropped.retain(|known| known.group != group);
-        if *stored != Stored::Delete {
-            self.dropped.push(Dropped { group, sequence, floor: None });
-        }
+        let forgotten = *stored == Stored::Delete;
+        self.dropped.push(Dropped { group, sequence, forgotten, floor: None });
     }
-    /// Learns, for drops that are in tables themselves, that all they hide is in tables older than `next_table`.
+    /// Learns that records up to this sequence are in tables, and that all tables are older than `next_table`: so is all
+    /// that these drops hide.
     pub fn settle(&mut self, flushed_sequence: u64, next_table: u64) {
-        let settled = self.dropped.iter_mut().filter(|drop| drop.floor.is_none() && drop.sequence <= flushed_sequence);
+        let settled = self
+            .dropped
+            .iter_mut()
+            .filter(|drop| !drop.forgotten && drop.floor.is_none() && drop.sequence <= flushed_sequence);
         settled.for_each(|drop| drop.floor = Some(next_table));
     }
     /// Tables with a smaller id may hold what is hidden; nothing when none need be rewritten.
@@ -159,6 +169,20 @@ mod tests {
         assert!(drops.hides(b"\x07..abc", 11) && drops.version() > before);
         drops.note(&group("a").key(), 30, &Stored::Delete);
         assert!(drops.is_empty() && !drops.hides(b"\x07..abc", 11));
+    }
+
+    #[test]
+    fn the_newest_word_on_a_group_counts_in_any_order() {
+        let words = [(10, put()), (20, Stored::Delete), (30, put())];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut drops = Drops::default();
+            order.iter().for_each(|at| drops.note(&group("a").key(), words[*at].0, &words[*at].1));
+            assert!(drops.hides(b"\x07..abc", 29) && !drops.hides(b"\x07..abc", 31), "{order:?}");
+        }
+        let mut drops = Drops::default();
+        drops.note(&group("a").key(), 20, &Stored::Delete);
+        drops.note(&group("a").key(), 10, &put());
+        assert!(drops.is_empty() && !drops.hides(b"\x07..abc", 9));
     }
 
     #[test]

@@ -117,6 +117,7 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         }
         let table = Table::open(&store.disk, table).await?;
         Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(vec![table], &[]);
+        slice.drops.borrow_mut().settle(memtable.last_sequence(), slice.next_table.get());
         count(&store.counters.flushes, 1);
     }
     *slice.sealed.borrow_mut() = None;

@@ -130,7 +130,8 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<Rc<Slice<D>>, 
         let table = Table::open(disk, meta.clone()).await?;
         tables.apply(vec![table], &[]);
     }
-    let drops = drops::load(&tables).await?;
+    let mut drops = drops::load(&tables).await?;
+    drops.settle(manifest.state.flushed_sequence, next_table);
     let slice = Slice::new(id, manifest, tables, next_table);
     slice.drops.replace(drops);
     Ok(Rc::new(slice))
