@@ -9,6 +9,8 @@ mod background;
 mod corruption;
 #[path = "engine_suite/crash.rs"]
 mod crash;
+#[path = "engine_suite/drops.rs"]
+mod drops;
 #[path = "engine_suite/errors.rs"]
 mod errors;
 #[path = "engine_suite/interval.rs"]

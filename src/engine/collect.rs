@@ -396,10 +396,11 @@ async fn current<D: Disk>(
 ) -> Result<Option<Relocation>, EngineError> {
     // Other cores have records in a shared segment.
     let Ok(slice) = store.slice(slice) else { return Ok(None) };
-    let swaps = slice.swaps.get();
+    let (swaps, drops) = (slice.swaps.get(), slice.drops.borrow().version());
     let found = slice.lookup(key, &store.blocks).await?;
-    let same = found.is_some_and(|(_, stored)| pointers(&stored).next() == Some(&old));
-    Ok(same.then_some(Relocation { swaps, old }))
+    let same =
+        found.is_some_and(|(sequence, stored)| pointers(&stored).next() == Some(&old) && !slice.hides(key, sequence));
+    Ok(same.then_some(Relocation { swaps, drops, old }))
 }
 
 /// Writes the copies, all at once, and waits until they are durable. A record that changed between look-up and batch is
@@ -426,8 +427,10 @@ async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<()
         copies = Vec::new();
         for copied in stale {
             let write = &copied.write;
-            // A newer record on its way is seen by the look-up only when it has landed: until then nothing would change.
-            let landed = || (store.has_failed() || !store.log.is_flying(write.slice, &write.key)).then_some(());
+            // A newer record on its way, or a drop, is seen by the look-up only when it has landed: until then nothing would
+            // change.
+            let awaited = || store.log.is_flying(write.slice, &write.key) || store.log.is_dropping(write.slice);
+            let landed = || (store.has_failed() || !awaited()).then_some(());
             store.log.landed.until(landed).await;
             store.check()?;
             if let Some(relocation) = current(store, write.slice, &write.key, copied.relocation.old).await? {

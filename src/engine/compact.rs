@@ -13,9 +13,10 @@ use super::{
     reserve,
     store::{Slice, Store, count},
     table::{ASIDE, Table, TableMeta, directory, path},
+    types::{self, Durability, Write},
     wal::log,
 };
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 /// Compactions of a slice in a row that may meet damage which is not found again.
 pub(super) const STRIKES_MAX: u32 = 3;
@@ -74,7 +75,7 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
             most = Some((pressure, slice));
         }
     }
-    let Some((_, slice)) = most else { return choose_for_space(store) };
+    let Some((_, slice)) = most else { return choose_for_space(store).or_else(|| choose_for_drops(store)) };
     match compaction::choose(&slice.tables.borrow(), &store.options) {
         Choice::Rest => None,
         choice => Some((slice.clone(), Chore::Compact(choice))),
@@ -107,11 +108,44 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>
     None
 }
 
+/// With nothing else to do: tables that may hold dropped records are written again. When none is left, the drop goes.
+fn choose_for_drops<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
+    let ready = |s: &&Rc<Slice<D>>| s.strikes.get() < STRIKES_MAX && !s.drops.borrow().is_empty();
+    for slice in store.slices().filter(ready) {
+        let Some(below) = slice.drops.borrow().rewrite_below() else { continue };
+        match compaction::choose_for_drops(&slice.tables.borrow(), &store.options, below) {
+            Choice::Rest => forget_drops(store, slice),
+            choice => return Some((slice.clone(), Chore::Compact(choice))),
+        }
+    }
+    None
+}
+
+fn forget_drops<D: Disk>(store: &Store<D>, slice: &Slice<D>) {
+    if store.log.is_dropping(slice.id) {
+        // Perhaps the same group, again: that drop is not to be forgotten.
+        return;
+    }
+    let oldest = {
+        let tables = slice.tables.borrow();
+        // What is set aside may come back some day.
+        let ids = tables.tables().map(|table| table.meta().id).chain(tables.aside().iter().map(|table| table.id));
+        ids.min().unwrap_or(u64::MAX)
+    };
+    let keys = slice.drops.borrow_mut().take_spent(oldest);
+    let forget = |key| Write { slice: slice.id, key, change: types::Change::Delete };
+    let writes: Vec<_> = keys.into_iter().map(forget).collect();
+    if !writes.is_empty() {
+        // Nobody waits: without it, the next opening looks for dropped records once more.
+        store.log.hot.push(writes, Durability::Sync, None, store.options.inline_value_bytes);
+    }
+}
+
 async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice<D>) -> Result<(), EngineError> {
     let ids = slice.clone();
     let next_id = move || ids.take_table_id();
-    let inputs = choice.inputs();
-    let outcome = match compaction::run(&store.disk, slice.id, choice, &store.options, next_id).await {
+    let (inputs, drops) = (choice.inputs(), slice.drops.borrow().clone());
+    let outcome = match compaction::run(&store.disk, slice.id, choice, &store.options, &drops, next_id).await {
         Err(EngineError::Damaged(what)) => return salvage_all(store, slice, &inputs, what).await,
         result => result?,
     };
@@ -126,10 +160,12 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
     };
     let _held = slice.latch.hold().await;
     store.disk.sync_dir(&directory(slice.id)).await?;
+    let lost = counted_as_live(store, slice, &outcome).await?;
     let change = Change {
         added: outcome.added.clone(),
         removed: outcome.removed.iter().map(|t| t.id).collect(),
         next_table: slice.next_table.get(),
+        lost,
         ..Change::default()
     };
     if let Err(error) = commit(store, slice, &change).await {
@@ -139,11 +175,40 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
         return Err(error);
     }
     Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(added, &outcome.removed);
+    for (segment, bytes) in change.lost {
+        if let Some(segment) = store.segment(segment) {
+            segment.remove_live(bytes);
+        }
+    }
     count(&store.counters.compactions, 1);
     for id in outcome.obsolete() {
         store.disk.remove(&path(slice.id, id)).await?;
     }
     Ok(())
+}
+
+/// Bytes of values, by segment, of dropped records that a compaction has left out and that no newer record has replaced:
+/// those still count as live. The caller holds the slice's latch, so no flush comes between.
+async fn counted_as_live<D: Disk>(
+    store: &Store<D>,
+    slice: &Slice<D>,
+    outcome: &Outcome,
+) -> Result<BTreeMap<u64, u64>, EngineError> {
+    let tables = slice.tables.borrow().clone();
+    let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
+    for hidden in &outcome.hidden {
+        match tables.get(&hidden.key, &store.blocks).await {
+            Ok(newest) if newest.as_ref().is_some_and(|(sequence, _)| *sequence == hidden.sequence) => {
+                for pointer in &hidden.pointers {
+                    *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
+                }
+            }
+            // It stays counted if that cannot be told.
+            Ok(_) | Err(EngineError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lost)
 }
 
 /// Removes the files of a compaction that did not come to anything: no manifest names them.

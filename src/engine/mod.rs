@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
-//! [`reserve`], [`recover`], [`damage`]; [`admission`] slows writes down, [`snapshot`] serves who walks many records.
+//! [`reserve`], [`drops`], [`recover`], [`damage`]; [`admission`] slows writes down, [`snapshot`] serves who walks many
+//! records.
 //!
 //! Invariants:
 //! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;
@@ -25,6 +26,7 @@ pub mod compact;
 pub mod compaction;
 pub mod damage;
 pub mod disk;
+pub mod drops;
 pub mod error;
 pub mod flush;
 pub mod inspect;

@@ -5,12 +5,13 @@ use super::{
     compaction::{MergeCursor, Source},
     damage::Damage,
     disk::{Disk, DiskFile, Lane},
+    drops::{Group, NAME_BYTES_MAX, RESERVED},
     error::EngineError,
     flush,
     memtable::{ENTRY_OVERHEAD, pointers},
     recover,
     snapshot::{Snapshot, recent, walk},
-    store::{Store, count},
+    store::{Slice, Store, count},
     types::{
         Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
         ValuePointer, Values, Want, Write,
@@ -107,6 +108,7 @@ impl<D: Disk> Engine<D> {
             store.check()?;
             let (head, stored) = match slice.lookup(key, &store.blocks).await? {
                 None | Some((_, Stored::Delete)) => return Ok(None),
+                Some((sequence, _)) if slice.hides(key, sequence) => return Ok(None),
                 Some((_, Stored::Put { head, values })) => (head, values),
             };
             let mut values = Values::new();
@@ -142,6 +144,9 @@ impl<D: Disk> Engine<D> {
         for write in &writes {
             store.serving(write.slice)?;
             check_write(write)?;
+            if write.key.first() == Some(&RESERVED) {
+                return Err(EngineError::Failed("a key begins with the byte that the engine keeps for itself".into()));
+            }
         }
         if writes.iter().map(user_bytes).sum::<usize>() > LOG_QUEUE_BYTES {
             return Err(EngineError::Failed("a call of write is too large for the log".into()));
@@ -170,6 +175,26 @@ impl<D: Disk> Engine<D> {
         store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
+    /// Drops every record of a group that was acknowledged before, durably and at once: what it costs does not depend on
+    /// how many there are. Writes that are on their way may go either way. Errors as of [`Engine::write`].
+    pub async fn drop_group(&self, group: &Group) -> Result<(), EngineError> {
+        let store = &self.0;
+        store.check()?;
+        if group.name.len() > NAME_BYTES_MAX || group.space == RESERVED {
+            return Err(EngineError::Failed("no such group can be".into()));
+        }
+        let change = Change::Put { head: Bytes::new(), values: Values::new() };
+        for slice in store.slices() {
+            store.serving(slice.id)?;
+        }
+        let drop = |slice: &Rc<Slice<D>>| Write { slice: slice.id, key: group.key(), change: change.clone() };
+        let writes = store.slices().map(drop).collect();
+        let done = store.log.hot.push(writes, Durability::Sync, None, store.options.inline_value_bytes);
+        done.wait().await?;
+        store.work.wake();
+        Ok(())
+    }
+
     /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. Never touches the log.
     /// `Damaged` if a key that would belong to the answer may be in a damaged place: a smaller range may go round it.
     pub async fn scan(
@@ -196,9 +221,10 @@ impl<D: Disk> Engine<D> {
         store.check()?;
         let slice = store.serving(slice)?;
         let sealed = slice.sealed.borrow().clone().unwrap_or_default();
-        let memory = recent(&slice.active.borrow(), &sealed, from, to, limit);
+        let drops = slice.drops.borrow().clone();
+        let memory = recent(&drops, &slice.active.borrow(), &sealed, from, to, limit);
         let tables = slice.tables.borrow().clone();
-        walk(store, memory, &tables, from, to, limit).await
+        walk(store, memory, &tables, &drops, from, to, limit).await
     }
 
     /// The heads of a slice as they are now, whatever is written later.

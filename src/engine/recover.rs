@@ -18,6 +18,7 @@ use super::{
     compaction::TableSet,
     damage::{self, Damage},
     disk::{Disk, DiskFile, Lane, OpenMode},
+    drops,
     error::EngineError,
     manifest::{self, Manifest},
     reserve,
@@ -187,7 +188,18 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
         tables.set_aside(meta.clone());
         damage.push(Damage::of_table(meta, what));
     }
-    Ok((Rc::new(Slice::new(id, manifest, tables, next_table)), damage))
+    let loaded = drops::load(&tables).await;
+    let slice = Slice::new(id, manifest, tables, next_table);
+    match loaded {
+        Ok(mut drops) => {
+            drops.settle(slice.manifest.borrow().state.flushed_sequence, next_table);
+            slice.drops.replace(drops);
+        }
+        // What was dropped would come back.
+        Err(error @ EngineError::Damaged(_)) => slice.lost.set(error).unwrap_or_default(),
+        Err(error) => return Err(error),
+    }
+    Ok((Rc::new(slice), damage))
 }
 
 /// The segments that may hold records of these slices, the greatest generation of any segment, and whether there is one

@@ -8,6 +8,7 @@
 use super::{
     compaction::{AnySource, MemorySource, MergeCursor, Source, TableSet},
     disk::{Disk, Lane},
+    drops::Drops,
     error::EngineError,
     memtable::Memtable,
     store::{Slice, Store},
@@ -24,10 +25,12 @@ pub struct Snapshot<D: Disk> {
     store: Rc<Store<D>>,
     memory: Rc<Vec<(Bytes, u64, Stored)>>,
     tables: Rc<TableSet<D>>,
+    drops: Rc<Drops>,
 }
 impl<D: Disk> Clone for Snapshot<D> {
     fn clone(&self) -> Snapshot<D> {
-        Snapshot { store: self.store.clone(), memory: self.memory.clone(), tables: self.tables.clone() }
+        let (store, memory) = (self.store.clone(), self.memory.clone());
+        Snapshot { store, memory, tables: self.tables.clone(), drops: self.drops.clone() }
     }
 }
 
@@ -35,8 +38,9 @@ impl<D: Disk> Snapshot<D> {
     pub(super) fn new(store: &Rc<Store<D>>, slice: &Slice<D>) -> Snapshot<D> {
         let sealed = slice.sealed.borrow().clone().unwrap_or_default();
         let all = [u8::MAX; super::types::ENGINE_KEY_BYTES_MAX + 1];
-        let memory = recent(&slice.active.borrow(), &sealed, &[], &all, usize::MAX);
-        Snapshot { store: store.clone(), memory: Rc::new(memory), tables: slice.tables.borrow().clone() }
+        let drops = Rc::new(slice.drops.borrow().clone());
+        let memory = Rc::new(recent(&drops, &slice.active.borrow(), &sealed, &[], &all, usize::MAX));
+        Snapshot { store: store.clone(), memory, tables: slice.tables.borrow().clone(), drops }
     }
     /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. For the next page begin right after
     /// the last key.
@@ -52,10 +56,10 @@ impl<D: Disk> Snapshot<D> {
             if live >= limit {
                 break;
             }
-            live += usize::from(record.2 != Stored::Delete);
+            live += usize::from(record.2 != Stored::Delete && !self.drops.hides(&record.0, record.1));
             memory.push(record.clone());
         }
-        walk(&self.store, memory, &self.tables, from, to, limit).await
+        walk(&self.store, memory, &self.tables, &self.drops, from, to, limit).await
     }
 }
 
@@ -64,6 +68,7 @@ pub(super) async fn walk<D: Disk>(
     store: &Store<D>,
     memory: Vec<(Bytes, u64, Stored)>,
     tables: &TableSet<D>,
+    drops: &Drops,
     from: &[u8],
     to: &[u8],
     limit: usize,
@@ -80,15 +85,15 @@ pub(super) async fn walk<D: Disk>(
     let mut cursor = MergeCursor::open(sources, from).await?;
     let mut steps = 0usize;
     while found.len() < limit {
-        let next = cursor.next().await?.and_then(|source| Some((source, source.peek()?.0)));
-        let next = next.filter(|(_, key)| *key < to);
+        let next = cursor.next().await?.and_then(|source| Some((source, source.peek()?)));
+        let next = next.filter(|(_, (key, _))| *key < to);
         if let Some(doubt) = &doubt
-            && next.as_ref().is_none_or(|(_, key)| *key >= &doubt[..])
+            && next.as_ref().is_none_or(|(_, (key, _))| *key >= &doubt[..])
         {
             tables.doubt(doubt, None)?;
         }
-        let Some((source, key)) = next else { break };
-        if let Some(head) = source.head()? {
+        let Some((source, (key, sequence))) = next else { break };
+        if let Some(head) = source.head()?.filter(|_| !drops.hides(key, sequence)) {
             found.push((Bytes::copy_from_slice(key), head));
         }
         steps += 1;
@@ -99,9 +104,10 @@ pub(super) async fn walk<D: Disk>(
     Ok(found)
 }
 
-/// The records of both memtables, the active one's first, up to the `limit`-th that is not a delete record: a scan ends
-/// there at the latest.
+/// The records of both memtables, the active one's first, up to the `limit`-th that is neither a delete record nor hidden: a
+/// scan ends there at the latest.
 pub(super) fn recent(
+    drops: &Drops,
     active: &Memtable,
     sealed: &Memtable,
     from: &[u8],
@@ -123,7 +129,7 @@ pub(super) fn recent(
             sealed.next();
         }
         let Some((key, entry)) = next else { break };
-        live += usize::from(entry.stored != Stored::Delete);
+        live += usize::from(entry.stored != Stored::Delete && !drops.hides(key, entry.sequence));
         records.push((key.clone(), entry.sequence, entry.stored.clone()));
     }
     records

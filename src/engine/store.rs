@@ -9,6 +9,7 @@ use super::{
     compaction::TableSet,
     damage::{Damage, Damages},
     disk::Disk,
+    drops::{Drops, RESERVED},
     error::EngineError,
     manifest::Manifest,
     memtable::{Memtable, pointers},
@@ -44,6 +45,8 @@ pub struct Slice<D: Disk> {
     /// How often the active memtable has been sealed: tells a relocation that what it looked up may be stale.
     pub swaps: Cell<u64>,
     pub next_table: Cell<u64>,
+    /// What was dropped and is perhaps still there.
+    pub drops: RefCell<Drops>,
     /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
     pub lost: OnceCell<EngineError>,
     /// A damaged place of the log held records that were in no table, perhaps of this slice.
@@ -63,6 +66,7 @@ impl<D: Disk> Slice<D> {
             latch: Rc::default(),
             swaps: Cell::new(0),
             next_table: Cell::new(next_table),
+            drops: RefCell::default(),
             lost: OnceCell::new(),
             may_have_lost: Cell::new(false),
             strikes: Cell::new(0),
@@ -76,7 +80,12 @@ impl<D: Disk> Slice<D> {
             sealed.as_ref().and_then(|m| m.get(key).map(|e| (e.sequence, e.stored.clone())))
         })
     }
-    /// The current record, delete records included.
+    /// Whether a record is hidden by a drop.
+    pub fn hides(&self, key: &[u8], sequence: u64) -> bool {
+        let drops = self.drops.borrow();
+        !drops.is_empty() && drops.hides(key, sequence)
+    }
+    /// The current record, delete records and dropped ones included.
     pub async fn lookup(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {
         if let Some(found) = self.recent(key) {
             return Ok(Some(found));
@@ -421,6 +430,9 @@ impl<D: Disk> Store<D> {
             if let Some(segment) = self.segment(pointer.segment) {
                 segment.add_live(u64::from(pointer.length));
             }
+        }
+        if record.key.first() == Some(&RESERVED) {
+            slice.drops.borrow_mut().note(&record.key, record.sequence, &record.stored);
         }
         let mut active = slice.active.borrow_mut();
         let before = active.bytes();

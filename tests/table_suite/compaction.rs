@@ -8,6 +8,7 @@ use dynarc::{
         cache::BlockCache,
         compaction::{Choice, MemorySource, Merge, MergeCursor, Source, TableSet, choose, policy, run},
         disk::{Disk, Lane},
+        drops::Drops,
         error::EngineError,
         table::{Builder, Table, TableMeta, path},
         types::{EngineOptions, Stored, StoredValue, ValuePointer},
@@ -95,7 +96,7 @@ impl Shop {
             *next_id += 1;
             *next_id
         };
-        let outcome = run(&self.disk, SLICE, choice, &self.options, next).await?;
+        let outcome = run(&self.disk, SLICE, choice, &self.options, &Drops::default(), next).await?;
         for pointer in &outcome.dropped {
             assert!(self.held.remove(pointer), "reported twice: {pointer:?}");
         }
@@ -290,7 +291,7 @@ async fn failing(at: Option<u64>) -> u64 {
         *ids += 1;
         *ids
     };
-    let outcome = run(&shop.disk, SLICE, choice, &shop.options, next).await;
+    let outcome = run(&shop.disk, SLICE, choice, &shop.options, &Drops::default(), next).await;
     let ios = shop.disk.ios() - first;
     match at {
         None => assert!(outcome.is_ok()),

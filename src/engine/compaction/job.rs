@@ -8,12 +8,15 @@ use super::{
 use crate::{
     engine::{
         disk::{Disk, Lane},
+        drops::Drops,
         error::EngineError,
-        table::{Builder, TableMeta, filter_hash, path},
+        table::{Builder, Flaw, TableMeta, filter_hash, path},
         types::{EngineOptions, ValuePointer},
     },
     types::SliceId,
 };
+use bytes::Bytes;
+use smallvec::SmallVec;
 use std::rc::Rc;
 
 /// Records merged between two breaths: some 50 microseconds.
@@ -28,8 +31,17 @@ pub struct Outcome {
     /// Values whose records went on account of this compaction; each once. A value belongs to one record: a record that is
     /// written again has its values written again.
     pub dropped: Vec<ValuePointer>,
+    /// Records that were left out because a drop hides them.
+    pub hidden: Vec<Hidden>,
     pub read_bytes: u64,
     pub written_bytes: u64,
+}
+/// A record that a drop hides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hidden {
+    pub key: Bytes,
+    pub sequence: u64,
+    pub pointers: SmallVec<[ValuePointer; 1]>,
 }
 impl Outcome {
     /// Ids of tables whose files may be deleted once the manifest is durable: removed, and not added again at another level.
@@ -46,6 +58,7 @@ pub async fn run<D: Disk>(
     slice: SliceId,
     choice: Choice<D>,
     options: &EngineOptions,
+    drops: &Drops,
     next_id: impl FnMut() -> u64,
 ) -> Result<Outcome, EngineError> {
     let merge = match choice {
@@ -57,13 +70,15 @@ pub async fn run<D: Disk>(
         }
         Choice::Merge(merge) => merge,
     };
-    let mut output = Output { disk, slice, level: merge.to, options, next_id, builder: None, added: Vec::new() };
+    let level = merge.to;
+    let (added, hidden) = (Vec::new(), Vec::new());
+    let mut output = Output { disk, slice, level, options, drops, next_id, builder: None, added, hidden };
     match output.merge(&merge).await {
         Ok(dropped) => {
             let removed: Vec<_> = merge.runs.iter().flatten().map(|table| table.meta().clone()).collect();
             let sum = |tables: &[TableMeta]| tables.iter().map(|table| table.bytes).sum();
             let (read_bytes, written_bytes) = (sum(&removed), sum(&output.added));
-            Ok(Outcome { added: output.added, removed, dropped, read_bytes, written_bytes })
+            Ok(Outcome { added: output.added, hidden: output.hidden, removed, dropped, read_bytes, written_bytes })
         }
         Err(e) => {
             output.abandon().await;
@@ -78,9 +93,11 @@ struct Output<'a, D: Disk, I> {
     slice: SliceId,
     level: u8,
     options: &'a EngineOptions,
+    drops: &'a Drops,
     next_id: I,
     builder: Option<Builder<D>>,
     added: Vec<TableMeta>,
+    hidden: Vec<Hidden>,
 }
 impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
     /// Gives the values whose records went.
@@ -99,6 +116,14 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
             keys += 1;
             if keys.is_multiple_of(RECORDS_PER_BREATH) {
                 self.disk.breathe().await;
+            }
+            if self.drops.hides(record.key, record.sequence) {
+                let (key, sequence, mut pointers) =
+                    (Bytes::copy_from_slice(record.key), record.sequence, SmallVec::new());
+                let read = record.pointers(|pointer| pointers.push(pointer));
+                read.map_err(|flaw| damaged_record(self.slice, flaw))?;
+                self.hidden.push(Hidden { key, sequence, pointers });
+                continue;
             }
             if !record.is_delete() || may_hold_older(merge, record.key) {
                 self.builder().await?.add_ref(record).await?;
@@ -148,6 +173,10 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
     async fn remove(&self, id: u64) {
         self.disk.remove(&path(self.slice, id)).await.ok();
     }
+}
+
+fn damaged_record(slice: SliceId, flaw: Flaw) -> EngineError {
+    EngineError::Damaged(format!("a record of slice {}: {}", slice.0, flaw.0))
 }
 
 /// Whether a deeper table may hold a record of this key, by its bounds and its filter, or one that is set aside.

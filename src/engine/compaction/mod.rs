@@ -25,5 +25,5 @@ pub mod set;
 
 pub use job::{Outcome, run};
 pub use merge::{AnySource, MemorySource, MergeCursor, RunCursor, Source};
-pub use policy::{Choice, Merge, choose, choose_for_space};
+pub use policy::{Choice, Merge, choose, choose_for_drops, choose_for_space};
 pub use set::TableSet;

@@ -80,17 +80,37 @@ impl Plan {
 
 /// What to do next. The same set and options give the same choice.
 pub fn choose<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
-    plan_beside(&set.shape(), set.aside(), options).map_or(Choice::Rest, |plan| carry_out(set, &plan))
+    plan_beside(&set.shape(), set.aside(), options).map_or(Choice::Rest, |plan| carry_out(set, &plan, false))
 }
 
 /// What to do when space is wanted: level 0 goes down, however small it is.
 pub fn choose_for_space<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
     let shape = set.shape();
     let waiting = shape.first().is_some_and(|level| !level.is_empty());
-    if waiting { carry_out(set, &level0_plan(&shape, options, 1.0)) } else { Choice::Rest }
+    if waiting { carry_out(set, &level0_plan(&shape, options, 1.0), false) } else { Choice::Rest }
 }
 
-fn carry_out<D: Disk>(set: &TableSet<D>, plan: &Plan) -> Choice<D> {
+/// What to do so that dropped records go: the oldest table, if it may hold any, is written again without them. A table of
+/// level 0 goes down with all others there, for its delete records may hide records of theirs.
+pub fn choose_for_drops<D: Disk>(set: &TableSet<D>, options: &EngineOptions, below: u64) -> Choice<D> {
+    let shape = set.shape();
+    let tables = shape.iter().enumerate().flat_map(|(level, tables)| tables.iter().map(move |table| (level, *table)));
+    match tables.filter(|(_, table)| table.id < below).min_by_key(|(_, table)| table.id) {
+        None => Choice::Rest,
+        Some((0, _)) => carry_out(set, &level0_plan(&shape, options, 1.0), true),
+        Some((level, table)) => {
+            let level = level as u8;
+            carry_out(
+                set,
+                &Plan { from: level, to: level, upper: vec![table.id], lower: Vec::new(), pressure: 1.0 },
+                true,
+            )
+        }
+    }
+}
+
+/// A table that could move as it is, is written anew if that is wanted.
+fn carry_out<D: Disk>(set: &TableSet<D>, plan: &Plan, rewrite: bool) -> Choice<D> {
     let pick = |level: u8, ids: &[u64]| -> Vec<Rc<Table<D>>> {
         let level = set.levels().get(usize::from(level)).into_iter().flatten();
         level.filter(|table| ids.contains(&table.meta().id)).cloned().collect()
@@ -98,6 +118,7 @@ fn carry_out<D: Disk>(set: &TableSet<D>, plan: &Plan) -> Choice<D> {
     let upper = pick(plan.from, &plan.upper);
     if let [table] = &upper[..]
         && plan.is_move()
+        && !rewrite
     {
         return Choice::Move { table: table.clone(), to: plan.to };
     }

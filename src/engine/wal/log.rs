@@ -29,6 +29,7 @@ use super::{
 use crate::{
     engine::{
         disk::{Disk, DiskFile, Lane, PageBuffer, Sync},
+        drops::RESERVED,
         error::EngineError,
         memtable::pointers,
         notify::{Notify, Promise},
@@ -70,6 +71,8 @@ pub enum Done {
 pub struct Relocation {
     /// How often the slice's memtable had been sealed then.
     pub swaps: u64,
+    /// The drops of the slice as they were then.
+    pub drops: u64,
     /// Where its first large value lay.
     pub old: ValuePointer,
 }
@@ -184,6 +187,13 @@ impl<D: Disk> Log<D> {
         let holds =
             |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key);
         self.heads().into_iter().any(holds)
+    }
+    /// Whether a write that waits or is on its way drops records of this slice.
+    pub fn is_dropping(&self, slice: SliceId) -> bool {
+        let drops = |of: SliceId, key: &[u8]| of == slice && key.first() == Some(&RESERVED);
+        let (flying, queue) = (self.hot.flying.borrow(), self.hot.queue.borrow());
+        flying.iter().flatten().any(|r| drops(r.slice, &r.key))
+            || queue.iter().flat_map(|p| &p.writes).any(|w| drops(w.slice, &w.key))
     }
     /// Whether every record with this sequence or a smaller one has landed.
     pub fn quiet_up_to(&self, sequence: u64) -> bool {
@@ -559,6 +569,8 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
         // Not in memory: in a table, where it was found, for nothing has left the memtable since.
         let newer = |stored: Stored| pointers(&stored).next() != Some(&relocation.old);
         slice.swaps.get() != relocation.swaps
+            || slice.drops.borrow().version() != relocation.drops
+            || store.log.is_dropping(write.slice)
             || store.log.is_flying(write.slice, &write.key)
             || batch.iter().flat_map(|p| &p.writes).any(same)
             || slice.recent(&write.key).is_some_and(|(_, stored)| newer(stored))
