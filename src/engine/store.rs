@@ -106,6 +106,7 @@ pub struct Counters {
     pub user_bytes_written: Cell<u64>,
     pub device_bytes_written: Cell<u64>,
     pub device_reads: Cell<u64>,
+    pub replayed_bytes: Cell<u64>,
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
     pub collections: Cell<u64>,
@@ -269,6 +270,7 @@ impl<D: Disk> Store<D> {
             user_bytes_written: counters.user_bytes_written.get(),
             device_bytes_written: counters.device_bytes_written.get(),
             device_reads: counters.device_reads.get(),
+            replayed_bytes: counters.replayed_bytes.get(),
             memtable_bytes: self.memtable_bytes.get() as u64,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
@@ -285,9 +287,10 @@ impl<D: Disk> Store<D> {
             let tables = slice.tables.borrow();
             stats.tables += tables.tables().count() as u64;
             stats.table_bytes += tables.bytes();
-            stats.memory_bytes += tables.memory_bytes();
+            stats.table_memory_bytes += tables.memory_bytes();
             stats.compaction_backlog_bytes += tables.backlog_bytes(&self.options);
         }
+        stats.memory_bytes += stats.table_memory_bytes;
         for segment in self.segments.borrow().values() {
             stats.segments += 1;
             stats.segment_bytes += segment.allocated.get();

@@ -24,7 +24,10 @@ use crate::{
     types::Address,
 };
 use crossbeam_channel::{Receiver, Sender};
-use futures_util::{FutureExt, future::select};
+use futures_util::{
+    FutureExt,
+    future::{LocalBoxFuture, select},
+};
 use glommio::{Latency, Shares, TaskQueueHandle, channels::local_channel};
 use std::{
     cell::{Cell, RefCell},
@@ -150,16 +153,37 @@ impl Failures {
     }
 }
 
-fn text(error: impl Display) -> String {
+pub(super) fn text(error: impl Display) -> String {
     error.to_string()
+}
+
+/// The queues of the calling executor: what clients wait for, and what they do not.
+pub(super) fn queues() -> (TaskQueueHandle, TaskQueueHandle) {
+    let executor = glommio::executor();
+    let queue = |shares, name| executor.create_task_queue(Shares::Static(shares), Latency::Matters(LATENCY), name);
+    (queue(SERVING_SHARES, "serving"), queue(COMPACTION_SHARES, "compaction"))
+}
+
+/// Drives the background futures of an engine, each in the queue of its kind.
+pub(super) fn host(
+    ring: &Ring,
+    compaction: TaskQueueHandle,
+    background: Vec<(Background, LocalBoxFuture<'static, ()>)>,
+) -> Result<(), String> {
+    for (kind, future) in background {
+        match kind {
+            Background::Log => ring.spawn(future),
+            Background::Compaction => {
+                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs a core until the node stops.
 pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
-    let executor = glommio::executor();
-    let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
-    let compaction =
-        executor.create_task_queue(Shares::Static(COMPACTION_SHARES), Latency::Matters(LATENCY), "compaction");
+    let (serving, compaction) = queues();
     let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
     task.await
 }
@@ -205,14 +229,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     };
     let Core { driver, background, handle } =
         start(world.clone(), disk, world.inbox.clone(), setup).await.map_err(text)?;
-    for (kind, future) in background {
-        match kind {
-            Background::Log => ring.spawn(future),
-            Background::Compaction => {
-                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
-            }
-        }
-    }
+    host(&ring, compaction, background)?;
     drop(world.handle.set(handle.clone()));
 
     let listen = |fd: OwnedFd| Listener::new(&ring, fd);

@@ -11,6 +11,7 @@
 
 mod checks;
 mod core;
+pub mod embedded;
 mod error;
 
 pub use error::StartError;

@@ -1,0 +1,88 @@
+//! A core without a node: an executor pinned like a shard's, its ring, and engines opened on directories, their
+//! background work hosted as `serve` hosts it. No ports, no ring of members, no identity: for programs that want the
+//! engine alone, and for measurements of it.
+//!
+//! Nothing guards the directory here: it must not be that of a running node, nor be open twice.
+
+use super::core;
+use crate::{
+    engine::{Engine, disk::Disk, error::EngineError, types::EngineOptions},
+    server::{
+        disk::RingDisk,
+        options::ServeOptions,
+        ring::{Alone, Ring},
+    },
+    types::{ShardId, SliceId},
+};
+use glommio::{Placement, TaskQueueHandle};
+use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
+
+/// What a body of [`run`] has at hand. Cheap to clone; never leaves its core.
+#[derive(Clone)]
+pub struct EmbeddedCore {
+    ring: Rc<Ring>,
+    compaction: TaskQueueHandle,
+}
+
+impl EmbeddedCore {
+    /// A directory, which must exist, as this core sees it.
+    pub fn disk(&self, path: &Path) -> io::Result<RingDisk> {
+        RingDisk::new(self.ring.clone(), path)
+    }
+
+    /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure.
+    pub async fn open<D: Disk>(
+        &self,
+        disk: Rc<D>,
+        slices: &[SliceId],
+        options: EngineOptions,
+    ) -> Result<Engine<D>, EngineError> {
+        let opened = Engine::open(disk, ShardId(0), slices, options).await?;
+        core::host(&self.ring, self.compaction, opened.background).map_err(EngineError::Failed)?;
+        Ok(opened.engine)
+    }
+
+    /// Runs a task beside the others of this core.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.ring.spawn(task);
+    }
+
+    /// Ready after `duration`, a little later rather than earlier.
+    pub async fn pause(&self, duration: Duration) {
+        self.ring.pause(duration).await;
+    }
+}
+
+/// Runs `body` on the calling thread as the only work of a core, pinned to `cpu` if there is one, until it ends.
+/// Engines that it opened should be closed by then: what is in flight is abandoned. An error means that the kernel
+/// allows no executor or no ring, or that the ring has failed.
+pub fn run<F, T>(cpu: Option<usize>, body: impl FnOnce(EmbeddedCore) -> F + 'static) -> Result<T, String>
+where
+    F: Future<Output = T> + 'static,
+    T: 'static,
+{
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let options = ServeOptions::new("");
+    let executor = super::executor(placement, &options, "embedded").make().map_err(core::text)?;
+    executor.run(async move {
+        let (serving, compaction) = core::queues();
+        let life = async move {
+            let ring = Ring::new().map_err(core::text)?;
+            let driving = glommio::spawn_local(ring.clone().drive(Alone)).detach();
+            let (ended, result) = glommio::channels::local_channel::new_bounded(1);
+            let embedded = EmbeddedCore { ring: ring.clone(), compaction };
+            let body = body(embedded);
+            let stopper = ring.clone();
+            ring.spawn(async move {
+                // Nobody listens when the ring has failed.
+                drop(ended.try_send(body.await));
+                stopper.stop();
+            });
+            if let Some(Err(error)) = driving.await {
+                return Err(core::text(error));
+            }
+            result.recv().await.ok_or_else(|| "the ring has stopped before its body ended".to_string())
+        };
+        glommio::spawn_local_into(life, serving).map_err(core::text)?.await
+    })
+}
