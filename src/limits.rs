@@ -132,7 +132,9 @@ pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 /// The unit of O_DIRECT: offsets and lengths are multiples of it.
 pub const PAGE: usize = 4096;
 /// Bytes of a value-log segment.
-pub const SEGMENT_BYTES: usize = 256 * MIB;
+pub const SEGMENT_BYTES: usize = 64 * MIB;
+/// Files of collected segments that a core keeps for reuse.
+pub const FREE_SEGMENTS: usize = 4;
 /// Values shorter than this stay in the record, beside the head.
 pub const INLINE_VALUE_BYTES: usize = KIB;
 /// Bytes of a batch of the log after which it is sealed (one larger record still fits).
@@ -141,6 +143,8 @@ pub const BATCH_BYTES: usize = MIB;
 pub const BATCH_RECORDS: usize = 64;
 /// Batches of the log in flight.
 pub const BATCHES_IN_FLIGHT: usize = 2;
+/// How long a write of `durability = interval` may wait for its sync.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes of writes that wait for the log of one core; more wait outside.
 pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
 /// Bytes of all memtables of a core, active and sealed.

@@ -9,6 +9,8 @@ mod corruption;
 mod crash;
 #[path = "engine_suite/errors.rs"]
 mod errors;
+#[path = "engine_suite/interval.rs"]
+mod interval;
 #[path = "engine_suite/model.rs"]
 mod model;
 #[path = "engine_suite/shards.rs"]

@@ -17,6 +17,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     rc::Rc,
+    time::Duration,
 };
 
 pub const EXAMPLE: &str = "Exit code 1 when anything is damaged.\n\n\
@@ -87,6 +88,7 @@ impl Disk for FileDisk {
     fn space(&self) -> io::Result<Space> {
         refused()
     }
+    async fn pause(&self, _: Duration) {}
     async fn breathe(&self) {}
 }
 

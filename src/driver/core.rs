@@ -117,6 +117,7 @@ pub async fn start<W: World, D: Disk>(
 ) -> Result<Core<W, D>, BootError> {
     let CoreSetup { identity, shard, settings, engine: options, seed } = setup;
     let slices = Placement::new(&identity.tokens, identity.slices, identity.shards).slices_of(shard);
+    let options = EngineOptions { seed: seed ^ identity.generation, ..options };
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
     let mut background = background;

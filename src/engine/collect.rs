@@ -1,4 +1,4 @@
-//! Collection of segments: those that are mostly dead give their live records to the log's end and are removed.
+//! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
 //! A segment is collected only when it is sealed, all of its records are in tables, and no other core has records in
 //! it. Its records are read in order; each that is still current is appended again as a fresh record, on the condition
@@ -13,7 +13,7 @@ use super::{
     error::EngineError,
     memtable::pointers,
     store::{Store, count},
-    types::{Change, Stored, StoredValue, ValuePointer, Values, Write},
+    types::{Change, Durability, Stored, StoredValue, ValuePointer, Values, Write},
     wal::{
         format::LogRecord,
         log::{Done, Relocation},
@@ -63,7 +63,7 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     if segment.live.get() > 0 {
         let header = &segment.header;
         let (start, end) = (u64::from(header.data_start), segment.end.get());
-        let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, end, Lane::Background);
+        let mut reader = BatchReader::new(segment.file.clone(), header, start, end, Lane::Background);
         let mut copies = Vec::new();
         loop {
             store.check()?;
@@ -89,6 +89,9 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     }
     store.segments.borrow_mut().remove(&segment.id());
     store.values.forget_segment(segment.id());
+    if store.keep_for_reuse(segment) {
+        return Ok(());
+    }
     store.disk.remove(&path(segment.id())).await?;
     store.disk.sync_dir(DIRECTORY).await?;
     Ok(())
@@ -146,7 +149,12 @@ async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<()
     while !copies.is_empty() {
         let inline_below = store.options.inline_value_bytes;
         let push = |copied: Copied| {
-            let done = store.log.push(vec![copied.write.clone()], Some(copied.relocation), inline_below);
+            let done = store.log.cold.push(
+                vec![copied.write.clone()],
+                Durability::Sync,
+                Some(copied.relocation),
+                inline_below,
+            );
             (copied, done)
         };
         let asked: Vec<_> = copies.into_iter().map(push).collect();

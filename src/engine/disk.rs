@@ -11,7 +11,7 @@
 
 use crate::limits::PAGE;
 use bytes::Bytes;
-use std::{future::Future, io, rc::Rc};
+use std::{future::Future, io, rc::Rc, time::Duration};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -113,6 +113,8 @@ pub trait Disk: 'static {
     /// Makes creations, renames and removals in this directory durable.
     fn sync_dir(&self, directory: &str) -> impl Future<Output = io::Result<()>>;
     fn space(&self) -> io::Result<Space>;
+    /// Ready after so long. The engine's only notion of time.
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()>;
     /// Lets other work of this core run: long loops of computation call it every 50 to 100 microseconds or so.
     fn breathe(&self) -> impl Future<Output = ()>;
 }

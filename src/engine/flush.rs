@@ -85,15 +85,12 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
     let waiting = slice.sealed.borrow().clone();
     let memtable = match waiting {
         Some(memtable) => memtable,
-        None => {
-            let memtable = Rc::new(slice.active.take());
-            slice.swaps.set(slice.swaps.get() + 1);
-            *slice.sealed.borrow_mut() = Some(memtable.clone());
-            memtable
-        }
+        None => seal(store, slice).await?,
     };
     if !memtable.is_empty() {
         let _held = slice.latch.hold().await;
+        // A table must not point to what a power cut could take.
+        store.log.synced(|| store.has_failed()).await;
         if !slice.manifest.borrow().exists() {
             make_directory(&*store.disk, slice).await?;
         }
@@ -123,6 +120,26 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
     store.memtable_bytes.set(store.memtable_bytes.get().saturating_sub(memtable.bytes()));
     store.room.wake();
     Ok(())
+}
+
+/// Seals the active memtable: from now on it only waits to be written.
+///
+/// A cold batch may land before a hot one with smaller sequences, and the other way round. The table will say that all
+/// records up to its greatest sequence are in tables, and memtables hide tables: so nothing on its way may be older than
+/// what is in the memtable. Cold batches are held back for that moment, hot ones are not.
+async fn seal<D: Disk>(store: &Store<D>, slice: &Slice<D>) -> Result<Rc<Memtable>, EngineError> {
+    let log = &store.log;
+    log.cold.hold(true);
+    let quiet = || store.has_failed() || log.quiet_up_to(slice.active.borrow().last_sequence());
+    log.landed.until(|| quiet().then_some(())).await;
+    if let Some(error) = store.failure() {
+        return Err(error);
+    }
+    let memtable = Rc::new(slice.active.take());
+    slice.swaps.set(slice.swaps.get() + 1);
+    *slice.sealed.borrow_mut() = Some(memtable.clone());
+    log.cold.hold(false);
+    Ok(memtable)
 }
 
 async fn make_directory<D: Disk>(disk: &D, slice: &Slice<D>) -> Result<(), EngineError> {

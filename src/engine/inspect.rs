@@ -55,7 +55,7 @@ pub async fn wal<D: Disk>(disk: &D, path: &str, print: &mut impl FnMut(String)) 
         print(format!("DAMAGED: {length} bytes are no whole number of steps of {}", header.step));
     }
     let start = u64::from(header.data_start);
-    let mut reader = BatchReader::new(file, header.id, header.epoch, start, length, Lane::Background);
+    let mut reader = BatchReader::new(file, &header, start, length, Lane::Background);
     loop {
         match reader.next().await? {
             Found::Batch(batch, records) => {

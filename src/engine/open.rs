@@ -73,8 +73,10 @@ impl<D: Disk> Engine<D> {
             });
             background.push((kind, counted));
         };
-        add(Background::Log, Box::pin(log::run(store.clone())));
-        add(Background::Log, Box::pin(log::prepare(store.clone())));
+        for (kind, head) in [(Background::Log, &store.log.hot), (Background::Compaction, &store.log.cold)] {
+            add(kind, Box::pin(log::run(store.clone(), head.clone())));
+            add(kind, Box::pin(log::prepare(store.clone(), head.clone())));
+        }
         add(Background::Compaction, Box::pin(flush::run(store.clone())));
         add(Background::Compaction, Box::pin(compact::run(store.clone())));
         add(Background::Compaction, Box::pin(collect::run(store.clone())));
@@ -118,12 +120,11 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Stores all of it or, on an error, perhaps none; returns once it is durable and every read sees it.
-    /// [`Durability::Interval`] is treated as [`Durability::Sync`]. `Full`: nothing was stored. A call holds at most
+    /// With [`Durability::Interval`] it returns before it is durable. `Full`: nothing was stored. A call holds at most
     /// [`LOG_QUEUE_BYTES`].
     pub async fn write(&self, writes: Vec<Write>, durability: Durability) -> Result<(), EngineError> {
         let store = &self.0;
         store.check()?;
-        let _ = durability;
         if writes.is_empty() {
             return Ok(());
         }
@@ -143,14 +144,14 @@ impl<D: Disk> Engine<D> {
         }
         let has_room = || {
             let memtables = store.memtable_bytes.get() <= 2 * store.options.memtable_bytes || store.flush_blocked.get();
-            store.log.queue_bytes.get() < LOG_QUEUE_BYTES && memtables
+            store.log.hot.queue_bytes.get() < LOG_QUEUE_BYTES && memtables
         };
         store.room.until(|| (store.ending() || has_room()).then_some(())).await;
         store.check()?;
         if store.flush_blocked.get() && store.memtable_bytes.get() > 4 * store.options.memtable_bytes {
             return Err(EngineError::Full);
         }
-        store.log.push(writes, None, store.options.inline_value_bytes).wait().await.map(|_| ())
+        store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
     /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. Never touches the log.
@@ -200,9 +201,11 @@ impl<D: Disk> Engine<D> {
     /// returns. Later calls fail.
     pub async fn close(&self) -> Result<(), EngineError> {
         let store = &self.0;
-        if !store.ending() && log::has_unsealed_batches(store) {
-            // An empty batch proves to the next opening that all before it was durable.
-            store.log.push(Vec::new(), None, 0).wait().await?;
+        for head in store.log.heads() {
+            if !store.ending() && log::has_unsealed_batches(head) {
+                // An empty batch proves to the next opening that all before it was durable.
+                head.push(Vec::new(), Durability::Sync, None, 0).wait().await?;
+            }
         }
         store.stopping.set(true);
         store.wake_all();

@@ -199,7 +199,11 @@ async fn look_at<D: Disk>(disk: &D, id: u64, length: u64) -> Result<Looked<D::Fi
         return Ok(if length == 0 { Looked::Blank(id) } else { Looked::Damaged(id, length) });
     }
     let first = file.read(0, PAGE, Lane::Foreground).await?;
-    let header = SegmentHeader::decode(first.as_slice(), &path)?.filter(|h| h.id == id);
+    let header = SegmentHeader::decode(first.as_slice(), &path)?;
+    if header.as_ref().is_some_and(|h| h.id != id) {
+        // Renamed for another life that has not begun: all that lived in it had been copied, durably.
+        return Ok(Looked::Blank(id));
+    }
     let Some(header) = header else {
         let used = holds_batches(&*file, whole).await?;
         return Ok(if used { Looked::Damaged(id, length) } else { Looked::Blank(id) });
@@ -303,7 +307,7 @@ async fn replay<D: Disk>(
     let header = &segment.header;
     let (start, limit) = (u64::from(header.data_start), segment.allocated.get());
     let lane = Lane::Foreground;
-    let mut reader = BatchReader::new(segment.file.clone(), header.id, header.epoch, start, limit, lane);
+    let mut reader = BatchReader::new(segment.file.clone(), header, start, limit, lane);
     loop {
         match reader.next().await? {
             Found::Batch(batch, records) => {

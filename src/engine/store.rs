@@ -18,7 +18,7 @@ use super::{
     },
 };
 use crate::{
-    limits::SLICES_MAX,
+    limits::{FREE_SEGMENTS, PAGE, SLICES_MAX},
     types::{ShardId, SliceId},
 };
 use std::{
@@ -110,6 +110,7 @@ pub struct Counters {
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
     pub collections: Cell<u64>,
+    pub reuses: Cell<u64>,
     pub damaged_reads: Cell<u64>,
 }
 pub fn count(counter: &Cell<u64>, by: u64) {
@@ -124,6 +125,9 @@ pub struct Store<D: Disk> {
     pub generation: u64,
     slices: Vec<Option<Rc<Slice<D>>>>,
     pub segments: RefCell<BTreeMap<u64, Rc<Segment<D::File>>>>,
+    /// Collected segments whose files wait for another life, under their old names. A read that found its record
+    /// before the collection may still hold one.
+    pub free: RefCell<Vec<Rc<Segment<D::File>>>>,
     pub log: Log<D>,
     pub blocks: BlockCache,
     pub values: ValueCache,
@@ -169,6 +173,7 @@ impl<D: Disk> Store<D> {
             generation,
             slices: by_id,
             segments: RefCell::default(),
+            free: RefCell::default(),
             failed: RefCell::default(),
             stopping: Cell::new(false),
             read_only: Cell::new(false),
@@ -216,8 +221,7 @@ impl<D: Disk> Store<D> {
         self.wake_all();
     }
     pub fn wake_all(&self) {
-        self.log.changed.wake();
-        self.log.landed.wake();
+        self.log.wake();
         self.work.wake();
         self.room.wake();
     }
@@ -236,6 +240,24 @@ impl<D: Disk> Store<D> {
             self.flush_blocked.set(false);
             self.work.wake();
         }
+    }
+
+    /// Keeps the file of a segment that nothing needs any more for another life, if it is worth it.
+    pub fn keep_for_reuse(&self, segment: &Rc<Segment<D::File>>) -> bool {
+        let mut free = self.free.borrow_mut();
+        let usual = segment.allocated.get() == segment.capacity
+            && segment.capacity <= self.options.segment_bytes.next_multiple_of(PAGE) as u64;
+        let keep = usual && !self.read_only.get() && free.len() < FREE_SEGMENTS;
+        if keep {
+            free.push(segment.clone());
+        }
+        keep
+    }
+    /// A file for another life that nobody reads any more.
+    pub fn take_free(&self) -> Option<Rc<Segment<D::File>>> {
+        let mut free = self.free.borrow_mut();
+        let unread = free.iter().position(|s| Rc::strong_count(s) == 1)?;
+        Some(free.remove(unread))
     }
 
     /// Makes a durable record of the log visible, and counts what it makes dead.
@@ -275,6 +297,7 @@ impl<D: Disk> Store<D> {
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
             collections: counters.collections.get(),
+            reuses: counters.reuses.get(),
             damaged_reads: counters.damaged_reads.get(),
             read_only: u64::from(self.read_only.get() || self.flush_blocked.get()),
             ..EngineStats::default()
@@ -282,7 +305,7 @@ impl<D: Disk> Store<D> {
         stats.memory_bytes = stats.memtable_bytes
             + self.blocks.memory_bytes()
             + self.values.memory_bytes()
-            + self.log.queue_bytes.get() as u64;
+            + self.log.heads().iter().map(|head| head.queue_bytes.get() as u64).sum::<u64>();
         for slice in self.slices() {
             let tables = slice.tables.borrow();
             stats.tables += tables.tables().count() as u64;
@@ -295,6 +318,9 @@ impl<D: Disk> Store<D> {
             stats.segments += 1;
             stats.segment_bytes += segment.allocated.get();
             stats.segment_live_bytes += segment.live.get();
+        }
+        for segment in self.free.borrow().iter() {
+            stats.segment_bytes += segment.allocated.get();
         }
         stats
     }

@@ -73,7 +73,8 @@ pub enum Durability {
     /// After the sync of its batch.
     #[default]
     Sync,
-    /// Once it is in the log's buffer; synced within 10 ms.
+    /// Once the device has it, before its sync, which follows within [`limits::SYNC_INTERVAL`]: the last writes before a
+    /// power cut may be lost, those before them not.
     Interval,
 }
 
@@ -92,6 +93,9 @@ pub struct EngineOptions {
     pub inline_value_bytes: usize,
     pub segment_dead_percent: u64,
     pub disk_full_percent: u64,
+    /// Unlike that of any other opening, and not to be guessed: it makes the bytes of a segment's life known from those
+    /// of another.
+    pub seed: u64,
 }
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
@@ -108,6 +112,7 @@ impl Default for EngineOptions {
             inline_value_bytes: limits::INLINE_VALUE_BYTES,
             segment_dead_percent: limits::SEGMENT_DEAD_PERCENT,
             disk_full_percent: limits::DISK_FULL_PERCENT,
+            seed: 0,
         }
     }
 }
@@ -132,6 +137,8 @@ pub struct EngineStats {
     pub flushes: u64,
     pub compactions: u64,
     pub collections: u64,
+    /// Segments of the log that took the file of a collected one.
+    pub reuses: u64,
     pub damaged_reads: u64,
     pub memory_bytes: u64,
     /// Filters and indexes of tables; part of `memory_bytes`.

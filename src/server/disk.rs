@@ -24,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 /// Reads that clients wait for, at the device at once.
@@ -105,6 +106,10 @@ impl Disk for RingDisk {
     fn space(&self) -> io::Result<Space> {
         let (total, available) = kernel::file_system_bytes(self.root.raw())?;
         Ok(Space { total, available })
+    }
+
+    async fn pause(&self, duration: Duration) {
+        self.ring.pause(duration).await;
     }
 
     async fn breathe(&self) {

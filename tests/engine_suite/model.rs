@@ -4,11 +4,11 @@ use crate::rig::{KEYS, Model, Rig, SLICES, Workload, key, slow, tiny};
 use dynarc::sim::disk::VirtualDisk;
 
 /// One run: `steps` calls, some of them together, with restarts in between.
-fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
+fn run(seed: u64, steps: u64) -> [u64; 4] {
     let mut work = Workload::new(seed);
     let mut model = Model::default();
     let mut rig = Rig::open(VirtualDisk::new(), tiny());
-    let mut totals = (0, 0, 0);
+    let mut totals = [0; 4];
     for step in 0..steps {
         let note = format!("seed {seed} step {step}");
         match work.prng.below(100) {
@@ -31,9 +31,8 @@ fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
             choice => {
                 rig.rest();
                 let stats = rig.engine.stats();
-                totals.0 += stats.flushes;
-                totals.1 += stats.compactions;
-                totals.2 += stats.collections;
+                let counts = [stats.flushes, stats.compactions, stats.collections, stats.reuses];
+                totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
                 let disk = match choice {
                     92..95 => rig.close(),
                     95..98 => rig.kill(),
@@ -54,10 +53,10 @@ fn run(seed: u64, steps: u64) -> (u64, u64, u64) {
 
 #[test]
 fn it_is_a_map_over_restarts() {
-    let mut totals = (0, 0, 0);
+    let mut totals = [0; 4];
     for seed in 0..60 {
-        let (flushes, compactions, collections) = run(seed, 120);
-        totals = (totals.0 + flushes, totals.1 + compactions, totals.2 + collections);
+        totals.iter_mut().zip(run(seed, 120)).for_each(|(total, count)| *total += count);
     }
-    assert!(totals.0 > 100 && totals.1 > 50 && totals.2 > 50, "too little happened: {totals:?}");
+    let [flushes, compactions, collections, reuses] = totals;
+    assert!(flushes > 100 && compactions > 50 && collections > 50 && reuses > 50, "too little happened: {totals:?}");
 }

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use dynarc::{
     engine::{
         Engine, Opened,
+        disk::Lane,
         error::EngineError,
         types::{Change, Durability, EngineOptions, Record, Values, Want, Write},
     },
     sim::{
-        disk::VirtualDisk,
+        disk::{Access, VirtualDisk},
         executor::{Executor, Life},
         prng::Prng,
     },
@@ -268,8 +269,17 @@ impl Workload {
     }
 }
 
-/// Makes I/Os take time, so that they overlap.
+/// Makes I/Os take time, so that they overlap; for some seeds those of one lane much more than others, so that batches
+/// of the log's two heads land in another order than they were sealed in.
 pub fn slow(disk: &VirtualDisk, executor: &Executor, seed: u64) {
     let mut prng = Prng::new(seed);
-    disk.set_clock(executor, move |_, bytes| Duration::from_micros(20 + prng.below(200) + bytes as u64 / 1000));
+    let late = prng.pick(&[None, Some(Lane::Background), Some(Lane::Log)]).copied().flatten();
+    disk.set_clock(executor, move |access, bytes| {
+        let lane = match access {
+            Access::Write(lane) | Access::WriteDurable(lane) => Some(lane),
+            _ => None,
+        };
+        let times = if lane.is_some() && lane == late { 20 } else { 1 };
+        Duration::from_micros(times * (20 + prng.below(200)) + bytes as u64 / 1000)
+    });
 }

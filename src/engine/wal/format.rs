@@ -50,6 +50,8 @@ pub struct SegmentHeader {
     pub data_start: u32,
     /// The file grows by whole steps of so many bytes, so that a cut file is known from its length.
     pub step: u32,
+    /// The file had another life before: what lies behind the last batch is not blank.
+    pub reused: bool,
     /// The slices of the shard that writes it: no record belongs to any other.
     pub slices: Vec<SliceId>,
 }
@@ -83,6 +85,7 @@ impl SegmentHeader {
         page[48..50].copy_from_slice(&self.shard.to_le_bytes());
         page[52..56].copy_from_slice(&self.data_start.to_le_bytes());
         page[56..60].copy_from_slice(&self.step.to_le_bytes());
+        page[60] = self.reused.into();
         for slice in &self.slices {
             page[64 + usize::from(slice.0) / 8] |= 1 << (slice.0 % 8);
         }
@@ -110,6 +113,7 @@ impl SegmentHeader {
             shard: u16_at(page, 48),
             data_start: u32_at(page, 52),
             step: u32_at(page, 56),
+            reused: page[60] != 0,
             slices: slices.map(|s| SliceId(s as u16)).collect(),
         };
         let start = header.data_start as usize;
@@ -510,6 +514,7 @@ mod tests {
             shard: 1,
             data_start,
             step: 8192,
+            reused: true,
             slices,
         };
         let mut page = vec![0; PAGE];

@@ -4,14 +4,25 @@
 //! way; they are applied and acknowledged in order, each after its own sync and all before it. A batch is written
 //! once: nothing is ever written over it.
 //!
-//! A new segment begins only when nothing is in flight, so a batch in it proves that all of the one before was
-//! durable. A second future of the log makes segments (and space in them) ahead of need.
+//! The log grows at two heads, each with a queue, a segment and futures of its own: the hot one takes what clients
+//! write, the cold one takes old live records out of segments that are mostly dead, so that what is rarely written does
+//! not mix with what is. Cold batches go to the device in the background lane and hold up no hot batch: neither head
+//! waits for the other. Sequences are given out when a batch is sealed, from one counter; the memtable keeps the greatest
+//! one of a key, so it does not matter which head's batch lands first. A memtable is sealed only when nothing on its way
+//! is older than what is in it: [`Log::quiet_up_to`].
 //!
-//! Any error of a write fails the engine for ever. No space for a segment only fails the writes that wait for it.
+//! A new segment of a head begins only when nothing of it is in flight, so a batch in it proves that all of the one
+//! before was durable. A second future of each head makes segments (and space in them) ahead of need.
+//!
+//! A batch in which every write asks for [`Durability::Interval`] is written without a sync and acknowledged when its write
+//! has ended; a sync of the segment follows within [`SYNC_INTERVAL`]. A batch that does ask for its sync syncs all that
+//! lies before it too: what is durable is always a beginning of what was acknowledged.
+//!
+//! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
 
 use super::{
     format::{BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, pages, record_bytes},
-    segment::{Phase, Segment, id_for, path},
+    segment::{Phase, STEP_BYTES, Segment, id_for, path},
 };
 use crate::{
     engine::{
@@ -20,12 +31,12 @@ use crate::{
         memtable::pointers,
         notify::{Notify, Promise},
         store::{Store, count},
-        types::{Stored, ValuePointer, Write},
+        types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT},
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, SYNC_INTERVAL},
     types::SliceId,
 };
-use futures_util::{Stream, stream::FuturesOrdered};
+use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -55,82 +66,184 @@ pub struct Relocation {
 /// Writes that wait for the log; they go into one batch together.
 pub struct Pending {
     pub writes: Vec<Write>,
+    pub durability: Durability,
     pub relocation: Option<Relocation>,
     pub done: Promise<Result<Done, EngineError>>,
     bytes: usize,
 }
 
-/// The log of one core: what waits, where it goes.
-pub struct Log<D: Disk> {
+/// One end of the log: what waits, where it goes.
+pub struct Head<D: Disk> {
+    lane: Lane,
     queue: RefCell<VecDeque<Pending>>,
     pub queue_bytes: Cell<usize>,
     /// The queue, the segments or the engine's state changed.
     pub changed: Notify,
+    /// Seals no batch for now.
+    pub held: Cell<bool>,
+    /// Writes nothing any more: the engine has ended.
+    ended: Cell<bool>,
     active: RefCell<Option<Rc<Segment<D::File>>>>,
     next: RefCell<Option<Rc<Segment<D::File>>>>,
     /// Bytes of a batch that waits for a segment or for space in one; 0 for none.
     wanted: Cell<u64>,
     /// Records of the batches on their way, oldest first.
     flying: RefCell<VecDeque<Vec<LogRecord>>>,
+    buffers: RefCell<Vec<PageBuffer>>,
+    /// The segment sealed last, and its end.
+    previous: Cell<(u64, u64)>,
+    /// Batches of the active segment that have landed without a sync.
+    unsynced: Cell<bool>,
+    /// Where the batches of the active segment that have landed end.
+    landed_end: Cell<u64>,
+    /// Batches without a sync that are on their way.
+    unsynced_flying: Cell<usize>,
+    /// Somebody waits for the sync of what has landed.
+    sync_wanted: Cell<bool>,
+}
+
+/// The log of one core.
+pub struct Log<D: Disk> {
+    /// For clients' writes.
+    pub hot: Rc<Head<D>>,
+    /// For copies of records that have lived long.
+    pub cold: Rc<Head<D>>,
     /// A batch has landed.
     pub landed: Notify,
-    buffers: RefCell<Vec<PageBuffer>>,
     pub next_sequence: Cell<u64>,
     segments_made: Cell<u64>,
     /// Bytes of batches written so far, those replayed at the start included.
     pub position: Cell<u64>,
-    /// The segment sealed last, and its end.
-    previous: Cell<(u64, u64)>,
+}
+
+/// How a batch becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    /// By its own write.
+    Durable,
+    /// By a sync of the segment after its write, for there are batches before it that no sync has covered.
+    SyncAll,
+    /// Later.
+    Later,
 }
 
 /// A batch whose write has ended.
 struct Landed<F> {
     segment: Rc<Segment<F>>,
     header: BatchHeader,
+    how: How,
     pending: Vec<Pending>,
     buffer: PageBuffer,
     result: std::io::Result<()>,
 }
 
+/// A sync of the batches of a segment that had landed before it began.
+struct Synced<F> {
+    segment: Rc<Segment<F>>,
+    end: u64,
+    result: std::io::Result<()>,
+}
+
 enum Step<F> {
     Landed(Landed<F>),
+    Synced(Synced<F>),
     Seal,
+    Sync,
     End,
 }
 
 impl<D: Disk> Log<D> {
-    /// Whether a batch on its way holds a record of this key.
-    pub fn is_flying(&self, slice: SliceId, key: &[u8]) -> bool {
-        self.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key)
-    }
     pub fn new(generation: u64) -> Log<D> {
         Log {
+            hot: Rc::new(Head::new(Lane::Log)),
+            cold: Rc::new(Head::new(Lane::Background)),
+            landed: Notify::default(),
+            next_sequence: Cell::new(generation << 40 | 1),
+            segments_made: Cell::new(0),
+            position: Cell::new(0),
+        }
+    }
+    pub fn heads(&self) -> [&Rc<Head<D>>; 2] {
+        [&self.hot, &self.cold]
+    }
+    /// Whether a batch on its way holds a record of this key.
+    pub fn is_flying(&self, slice: SliceId, key: &[u8]) -> bool {
+        let holds =
+            |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().any(|r| r.slice == slice && r.key == key);
+        self.heads().into_iter().any(holds)
+    }
+    /// Whether every record with this sequence or a smaller one has landed.
+    pub fn quiet_up_to(&self, sequence: u64) -> bool {
+        let first = |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().next().map(|r| r.sequence);
+        self.heads().into_iter().filter_map(first).all(|first| first > sequence)
+    }
+    /// Ready once every batch that has landed is durable, or the engine has failed.
+    pub async fn synced(&self, has_failed: impl Fn() -> bool) {
+        let done = || {
+            let late: Vec<_> = self.heads().into_iter().filter(|head| head.unsynced.get()).collect();
+            if late.is_empty() || has_failed() {
+                return Some(());
+            }
+            for head in late {
+                head.sync_wanted.set(true);
+                head.changed.wake();
+            }
+            None
+        };
+        self.landed.until(done).await;
+    }
+    pub fn wake(&self) {
+        self.heads().into_iter().for_each(|head| head.changed.wake());
+        self.landed.wake();
+    }
+}
+
+impl<D: Disk> Head<D> {
+    fn new(lane: Lane) -> Head<D> {
+        Head {
+            lane,
             queue: RefCell::default(),
             queue_bytes: Cell::new(0),
             changed: Notify::default(),
+            held: Cell::new(false),
+            ended: Cell::new(false),
             active: RefCell::default(),
             next: RefCell::default(),
             wanted: Cell::new(0),
             flying: RefCell::default(),
-            landed: Notify::default(),
             buffers: RefCell::default(),
-            next_sequence: Cell::new(generation << 40 | 1),
-            segments_made: Cell::new(0),
-            position: Cell::new(0),
             previous: Cell::new((0, 0)),
+            unsynced: Cell::new(false),
+            landed_end: Cell::new(0),
+            unsynced_flying: Cell::new(0),
+            sync_wanted: Cell::new(false),
         }
+    }
+    /// Whether segments are made before they are needed: clients should not wait for one.
+    fn works_ahead(&self) -> bool {
+        self.lane == Lane::Log
+    }
+    /// Seals no batch, or seals again.
+    pub fn hold(&self, held: bool) {
+        self.held.set(held);
+        self.changed.wake();
     }
     /// Queues writes; the promise resolves once they are durable and visible.
     pub fn push(
         &self,
         writes: Vec<Write>,
+        durability: Durability,
         relocation: Option<Relocation>,
         inline_below: usize,
     ) -> Promise<Result<Done, EngineError>> {
         let bytes = writes.iter().map(|w| record_bytes(w, inline_below)).map(|(a, b)| a + b).sum();
         let done = Promise::default();
+        if self.ended.get() {
+            done.resolve(Err(EngineError::Failed("the engine is closed".into())));
+            return done;
+        }
         self.queue_bytes.set(self.queue_bytes.get() + bytes);
-        self.queue.borrow_mut().push_back(Pending { writes, relocation, done: done.clone(), bytes });
+        self.queue.borrow_mut().push_back(Pending { writes, durability, relocation, done: done.clone(), bytes });
         self.changed.wake();
         done
     }
@@ -138,6 +251,11 @@ impl<D: Disk> Log<D> {
         let pending = self.queue.borrow_mut().pop_front()?;
         self.queue_bytes.set(self.queue_bytes.get() - pending.bytes);
         Some(pending)
+    }
+    /// Whether the batch that would be sealed now may hold a write that waits for its sync.
+    fn next_wants_sync(&self) -> bool {
+        let queue = self.queue.borrow();
+        queue.iter().take(BATCH_RECORDS).any(|pending| pending.durability == Durability::Sync)
     }
     /// Bytes of the batch that would be sealed now, padding included; 0 when nothing waits.
     fn next_batch_bytes(&self) -> u64 {
@@ -155,37 +273,62 @@ impl<D: Disk> Log<D> {
 }
 
 /// Writes the log until the engine ends; what still waits then is written first.
-pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     let mut landing = FuturesOrdered::new();
+    // At most one sync at a time, and the pause before it.
+    let mut syncing: Option<LocalBoxFuture<'static, Synced<D::File>>> = None;
+    let mut pause: Option<LocalBoxFuture<'static, ()>> = None;
     loop {
         let step = poll_fn(|cx| {
             if let Poll::Ready(Some(landed)) = Pin::new(&mut landing).poll_next(cx) {
                 return Poll::Ready(Step::Landed(landed));
             }
+            if let Some(sync) = &mut syncing
+                && let Poll::Ready(synced) = sync.as_mut().poll(cx)
+            {
+                return Poll::Ready(Step::Synced(synced));
+            }
             if store.has_failed() {
                 return Poll::Ready(Step::End);
             }
-            if landing.len() < BATCHES_IN_FLIGHT && ready_to_seal(&store, landing.is_empty()) {
+            if head.unsynced.get() && syncing.is_none() {
+                let mut due = |pause: &mut LocalBoxFuture<'static, ()>| pause.as_mut().poll(cx).is_ready();
+                let wanted = head.sync_wanted.get() || store.stopping.get();
+                if wanted || due(pause.get_or_insert_with(|| after_interval(&store))) {
+                    return Poll::Ready(Step::Sync);
+                }
+            }
+            let nothing_flies = landing.is_empty() && syncing.is_none();
+            if landing.len() < BATCHES_IN_FLIGHT && !head.held.get() && ready_to_seal(&store, &head, nothing_flies) {
                 return Poll::Ready(Step::Seal);
             }
-            if store.stopping.get() && landing.is_empty() && store.log.queue.borrow().is_empty() {
+            if store.stopping.get() && nothing_flies && !head.unsynced.get() && head.queue.borrow().is_empty() {
                 return Poll::Ready(Step::End);
             }
-            store.log.changed.register(cx);
+            head.changed.register(cx);
             Poll::Pending
         });
         match step.await {
-            Step::Landed(landed) => land(&store, landed),
+            Step::Landed(landed) => land(&store, &head, landed),
+            Step::Synced(synced) => {
+                syncing = None;
+                finish_sync(&store, &head, synced);
+            }
+            Step::Sync => {
+                pause = None;
+                syncing = begin_sync(&head);
+            }
             Step::Seal => {
-                if let Some((segment, header, pending, buffer)) = seal(&store) {
-                    landing.push_back(write(segment, header, pending, buffer));
+                if let Some(sealed) = seal(&store, &head) {
+                    landing.push_back(write(sealed, head.lane));
                 }
             }
             Step::End => break,
         }
     }
+    head.ended.set(true);
     let error = store.failure().unwrap_or_else(|| EngineError::Failed("the engine is closed".into()));
-    while let Some(pending) = store.log.pop() {
+    while let Some(pending) = head.pop() {
         pending.done.resolve(Err(error.clone()));
     }
     // Batches still on their way hold promises too: whatever becomes of them, they are not acknowledged.
@@ -194,75 +337,122 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
-async fn write<F: DiskFile>(
-    segment: Rc<Segment<F>>,
-    header: BatchHeader,
-    pending: Vec<Pending>,
-    buffer: PageBuffer,
-) -> Landed<F> {
-    let (buffer, result) = segment.file.write(header.offset, buffer, Sync::Data, Lane::Log).await;
-    Landed { segment, header, pending, buffer, result }
+async fn write<F: DiskFile>(sealed: Sealed<F>, lane: Lane) -> Landed<F> {
+    let Sealed { segment, header, how, pending, buffer } = sealed;
+    let sync = if how == How::Durable { Sync::Data } else { Sync::None };
+    let (buffer, mut result) = segment.file.write(header.offset, buffer, sync, lane).await;
+    if how == How::SyncAll && result.is_ok() {
+        result = segment.file.sync().await;
+    }
+    Landed { segment, header, how, pending, buffer, result }
+}
+
+fn after_interval<D: Disk>(store: &Rc<Store<D>>) -> LocalBoxFuture<'static, ()> {
+    let store = store.clone();
+    Box::pin(async move { store.disk.pause(SYNC_INTERVAL).await })
+}
+
+/// Begins to sync what has landed in the active segment.
+fn begin_sync<D: Disk>(head: &Head<D>) -> Option<LocalBoxFuture<'static, Synced<D::File>>> {
+    head.sync_wanted.set(false);
+    let segment = head.active.borrow().clone()?;
+    let end = head.landed_end.get();
+    Some(Box::pin(async move {
+        let result = segment.file.sync().await;
+        Synced { segment, end, result }
+    }))
+}
+
+fn finish_sync<D: Disk>(store: &Store<D>, head: &Head<D>, synced: Synced<D::File>) {
+    let Synced { segment, end, result } = synced;
+    match result {
+        Ok(()) => {
+            count(&store.counters.syncs, 1);
+            segment.durable.set(segment.durable.get().max(end));
+            if segment.durable.get() >= head.landed_end.get() {
+                head.unsynced.set(false);
+            }
+        }
+        Err(error) => store.fail(&EngineError::Failed(format!("syncing the log: {error}"))),
+    }
+    store.log.landed.wake();
 }
 
 /// Whether a batch can be sealed now. Moves on to the next segment when it is time, asks for one when there is none.
-fn ready_to_seal<D: Disk>(store: &Store<D>, nothing_flies: bool) -> bool {
-    let log = &store.log;
-    let bytes = log.next_batch_bytes();
+fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool) -> bool {
+    let bytes = head.next_batch_bytes();
     if bytes == 0 {
         return false;
     }
-    let active = log.active.borrow().clone();
+    let active = head.active.borrow().clone();
+    if head.unsynced_flying.get() > 0 && head.next_wants_sync() {
+        // Its sync must cover them, so they must have landed.
+        return false;
+    }
     if let Some(active) = &active {
         let needed = active.end.get() + bytes;
         if needed <= active.allocated.get() {
             return true;
         }
         if needed <= active.capacity {
-            ask(store, bytes);
+            ask(head, bytes);
             return false;
         }
         if !nothing_flies {
             return false;
         }
+        if head.unsynced.get() {
+            // A batch in the next segment says that all of this one is durable.
+            head.sync_wanted.set(true);
+            head.changed.wake();
+            return false;
+        }
     }
     let fits = |next: &Rc<Segment<D::File>>| next.end.get() + bytes <= next.allocated.get();
-    let Some(next) = log.next.borrow_mut().take_if(|next| fits(next)) else {
-        ask(store, bytes);
+    let Some(next) = head.next.borrow_mut().take_if(|next| fits(next)) else {
+        ask(head, bytes);
         return false;
     };
     if let Some(active) = active {
         store.seal(&active);
-        log.previous.set((active.id(), active.end.get()));
+        head.previous.set((active.id(), active.end.get()));
         store.work.wake();
     }
     store.segments.borrow_mut().insert(next.id(), next.clone());
-    *log.active.borrow_mut() = Some(next);
+    *head.active.borrow_mut() = Some(next);
     true
 }
 
-fn ask<D: Disk>(store: &Store<D>, bytes: u64) {
-    if store.log.wanted.replace(bytes) != bytes {
-        store.log.changed.wake();
+fn ask<D: Disk>(head: &Head<D>, bytes: u64) {
+    if head.wanted.replace(bytes) != bytes {
+        head.changed.wake();
     }
 }
 
-type Sealed<D> = (Rc<Segment<<D as Disk>::File>>, BatchHeader, Vec<Pending>, PageBuffer);
+/// A batch ready to be written.
+struct Sealed<F> {
+    segment: Rc<Segment<F>>,
+    header: BatchHeader,
+    how: How,
+    pending: Vec<Pending>,
+    buffer: PageBuffer,
+}
 
 /// Takes what waits, up to a batch's bounds, and frames it.
-fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
+fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
-    let segment = log.active.borrow().clone()?;
-    let mut room = log.next_batch_bytes();
+    let segment = head.active.borrow().clone()?;
+    let mut room = head.next_batch_bytes();
     let mut batch: Vec<Pending> = Vec::new();
     let mut records = 0;
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
         let fits =
-            log.queue.borrow().front().is_some_and(|next| {
+            head.queue.borrow().front().is_some_and(|next| {
                 first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
             });
-        let Some(pending) = fits.then(|| log.pop()).flatten() else { break };
+        let Some(pending) = fits.then(|| head.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
             pending.done.resolve(Ok(Done::Stale));
@@ -278,9 +468,9 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
     }
     let writes: Vec<&Write> = batch.iter().flat_map(|p| &p.writes).collect();
     let bytes: usize = batch.iter().map(|p| p.bytes).sum();
-    let mut buffer = log.buffers.borrow_mut().pop().unwrap_or_else(|| PageBuffer::zeroed(0));
+    let mut buffer = head.buffers.borrow_mut().pop().unwrap_or_else(|| PageBuffer::zeroed(0));
     buffer.resize(BATCH_HEADER_BYTES + bytes);
-    let (previous, previous_end) = log.previous.get();
+    let (previous, previous_end) = head.previous.get();
     let header = BatchHeader {
         segment: segment.id(),
         epoch: segment.header.epoch,
@@ -297,11 +487,19 @@ fn seal<D: Disk>(store: &Store<D>) -> Option<Sealed<D>> {
     let (header, framed) = encode_batch(header, &writes, store.options.inline_value_bytes, buffer.as_mut_slice());
     log.next_sequence.set(header.first_sequence + u64::from(header.count));
     segment.end.set(header.offset + header.padded());
-    log.flying.borrow_mut().push_back(framed);
+    head.flying.borrow_mut().push_back(framed);
     if nearly_used(&segment) {
-        log.changed.wake();
+        head.changed.wake();
     }
-    Some((segment, header, batch, buffer))
+    let how = if batch.iter().all(|p| p.durability == Durability::Interval) {
+        head.unsynced_flying.set(head.unsynced_flying.get() + 1);
+        How::Later
+    } else if head.unsynced.get() {
+        How::SyncAll
+    } else {
+        How::Durable
+    };
+    Some(Sealed { segment, header, how, pending: batch, buffer })
 }
 
 /// Whether a relocated record has changed since it was looked up, or is about to.
@@ -320,10 +518,13 @@ fn is_stale<D: Disk>(store: &Store<D>, pending: &Pending, batch: &[Pending]) -> 
 }
 
 /// A batch's write has ended: its records become visible and its writers hear of it, or the engine has failed.
-fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
-    let Landed { segment, header, pending, buffer, result } = landed;
-    let records = store.log.flying.borrow_mut().pop_front().unwrap_or_default();
+fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
+    let Landed { segment, header, how, pending, buffer, result } = landed;
+    let records = head.flying.borrow_mut().pop_front().unwrap_or_default();
     store.log.landed.wake();
+    if how == How::Later {
+        head.unsynced_flying.set(head.unsynced_flying.get() - 1);
+    }
     let result = match (result, store.failure()) {
         (Ok(()), None) => Ok(()),
         (_, Some(failed)) => Err(failed),
@@ -337,7 +538,14 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
         pending.into_iter().for_each(|p| p.done.resolve(Err(error.clone())));
         return;
     }
-    segment.durable.set(header.offset + header.padded());
+    let end = header.offset + header.padded();
+    head.landed_end.set(end);
+    if how == How::Later {
+        head.unsynced.set(true);
+    } else {
+        segment.durable.set(end);
+        head.unsynced.set(false);
+    }
     let position = store.log.position.get();
     let mut user_bytes = 0;
     for record in records {
@@ -348,7 +556,7 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
     }
     store.log.position.set(position + header.padded());
     let counters = &store.counters;
-    count(&counters.syncs, 1);
+    count(&counters.syncs, u64::from(how != How::Later));
     count(&counters.device_bytes_written, header.padded());
     for pending in pending {
         if pending.relocation.is_none() {
@@ -358,7 +566,7 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
         pending.done.resolve(Ok(Done::Stored));
     }
     count(&counters.user_bytes_written, user_bytes);
-    recycle(store, buffer);
+    recycle(head, buffer);
     let oldest_far = store.memtable_bytes.get() > store.options.memtable_bytes
         || position.saturating_sub(store.flushed_position()) > store.options.log_replay_bytes as u64;
     if oldest_far {
@@ -367,8 +575,8 @@ fn land<D: Disk>(store: &Store<D>, landed: Landed<D::File>) {
 }
 
 /// Keeps the buffer for a later batch, unless it is unusually large or there are enough.
-fn recycle<D: Disk>(store: &Store<D>, buffer: PageBuffer) {
-    let mut buffers = store.log.buffers.borrow_mut();
+fn recycle<D: Disk>(head: &Head<D>, buffer: PageBuffer) {
+    let mut buffers = head.buffers.borrow_mut();
     if buffers.len() < BATCHES_IN_FLIGHT && buffer.len() <= 2 * BATCH_BYTES {
         buffers.push(buffer);
     }
@@ -386,32 +594,31 @@ enum Chore<F> {
 }
 
 /// Makes segments, and space in them, before the log needs them.
-pub async fn prepare<D: Disk>(store: Rc<Store<D>>) {
+pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     loop {
-        let chore = store.log.changed.until(|| next_chore(&store)).await;
+        let chore = head.changed.until(|| next_chore(&store, &head)).await;
         let result = match chore {
             Chore::End => break,
             Chore::Grow(segment, needed) => segment.grow(needed).await,
-            Chore::Create(bytes) => create(&store, bytes).await,
+            Chore::Create(bytes) => create(&store, &head, bytes).await,
         };
-        store.log.wanted.set(0);
+        head.wanted.set(0);
         match result {
             Ok(()) => store.look_at_space(),
-            Err(EngineError::Full) => refuse_all(&store),
+            Err(EngineError::Full) => refuse_all(&store, &head),
             Err(error) => store.fail(&error),
         }
-        store.log.changed.wake();
+        head.changed.wake();
     }
 }
 
-fn next_chore<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
-    if store.has_failed() || (store.stopping.get() && store.log.queue.borrow().is_empty()) {
+fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File>> {
+    if store.has_failed() || (store.stopping.get() && head.queue.borrow().is_empty()) {
         return Some(Chore::End);
     }
-    let log = &store.log;
-    let wanted = log.wanted.get();
-    let fits = log.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
-    let Some(active) = log.active.borrow().clone() else {
+    let wanted = head.wanted.get();
+    let fits = head.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
+    let Some(active) = head.active.borrow().clone() else {
         return (wanted > 0 && !fits).then_some(Chore::Create(wanted));
     };
     let needed = active.end.get() + wanted;
@@ -424,28 +631,39 @@ fn next_chore<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     if active.allocated.get() < active.capacity {
         return (nearly_used(&active) || needed > active.allocated.get()).then_some(Chore::Grow(active, needed));
     }
-    (nearly_used(&active) && log.next.borrow().is_none()).then_some(Chore::Create(BATCH_BYTES as u64))
+    (head.works_ahead() && nearly_used(&active) && head.next.borrow().is_none())
+        .then_some(Chore::Create(BATCH_BYTES as u64))
 }
 
-async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError> {
+async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
     let made = store.log.segments_made.get() + 1;
     store.log.segments_made.set(made);
     let shard = store.shard.0;
     let id = id_for(store.generation, made, shard);
-    let place = [id.to_le_bytes(), store.generation.to_le_bytes(), made.to_le_bytes()].concat();
+    // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
+    let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
     let header = SegmentHeader {
         id,
-        epoch: xxhash_rust::xxh3::xxh3_64(&place),
+        epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
         generation: store.generation,
         first_sequence: store.log.next_sequence.get(),
         shard,
         data_start: 0,
-        step: 0,
+        step: if made == 1 { STEP_BYTES } else { store.options.segment_bytes } as u32,
+        reused: false,
         slices: store.slices().map(|s| s.id).collect(),
     };
-    let segment = Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?;
+    let free = if bytes <= BATCH_BYTES as u64 { store.take_free() } else { None };
+    let segment = match free {
+        Some(old) => {
+            let reused = Segment::reuse(&*store.disk, &old, header).await?;
+            count(&store.counters.reuses, 1);
+            reused
+        }
+        None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
+    };
     count(&store.counters.device_bytes_written, crate::limits::PAGE as u64);
-    let too_small = store.log.next.borrow_mut().replace(Rc::new(segment));
+    let too_small = head.next.borrow_mut().replace(Rc::new(segment));
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;
     }
@@ -453,16 +671,16 @@ async fn create<D: Disk>(store: &Store<D>, bytes: u64) -> Result<(), EngineError
 }
 
 /// There is no space for the log: everything that waits is refused. None of it was stored.
-fn refuse_all<D: Disk>(store: &Store<D>) {
+fn refuse_all<D: Disk>(store: &Store<D>, head: &Head<D>) {
     store.read_only.set(true);
-    while let Some(pending) = store.log.pop() {
+    while let Some(pending) = head.pop() {
         pending.done.resolve(Err(EngineError::Full));
     }
     store.room.wake();
 }
 
 /// Whether the active segment can be closed with a last empty batch: something was written since the last one.
-pub fn has_unsealed_batches<D: Disk>(store: &Store<D>) -> bool {
-    let active = store.log.active.borrow();
+pub fn has_unsealed_batches<D: Disk>(head: &Head<D>) -> bool {
+    let active = head.active.borrow();
     active.as_ref().is_some_and(|a| a.phase.get() == Phase::Active && a.end.get() > u64::from(a.header.data_start))
 }

@@ -7,8 +7,12 @@
 //!   and the file was blank before;
 //! - every such unit of the batch has been written, and the sums are wrong all the same;
 //! - the batch would go beyond the end of the file, which had its length before the batch was written.
+//!
+//! The second and third need a file that was blank. In one that had another life before, what lies behind the last
+//! batch is that life's bytes: there, damage to the last batches before a crash looks as if they were torn. Bytes of the
+//! other life are never taken for batches of this one: those carry the epoch, a random number.
 
-use super::format::{BatchHeader, LogRecord, decode_batch};
+use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch};
 use crate::{
     engine::{
         disk::{DiskFile, Lane, PageBuffer},
@@ -44,6 +48,7 @@ pub struct BatchReader<F> {
     file: Rc<F>,
     segment: u64,
     epoch: u64,
+    reused: bool,
     lane: Lane,
     offset: u64,
     limit: u64,
@@ -53,10 +58,11 @@ pub struct BatchReader<F> {
 
 impl<F: DiskFile> BatchReader<F> {
     /// From `start` to `limit`, both on pages, the latter at most the file's length.
-    pub fn new(file: Rc<F>, segment: u64, epoch: u64, start: u64, limit: u64, lane: Lane) -> BatchReader<F> {
+    pub fn new(file: Rc<F>, header: &SegmentHeader, start: u64, limit: u64, lane: Lane) -> BatchReader<F> {
         let limit = limit - limit % PAGE as u64;
         let window = PageBuffer::zeroed(0);
-        BatchReader { file, segment, epoch, lane, offset: start, limit, window_start: 0, window }
+        let SegmentHeader { id: segment, epoch, reused, .. } = *header;
+        BatchReader { file, segment, epoch, reused, lane, offset: start, limit, window_start: 0, window }
     }
     /// The bytes from `from`, at least `bytes` of them unless the segment ends before.
     async fn fill(&mut self, from: u64, bytes: u64) -> Result<&[u8], EngineError> {
@@ -73,7 +79,7 @@ impl<F: DiskFile> BatchReader<F> {
         if at >= self.limit {
             return Ok(Found::End { at });
         }
-        let (segment, epoch, limit) = (self.segment, self.epoch, self.limit);
+        let (segment, epoch, limit, reused) = (self.segment, self.epoch, self.limit, self.reused);
         let page = self.fill(at, PAGE as u64).await?;
         let suspicious = match BatchHeader::peek(page, segment, epoch, at) {
             Some(header) if at + header.padded() <= limit => {
@@ -82,10 +88,10 @@ impl<F: DiskFile> BatchReader<F> {
                     self.offset = at + header.padded();
                     return Ok(Found::Batch(header, records));
                 }
-                !has_blank_sector(&bytes[..header.length as usize])
+                !reused && !has_blank_sector(&bytes[..header.length as usize])
             }
             Some(_) => true,
-            None => page[..SECTOR].iter().any(|b| *b != 0),
+            None => !reused && page[..SECTOR].iter().any(|b| *b != 0),
         };
         match self.find_batch(at + PAGE as u64).await? {
             Some(header) if suspicious || header.durable > at => {

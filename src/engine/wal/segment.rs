@@ -18,8 +18,9 @@ use std::{
 
 /// The directory of all segments of a node.
 pub const DIRECTORY: &str = "log";
-/// Segments grow by this much, so that a node with little data takes little space.
-const STEP_BYTES: usize = 16 * MIB;
+/// The first segment of an opening grows by this much, so that a node with little data takes little space. Later ones
+/// take all of theirs at once: each step is a sync that the log's writes wait for.
+pub const STEP_BYTES: usize = 16 * MIB;
 
 pub fn path(id: u64) -> String {
     format!("{DIRECTORY}/{id:016x}.seg")
@@ -73,7 +74,8 @@ pub struct Segment<F> {
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// Makes the file: space reserved, header durable, name durable. `first_batch` bytes are sure to fit.
+    /// Makes the file: space reserved, header durable, name durable. `first_batch` bytes are sure to fit. The step is
+    /// the header's, within the bounds of a segment.
     pub async fn create<D: Disk<File = F>>(
         disk: &D,
         mut header: SegmentHeader,
@@ -81,7 +83,7 @@ impl<F: DiskFile> Segment<F> {
         first_batch: u64,
     ) -> Result<Segment<F>, EngineError> {
         header.data_start = (PAGE + mark_bytes(header.slices.len())) as u32;
-        let step = STEP_BYTES.min(segment_bytes.next_multiple_of(PAGE)).max(PAGE);
+        let step = (header.step as usize).min(segment_bytes).next_multiple_of(PAGE).max(PAGE);
         header.step = step as u32;
         let needed = u64::from(header.data_start) + first_batch;
         let capacity = (segment_bytes as u64).max(needed).next_multiple_of(step as u64);
@@ -104,12 +106,36 @@ impl<F: DiskFile> Segment<F> {
             let _ = disk.remove(&path).await;
             return Err(error.into());
         }
-        Ok(Segment {
+        Ok(Segment::new(file, header, capacity, allocated))
+    }
+    /// Gives a file whose records are needed no more another life: a name of its own, durably, then the header, durably.
+    /// A crash in between leaves a file whose header names another segment. Its space is written already, so a batch
+    /// needs no change of the file system's own records to be durable.
+    pub async fn reuse<D: Disk<File = F>>(
+        disk: &D,
+        old: &Segment<F>,
+        mut header: SegmentHeader,
+    ) -> Result<Segment<F>, EngineError> {
+        header.data_start = (PAGE + mark_bytes(header.slices.len())) as u32;
+        header.step = old.header.step;
+        header.reused = true;
+        disk.rename(&path(old.id()), &path(header.id)).await?;
+        // From here on the old name is gone: an error leaves the directory in an unknown state.
+        let failed = |e: std::io::Error| EngineError::Failed(format!("reusing a segment: {e}"));
+        disk.sync_dir(DIRECTORY).await.map_err(failed)?;
+        let mut page = PageBuffer::zeroed(PAGE);
+        header.encode(page.as_mut_slice());
+        old.file.write(0, page, Sync::Data, Lane::Log).await.1.map_err(failed)?;
+        Ok(Segment::new(old.file.clone(), header, old.capacity, old.allocated.get()))
+    }
+    fn new(file: Rc<F>, header: SegmentHeader, capacity: u64, allocated: u64) -> Segment<F> {
+        let start = u64::from(header.data_start);
+        Segment {
             file,
             capacity,
             allocated: Cell::new(allocated),
-            end: Cell::new(u64::from(header.data_start)),
-            durable: Cell::new(u64::from(header.data_start)),
+            end: Cell::new(start),
+            durable: Cell::new(start),
             phase: Cell::new(Phase::Active),
             damaged: Cell::new(false),
             live: Cell::new(0),
@@ -119,7 +145,7 @@ impl<F: DiskFile> Segment<F> {
             end_position: Cell::new(0),
             shared: false,
             header,
-        })
+        }
     }
     pub fn id(&self) -> u64 {
         self.header.id

@@ -118,6 +118,14 @@ impl Disk for VirtualDisk {
         Ok(Space { total, available: total.saturating_sub(state.used()) })
     }
 
+    async fn pause(&self, duration: Duration) {
+        let clock = self.state.borrow().clock.as_ref().map(|(executor, _)| executor.clone());
+        match clock {
+            Some(executor) => executor.sleep(duration).await,
+            None => executor::yield_now().await,
+        }
+    }
+
     async fn breathe(&self) {
         executor::yield_now().await;
     }
