@@ -132,9 +132,9 @@ pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 /// The unit of O_DIRECT: offsets and lengths are multiples of it.
 pub const PAGE: usize = 4096;
 /// Bytes of a value-log segment.
-pub const SEGMENT_BYTES: usize = 64 * MIB;
+pub const SEGMENT_BYTES: usize = 128 * MIB;
 /// Files of collected segments that a core keeps for reuse.
-pub const FREE_SEGMENTS: usize = 4;
+pub const FREE_SEGMENTS: usize = 3;
 /// Values shorter than this stay in the record, beside the head.
 pub const INLINE_VALUE_BYTES: usize = KIB;
 /// Bytes of a batch of the log after which it is sealed (one larger record still fits).

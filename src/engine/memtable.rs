@@ -16,9 +16,60 @@ pub struct Entry {
     pub stored: Stored,
 }
 
+/// First bytes of a key, as a number that orders like them.
+type Prefix = u128;
+const PREFIX_BYTES: usize = size_of::<Prefix>();
+
+fn prefix(key: &[u8]) -> Prefix {
+    let mut bytes = [0; PREFIX_BYTES];
+    let length = key.len().min(PREFIX_BYTES);
+    bytes[..length].copy_from_slice(&key[..length]);
+    Prefix::from_be_bytes(bytes)
+}
+
+/// The entries whose keys begin with the same bytes.
+enum Slot {
+    One(Bytes, Entry),
+    Many(Box<BTreeMap<Bytes, Entry>>),
+}
+impl Slot {
+    fn get(&self, key: &[u8]) -> Option<&Entry> {
+        match self {
+            Slot::One(only, entry) => (only == key).then_some(entry),
+            Slot::Many(entries) => entries.get(key),
+        }
+    }
+    fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        match self {
+            Slot::One(only, entry) => (only == key).then_some(entry),
+            Slot::Many(entries) => entries.get_mut(key),
+        }
+    }
+    fn add(&mut self, key: Bytes, entry: Entry) {
+        if let Slot::One(first, held) = self {
+            let held = Entry { sequence: held.sequence, stored: std::mem::replace(&mut held.stored, Stored::Delete) };
+            let entries = BTreeMap::from([(std::mem::take(first), held)]);
+            *self = Slot::Many(Box::new(entries));
+        }
+        if let Slot::Many(entries) = self {
+            entries.insert(key, entry);
+        }
+    }
+    fn iter(&self) -> impl Iterator<Item = (&Bytes, &Entry)> {
+        let (one, many) = match self {
+            Slot::One(key, entry) => (Some((key, entry)), None),
+            Slot::Many(entries) => (None, Some(entries.iter())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// Keys are found by their first bytes, which lie in the tree itself: comparing whole keys means a cache miss for each,
+/// and these first bytes (a space, a token) nearly always differ.
 #[derive(Default)]
 pub struct Memtable {
-    entries: BTreeMap<Bytes, Entry>,
+    slots: BTreeMap<Prefix, Slot>,
+    length: usize,
     bytes: usize,
     /// Greatest sequence of any record that came in.
     last_sequence: u64,
@@ -30,38 +81,44 @@ impl Memtable {
     /// Takes the record unless a newer one of the same key is there. Gives back the record that is now dead: the one
     /// replaced, or the new one itself.
     pub fn insert(&mut self, key: Bytes, sequence: u64, stored: Stored, position: u64) -> Option<Stored> {
+        use std::collections::btree_map::Entry::{Occupied, Vacant};
         self.last_sequence = self.last_sequence.max(sequence);
         self.first_position.get_or_insert(position);
         let added = entry_bytes(&key, &stored);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            if entry.sequence >= sequence {
-                return Some(stored);
-            }
-            self.bytes = self.bytes + added - entry_bytes(&key, &entry.stored);
-            entry.sequence = sequence;
-            return Some(std::mem::replace(&mut entry.stored, stored));
+        let fresh = |stored| Entry { sequence, stored };
+        match self.slots.entry(prefix(&key)) {
+            Vacant(vacant) => drop(vacant.insert(Slot::One(key, fresh(stored)))),
+            Occupied(mut occupied) => match occupied.get_mut().get_mut(&key) {
+                Some(entry) if entry.sequence >= sequence => return Some(stored),
+                Some(entry) => {
+                    self.bytes = self.bytes + added - entry_bytes(&key, &entry.stored);
+                    entry.sequence = sequence;
+                    return Some(std::mem::replace(&mut entry.stored, stored));
+                }
+                None => occupied.get_mut().add(key, fresh(stored)),
+            },
         }
         self.bytes += added;
-        self.entries.insert(key, Entry { sequence, stored });
+        self.length += 1;
         None
     }
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.entries.get(key)
+        self.slots.get(&prefix(key))?.get(key)
     }
     /// Entries of `[from, to)` in order.
     pub fn range(&self, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&Bytes, &Entry)> {
-        use std::ops::Bound::{Excluded, Included};
-        let bounds = (from < to).then_some((Included(from), Excluded(to)));
-        bounds.into_iter().flat_map(|bounds| self.entries.range::<[u8], _>(bounds))
+        let bounds = (from < to).then(|| prefix(from)..=prefix(to));
+        let slots = bounds.into_iter().flat_map(|bounds| self.slots.range(bounds));
+        slots.flat_map(|(_, slot)| slot.iter()).filter(move |(key, _)| from <= &key[..] && &key[..] < to)
     }
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Entry)> {
-        self.entries.iter()
+        self.slots.values().flat_map(Slot::iter)
     }
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.length
     }
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.length == 0
     }
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -154,6 +211,27 @@ mod tests {
         let (key, stored) = compact(b"key", b"head", values.clone());
         assert_eq!(key, "key");
         assert_eq!(stored, Stored::Put { head: Bytes::from_static(b"head"), values });
+    }
+
+    #[test]
+    fn keys_that_begin_alike_are_told_apart_and_ordered() {
+        let mut table = Memtable::default();
+        let long = b"sixteen bytes in".to_vec();
+        let mut keys: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0, 0], b"k".to_vec(), b"k\0".to_vec(), long.clone()];
+        keys.extend((0..=255).map(|last| [&long[..], &[last]].concat()));
+        keys.extend((0..=255).map(|last| [&long[..15], &[last]].concat()).filter(|key| *key != long));
+        for (number, key) in keys.iter().enumerate().rev() {
+            assert_eq!(table.insert(Bytes::from(key.clone()), number as u64, put("x"), 0), None);
+        }
+        assert_eq!(table.len(), keys.len());
+        assert!(keys.iter().enumerate().all(|(n, key)| table.get(key).map(|e| e.sequence) == Some(n as u64)));
+        keys.sort();
+        assert!(table.iter().map(|(key, _)| &key[..]).eq(keys.iter().map(|key| &key[..])));
+        for (from, to) in [(0, 3), (2, 100), (5, keys.len() - 1), (100, 400)] {
+            let found = table.range(&keys[from], &keys[to]).map(|(key, _)| &key[..]);
+            assert!(found.eq(keys[from..to].iter().map(|key| &key[..])), "{from}..{to}");
+        }
+        assert_eq!(table.get(b"sixteen bytes"), None);
     }
 
     #[test]

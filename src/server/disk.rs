@@ -229,8 +229,12 @@ impl RingFile {
         while at < bytes {
             let piece = piece_bytes(lane).min(bytes - at);
             let _turn = self.lanes.of(lane).enter().await;
-            let (back, result) =
-                self.ring.write(self.descriptor(), offset + at as u64, buffer, at, piece, advice).await;
+            let writing = self.ring.write(self.descriptor(), offset + at as u64, buffer, at, piece, advice);
+            if lane == Lane::Log {
+                // The core may have much to do before its next turn.
+                self.ring.submit();
+            }
+            let (back, result) = writing.await;
             buffer = back;
             match result {
                 Ok(0) => return (buffer, Err(io::ErrorKind::WriteZero.into())),

@@ -46,6 +46,9 @@ use std::{
     task::Poll,
 };
 
+/// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
+const FAIR_SHARE: usize = 3;
+
 /// How a write ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Done {
@@ -100,6 +103,8 @@ pub struct Head<D: Disk> {
     unsynced_flying: Cell<usize>,
     /// Somebody waits for the sync of what has landed.
     sync_wanted: Cell<bool>,
+    /// Records that are usually on their way or waiting.
+    usual: Cell<usize>,
 }
 
 /// The log of one core.
@@ -217,6 +222,7 @@ impl<D: Disk> Head<D> {
             landed_end: Cell::new(0),
             unsynced_flying: Cell::new(0),
             sync_wanted: Cell::new(false),
+            usual: Cell::new(0),
         }
     }
     /// Whether segments are made before they are needed: clients should not wait for one.
@@ -251,6 +257,23 @@ impl<D: Disk> Head<D> {
         let pending = self.queue.borrow_mut().pop_front()?;
         self.queue_bytes.set(self.queue_bytes.get() - pending.bytes);
         Some(pending)
+    }
+    /// Whether what waits should go now. When nothing is on its way, always. Else a batch costs its writers a whole sync,
+    /// however small it is, and those who come a moment later wait for it: so it should hold a fair share of the records
+    /// that are usually on their way or waiting. If it never gets there, it goes when the one on its way has landed.
+    fn worth_a_batch(&self) -> bool {
+        let waiting = self.waiting_records();
+        self.flying.borrow().is_empty()
+            || waiting * FAIR_SHARE >= self.usual.get()
+            || self.queue_bytes.get() >= BATCH_BYTES
+    }
+    fn waiting_records(&self) -> usize {
+        self.queue.borrow().iter().map(|pending| pending.writes.len().max(1)).sum()
+    }
+    /// Learns how many records are on their way or waiting at once: the most lately, forgotten slowly.
+    fn learn_usual(&self) {
+        let now = self.waiting_records() + self.flying.borrow().iter().map(Vec::len).sum::<usize>();
+        self.usual.set(now.max(self.usual.get() - self.usual.get().div_ceil(16)));
     }
     /// Whether the batch that would be sealed now may hold a write that waits for its sync.
     fn next_wants_sync(&self) -> bool {
@@ -384,6 +407,9 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool)
     if bytes == 0 {
         return false;
     }
+    if !head.worth_a_batch() {
+        return false;
+    }
     let active = head.active.borrow().clone();
     if head.unsynced_flying.get() > 0 && head.next_wants_sync() {
         // Its sync must cover them, so they must have landed.
@@ -442,6 +468,7 @@ struct Sealed<F> {
 fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
     let segment = head.active.borrow().clone()?;
+    head.learn_usual();
     let mut room = head.next_batch_bytes();
     let mut batch: Vec<Pending> = Vec::new();
     let mut records = 0;

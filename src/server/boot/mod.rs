@@ -58,6 +58,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Runs a node until it is told to stop. Returns when everything is closed.
 pub fn run(options: ServeOptions) -> Result<(), StartError> {
     let signals = catch_signals()?;
+    kernel::forbid_huge_pages();
     let open_files = kernel::raise_limits().unwrap_or(0);
     let cpus = checks::cpus(&options)?;
     checks::io_uring()?;
