@@ -102,7 +102,9 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
     }
     let rocksdb = [Kind::RocksDb, Kind::RocksDbBlob].iter().any(|k| common.engines().contains(k));
     if rocksdb {
-        report.note("RocksDB reads past the page cache (use_direct_reads); fjall cannot, and has the page cache besides.");
+        report.note(
+            "RocksDB reads past the page cache (use_direct_reads); fjall cannot, and has the page cache besides.",
+        );
     }
     report.note(format!(
         "{keys} keys, {} times the {} MiB of cache; fio: random reads of {block} bytes of a file as large. Cached: {hot} keys, one at once.",

@@ -23,8 +23,8 @@ fn only(store: &mut dyn Store, stream: Stream, limit: Duration) -> Fallible<Outc
     Ok(store.run(&Work::of(stream, limit))?.remove(0))
 }
 
-/// Puts the keys `0..keys`, acknowledged as each engine likes best, with eight writers.
+/// Puts the keys `0..keys`, acknowledged as each engine likes best.
 fn load(store: &mut dyn Store, keys: u64) -> Fallible<Outcome> {
-    let action = Action::Put { version: 0, durable: false };
-    only(store, Stream { action, workers: 8, order: Order::Ascending, operations: keys, rate: None }, FOR_EVER)
+    let (action, workers) = (Action::Put { version: 0, durable: false }, store.loaders());
+    only(store, Stream { action, workers, order: Order::Ascending, operations: keys, rate: None }, FOR_EVER)
 }

@@ -48,8 +48,13 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
             let mut puts = |workers: usize, operations: u64, limit: Duration| -> Fallible<(Outcome, Account)> {
                 let order = Order::Random { keys: u64::MAX, seed: first };
                 first += 1;
-                let stream =
-                    Stream { action: Action::Put { version: 0, durable: true }, workers, order, operations, rate: None };
+                let stream = Stream {
+                    action: Action::Put { version: 0, durable: true },
+                    workers,
+                    order,
+                    operations,
+                    rate: None,
+                };
                 let before = Account::now();
                 let outcome = only(&mut *store, stream, limit)?;
                 Ok((outcome, Account::now().since(before)))

@@ -75,7 +75,7 @@ fn measure(
     store.close()?;
 
     let puts = options.overwrites as f64 * 1e6 / sizing.records.user_bytes() as f64;
-    let mut both = |store: &mut dyn Store, seed: u64| -> Fallible<Vec<Outcome>> {
+    let both = |store: &mut dyn Store, seed: u64| -> Fallible<Vec<Outcome>> {
         let action = Action::Put { version: 2, durable: true };
         let order = Order::Random { keys, seed };
         let overwrites = Stream { action, workers: 32, order, operations: u64::MAX, rate: Some(puts) };

@@ -54,12 +54,13 @@ pub struct Dynarc {
 
 impl Dynarc {
     pub fn open(directory: &Path, sizing: &Sizing) -> Fallible<Dynarc> {
+        huge_pages(false);
         let (commands, receiver) = mpsc::channel();
         let (opened, opening) = mpsc::channel();
         let (directory, sizing) = (directory.to_path_buf(), sizing.clone());
-        let core = thread::Builder::new().name("dynarc".into()).spawn(move || {
-            embedded::run(sizing.cpu, move |core| serve(core, directory, sizing, opened, receiver))?
-        })?;
+        let core = thread::Builder::new()
+            .name("dynarc".into())
+            .spawn(move || embedded::run(sizing.cpu, move |core| serve(core, directory, sizing, opened, receiver))?)?;
         let mut dynarc = Dynarc { commands, core: Some(core) };
         match opening.recv() {
             Ok(()) => Ok(dynarc),
@@ -87,14 +88,25 @@ impl Store for Dynarc {
     fn gauges(&mut self) -> Fallible<Gauges> {
         self.ask(Command::Gauges)
     }
+    fn loaders(&self) -> usize {
+        256
+    }
     fn close(mut self: Box<Self>) -> Fallible<()> {
         drop(self.commands.send(Command::Close));
-        self.ended()
+        let ended = self.ended();
+        huge_pages(true);
+        ended
     }
 }
 
+/// A server keeps its memory in small pages; the peers get what the kernel gives.
+fn huge_pages(allowed: bool) {
+    // Safety: numbers only.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, u64::from(!allowed), 0u64, 0u64, 0u64) };
+}
+
 fn options(sizing: &Sizing) -> EngineOptions {
-    let mut options = EngineOptions::default();
+    let mut options = EngineOptions { seed: fastrand::u64(..), ..EngineOptions::default() };
     // Small values lie in table blocks, large ones in the log.
     let blocks = if sizing.records.value_bytes < INLINE_VALUE_BYTES { 1.0 } else { 0.25 };
     options.block_cache_bytes = (sizing.cache_bytes as f64 * blocks) as usize;
@@ -118,7 +130,8 @@ async fn serve(
     let disk = CountedDisk { disk: core.disk(&directory).map_err(|e| text(&e))?, reads: reads.clone() };
     let slices: Vec<SliceId> = (0..SLICES as u16).map(SliceId).collect();
     let engine = core.open(Rc::new(disk), &slices, options(&sizing)).await.map_err(|e| text(&e))?;
-    drop(opened.send(()));
+    // Whoever opened waits for this.
+    opened.send(()).map_err(|e| text(&e))?;
     loop {
         match commands.try_recv() {
             Ok(Command::Run(work, answer)) => drop(answer.send(run(&core, &engine, &sizing.records, &work).await)),
@@ -138,8 +151,9 @@ fn gauges(engine: &Engine<CountedDisk>, reads: u64) -> Gauges {
         reads: Some(reads),
         index_bytes: Some(stats.table_memory_bytes),
         replayed_bytes: Some(stats.replayed_bytes),
-        collections: Some(stats.collections),
+        flushes: Some(stats.flushes),
         compactions: Some(stats.compactions),
+        collections: Some(stats.collections),
     }
 }
 
@@ -311,6 +325,9 @@ impl Disk for CountedDisk {
     }
     fn space(&self) -> io::Result<Space> {
         self.disk.space()
+    }
+    async fn pause(&self, duration: Duration) {
+        self.disk.pause(duration).await;
     }
     async fn breathe(&self) {
         self.disk.breathe().await;

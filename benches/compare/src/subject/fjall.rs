@@ -78,6 +78,9 @@ impl Store for Fjall {
     fn gauges(&mut self) -> Fallible<Gauges> {
         Ok(Gauges::default())
     }
+    fn loaders(&self) -> usize {
+        4
+    }
     fn close(self: Box<Self>) -> Fallible<()> {
         Ok(())
     }

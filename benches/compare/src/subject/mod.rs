@@ -63,8 +63,9 @@ pub struct Gauges {
     pub index_bytes: Option<u64>,
     /// Bytes of the log that the opening read.
     pub replayed_bytes: Option<u64>,
-    pub collections: Option<u64>,
+    pub flushes: Option<u64>,
     pub compactions: Option<u64>,
+    pub collections: Option<u64>,
 }
 
 /// An open engine.
@@ -72,7 +73,8 @@ pub trait Store {
     /// Runs the streams together to their ends; outcomes in their order.
     fn run(&mut self, work: &Work) -> Fallible<Vec<Outcome>>;
     fn gauges(&mut self) -> Fallible<Gauges>;
-    /// Writes memory tables out, so that what is in memory is known.
+    /// Writers that a load without syncs takes to be fastest.
+    fn loaders(&self) -> usize;
     fn close(self: Box<Self>) -> Fallible<()>;
 }
 

@@ -95,6 +95,9 @@ impl Store for Rocks {
         let index_bytes = self.peer.db.property_int_value(properties::ESTIMATE_TABLE_READERS_MEM)?;
         Ok(Gauges { index_bytes, ..Gauges::default() })
     }
+    fn loaders(&self) -> usize {
+        4
+    }
     fn close(self: Box<Self>) -> Fallible<()> {
         self.peer.db.cancel_all_background_work(true);
         Ok(())
