@@ -41,6 +41,7 @@ impl<const DEV: bool> SettingFlags<DEV> {
             Kind::Number { .. } => arg.value_name("N"),
             Kind::Bytes { .. } => arg.value_name("BYTES"),
             Kind::Log => arg.value_name("LEVEL"),
+            Kind::Durability => arg.value_name("sync|interval"),
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct CoreSetup {
     pub identity: Identity,
     pub shard: ShardId,
     pub settings: Settings,
+    /// Of what clients write and what is kept for other replicas. The shard's own records are always synced.
+    pub durability: Durability,
     pub engine: EngineOptions,
     /// For the shard's choices that need randomness.
     pub seed: u64,
@@ -115,7 +117,7 @@ pub async fn start<W: World, D: Disk>(
     inbox: Inbox,
     setup: CoreSetup,
 ) -> Result<Core<W, D>, BootError> {
-    let CoreSetup { identity, shard, settings, engine: options, seed } = setup;
+    let CoreSetup { identity, shard, settings, durability, engine: options, seed } = setup;
     let slices = Placement::new(&identity.tokens, identity.slices, identity.shards).slices_of(shard);
     let options = EngineOptions { seed: seed ^ identity.generation, ..options };
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
@@ -148,7 +150,8 @@ pub async fn start<W: World, D: Disk>(
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
     let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone() };
     let calls = FuturesUnordered::new();
-    let driver = Driver { world, disk, inbox, identity, shard, engine, calls, saving: None, stopping: false };
+    let driver =
+        Driver { world, disk, inbox, identity, shard, engine, durability, calls, saving: None, stopping: false };
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
@@ -213,6 +216,7 @@ struct Driver<W: World, D: Disk> {
     identity: Identity,
     shard: Rc<RefCell<Shard>>,
     engine: Engine<D>,
+    durability: Durability,
     calls: FuturesUnordered<LocalBoxFuture<'static, Completion>>,
     /// A save is under way; the list to save after it, if it has changed again.
     saving: Option<Option<Vec<Member>>>,
@@ -335,9 +339,11 @@ impl<W: World, D: Disk> Driver<W, D> {
                 }
                 Effect::Store { io, changes } => {
                     let engine = self.engine.clone();
+                    let own = changes.iter().any(|change| keys::is_system(&change.key));
+                    let durability = if own { Durability::Sync } else { self.durability };
                     let writes = changes.into_iter().map(write).collect();
                     self.calls.push(Box::pin(async move {
-                        let result = engine.write(writes, Durability::Sync).await.map_err(refusal);
+                        let result = engine.write(writes, durability).await.map_err(refusal);
                         Completion::Event(Event::Stored { io, result })
                     }));
                 }

@@ -253,11 +253,12 @@ impl<D: Disk> Store<D> {
         }
         keep
     }
-    /// A file for another life that nobody reads any more.
-    pub fn take_free(&self) -> Option<Rc<Segment<D::File>>> {
+    /// A file for another life, large enough, that nobody reads any more.
+    pub fn take_free(&self, needed: u64) -> Option<Rc<Segment<D::File>>> {
         let mut free = self.free.borrow_mut();
-        let unread = free.iter().position(|s| Rc::strong_count(s) == 1)?;
-        Some(free.remove(unread))
+        let fits = |s: &Rc<Segment<D::File>>| Rc::strong_count(s) == 1 && s.capacity >= needed;
+        let found = free.iter().position(fits)?;
+        Some(free.remove(found))
     }
 
     /// Makes a durable record of the log visible, and counts what it makes dead.

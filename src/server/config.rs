@@ -7,6 +7,7 @@
 
 use super::options::{ProtocolOptions, ServeOptions};
 use crate::{
+    engine::types::Durability,
     limits::{self, GIB, KIB, MIB},
     types::Ports,
 };
@@ -49,6 +50,7 @@ pub enum Kind {
         max: u64,
     },
     Log,
+    Durability,
 }
 
 const fn number(min: u64, max: u64) -> Kind {
@@ -104,6 +106,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("r", REPLICAS, "2", "Replicas that answer a read"),
     setting("w", REPLICAS, "2", "Replicas that acknowledge a write"),
     setting("sloppy", Kind::Switch, "true", "Fallback replicas stand in for absent ones"),
+    setting(
+        "durability",
+        Kind::Durability,
+        "sync",
+        "When a replica acknowledges a write: sync, after it is synced; interval, before, at most 10 ms",
+    ),
     setting("value_bytes_max", bytes(1, limits::VALUE_BYTES_CEILING), "1MiB", "Largest value"),
     setting("request_timeout_ms", number(1, 60_000), "5000", "Deadline of a request that names none"),
     setting("gossip_interval_ms", number(10, 60_000), "1000", "Pause between gossip rounds"),
@@ -299,7 +307,7 @@ fn toml_text(setting: &Setting, value: &toml::de::DeValue) -> Result<String, Str
         Kind::Number { .. } => "a whole number",
         Kind::Bytes { .. } => "a number of bytes, or text such as \"64MiB\"",
         Kind::Peers | Kind::Cpus => "text or an array",
-        Kind::Path | Kind::Ip | Kind::Log => "text",
+        Kind::Path | Kind::Ip | Kind::Log | Kind::Durability => "text",
     };
     let refused = || Err(format!("{} is {wanted}, not {}", setting.name, value.type_str()));
     match (setting.kind, value) {
@@ -337,12 +345,14 @@ fn normal(setting: &Setting, text: &str) -> Result<String, String> {
             in_bounds(number, min, max, setting).map(|n| n.to_string())
         }
         Kind::Bytes { min, max } => in_bounds(parse_bytes(text)?, min, max, setting).map(bytes_text),
-        Kind::Log => ["error", "warn", "info", "debug", "trace"]
-            .into_iter()
-            .find(|l| text.eq_ignore_ascii_case(l))
-            .map(str::to_owned)
-            .ok_or_else(|| format!("{text:?} is not error, warn, info, debug or trace")),
+        Kind::Log => one_of(text, &["error", "warn", "info", "debug", "trace"]),
+        Kind::Durability => one_of(text, &["sync", "interval"]),
     }
+}
+fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
+    let found = words.iter().find(|word| text.eq_ignore_ascii_case(word)).map(|word| (*word).to_owned());
+    let (last, others) = words.split_last().unwrap_or((&"", &[]));
+    found.ok_or_else(|| format!("{text:?} is not {} or {last}", others.join(", ")))
 }
 fn in_bounds(number: u64, min: u64, max: u64, setting: &Setting) -> Result<u64, String> {
     if (min..=max).contains(&number) { Ok(number) } else { Err(format!("{number} is not {}", setting.bounds())) }
@@ -464,6 +474,10 @@ impl Effectives {
             suspect_after: self.millis("suspect_after_ms"),
             down_after: self.millis("down_after_ms"),
         };
+        options.durability = match self.get("durability").text.as_str() {
+            "interval" => Durability::Interval,
+            _ => Durability::Sync,
+        };
         options.engine.memtable_bytes = self.number("memtable_bytes") as usize;
         options.engine.block_cache_bytes = self.number("block_cache_bytes") as usize;
         options.engine.value_cache_bytes = self.number("value_cache_bytes") as usize;
@@ -570,6 +584,7 @@ mod tests {
             ("r", "1"),
             ("w", "4"),
             ("sloppy", "false"),
+            ("durability", "Interval"),
             ("value_bytes_max", "2MiB"),
             ("request_timeout_ms", "11"),
             ("gossip_interval_ms", "12"),
@@ -593,6 +608,7 @@ mod tests {
         assert_eq!((p.n, p.r, p.w, p.sloppy, p.value_bytes_max), (5, 1, 4, false, 2 << 20));
         let times = [p.request_timeout, p.gossip_interval, p.suspect_after, p.down_after].map(|d| d.as_millis());
         assert_eq!(times, [11, 12, 130, 140]);
+        assert_eq!(o.durability, Durability::Interval);
         let e = o.engine;
         assert_eq!((e.memtable_bytes, e.block_cache_bytes, e.value_cache_bytes), (3 << 20, 1000, 2 << 30));
         assert_eq!(all.log(), "warn");

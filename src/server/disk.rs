@@ -9,6 +9,7 @@
 
 use super::{
     kernel,
+    probe::SyncCall,
     ring::{Advice, Descriptor, Ring},
 };
 use crate::{
@@ -44,13 +45,24 @@ pub struct RingDisk {
     root: Descriptor,
     path: PathBuf,
     lanes: Rc<Lanes>,
+    sync_call: SyncCall,
 }
 
 impl RingDisk {
     /// The directory must exist.
     pub fn new(ring: Rc<Ring>, path: &Path) -> io::Result<RingDisk> {
         let root = std::fs::File::open(path)?;
-        Ok(RingDisk { ring, root: Descriptor::new(OwnedFd::from(root)), path: path.into(), lanes: Rc::default() })
+        Ok(RingDisk {
+            ring,
+            root: Descriptor::new(OwnedFd::from(root)),
+            path: path.into(),
+            lanes: Rc::default(),
+            sync_call: SyncCall::default(),
+        })
+    }
+    /// The same, with writes made durable by this call.
+    pub fn syncing_by(self, sync_call: SyncCall) -> RingDisk {
+        RingDisk { sync_call, ..self }
     }
 
     fn absolute(&self, path: &str) -> io::Result<PathBuf> {
@@ -69,7 +81,8 @@ impl Disk for RingDisk {
             OpenMode::Create => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
         };
         let file = self.ring.open(&self.root, path, flags | libc::O_DIRECT | libc::O_NOFOLLOW).await?;
-        Ok(Rc::new(RingFile { ring: self.ring.clone(), file: Some(file), lanes: self.lanes.clone() }))
+        let (ring, lanes) = (self.ring.clone(), self.lanes.clone());
+        Ok(Rc::new(RingFile { ring, file: Some(file), lanes, sync_call: self.sync_call }))
     }
 
     async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
@@ -151,6 +164,7 @@ pub struct RingFile {
     /// Taken when the file is closed.
     file: Option<Descriptor>,
     lanes: Rc<Lanes>,
+    sync_call: SyncCall,
 }
 
 impl RingFile {
@@ -195,13 +209,13 @@ impl DiskFile for RingFile {
             return (buffer, Err(e));
         }
         // A single access carries its own sync; several are followed by one.
-        let single = bytes <= piece_bytes(lane);
+        let single = bytes <= piece_bytes(lane) && self.sync_call == SyncCall::Dsync;
         let advice = if single && sync == Sync::Data { Advice::Durable } else { Advice::Plain };
         let (buffer, result) = self.write_pieces(offset, buffer, advice, lane).await;
         if result.is_err() || single || sync == Sync::None {
             return (buffer, result);
         }
-        (buffer, self.ring.sync(self.descriptor()).await)
+        (buffer, self.ring.sync_bytes(self.descriptor()).await)
     }
 
     async fn sync(&self) -> io::Result<()> {

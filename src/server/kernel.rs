@@ -26,6 +26,20 @@ pub fn forbid_huge_pages() {
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
+// ---- files -----------------------------------------------------------------------------------------------------
+
+/// Writes all of it at `offset`, durably, by one call with RWF_DSYNC.
+pub fn write_durable(file: &std::fs::File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // Safety: one piece, alive and only read during the call.
+    let written = unsafe { libc::pwritev2(file.as_raw_fd(), &raw const piece, 1, offset as i64, libc::RWF_DSYNC) };
+    match written {
+        n if n < 0 => Err(io::Error::last_os_error()),
+        n if n as usize == bytes.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
 // ---- eventfd ---------------------------------------------------------------------------------------------------
 
 pub fn eventfd() -> io::Result<OwnedFd> {

@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod mesh;
 pub mod options;
 pub mod peers;
+pub mod probe;
 pub mod report;
 pub mod ring;
 pub mod socket;

@@ -2,7 +2,12 @@
 //!
 //! Plain values without a rule: the checks that need the machine (ports, directory, CPUs) are made by `boot`.
 
-use crate::{engine::types::EngineOptions, limits, types::Ports};
+use super::probe::SyncCall;
+use crate::{
+    engine::types::{Durability, EngineOptions},
+    limits,
+    types::Ports,
+};
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything that `serve` needs to know. `None` means: what the data directory remembers, else the default.
@@ -28,6 +33,10 @@ pub struct ServeOptions {
     /// Serve without TLS on an address that is not loopback.
     pub insecure: bool,
     pub protocol: ProtocolOptions,
+    /// When this node's replicas acknowledge what clients write.
+    pub durability: Durability,
+    /// How writes of the log are made durable; `boot` finds out.
+    pub sync_call: SyncCall,
     pub engine: EngineOptions,
     /// How long an idle core keeps looking for work before it sleeps. Zero where cores are shared with others.
     pub spin_before_park: Duration,
@@ -86,6 +95,8 @@ impl ServeOptions {
             vnodes: limits::VNODES,
             insecure: false,
             protocol: ProtocolOptions::default(),
+            durability: Durability::Sync,
+            sync_call: SyncCall::default(),
             engine: EngineOptions::default(),
             spin_before_park: Duration::ZERO,
             io_memory_bytes: 64 * limits::KIB,

@@ -21,7 +21,9 @@
 //! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
 
 use super::{
-    format::{BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, pages, record_bytes},
+    format::{
+        BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, mark_bytes, pages, record_bytes,
+    },
     segment::{Phase, STEP_BYTES, Segment, id_for, path},
 };
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, SYNC_INTERVAL},
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -48,6 +50,8 @@ use std::{
 
 /// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
 const FAIR_SHARE: usize = 3;
+/// Records in half of what is usually in hand from which batches are kept to that half.
+const HALVED_FROM: usize = 4;
 
 /// How a write ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,6 +271,13 @@ impl<D: Disk> Head<D> {
             || waiting * FAIR_SHARE >= self.usual.get()
             || self.queue_bytes.get() >= BATCH_BYTES
     }
+    /// Records of a batch at most. When all that is usually in hand waits at once, because all of it was answered at once,
+    /// half of it: from then on the core frames one half and answers for it while the other is at the device.
+    fn records_max(&self) -> usize {
+        let half = self.usual.get().div_ceil(2);
+        let all_wait = self.flying.borrow().is_empty() && self.queue.borrow().len() >= self.usual.get() * 3 / 4;
+        if half >= HALVED_FROM && all_wait { half.min(BATCH_RECORDS) } else { BATCH_RECORDS }
+    }
     fn waiting_records(&self) -> usize {
         self.queue.borrow().iter().map(|pending| pending.writes.len().max(1)).sum()
     }
@@ -283,9 +294,9 @@ impl<D: Disk> Head<D> {
     /// Bytes of the batch that would be sealed now, padding included; 0 when nothing waits.
     fn next_batch_bytes(&self) -> u64 {
         let queue = self.queue.borrow();
-        let (mut bytes, mut records) = (BATCH_HEADER_BYTES, 0);
+        let (mut bytes, mut records, most) = (BATCH_HEADER_BYTES, 0, self.records_max());
         for (index, pending) in queue.iter().enumerate() {
-            if index > 0 && (bytes + pending.bytes > BATCH_BYTES || records + pending.writes.len() > BATCH_RECORDS) {
+            if index > 0 && (bytes + pending.bytes > BATCH_BYTES || records + pending.writes.len() > most) {
                 break;
             }
             bytes += pending.bytes;
@@ -468,17 +479,17 @@ struct Sealed<F> {
 fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
     let segment = head.active.borrow().clone()?;
-    head.learn_usual();
     let mut room = head.next_batch_bytes();
     let mut batch: Vec<Pending> = Vec::new();
-    let mut records = 0;
+    let (mut records, most) = (0, head.records_max());
     let mut first = true;
     room -= BATCH_HEADER_BYTES as u64;
     loop {
-        let fits =
-            head.queue.borrow().front().is_some_and(|next| {
-                first || (next.bytes as u64 <= room && records + next.writes.len() <= BATCH_RECORDS)
-            });
+        let fits = head
+            .queue
+            .borrow()
+            .front()
+            .is_some_and(|next| first || (next.bytes as u64 <= room && records + next.writes.len() <= most));
         let Some(pending) = fits.then(|| head.pop()).flatten() else { break };
         first = false;
         if is_stale(store, &pending, &batch) {
@@ -515,6 +526,7 @@ fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     log.next_sequence.set(header.first_sequence + u64::from(header.count));
     segment.end.set(header.offset + header.padded());
     head.flying.borrow_mut().push_back(framed);
+    head.learn_usual();
     if nearly_used(&segment) {
         head.changed.wake();
     }
@@ -659,7 +671,7 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
         return (nearly_used(&active) || needed > active.allocated.get()).then_some(Chore::Grow(active, needed));
     }
     (head.works_ahead() && nearly_used(&active) && head.next.borrow().is_none())
-        .then_some(Chore::Create(BATCH_BYTES as u64))
+        .then_some(Chore::Create(BATCH_BYTES.min(store.options.segment_bytes / 4) as u64))
 }
 
 async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
@@ -680,8 +692,8 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
         reused: false,
         slices: store.slices().map(|s| s.id).collect(),
     };
-    let free = if bytes <= BATCH_BYTES as u64 { store.take_free() } else { None };
-    let segment = match free {
+    let needed = (PAGE + mark_bytes(header.slices.len())) as u64 + bytes;
+    let segment = match store.take_free(needed) {
         Some(old) => {
             let reused = Segment::reuse(&*store.disk, &old, header).await?;
             count(&store.counters.reuses, 1);
@@ -689,7 +701,7 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
         }
         None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
     };
-    count(&store.counters.device_bytes_written, crate::limits::PAGE as u64);
+    count(&store.counters.device_bytes_written, PAGE as u64);
     let too_small = head.next.borrow_mut().replace(Rc::new(segment));
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;

@@ -64,6 +64,10 @@ pub fn parse_hint_key(engine_key: &Bytes) -> Option<(NodeId, Key)> {
     Some((owner, key.ok()?))
 }
 
+/// Whether it is a record of the shard itself.
+pub fn is_system(engine_key: &[u8]) -> bool {
+    engine_key.first() == Some(&SYSTEM)
+}
 /// The record that leases dots to a slice.
 pub fn lease_key() -> Bytes {
     Bytes::from_static(b"\x02lease")

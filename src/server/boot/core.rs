@@ -219,11 +219,13 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
     ring.spawn(world.clone().keep_alarm());
     ring.spawn(world.watches.clone().sweep(ring.clone()));
 
-    let disk = Rc::new(RingDisk::new(ring.clone(), &core.options.data).map_err(text)?);
+    let disk =
+        Rc::new(RingDisk::new(ring.clone(), &core.options.data).map_err(text)?.syncing_by(core.options.sync_call));
     let setup = CoreSetup {
         identity: core.identity,
         shard: address.shard,
         settings: core.settings.clone(),
+        durability: core.options.durability,
         engine: core.options.engine.clone(),
         seed: super::random(),
     };

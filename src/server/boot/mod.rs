@@ -22,6 +22,7 @@ use super::{
     kernel::{self, PortUse},
     mesh,
     options::ServeOptions,
+    probe,
     ring::{Alone, Bell, Ring},
     ticker::Ticker,
 };
@@ -64,6 +65,9 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
     checks::io_uring()?;
     checks::memory_lock(options.shards.map_or(cpus.len(), usize::from))?;
     let _lock = checks::data_directory(&options.data)?;
+    let sync_call = probe::sync_call(&options.data)
+        .map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?;
+    let options = ServeOptions { sync_call, ..options };
     let identity = identify(&options, cpus.len())?;
     checks::address(identity.ip, options.insecure)?;
     checks::open_files(open_files, identity.shards, options.connections_max);

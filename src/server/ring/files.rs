@@ -170,6 +170,12 @@ impl Ring {
         Operation::start(self, Plain { file: file.clone(), entry })
     }
 
+    /// fdatasync: bytes, and the length if it has grown.
+    pub fn sync_bytes(self: &Rc<Ring>, file: &Descriptor) -> impl Future<Output = io::Result<()>> + use<> {
+        let entry = opcode::Fsync::new(Fd(file.raw())).flags(FsyncFlags::DATASYNC).build();
+        Operation::start(self, Plain { file: file.clone(), entry })
+    }
+
     /// Reserves the file's first `bytes`, and makes it that long if it is shorter.
     pub fn allocate(self: &Rc<Ring>, file: &Descriptor, bytes: u64) -> impl Future<Output = io::Result<()>> + use<> {
         let entry = opcode::Fallocate::new(Fd(file.raw()), bytes).offset(0).mode(0).build();
