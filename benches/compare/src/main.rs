@@ -91,7 +91,7 @@ impl Common {
             return self.engines.clone();
         }
         let all = [Kind::Dynarc, Kind::RocksDb, Kind::RocksDbBlob, Kind::Fjall];
-        if cfg!(feature = "peers") { all.to_vec() } else { vec![Kind::Dynarc] }
+        all.into_iter().filter(|kind| kind.is_built()).collect()
     }
     pub fn sizing(&self) -> Fallible<subject::Sizing> {
         self.sizing_of(self.value_bytes as usize)

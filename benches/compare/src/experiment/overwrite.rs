@@ -92,11 +92,8 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
             let cpu = (inserting.cpu + overwriting.cpu).as_secs_f64() * 1e6;
             add("CPU us a put", Better::Lower, Goal::None, cpu / (keys + overwrites) as f64);
             let gauges = store.gauges()?;
-            let counts = [
-                ("flushes", gauges.flushes),
-                ("compactions", gauges.compactions),
-                ("collections", gauges.collections),
-            ];
+            let counts =
+                [("flushes", gauges.flushes), ("compactions", gauges.compactions), ("collections", gauges.collections)];
             for (name, count) in counts {
                 if let Some(count) = count {
                     add(name, Better::Neither, Goal::None, count as f64);

@@ -1,11 +1,11 @@
 //! The engines, behind one face.
 
 mod dynarc;
-#[cfg(feature = "peers")]
+#[cfg(feature = "fjall")]
 mod fjall;
-#[cfg(feature = "peers")]
+#[cfg(feature = "rocksdb")]
 mod rocksdb;
-#[cfg(feature = "peers")]
+#[cfg(any(feature = "rocksdb", feature = "fjall"))]
 mod threads;
 
 use crate::{
@@ -36,6 +36,13 @@ impl Kind {
             Kind::RocksDb => "RocksDB",
             Kind::RocksDbBlob => "RocksDB blob",
             Kind::Fjall => "fjall kv-sep",
+        }
+    }
+    pub fn is_built(self) -> bool {
+        match self {
+            Kind::Dynarc => true,
+            Kind::RocksDb | Kind::RocksDbBlob => cfg!(feature = "rocksdb"),
+            Kind::Fjall => cfg!(feature = "fjall"),
         }
     }
 }
@@ -82,13 +89,13 @@ pub trait Store {
 pub fn open(kind: Kind, directory: &Path, sizing: &Sizing) -> Fallible<Box<dyn Store>> {
     match kind {
         Kind::Dynarc => Ok(Box::new(dynarc::Dynarc::open(directory, sizing)?)),
-        #[cfg(feature = "peers")]
+        #[cfg(feature = "rocksdb")]
         Kind::RocksDb => Ok(Box::new(rocksdb::Rocks::open(directory, sizing, false)?)),
-        #[cfg(feature = "peers")]
+        #[cfg(feature = "rocksdb")]
         Kind::RocksDbBlob => Ok(Box::new(rocksdb::Rocks::open(directory, sizing, true)?)),
-        #[cfg(feature = "peers")]
+        #[cfg(feature = "fjall")]
         Kind::Fjall => Ok(Box::new(fjall::Fjall::open(directory, sizing)?)),
-        #[cfg(not(feature = "peers"))]
-        _ => Err("built without the peers".into()),
+        #[cfg(not(all(feature = "rocksdb", feature = "fjall")))]
+        _ => Err(format!("built without {}", kind.name()).into()),
     }
 }
