@@ -183,6 +183,18 @@ pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
 pub const SEGMENT_DEAD_PERCENT: u64 = 40;
 /// Share of a file system in use at which a node turns read-only, in percent.
 pub const DISK_FULL_PERCENT: u64 = 95;
+/// Files that a core's reserve of space consists of.
+pub const RESERVE_PIECES: usize = 4;
+/// Bytes of one of them; less on a small file system.
+pub const RESERVE_PIECE_BYTES_MAX: usize = 4 * MIB;
+/// Shares of a file system that segments, and memtables with the log behind them, take at most: on a small one they are
+/// smaller.
+pub const SEGMENT_SHARE: u64 = 32;
+pub const REPLAY_SHARE: u64 = 16;
+/// Bytes by which a segment grows when space is short.
+pub const SHORT_STEP_BYTES: usize = 64 * KIB;
+/// Bytes below which these do not shrink.
+pub const SEGMENT_BYTES_MIN: usize = 256 * KIB;
 /// Keys returned by one scan at most.
 pub const SCAN_KEYS_MAX: usize = 4096;
 
@@ -193,6 +205,8 @@ const _: () = {
     assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize);
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
+    assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);
+    assert!(RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE));
     assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
     assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
     assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);

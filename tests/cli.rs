@@ -32,7 +32,7 @@ fn code(output: &Output) -> i32 {
     output.status.code().expect("an exit code")
 }
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "serve",
     "dev",
     "put",
@@ -42,6 +42,7 @@ const COMMANDS: [&str; 13] = [
     "status",
     "ring",
     "inspect",
+    "doctor",
     "bench",
     "simulate",
     "config",
@@ -57,8 +58,49 @@ fn every_command_explains_itself_with_an_example() {
         assert_eq!(code(&own), 0, "{command}");
         assert!(out(&own).contains("Example") && out(&own).contains("dynarc "), "{command}: {}", out(&own));
     }
-    for later in ["node", "table", "repair", "backup", "restore", "doctor"] {
+    for later in ["node", "table", "repair", "backup", "restore"] {
         assert_eq!(code(&dynarc(&[later])), 2, "{later} is not there yet");
+    }
+}
+
+#[test]
+fn the_doctor_names_what_it_finds_and_how_to_mend_it() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let data = place.path().to_str().expect("text");
+    let look = |arguments: &[&str]| {
+        let output = dynarc(&[&["doctor", "--json"], arguments].concat());
+        let found: serde_json::Value = serde_json::from_str(&out(&output)).expect("JSON");
+        (code(&output), found, err(&output))
+    };
+    let verdict = |found: &serde_json::Value, name: &str| {
+        let findings = found["findings"].as_array().expect("findings");
+        let finding = findings.iter().find(|f| f["check"] == name).unwrap_or_else(|| panic!("no {name} in {found}"));
+        let (verdict, mend) = (finding["verdict"].as_str().expect("text"), finding["mend"].as_str().expect("text"));
+        assert_eq!(verdict == "good", mend.is_empty(), "{finding}");
+        verdict.to_owned()
+    };
+    let (_, found, _) = look(&[]);
+    for name in ["kernel", "io_uring", "locked memory", "open files", "cpus", "clock source", "clock"] {
+        verdict(&found, name);
+    }
+    let (_, found, said) = look(&["--data", data]);
+    assert_eq!(verdict(&found, "o_direct"), "good", "{found} {said}");
+    assert!(["good", "poor"].contains(&&verdict(&found, "sync")[..]));
+    verdict(&found, "disk space");
+    assert_eq!(fs::read_dir(data).expect("readable").count(), 0, "the doctor leaves nothing behind");
+    // A directory that is not there, then made.
+    let missing = format!("{data}/a/b");
+    assert_eq!(verdict(&look(&["--data", &missing]).1, "data directory"), "poor");
+    let (_, found, _) = look(&["--data", &missing, "--fix"]);
+    assert_eq!(verdict(&found, "data directory"), "good");
+    assert!(found["fixed"].as_array().is_some_and(|fixed| fixed.len() == 1), "{found}");
+    // Memory is no disk.
+    if Path::new("/dev/shm").is_dir() {
+        let (code, found, said) = look(&["--data", "/dev/shm"]);
+        assert_eq!((code, &verdict(&found, "data directory")[..]), (1, "bad"));
+        assert!(said.contains("data directory"), "{said}");
+        let text = dynarc(&["doctor", "--data", "/dev/shm"]);
+        assert!(out(&text).contains("choose a directory on a disk"), "{}", out(&text));
     }
 }
 

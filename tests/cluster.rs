@@ -7,10 +7,12 @@
 // Outside of the data path: tests have clocks, threads and locks.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[allow(dead_code, reason = "shared with tests/disks.rs")]
 #[path = "cluster/http.rs"]
 mod http;
 #[path = "cluster/node.rs"]
 mod node;
+#[allow(dead_code, reason = "shared with tests/disks.rs")]
 #[path = "cluster/wait.rs"]
 mod wait;
 
@@ -24,6 +26,8 @@ mod exchanges;
 mod footprint;
 #[path = "cluster/refused_starts.rs"]
 mod refused_starts;
+#[path = "cluster/slices.rs"]
+mod slices;
 
 /// Whether the long form was asked for.
 fn long() -> bool {

@@ -67,7 +67,10 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
         [
             member.address.to_string(),
             member.id.clone(),
-            member.state.clone(),
+            match node {
+                Some(node) if node.figures.read_only > 0 => format!("{}, read-only", member.state),
+                _ => member.state.clone(),
+            },
             member.shards.to_string(),
             format!("{:.1} %", member.owned * 100.0),
             figure(busy),
@@ -81,7 +84,16 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
     let summary =
         format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
-    output::table(titles, rows) + &summary
+    let full = nodes.iter().flatten().filter(|n| n.figures.read_only > 0).map(|n| n.address.to_string());
+    let full: Vec<_> = full.collect();
+    let hint = match &full[..] {
+        [] => String::new(),
+        full => format!(
+            "read-only, for the disk is full: {}; deletes go on, and so do writes once there is space\n",
+            full.join(", ")
+        ),
+    };
+    output::table(titles, rows) + &summary + &hint
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {

@@ -11,6 +11,7 @@
 
 pub mod bench;
 mod dev;
+mod doctor;
 mod fetch;
 mod inspect;
 mod keys;
@@ -62,6 +63,9 @@ enum Command {
     /// Print what a file of a data directory holds and verify its checksums
     #[command(after_help = inspect::EXAMPLE)]
     Inspect(inspect::InspectArgs),
+    /// Look whether this machine suits a node, and say how to mend what does not
+    #[command(after_help = doctor::EXAMPLE)]
+    Doctor(doctor::DoctorArgs),
     /// Measure a cluster: open loop, latencies from the scheduled start
     #[command(after_help = "Example:\n  dynarc bench --help")]
     Bench(bench::BenchArgs),
@@ -135,6 +139,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => look::status(args),
         Command::Ring(args) => look::ring(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => return bench::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Config(args) => settings::run(args),

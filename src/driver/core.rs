@@ -150,8 +150,19 @@ pub async fn start<W: World, D: Disk>(
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
     let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone() };
     let calls = FuturesUnordered::new();
-    let driver =
-        Driver { world, disk, inbox, identity, shard, engine, durability, calls, saving: None, stopping: false };
+    let driver = Driver {
+        world,
+        disk,
+        inbox,
+        identity,
+        shard,
+        engine,
+        durability,
+        calls,
+        saving: None,
+        stopping: false,
+        short: false,
+    };
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
@@ -221,6 +232,8 @@ struct Driver<W: World, D: Disk> {
     /// A save is under way; the list to save after it, if it has changed again.
     saving: Option<Option<Vec<Member>>>,
     stopping: bool,
+    /// The shard knows that there is no space for values.
+    short: bool,
 }
 
 impl<W: World, D: Disk> Driver<W, D> {
@@ -248,6 +261,11 @@ impl<W: World, D: Disk> Driver<W, D> {
                 return self.engine.close().await;
             }
             self.collect(&mut events).await;
+            let short = self.engine.refuses_values();
+            if self.short != short {
+                self.short = short;
+                self.take(Event::Space { short }, &mut effects);
+            }
             let mut failed = None;
             for event in events.drain(..) {
                 failed = failed.or(self.failure(&event));
@@ -318,7 +336,10 @@ impl<W: World, D: Disk> Driver<W, D> {
                 | Event::Stored { result: Err(Refusal::Failed), .. }
                 | Event::Scanned { result: Err(Refusal::Failed), .. }
         );
-        failed.then(|| EngineError::Failed("the storage of this shard has failed; the node stops".into()))
+        failed.then(|| {
+            let cause = self.engine.failure();
+            cause.unwrap_or_else(|| EngineError::Failed("the members cannot be saved".into()))
+        })
     }
 
     fn perform(&mut self, effects: &mut Vec<Effect>) {

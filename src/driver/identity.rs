@@ -8,6 +8,7 @@ use crate::{
     engine::{
         disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
         error::EngineError,
+        reserve,
     },
     limits::{MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     types::{Member, MemberState, NodeId, Ports, Token},
@@ -105,8 +106,14 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
         None => make(wish)?,
     };
     identity.generation += 1;
-    save_identity(disk, &identity).await?;
-    Ok(identity)
+    reserve::adapt(disk, identity.shards).await?;
+    loop {
+        match save_identity(disk, &identity).await {
+            // A node with a full disk serves reads and deletes: that is how it gets space again.
+            Err(BootError::Disk(e)) if e.kind() == io::ErrorKind::StorageFull && reserve::spend_any(disk).await? => {}
+            saved => return saved.map(|()| identity),
+        }
+    }
 }
 
 /// Reads the identity without counting a start; `None` in a new directory.

@@ -28,15 +28,24 @@ use std::rc::Rc;
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
-        let Some(segment) = next else { break };
-        match collect(&store, &segment).await {
+        let Some(chore) = next else { break };
+        let segment = match &chore {
+            Chore::Collect(segment) | Chore::GiveBack(segment) => segment.clone(),
+        };
+        let result = match chore {
+            Chore::Collect(segment) => {
+                collect(&store, &segment).await.inspect(|()| count(&store.counters.collections, 1))
+            }
+            Chore::GiveBack(segment) => remove(&store, &segment).await,
+        };
+        match result {
             Ok(()) => {
-                count(&store.counters.collections, 1);
                 // There is space again for what waits for it.
                 store.flush_blocked.set(false);
+                store.copies_blocked.set(false);
                 store.look_at_space();
             }
-            Err(EngineError::Full) => store.flush_blocked.set(true),
+            Err(EngineError::Full) => store.copies_blocked.set(true),
             Err(EngineError::Damaged(_)) => {
                 count(&store.counters.damaged_reads, 1);
                 segment.damaged.set(true);
@@ -48,15 +57,27 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
+enum Chore<F> {
+    Collect(Rc<Segment<F>>),
+    /// Kept for another life, which space is too short for.
+    GiveBack(Rc<Segment<F>>),
+}
+
 /// The segment with the greatest dead share, if that is worth it.
-fn choose<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
+fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
+    if store.read_only.get()
+        && let Some(free) = store.take_free(0)
+    {
+        return Some(Chore::GiveBack(free));
+    }
     let segments = store.segments.borrow();
     let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.shared && !s.damaged.get());
     // Without space only what needs no copies.
-    let full = store.flush_blocked.get();
+    let full = store.copies_blocked.get();
     let threshold = store.options.segment_dead_percent;
+    let threshold = if store.read_only.get() { threshold / 2 } else { threshold };
     let worth = ready.filter(|s| s.live.get() == 0 || (!full && s.dead_percent() >= threshold));
-    worth.max_by_key(|s| s.dead_percent()).cloned()
+    worth.max_by_key(|s| s.dead_percent()).cloned().map(Chore::Collect)
 }
 
 async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
@@ -92,6 +113,10 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     if store.keep_for_reuse(segment) {
         return Ok(());
     }
+    remove(store, segment).await
+}
+
+async fn remove<D: Disk>(store: &Store<D>, segment: &Segment<D::File>) -> Result<(), EngineError> {
     store.disk.remove(&path(segment.id())).await?;
     store.disk.sync_dir(DIRECTORY).await?;
     Ok(())

@@ -6,8 +6,10 @@ use super::{
     error::EngineError,
     flush::commit,
     manifest::Change,
+    reserve,
     store::{Slice, Store, count},
     table::{Table, directory, path},
+    wal::log,
 };
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -19,10 +21,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         match compact(&store, &slice, choice).await {
             Ok(()) => {}
             // Nothing has changed: the next write that finds space starts it again.
-            Err(EngineError::Full) => {
-                store.read_only.set(true);
-                store.flush_blocked.set(true);
-            }
+            Err(EngineError::Full) => reserve::go_on(&store).await,
             Err(EngineError::Damaged(_)) => {
                 count(&store.counters.damaged_reads, 1);
                 slice.damaged.set(true);
@@ -44,11 +43,27 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
             most = Some((pressure, slice));
         }
     }
-    let (_, slice) = most?;
+    let Some((_, slice)) = most else { return choose_for_space(store) };
     match compaction::choose(&slice.tables.borrow(), &store.options) {
         Choice::Rest => None,
         choice => Some((slice.clone(), choice)),
     }
+}
+
+/// While space is wanted, level 0 of every slice goes down, however small it is: what it covers becomes known as dead.
+fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D>)> {
+    let position = store.reclaim.get()?;
+    for slice in store.slices().filter(|s| !s.damaged.get()) {
+        match compaction::choose_for_space(&slice.tables.borrow(), &store.options) {
+            Choice::Rest => {}
+            choice => return Some((slice.clone(), choice)),
+        }
+    }
+    if store.flushed_position() >= position {
+        store.reclaim.set(None);
+        log::retire(store);
+    }
+    None
 }
 
 async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice<D>) -> Result<(), EngineError> {

@@ -10,6 +10,7 @@ use super::{
     error::EngineError,
     manifest::Change,
     memtable::{Memtable, pointers},
+    reserve,
     store::{Slice, Store, count},
     table::{Builder, Table, TableMeta, directory},
     wal::segment::{Phase, Segment},
@@ -30,10 +31,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         };
         match result {
             Ok(()) => {}
-            Err(EngineError::Full) => {
-                store.read_only.set(true);
-                store.flush_blocked.set(true);
-            }
+            Err(EngineError::Full) => reserve::go_on(&store).await,
             Err(error) => store.fail(&error),
         }
         store.work.wake();
@@ -59,6 +57,11 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
     }
     if let Some(waiting) = store.slices().find(|s| s.sealed.borrow().is_some()) {
         return Some(Chore::Flush(waiting.clone()));
+    }
+    if let Some(position) = store.reclaim.get()
+        && let Some(slice) = store.slices().find(|s| s.first_position().is_some_and(|first| first < position))
+    {
+        return Some(Chore::Flush(slice.clone()));
     }
     if store.memtable_bytes.get() > store.options.memtable_bytes {
         let biggest = store.slices().max_by_key(|s| s.active.borrow().bytes());

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
-//! [`recover`].
+//! [`reserve`], [`recover`].
 //!
 //! Invariants:
 //! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;
@@ -29,6 +29,7 @@ pub mod memtable;
 pub mod notify;
 pub mod open;
 pub mod recover;
+pub mod reserve;
 pub mod store;
 pub mod table;
 pub mod types;

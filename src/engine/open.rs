@@ -135,10 +135,9 @@ impl<D: Disk> Engine<D> {
         if writes.iter().map(user_bytes).sum::<usize>() > LOG_QUEUE_BYTES {
             return Err(EngineError::Failed("a call of write is too large for the log".into()));
         }
-        let puts = writes.iter().any(|w| matches!(w.change, Change::Put { .. }));
         if store.read_only.get() || store.flush_blocked.get() {
-            store.look_at_space();
-            if puts && store.read_only.get() {
+            store.want_space();
+            if store.read_only.get() && writes.iter().any(Write::adds_values) {
                 return Err(EngineError::Full);
             }
         }
@@ -188,8 +187,24 @@ impl<D: Disk> Engine<D> {
         Ok(found)
     }
 
+    /// Whether there is no space for values: then looks again.
+    pub fn refuses_values(&self) -> bool {
+        let store = &self.0;
+        if store.read_only.get() && !store.ending() {
+            store.want_space();
+        }
+        store.read_only.get()
+    }
+
+    /// Also looks for space again if there was too little: a node that nobody writes to must notice, too.
     pub fn stats(&self) -> EngineStats {
+        self.refuses_values();
         self.0.stats()
+    }
+
+    /// Why nothing is stored any more, if that is so.
+    pub fn failure(&self) -> Option<EngineError> {
+        self.0.failure()
     }
 
     /// Ranges of the log that failed their checksums at the opening: the records in them are lost here.
@@ -204,7 +219,11 @@ impl<D: Disk> Engine<D> {
         for head in store.log.heads() {
             if !store.ending() && log::has_unsealed_batches(head) {
                 // An empty batch proves to the next opening that all before it was durable.
-                head.push(Vec::new(), Durability::Sync, None, 0).wait().await?;
+                match head.push(Vec::new(), Durability::Sync, None, 0).wait().await {
+                    // No space for it: the next opening has one proof less.
+                    Ok(_) | Err(EngineError::Full) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         store.stopping.set(true);

@@ -15,6 +15,7 @@ use super::{
     disk::{Disk, DiskFile, Lane, OpenMode},
     error::EngineError,
     manifest::Manifest,
+    reserve,
     store::{Damage, Slice, Store, count},
     table::{self, Table},
     types::EngineOptions,
@@ -56,7 +57,7 @@ pub async fn open<D: Disk>(
     own: &[SliceId],
     options: EngineOptions,
 ) -> Result<Store<D>, EngineError> {
-    for directory in [DIRECTORY, SLICES] {
+    for directory in [DIRECTORY, SLICES, reserve::DIRECTORY] {
         disk.create_dir(directory).await?;
     }
     disk.sync_dir("").await?;
@@ -66,7 +67,10 @@ pub async fn open<D: Disk>(
     let (candidates, newest) = find_segments(&*disk, shard, &own, &mut damage).await?;
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
+    let options = options.fitting(disk.space()?.total);
+    let held = reserve::held(&*disk, shard).await?;
     let mut store = Store::new(disk, shard, options, generation, slices);
+    store.reserve = RefCell::new(held);
     replay_all(&store, candidates, &own, &mut damage).await?;
     count_live(&store);
     count(&store.counters.damaged_reads, damage.len() as u64);

@@ -10,6 +10,7 @@ use super::{
     manifest::Manifest,
     memtable::{Memtable, pointers},
     notify::{Latch, Notify},
+    reserve,
     types::{EngineOptions, EngineStats, Stored},
     wal::{
         format::LogRecord,
@@ -23,7 +24,7 @@ use crate::{
 };
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
 
@@ -135,8 +136,20 @@ pub struct Store<D: Disk> {
     pub stopping: Cell<bool>,
     /// Space is short: puts are refused.
     pub read_only: Cell<bool>,
-    /// The last flush found no space; the next write that finds space lets it try again.
+    /// The last flush found no space, nor a reserve; the next look that finds space lets it try again.
     pub flush_blocked: Cell<bool>,
+    /// The last collection found no space for its copies: only segments that need none are collected.
+    pub copies_blocked: Cell<bool>,
+    /// Space is wanted: what the log held up to this position is flushed and merged, however little it is, so that
+    /// what it made dead can be collected.
+    pub reclaim: Cell<Option<u64>>,
+    /// Up to where that was done last.
+    reclaimed: Cell<u64>,
+    /// After something found no space: bytes that must be available before values are taken again.
+    pub space_needed: Cell<u64>,
+    /// Pieces of the reserve that this shard holds.
+    pub reserve: RefCell<BTreeSet<u8>>,
+    pub reserve_latch: Rc<Latch>,
     pub memtable_bytes: Cell<usize>,
     pub counters: Counters,
     /// Something changed that flush, compaction or collection may act on.
@@ -178,6 +191,12 @@ impl<D: Disk> Store<D> {
             stopping: Cell::new(false),
             read_only: Cell::new(false),
             flush_blocked: Cell::new(false),
+            copies_blocked: Cell::new(false),
+            reclaim: Cell::new(None),
+            reclaimed: Cell::new(0),
+            space_needed: Cell::new(0),
+            reserve: RefCell::default(),
+            reserve_latch: Rc::default(),
             memtable_bytes: Cell::new(0),
             counters: Counters::default(),
             work: Notify::default(),
@@ -233,11 +252,22 @@ impl<D: Disk> Store<D> {
     /// Looks at the file system; leaves or enters the state in which puts are refused.
     pub fn look_at_space(&self) {
         let Ok(space) = self.disk.space() else { return };
-        let used = space.total.saturating_sub(space.available);
-        let full = used.saturating_mul(100) >= space.total.saturating_mul(self.options.disk_full_percent);
-        let was_short = self.read_only.replace(full) || self.flush_blocked.get();
-        if !full && was_short {
+        let full = reserve::is_full(space, &self.options) || space.available < self.space_needed.get();
+        let was_short = self.read_only.replace(full);
+        if !full && (was_short || self.flush_blocked.get() || self.copies_blocked.get()) {
             self.flush_blocked.set(false);
+            self.copies_blocked.set(false);
+            self.space_needed.set(0);
+            self.work.wake();
+        }
+    }
+    /// Somebody wants to write, or to know: looks again, and if space is short has what was written since the last time
+    /// made collectable. One such round at a time, so that many small deletes are flushed together.
+    pub fn want_space(&self) {
+        self.look_at_space();
+        let position = self.log.position.get();
+        if self.read_only.get() && self.reclaim.get().is_none() && self.reclaimed.replace(position) != position {
+            self.reclaim.set(Some(position));
             self.work.wake();
         }
     }

@@ -29,6 +29,14 @@ pub enum Change {
     Delete,
 }
 
+impl Write {
+    /// Whether it adds a value: such writes are refused first when space is short. A record without values (a replicated
+    /// tombstone, a lease, a marker) is as small as a delete record, and what it replaces can be collected.
+    pub fn adds_values(&self) -> bool {
+        matches!(&self.change, Change::Put { values, .. } if !values.is_empty())
+    }
+}
+
 /// How much of a record a read wants.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Want {
@@ -114,6 +122,23 @@ impl Default for EngineOptions {
             disk_full_percent: limits::DISK_FULL_PERCENT,
             seed: 0,
         }
+    }
+}
+
+impl EngineOptions {
+    /// What fits a file system of so many bytes: a small one gets small segments, so that some can be collected while
+    /// others are written, and is flushed sooner.
+    pub fn fitting(mut self, total_bytes: u64) -> EngineOptions {
+        let share = |parts: u64, least: usize| {
+            usize::try_from(total_bytes / parts).unwrap_or(usize::MAX).max(least) / limits::PAGE * limits::PAGE
+        };
+        let segment_bytes = share(limits::SEGMENT_SHARE, limits::SEGMENT_BYTES_MIN);
+        let replay_bytes = share(limits::REPLAY_SHARE, 2 * limits::SEGMENT_BYTES_MIN);
+        self.segment_bytes = self.segment_bytes.min(segment_bytes);
+        self.log_replay_bytes = self.log_replay_bytes.min(replay_bytes);
+        self.memtable_bytes = self.memtable_bytes.min(replay_bytes);
+        self.table_bytes = self.table_bytes.min(segment_bytes);
+        self
     }
 }
 

@@ -193,6 +193,16 @@ pub fn is_memory_file_system(path: &Path) -> io::Result<bool> {
     Ok(kind == libc::TMPFS_MAGIC || kind == RAMFS)
 }
 
+/// Whether something (NTP) keeps the clock right.
+pub fn clock_is_synchronized() -> io::Result<bool> {
+    // Safety: the kernel reads and fills a local structure; all-zero asks for no change.
+    let state = unsafe {
+        let mut clock: libc::timex = zeroed();
+        check(libc::adjtimex(&raw mut clock))?
+    };
+    Ok(state != libc::TIME_ERROR)
+}
+
 // ---- process and threads ---------------------------------------------------------------------------------------
 
 /// CPU time of the calling thread.

@@ -11,6 +11,8 @@ pub struct Http {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
     timeout: Duration,
+    /// Never send a request twice.
+    once: bool,
 }
 
 #[derive(Debug)]
@@ -50,10 +52,15 @@ impl Reply {
 
 impl Http {
     pub fn new(ip: IpAddr) -> Http {
-        Http { address: SocketAddr::new(ip, 7700), stream: None, timeout: Duration::from_secs(20) }
+        Http { address: SocketAddr::new(ip, 7700), stream: None, timeout: Duration::from_secs(20), once: false }
     }
     pub fn timeout(mut self, timeout: Duration) -> Http {
         self.timeout = timeout;
+        self
+    }
+    /// A request whose connection ends before its answer is an error: it may have been served.
+    pub fn once(mut self) -> Http {
+        self.once = true;
         self
     }
     pub fn get(&mut self, target: &str) -> io::Result<Reply> {
@@ -75,7 +82,7 @@ impl Http {
         let kept = self.stream.is_some();
         match self.exchange(&request, method) {
             // The server may close an idle connection at any time; nothing of an answer had come.
-            Err(e) if kept && matches!(e.kind(), ErrorKind::NotConnected | ErrorKind::BrokenPipe) => {
+            Err(e) if kept && !self.once && matches!(e.kind(), ErrorKind::NotConnected | ErrorKind::BrokenPipe) => {
                 self.exchange(&request, method)
             }
             outcome => outcome,

@@ -2,15 +2,20 @@
 
 use crate::{
     crash::{check, script},
-    rig::{Model, Rig, Workload, slow, tiny},
+    rig::{KEYS, Model, Rig, SLICES, Workload, key, slow, tiny},
 };
+use bytes::Bytes;
 use dynarc::{
-    engine::error::EngineError,
+    engine::{
+        error::EngineError,
+        types::{Change, EngineOptions, Values, Write},
+    },
     sim::{
         disk::{Fault, VirtualDisk},
         executor::{Executor, Life},
         prng::Prng,
     },
+    types::SliceId,
 };
 
 fn fresh(seed: u64) -> (VirtualDisk, Executor) {
@@ -56,6 +61,60 @@ fn after_a_failed_log_write_every_call_fails_and_nothing_is_tried_again() {
         assert!(matches!(rig.get(&(0, b"k".to_vec())), Some(Err(EngineError::Failed(_)))));
     }
     assert_eq!(disk.counts().writes, writes);
+}
+
+/// Another program takes what space there is: puts are refused, deletes go on and give space back.
+#[test]
+fn deletes_free_space_when_nothing_is_left() {
+    for seed in 0..8 {
+        let (disk, executor) = fresh(seed);
+        let options = EngineOptions {
+            segment_bytes: 128 << 10,
+            memtable_bytes: 32 << 10,
+            log_replay_bytes: 256 << 10,
+            table_bytes: 128 << 10,
+            ..tiny()
+        };
+        let rig = Rig::open_on(disk.clone(), executor, options);
+        let mut work = Workload::new(60 + seed);
+        for _ in 0..200 + 40 * seed {
+            assert_eq!(rig.write(work.call()), Some(Ok(())));
+        }
+        rig.rest();
+        let used = disk.files().iter().map(|(_, bytes)| bytes).sum();
+        disk.set_capacity(Some(used));
+        let mut refused = false;
+        for _ in 0..200 {
+            let mut call = work.call();
+            call.retain(|write| write.adds_values());
+            refused |= match rig.write(call) {
+                Some(Ok(())) => false,
+                Some(Err(EngineError::Full)) => true,
+                other => panic!("seed {seed}: {other:?}"),
+            };
+        }
+        assert!(refused, "seed {seed}: nothing was refused");
+        for slice in 0..SLICES {
+            // As the replicated deletes of clients: a head without values.
+            let gone = || Change::Put { head: Bytes::from_static(b"gone"), values: Values::new() };
+            let change = |number: u64| if number.is_multiple_of(2) { Change::Delete } else { gone() };
+            let write = |number| Write { slice: SliceId(slice), key: key(number).into(), change: change(number) };
+            assert_eq!(rig.write((0..KEYS).map(write).collect()), Some(Ok(())), "seed {seed}");
+            for number in 0..KEYS {
+                let place = (slice, key(number));
+                let after = rig.get(&place).expect("ends").expect("a read");
+                assert!(after.is_none_or(|record| record.head == "gone" && record.values.is_empty()), "seed {seed}");
+            }
+        }
+        // Whoever looks how things stand has it look for space; nobody writes.
+        for _ in 0..4 {
+            rig.engine.stats();
+            rig.rest();
+        }
+        assert_eq!(rig.engine.stats().read_only, 0, "seed {seed}: {:?}", rig.engine.stats());
+        let put = std::iter::repeat_with(|| work.one()).find(Write::adds_values).expect("some put");
+        assert_eq!(rig.write(vec![put]), Some(Ok(())), "seed {seed}");
+    }
 }
 
 #[test]

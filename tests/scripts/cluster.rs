@@ -151,6 +151,8 @@ impl super::Stage for Stage {
                 (node.shard, node.held) = (None, None);
             }
             ["restart", node] => self.start(letter(node)?),
+            ["full", node] => self.tell(letter(node)?, Event::Space { short: true }),
+            ["roomy", node] => self.tell(letter(node)?, Event::Space { short: false }),
             ["wait", time] => self.wait(parse_time(time)?),
             ["state", key] => self.state(key)?,
             ["hints"] => self.hints(),

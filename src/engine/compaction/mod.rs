@@ -22,5 +22,5 @@ pub mod set;
 
 pub use job::{Outcome, run};
 pub use merge::{AnySource, MemorySource, MergeCursor, RunCursor, Source};
-pub use policy::{Choice, Merge, choose};
+pub use policy::{Choice, Merge, choose, choose_for_space};
 pub use set::TableSet;

@@ -71,7 +71,17 @@ impl Plan {
 
 /// What to do next. The same set and options give the same choice.
 pub fn choose<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
-    let Some(plan) = plan(&set.shape(), options) else { return Choice::Rest };
+    plan(&set.shape(), options).map_or(Choice::Rest, |plan| carry_out(set, &plan))
+}
+
+/// What to do when space is wanted: level 0 goes down, however small it is.
+pub fn choose_for_space<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
+    let shape = set.shape();
+    let waiting = shape.first().is_some_and(|level| !level.is_empty());
+    if waiting { carry_out(set, &level0_plan(&shape, options, 1.0)) } else { Choice::Rest }
+}
+
+fn carry_out<D: Disk>(set: &TableSet<D>, plan: &Plan) -> Choice<D> {
     let pick = |level: u8, ids: &[u64]| -> Vec<Rc<Table<D>>> {
         let level = set.levels().get(usize::from(level)).into_iter().flatten();
         level.filter(|table| ids.contains(&table.meta().id)).cloned().collect()

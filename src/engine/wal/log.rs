@@ -32,10 +32,13 @@ use crate::{
         error::EngineError,
         memtable::pointers,
         notify::{Notify, Promise},
+        reserve,
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, SYNC_INTERVAL},
+    limits::{
+        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL,
+    },
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -49,7 +52,7 @@ use std::{
 };
 
 /// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
-const FAIR_SHARE: usize = 3;
+const FAIR_SHARE: usize = 2;
 /// Records in half of what is usually in hand from which batches are kept to that half.
 const HALVED_FROM: usize = 4;
 
@@ -261,6 +264,11 @@ impl<D: Disk> Head<D> {
         let pending = self.queue.borrow_mut().pop_front()?;
         self.queue_bytes.set(self.queue_bytes.get() - pending.bytes);
         Some(pending)
+    }
+    /// At the end of the queue, as it was.
+    fn put_back(&self, pending: Pending) {
+        self.queue_bytes.set(self.queue_bytes.get() + pending.bytes);
+        self.queue.borrow_mut().push_back(pending);
     }
     /// Whether what waits should go now. When nothing is on its way, always. Else a batch costs its writers a whole sync,
     /// however small it is, and those who come a moment later wait for it: so it should hold a fair share of the records
@@ -644,10 +652,13 @@ pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
         head.wanted.set(0);
         match result {
             Ok(()) => store.look_at_space(),
-            Err(EngineError::Full) => refuse_all(&store, &head),
+            Err(EngineError::Full) => meet_full(&store, &head).await,
             Err(error) => store.fail(&error),
         }
         head.changed.wake();
+        if let Err(error) = reserve::restore(&store).await {
+            store.fail(&error);
+        }
     }
 }
 
@@ -688,7 +699,7 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
         first_sequence: store.log.next_sequence.get(),
         shard,
         data_start: 0,
-        step: if made == 1 { STEP_BYTES } else { store.options.segment_bytes } as u32,
+        step: step_bytes(store, made) as u32,
         reused: false,
         slices: store.slices().map(|s| s.id).collect(),
     };
@@ -709,13 +720,56 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
     Ok(())
 }
 
-/// There is no space for the log: everything that waits is refused. None of it was stored.
-fn refuse_all<D: Disk>(store: &Store<D>, head: &Head<D>) {
+/// By how much a segment grows: little when space is short.
+fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
+    match made {
+        _ if store.read_only.get() => SHORT_STEP_BYTES,
+        1 => STEP_BYTES,
+        _ => store.options.segment_bytes,
+    }
+}
+
+/// There is no space for the log: what waits is refused, none of it was stored. Only deletes and their like go on, with
+/// a piece of the reserve: they are what frees space.
+async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
     store.read_only.set(true);
-    while let Some(pending) = head.pop() {
-        pending.done.resolve(Err(EngineError::Full));
+    refuse(store, head, |pending| pending.relocation.is_some() || pending.writes.iter().any(Write::adds_values));
+    if head.queue.borrow().is_empty() {
+        return;
+    }
+    // Half is for the flush without which nothing can be collected; but without a first segment there is no start.
+    let keep = if head.previous.get().0 == 0 { 0 } else { RESERVE_PIECES / 2 };
+    match reserve::spend(store, keep).await {
+        Ok(true) => {}
+        Ok(false) => refuse(store, head, |_| true),
+        Err(error) => store.fail(&error),
+    }
+    reserve::ask_for_more(store);
+}
+
+fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) -> bool) {
+    let waiting = head.queue.borrow().len();
+    for _ in 0..waiting {
+        match head.pop() {
+            Some(pending) if refused(&pending) => pending.done.resolve(Err(EngineError::Full)),
+            Some(pending) => head.put_back(pending),
+            None => break,
+        }
     }
     store.room.wake();
+}
+
+/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before.
+pub fn retire<D: Disk>(store: &Store<D>) {
+    for head in store.log.heads() {
+        let quiet = head.flying.borrow().is_empty() && !head.unsynced.get();
+        let active = head.active.borrow_mut().take_if(|active| quiet && active.dead_bytes() >= active.capacity / 2);
+        if let Some(active) = active {
+            store.seal(&active);
+            head.previous.set((active.id(), active.end.get()));
+            store.work.wake();
+        }
+    }
 }
 
 /// Whether the active segment can be closed with a last empty batch: something was written since the last one.

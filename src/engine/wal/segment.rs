@@ -187,11 +187,19 @@ impl<F: DiskFile> Segment<F> {
         self.phase.set(Phase::Flushed);
         Ok(())
     }
+    /// Bytes of what was written that would be free if its live records were packed elsewhere.
+    pub fn dead_bytes(&self) -> u64 {
+        self.end.get().saturating_sub(self.packed_bytes())
+    }
+    /// Bytes of its live records.
+    fn packed_bytes(&self) -> u64 {
+        let packed = (self.value_bytes.get() + self.record_bytes.get()) as u128 * self.live.get() as u128;
+        packed.div_ceil(u128::from(self.value_bytes.get().max(1))) as u64
+    }
     /// Share of the file that would be free if its live records were packed elsewhere, in percent. Counts dead values,
     /// records whose values are small and thus in tables, padding, and what was never used.
     pub fn dead_percent(&self) -> u64 {
-        let packed = (self.value_bytes.get() + self.record_bytes.get()) as u128 * self.live.get() as u128;
-        let packed = packed.div_ceil(u128::from(self.value_bytes.get().max(1)));
+        let packed = u128::from(self.packed_bytes());
         100 - (packed * 100 / u128::from(self.allocated.get().max(1))).min(100) as u64
     }
     pub fn add_live(&self, bytes: u64) {

@@ -94,7 +94,9 @@ impl Put {
             }
             Err(failure) => {
                 self.own = State::Failed;
-                if self.prepared.is_none() {
+                // With nobody else to hold it, the own copy's word is all there is.
+                let alone = self.targets.is_empty() && failure.outcome == Outcome::NotApplied;
+                if self.prepared.is_none() || alone {
                     self.refused = Some(failure);
                 }
             }

@@ -123,6 +123,9 @@ pub struct Replica<O> {
     tasks: FixedMap<u64, Task<O>>,
     next_task: u64,
     next_stamp: u64,
+    /// The disk takes no more values. A write that needs space is refused before its dot is minted: one that failed
+    /// later would cost an incarnation, and nobody could say that it was not applied.
+    pub short_of_space: bool,
     /// Hints written since the start, by owner; taken by the hints machine.
     pub hints_kept: Vec<(NodeId, u64)>,
 }
@@ -139,6 +142,7 @@ impl<O: Clone> Replica<O> {
             tasks: FixedMap::default(),
             next_task: 0,
             next_stamp: generation << 40,
+            short_of_space: false,
             hints_kept: Vec::new(),
         }
     }
@@ -311,6 +315,7 @@ impl<O: Clone> Replica<O> {
                 let context = written_before(&head, context.as_ref(), *write_id);
                 Ok(Next::Known { siblings: Siblings { head, values }, context })
             }
+            Work::Put { .. } if self.short_of_space => Err(Rejection::Refused(Refusal::DiskFull)),
             Work::Put { context, value, write_id, .. } => {
                 let seen = context.clone().unwrap_or_default();
                 if head.has_survivors(&seen) && !values_read {

@@ -22,6 +22,10 @@ pub enum Event {
     PeerUnreachable(NodeId),
     /// Time has passed: look at the timers.
     Wake,
+    /// Whether the disk takes no more values; told when that changes.
+    Space {
+        short: bool,
+    },
     Loaded {
         io: u64,
         result: Result<Option<Stored>, Refusal>,

@@ -239,6 +239,7 @@ impl Shard {
             Event::PeerReachable(node) => self.connection(now, node, true, out),
             Event::PeerUnreachable(node) => self.connection(now, node, false, out),
             Event::Wake => self.wake(now, out),
+            Event::Space { short } => self.replica.short_of_space = short,
             Event::Loaded { io, result } => self.loaded(now, io, result, out),
             Event::Stored { io, result } => {
                 let mut steps = Vec::new();

@@ -78,10 +78,15 @@ pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
 
 /// Warns when full use would run out of descriptors.
 pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) {
-    let wanted = u64::from(shards) * connections_max as u64 + 1024;
+    let wanted = open_files_wanted(usize::from(shards), connections_max);
     if limit < wanted {
         tracing::warn!(limit, wanted, "few files may be open: raise the hard limit (ulimit -Hn) for many connections");
     }
+}
+
+/// Files that may be open at once when every connection is in use.
+pub(super) fn open_files_wanted(shards: usize, connections_max: usize) -> u64 {
+    shards as u64 * connections_max as u64 + 1024
 }
 
 /// Plain text on the network is for loopback, or for those who say so.
@@ -100,6 +105,11 @@ pub(super) fn address(ip: IpAddr, insecure: bool) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Makes a directory that other users cannot read; fine if it exists.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
+}
+
 /// Holds the data directory for this process while it lives.
 pub(super) struct DirectoryLock(#[allow(dead_code)] File);
 
@@ -116,7 +126,7 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
         };
         StartError::Failed(format!("the data directory {shown} cannot be used: {what}: {error}{hint}"))
     };
-    fs::DirBuilder::new().recursive(true).mode(0o750).create(path).map_err(|e| refused("making it", &e))?;
+    make_directory(path).map_err(|e| refused("making it", &e))?;
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -139,13 +149,26 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
              machine's power; choose a directory on a disk"
         )));
     }
-    try_direct_write(path).map_err(|e| match e.raw_os_error() {
-        Some(libc::EINVAL) => StartError::Failed(format!(
-            "the file system of the data directory {shown} has no O_DIRECT; choose one on ext4 or XFS"
-        )),
-        _ => refused("a test write", &e),
-    })?;
+    match try_direct_write(path) {
+        // A node whose disk is full serves reads and deletes: that is how it gets space again.
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => tracing::warn!("the disk of {shown} is full"),
+        tried => tried.map_err(|e| direct_write_refused(path, &e, &refused))?,
+    }
     Ok(DirectoryLock(lock))
+}
+
+fn direct_write_refused(
+    path: &Path,
+    error: &io::Error,
+    refused: &impl Fn(&str, &io::Error) -> StartError,
+) -> StartError {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => StartError::Failed(format!(
+            "the file system of the data directory {} has no O_DIRECT; choose one on ext4 or XFS",
+            path.display()
+        )),
+        _ => refused("a test write", error),
+    }
 }
 
 /// Writes one page past the page cache and syncs it.

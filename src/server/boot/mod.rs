@@ -11,6 +11,7 @@
 
 mod checks;
 mod core;
+pub mod doctor;
 pub mod embedded;
 mod error;
 
@@ -22,7 +23,7 @@ use super::{
     kernel::{self, PortUse},
     mesh,
     options::ServeOptions,
-    probe,
+    probe::{self, SyncCall},
     ring::{Alone, Bell, Ring},
     ticker::Ticker,
 };
@@ -65,8 +66,11 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
     checks::io_uring()?;
     checks::memory_lock(options.shards.map_or(cpus.len(), usize::from))?;
     let _lock = checks::data_directory(&options.data)?;
-    let sync_call = probe::sync_call(&options.data)
-        .map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?;
+    let sync_call = match probe::sync_call(&options.data) {
+        // No space to try: the next start will.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => SyncCall::default(),
+        tried => tried.map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?,
+    };
     let options = ServeOptions { sync_call, ..options };
     let identity = identify(&options, cpus.len())?;
     checks::address(identity.ip, options.insecure)?;
@@ -362,7 +366,12 @@ fn placements(options: &ServeOptions, shards: u16, cpus: &[usize]) -> Vec<(Optio
 fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartError> {
     let pid = std::process::id();
     let path = options.data.join("pid");
-    std::fs::write(&path, format!("{pid}\n")).map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?;
+    match std::fs::write(&path, format!("{pid}\n")) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::warn!(%error, "the process id could not be written");
+        }
+        written => written.map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?,
+    }
     let http = SocketAddr::new(identity.ip, identity.ports.http);
     let mut out = std::io::stdout().lock();
     let line = writeln!(out, "ready http://{http} node {} shards {} pid {pid}", identity.node, identity.shards);

@@ -29,7 +29,7 @@ use std::{
 const ROUNDS: u32 = 4;
 /// How long the ring's own system call waits before the core sleeps in the executor. Timers and background work of the
 /// executor are this much late at worst.
-const PATIENCE: Duration = Duration::from_micros(200);
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Work that reaches a core past its ring: what other cores have put into its queues.
 pub trait Company {

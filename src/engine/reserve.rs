@@ -1,0 +1,152 @@
+//! Space put by for the day when the file system is full: files that hold nothing but their space.
+//!
+//! Puts are refused while some space is left ([`crate::limits::DISK_FULL_PERCENT`]), and what frees space lives on that: delete
+//! records, flushes, compactions, copies. But others may write to the same file system until nothing is left at all. Then
+//! a shard gives up one piece of its reserve when its log, a flush or a compaction finds no space, and a node one to
+//! be able to start. The log takes pieces again when there is space well above the line.
+//!
+//! `reserve/SSSS-I`: piece I of shard SSSS, hexadecimal.
+
+use super::{
+    disk::{Disk, DiskFile, OpenMode, Space},
+    error::EngineError,
+    store::Store,
+    types::EngineOptions,
+};
+use crate::{
+    limits::{PAGE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES},
+    types::ShardId,
+};
+use std::{
+    collections::BTreeSet,
+    io::{self, ErrorKind},
+};
+
+/// The directory of all pieces of a node.
+pub const DIRECTORY: &str = "reserve";
+
+fn path((shard, index): (u16, u8)) -> String {
+    format!("{DIRECTORY}/{shard:04x}-{index}")
+}
+/// Shard and index of a file name in the reserve's directory; nothing for other files.
+fn piece_of(name: &str) -> Option<(u16, u8)> {
+    let (shard, index) = name.split_once('-')?;
+    let piece = (u16::from_str_radix(shard, 16).ok()?, index.parse().ok()?);
+    (path(piece).ends_with(name) && name.len() == 6).then_some(piece)
+}
+/// Bytes of a piece: the least that the log takes when space is short.
+pub fn piece_bytes(options: &EngineOptions) -> usize {
+    (options.segment_bytes / RESERVE_PIECES).next_multiple_of(PAGE).clamp(PAGE, RESERVE_PIECE_BYTES_MAX)
+}
+
+async fn pieces<D: Disk>(disk: &D) -> io::Result<Vec<(u16, u8)>> {
+    Ok(disk.list(DIRECTORY).await?.iter().filter_map(|(name, _)| piece_of(name)).collect())
+}
+/// The pieces that a shard has kept from its last life.
+pub async fn held<D: Disk>(disk: &D, shard: ShardId) -> io::Result<BTreeSet<u8>> {
+    let all = pieces(disk).await?;
+    Ok(all.into_iter().filter(|(owner, _)| *owner == shard.0).map(|(_, index)| index).collect())
+}
+
+/// Before any shard runs: removes what belongs to shards that are no more.
+pub async fn adapt<D: Disk>(disk: &D, shards: u16) -> io::Result<()> {
+    for piece in pieces(disk).await?.into_iter().filter(|(shard, _)| *shard >= shards) {
+        disk.remove(&path(piece)).await?;
+    }
+    Ok(())
+}
+/// Before any shard runs: gives up one piece, whosever it is. Whether there was one.
+pub async fn spend_any<D: Disk>(disk: &D) -> io::Result<bool> {
+    let Some(piece) = pieces(disk).await?.into_iter().max() else { return Ok(false) };
+    give_up(disk, piece).await?;
+    Ok(true)
+}
+async fn give_up<D: Disk>(disk: &D, piece: (u16, u8)) -> io::Result<()> {
+    match disk.remove(&path(piece)).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // What a removal frees can be had once it is durable.
+    disk.sync_dir(DIRECTORY).await
+}
+
+/// Gives up a piece of this shard's, if it holds more than `keep`. Whether it did.
+pub async fn spend<D: Disk>(store: &Store<D>, keep: usize) -> Result<bool, EngineError> {
+    let _held = store.reserve_latch.hold().await;
+    if store.reserve.borrow().len() <= keep {
+        return Ok(false);
+    }
+    let Some(index) = store.reserve.borrow_mut().pop_last() else { return Ok(false) };
+    let failed = |e: io::Error| EngineError::Failed(format!("giving up a part of the reserve: {e}"));
+    give_up(&*store.disk, (store.shard.0, index)).await.map_err(failed)?;
+    Ok(true)
+}
+
+/// Makes one piece that is missing, if there is space for it.
+pub async fn restore<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
+    let _held = store.reserve_latch.hold().await;
+    let missing = (0..RESERVE_PIECES as u8).find(|index| !store.reserve.borrow().contains(index));
+    let bytes = piece_bytes(&store.options) as u64;
+    let roomy = |space: Space| {
+        let left = space.available.saturating_sub(4 * bytes);
+        !is_full(Space { available: left, ..space }, &store.options)
+    };
+    let Some(index) = missing.filter(|_| !store.read_only.get() && store.disk.space().is_ok_and(roomy)) else {
+        return Ok(());
+    };
+    let path = path((store.shard.0, index));
+    let file = match store.disk.open(&path, OpenMode::Create).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let made = match file.allocate(bytes).await {
+        Ok(()) => file.sync().await,
+        refused => refused,
+    };
+    match made.map_err(EngineError::from) {
+        Ok(()) => drop(store.reserve.borrow_mut().insert(index)),
+        Err(EngineError::Full) => store.disk.remove(&path).await?,
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Background work found no space: it goes on with a piece of the reserve, or waits until there is space again.
+pub async fn go_on<D: Disk>(store: &Store<D>) {
+    store.read_only.set(true);
+    // The last piece is for a start.
+    match spend(store, 1).await {
+        Ok(true) => {}
+        Ok(false) => store.flush_blocked.set(true),
+        Err(error) => store.fail(&error),
+    }
+    ask_for_more(store);
+}
+
+/// Values are refused until there is clearly more space than now, whatever share is in use.
+pub fn ask_for_more<D: Disk>(store: &Store<D>) {
+    if let Ok(space) = store.disk.space() {
+        store.space_needed.set(space.available + 2 * piece_bytes(&store.options) as u64);
+    }
+}
+
+/// Whether so much of a file system is in use that puts are refused.
+pub fn is_full(space: Space, options: &EngineOptions) -> bool {
+    let used = space.total.saturating_sub(space.available);
+    used.saturating_mul(100) >= space.total.saturating_mul(options.disk_full_percent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_known_by_its_name() {
+        assert_eq!(path((11, 3)), "reserve/000b-3");
+        assert_eq!(piece_of("000b-3"), Some((11, 3)));
+        for other in ["000b-", "b-3", "000b-33", "000b-x", "000B-3", "", "lost+found"] {
+            assert_eq!(piece_of(other), None, "{other}");
+        }
+    }
+}
