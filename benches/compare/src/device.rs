@@ -51,6 +51,25 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// Times that this process went on after it had been stopped.
+static CONTINUED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn continued(_: libc::c_int) {
+    CONTINUED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts from now on how often this process is stopped (by SIGSTOP, or a terminal) and goes on.
+pub fn watch_stops() {
+    let handler: extern "C" fn(libc::c_int) = continued;
+    // Safety: the handler touches an atomic only.
+    unsafe { libc::signal(libc::SIGCONT, handler as libc::sighandler_t) };
+}
+
+/// See [`watch_stops`].
+pub fn stops() -> u64 {
+    CONTINUED.load(Ordering::Relaxed)
+}
+
 /// Waits until this process has written nothing for a second: background work has caught up. At most `patience`.
 pub fn settle(patience: Duration) {
     let start = Instant::now();

@@ -207,6 +207,7 @@ fn main() -> ExitCode {
     // Requests that arrive by the clock are due to the microsecond; the kernel would let sleepers be 50 us late.
     // Safety: numbers only.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64, 0u64, 0u64, 0u64) };
+    device::watch_stops();
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -70,6 +70,18 @@ impl Report {
         row.samples[at].push(sample);
     }
 
+    /// How many samples there are, for [`Report::cut`].
+    pub fn size(&self) -> Vec<Vec<usize>> {
+        self.rows.iter().map(|row| row.samples.iter().map(Vec::len).collect()).collect()
+    }
+    /// Takes back all samples since `size`.
+    pub fn cut(&mut self, size: &[Vec<usize>]) {
+        self.rows.truncate(size.len());
+        for (row, lengths) in self.rows.iter_mut().zip(size) {
+            row.samples.iter_mut().zip(lengths).for_each(|(samples, length)| samples.truncate(*length));
+        }
+    }
+
     fn best(&self, row: &Row) -> Option<f64> {
         let peers = row.samples[1..=self.peers].iter().filter_map(|s| median(s));
         match row.better {
@@ -180,6 +192,18 @@ mod tests {
         assert_eq!(figure(1.234), "1.23");
         assert_eq!(figure(123.4), "123");
         assert_eq!(figure(60_123.0), "60 123");
+    }
+
+    #[test]
+    fn a_turn_is_taken_back() {
+        let mut report = Report::new("t", &["Dynarc"], 0);
+        report.add("Dynarc", "a", Better::Higher, Goal::None, 1.0);
+        let size = report.size();
+        report.add("Dynarc", "a", Better::Higher, Goal::None, 2.0);
+        report.add("Dynarc", "b", Better::Higher, Goal::None, 3.0);
+        report.cut(&size);
+        assert_eq!(report.size(), size);
+        assert_eq!(report.rows[0].samples, [[1.0]]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     server::{
         disk::RingDisk,
         options::ServeOptions,
+        probe,
         ring::{Alone, Ring},
     },
     types::{ShardId, SliceId},
@@ -25,9 +26,10 @@ pub struct EmbeddedCore {
 }
 
 impl EmbeddedCore {
-    /// A directory, which must exist, as this core sees it.
+    /// A directory, which must exist, as this core sees it. The first time the faster call of its drive for syncs is
+    /// tried, up to a second long, and remembered in the directory.
     pub fn disk(&self, path: &Path) -> io::Result<RingDisk> {
-        RingDisk::new(self.ring.clone(), path)
+        Ok(RingDisk::new(self.ring.clone(), path)?.syncing_by(probe::sync_call(path)?))
     }
 
     /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure.

@@ -1,6 +1,6 @@
 //! Random gets when the data is many times the cache, beside fio on the same file system; and gets from the cache.
 
-use super::{FOR_EVER, load, only};
+use super::{FOR_EVER, load, only, turn};
 use crate::{
     Common, Fallible,
     device::{self, Account, PAGE},
@@ -63,41 +63,43 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
         }
         for kind in common.engines() {
             say(format_args!("gets: round {}, {}", round + 1, kind.name()));
-            let place = common.fresh()?;
-            let mut store = subject::open(kind, &place.path, &sizing)?;
-            load(&mut *store, keys)?;
-            device::settle(Duration::from_secs(60));
-            // Opened anew, nothing is in memory tables.
-            store.close()?;
-            let mut store = subject::open(kind, &place.path, &sizing)?;
-            device::settle(Duration::from_secs(60));
-            let mut gets = |workers: usize, keys: u64, limit| measure(&mut *store, workers, keys, limit);
-            // The caches fill with what they will.
-            gets(options.depth, keys, seconds / 2)?;
-            let (many, account, reads) = gets(options.depth, keys, seconds)?;
-            let (lone, _, _) = gets(1, keys, seconds / 2)?;
-            let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
-            let depth = options.depth;
-            add(&format!("{depth} at once: get/s"), Better::Higher, Goal::None, many.rate());
-            add(&format!("{depth} at once: p99 us"), Better::Lower, Goal::None, many.quantile(0.99));
-            add("1 at once: get/s", Better::Higher, Goal::None, lone.rate());
-            let each = |total: f64| total / many.count().max(1) as f64;
-            add("bytes read a get", Better::Lower, Goal::None, each(account.read as f64));
-            add("CPU us a get", Better::Lower, Goal::None, each(account.cpu.as_secs_f64() * 1e6));
-            if let Some(reads) = reads {
-                add("device reads a get", Better::Neither, Goal::AtMost(1.1), each(reads as f64));
-            }
-            if kind == Kind::Dynarc
-                && let Some(device) = device
-            {
-                let share = many.rate() / device.per_second;
-                add(&format!("{depth} at once: share of fio"), Better::Neither, Goal::AtLeast(0.85), share);
-            }
-            // A few keys again and again, all of them in the cache.
-            gets_of_all(&mut *store, hot)?;
-            let (cached, _, reads) = measure(&mut *store, 1, hot, seconds / 2)?;
-            add_cached(&mut report, kind, &cached, reads);
-            store.close()?;
+            turn(&mut report, |report| {
+                let place = common.fresh()?;
+                let mut store = subject::open(kind, &place.path, &sizing)?;
+                load(&mut *store, keys)?;
+                device::settle(Duration::from_secs(60));
+                // Opened anew, nothing is in memory tables.
+                store.close()?;
+                let mut store = subject::open(kind, &place.path, &sizing)?;
+                device::settle(Duration::from_secs(60));
+                let mut gets = |workers: usize, keys: u64, limit| measure(&mut *store, workers, keys, limit);
+                // The caches fill with what they will.
+                gets(options.depth, keys, seconds / 2)?;
+                let (many, account, reads) = gets(options.depth, keys, seconds)?;
+                let (lone, _, _) = gets(1, keys, seconds / 2)?;
+                let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
+                let depth = options.depth;
+                add(&format!("{depth} at once: get/s"), Better::Higher, Goal::None, many.rate());
+                add(&format!("{depth} at once: p99 us"), Better::Lower, Goal::None, many.quantile(0.99));
+                add("1 at once: get/s", Better::Higher, Goal::None, lone.rate());
+                let each = |total: f64| total / many.count().max(1) as f64;
+                add("bytes read a get", Better::Lower, Goal::None, each(account.read as f64));
+                add("CPU us a get", Better::Lower, Goal::None, each(account.cpu.as_secs_f64() * 1e6));
+                if let Some(reads) = reads {
+                    add("device reads a get", Better::Neither, Goal::AtMost(1.1), each(reads as f64));
+                }
+                if kind == Kind::Dynarc
+                    && let Some(device) = device
+                {
+                    let share = many.rate() / device.per_second;
+                    add(&format!("{depth} at once: share of fio"), Better::Neither, Goal::AtLeast(0.85), share);
+                }
+                // A few keys again and again, all of them in the cache.
+                gets_of_all(&mut *store, hot)?;
+                let (cached, _, reads) = measure(&mut *store, 1, hot, seconds / 2)?;
+                add_cached(report, kind, &cached, reads);
+                store.close()
+            })?;
         }
     }
     let rocksdb = [Kind::RocksDb, Kind::RocksDbBlob].iter().any(|k| common.engines().contains(k));

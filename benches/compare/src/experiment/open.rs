@@ -1,7 +1,7 @@
 //! How long a directory takes to serve: closed in order, and after a kill with the log full of what is in no table.
 //! The kill is real: another process loads the directory and ends without a word.
 
-use super::{FOR_EVER, only};
+use super::{FOR_EVER, only, turn};
 use crate::{
     Common, Fallible, device, fio,
     records::{Order, Records},
@@ -62,33 +62,36 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
         }
         for kind in common.engines() {
             say(format_args!("open: round {}, {}", round + 1, kind.name()));
-            let place = common.fresh()?;
-            let keys = options.megabytes * 1_000_000 / large.records.user_bytes();
-            load_and_kill(common, kind, &place.path, &large.records, keys)?;
-            let killed = serve(kind, &place.path, &large, keys)?;
-            let closed = serve(kind, &place.path, &large, keys)?;
-            let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
-            add("serves after a kill: s", Better::Lower, Goal::AtMost(2.0), killed.seconds);
-            add("serves after a close: s", Better::Lower, Goal::AtMost(2.0), closed.seconds);
-            add("on the device: MB", Better::Neither, Goal::None, device::space(&place.path) as f64 / 1e6);
-            drop(place);
-            for (name, sizing) in [("large", &large), ("small", &small)] {
+            turn(&mut report, |report| {
                 let place = common.fresh()?;
-                let keys = options.replay_megabytes * 1_000_000 / sizing.records.user_bytes();
-                load_and_kill(common, kind, &place.path, &sizing.records, keys)?;
-                let opened = serve(kind, &place.path, sizing, keys)?;
-                let row = format!("replay, {name} records: s");
-                report.add(kind.name(), &row, Better::Lower, Goal::None, opened.seconds);
-                // Only Dynarc tells how much it read.
-                let Some(bytes) = opened.replayed else { continue };
-                let speed = bytes as f64 / 1e6 / opened.seconds;
-                let row = format!("replay, {name} records: MB/s");
-                report.add(kind.name(), &row, Better::Higher, Goal::None, speed);
-                if let Some(device) = device {
-                    let row = format!("replay, {name} records: share of fio");
-                    report.add(kind.name(), &row, Better::Neither, Goal::AtLeast(0.5), speed / device);
+                let keys = options.megabytes * 1_000_000 / large.records.user_bytes();
+                load_and_kill(common, kind, &place.path, &large.records, keys)?;
+                let killed = serve(kind, &place.path, &large, keys)?;
+                let closed = serve(kind, &place.path, &large, keys)?;
+                let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
+                add("serves after a kill: s", Better::Lower, Goal::AtMost(2.0), killed.seconds);
+                add("serves after a close: s", Better::Lower, Goal::AtMost(2.0), closed.seconds);
+                add("on the device: MB", Better::Neither, Goal::None, device::space(&place.path) as f64 / 1e6);
+                drop(place);
+                for (name, sizing) in [("large", &large), ("small", &small)] {
+                    let place = common.fresh()?;
+                    let keys = options.replay_megabytes * 1_000_000 / sizing.records.user_bytes();
+                    load_and_kill(common, kind, &place.path, &sizing.records, keys)?;
+                    let opened = serve(kind, &place.path, sizing, keys)?;
+                    let row = format!("replay, {name} records: s");
+                    report.add(kind.name(), &row, Better::Lower, Goal::None, opened.seconds);
+                    // Only Dynarc tells how much it read.
+                    let Some(bytes) = opened.replayed else { continue };
+                    let speed = bytes as f64 / 1e6 / opened.seconds;
+                    let row = format!("replay, {name} records: MB/s");
+                    report.add(kind.name(), &row, Better::Higher, Goal::None, speed);
+                    if let Some(device) = device {
+                        let row = format!("replay, {name} records: share of fio");
+                        report.add(kind.name(), &row, Better::Neither, Goal::AtLeast(0.5), speed / device);
+                    }
                 }
-            }
+                Ok(())
+            })?;
         }
     }
     report.note(format!(

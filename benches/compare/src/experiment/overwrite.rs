@@ -1,7 +1,7 @@
 //! All keys written, then overwritten three times in another order each time: how fast, how many bytes reach the
 //! device for each byte of the user's, how much space is taken beyond what is live, how long acknowledgements pause.
 
-use super::{FOR_EVER, only};
+use super::{FOR_EVER, only, turn};
 use crate::{
     Common, Fallible, device,
     device::Account,
@@ -49,57 +49,66 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
     for round in 0..common.rounds {
         for kind in common.engines() {
             say(format_args!("overwrite: round {}, {}", round + 1, kind.name()));
-            let place = common.fresh()?;
-            let mut store = subject::open(kind, &place.path, &sizing)?;
-            let mut put = |version: u32, order: Order, operations: u64| {
-                let action = Action::Put { version, durable: options.synced };
-                only(&mut *store, Stream { action, workers: options.writers, order, operations, rate: None }, FOR_EVER)
-            };
-            let phase = |account: Account, puts: u64| account.written as f64 / (puts * user_bytes) as f64;
-            let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
+            turn(&mut report, |report| {
+                let place = common.fresh()?;
+                let mut store = subject::open(kind, &place.path, &sizing)?;
+                let mut put = |version: u32, order: Order, operations: u64| {
+                    let action = Action::Put { version, durable: options.synced };
+                    only(
+                        &mut *store,
+                        Stream { action, workers: options.writers, order, operations, rate: None },
+                        FOR_EVER,
+                    )
+                };
+                let phase = |account: Account, puts: u64| account.written as f64 / (puts * user_bytes) as f64;
+                let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
 
-            let before = Account::now();
-            let inserted = put(0, Order::Shuffled { keys, seed: 1 }, keys)?;
-            device::settle(CATCHING_UP);
-            let inserting = Account::now().since(before);
+                let before = Account::now();
+                let inserted = put(0, Order::Shuffled { keys, seed: 1 }, keys)?;
+                device::settle(CATCHING_UP);
+                let inserting = Account::now().since(before);
 
-            let (before, begun) = (Account::now(), Instant::now());
-            let overwrites = keys * u64::from(options.times);
-            let (overwritten, most) =
-                device::most_space(&place.path, || put(1, Order::Shuffled { keys, seed: 2 }, overwrites));
-            let overwritten = overwritten?;
-            let end = device::space(&place.path);
-            let loud = begun.elapsed();
-            device::settle(CATCHING_UP);
-            let (overwriting, quiet) = (Account::now().since(before), begun.elapsed());
-            let settled = device::space(&place.path);
+                let (before, begun) = (Account::now(), Instant::now());
+                let overwrites = keys * u64::from(options.times);
+                let (overwritten, most) =
+                    device::most_space(&place.path, || put(1, Order::Shuffled { keys, seed: 2 }, overwrites));
+                let overwritten = overwritten?;
+                let end = device::space(&place.path);
+                let loud = begun.elapsed();
+                device::settle(CATCHING_UP);
+                let (overwriting, quiet) = (Account::now().since(before), begun.elapsed());
+                let settled = device::space(&place.path);
 
-            let megabytes = |rate: f64| rate * user_bytes as f64 / 1e6;
-            add("inserts: MB/s", Better::Higher, Goal::None, megabytes(inserted.rate()));
-            add("overwrites: MB/s", Better::Higher, Goal::TimesBest(1.5), megabytes(overwritten.rate()));
-            let caught_up = overwrites as f64 / (quiet - Duration::from_secs(1)).max(loud).as_secs_f64();
-            add("overwrites: MB/s, caught up", Better::Higher, Goal::None, megabytes(caught_up));
-            add("inserts: bytes to device / user bytes", Better::Lower, Goal::AtMost(1.3), phase(inserting, keys));
-            let name = "overwrites: bytes to device / user bytes";
-            add(name, Better::Lower, Goal::AtMost(1.7), phase(overwriting, overwrites));
-            add("space / live, at most", Better::Lower, Goal::AtMost(1.5), most as f64 / live);
-            add("space / live, at the last put", Better::Lower, Goal::None, end as f64 / live);
-            add("space / live, caught up", Better::Lower, Goal::AtMost(1.5), settled as f64 / live);
-            let gap = overwritten.longest_gap.as_secs_f64() * 1e3;
-            add("longest gap between acknowledgements ms", Better::Lower, Goal::AtMost(50.0), gap);
-            add("longest put ms", Better::Lower, Goal::None, overwritten.longest() / 1e3);
-            add("p99 us", Better::Lower, Goal::None, overwritten.quantile(0.99));
-            let cpu = (inserting.cpu + overwriting.cpu).as_secs_f64() * 1e6;
-            add("CPU us a put", Better::Lower, Goal::None, cpu / (keys + overwrites) as f64);
-            let gauges = store.gauges()?;
-            let counts =
-                [("flushes", gauges.flushes), ("compactions", gauges.compactions), ("collections", gauges.collections)];
-            for (name, count) in counts {
-                if let Some(count) = count {
-                    add(name, Better::Neither, Goal::None, count as f64);
+                let megabytes = |rate: f64| rate * user_bytes as f64 / 1e6;
+                add("inserts: MB/s", Better::Higher, Goal::None, megabytes(inserted.rate()));
+                add("overwrites: MB/s", Better::Higher, Goal::TimesBest(1.5), megabytes(overwritten.rate()));
+                let caught_up = overwrites as f64 / (quiet - Duration::from_secs(1)).max(loud).as_secs_f64();
+                add("overwrites: MB/s, caught up", Better::Higher, Goal::None, megabytes(caught_up));
+                add("inserts: bytes to device / user bytes", Better::Lower, Goal::AtMost(1.3), phase(inserting, keys));
+                let name = "overwrites: bytes to device / user bytes";
+                add(name, Better::Lower, Goal::AtMost(1.7), phase(overwriting, overwrites));
+                add("space / live, at most", Better::Lower, Goal::AtMost(1.5), most as f64 / live);
+                add("space / live, at the last put", Better::Lower, Goal::None, end as f64 / live);
+                add("space / live, caught up", Better::Lower, Goal::AtMost(1.5), settled as f64 / live);
+                let gap = overwritten.longest_gap.as_secs_f64() * 1e3;
+                add("longest gap between acknowledgements ms", Better::Lower, Goal::AtMost(50.0), gap);
+                add("longest put ms", Better::Lower, Goal::None, overwritten.longest() / 1e3);
+                add("p99 us", Better::Lower, Goal::None, overwritten.quantile(0.99));
+                let cpu = (inserting.cpu + overwriting.cpu).as_secs_f64() * 1e6;
+                add("CPU us a put", Better::Lower, Goal::None, cpu / (keys + overwrites) as f64);
+                let gauges = store.gauges()?;
+                let counts = [
+                    ("flushes", gauges.flushes),
+                    ("compactions", gauges.compactions),
+                    ("collections", gauges.collections),
+                ];
+                for (name, count) in counts {
+                    if let Some(count) = count {
+                        add(name, Better::Neither, Goal::None, count as f64);
+                    }
                 }
-            }
-            store.close()?;
+                store.close()
+            })?;
         }
     }
     report.note(format!(

@@ -1,6 +1,6 @@
 //! Durable puts of fresh keys: how many a second, how late, how many share a sync, and what a lone writer waits for.
 
-use super::only;
+use super::{only, turn};
 use crate::{
     Common, Fallible, device,
     device::Account,
@@ -42,41 +42,44 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
     for round in 0..common.rounds {
         for kind in common.engines() {
             say(format_args!("puts: round {}, {}", round + 1, kind.name()));
-            let place = common.fresh()?;
-            let mut store = subject::open(kind, &place.path, &sizing)?;
-            let mut first = 0;
-            let mut puts = |workers: usize, operations: u64, limit: Duration| -> Fallible<(Outcome, Account)> {
-                let order = Order::Random { keys: u64::MAX, seed: first };
-                first += 1;
-                let stream = Stream {
-                    action: Action::Put { version: 0, durable: true },
-                    workers,
-                    order,
-                    operations,
-                    rate: None,
+            turn(&mut report, |report| {
+                let place = common.fresh()?;
+                let mut store = subject::open(kind, &place.path, &sizing)?;
+                let mut first = 0;
+                let mut puts = |workers: usize, operations: u64, limit: Duration| -> Fallible<(Outcome, Account)> {
+                    let order = Order::Random { keys: u64::MAX, seed: first };
+                    first += 1;
+                    let stream = Stream {
+                        action: Action::Put { version: 0, durable: true },
+                        workers,
+                        order,
+                        operations,
+                        rate: None,
+                    };
+                    let before = Account::now();
+                    let outcome = only(&mut *store, stream, limit)?;
+                    Ok((outcome, Account::now().since(before)))
                 };
-                let before = Account::now();
-                let outcome = only(&mut *store, stream, limit)?;
-                Ok((outcome, Account::now().since(before)))
-            };
-            let seconds = Duration::from_secs(options.seconds);
-            let (lone, _) = puts(1, options.lone, seconds)?;
-            let (many, account) = puts(options.writers, u64::MAX, seconds)?;
-            add_many(&mut report, options, kind, &many, account, sizing.records.user_bytes());
-            report.add(kind.name(), "1 writer: p50 us", Better::Lower, Goal::None, lone.quantile(0.5));
-            report.add(kind.name(), "1 writer: p99 us", Better::Lower, Goal::None, lone.quantile(0.99));
-            let bare = device::bare_writes(&place.path, sizing.records.user_bytes() as usize, options.lone as usize)?;
-            if kind == Kind::Dynarc {
-                add_syncs(&mut report, &mut *store, options, seconds / 2)?;
-                report.add(DEVICE, "1 writer: p50 us", Better::Lower, Goal::None, bare.reserved);
-                report.add(DEVICE, "the same into written space", Better::Neither, Goal::None, bare.written);
-                let name = "p50 of 1 writer over bare";
-                let (better, asked) = (Better::Neither, Goal::AtMost(1.2));
-                report.add(kind.name(), name, better, asked, lone.quantile(0.5) / bare.reserved);
-                let name = "p50 of 1 writer over bare into written space";
-                report.add(kind.name(), name, better, Goal::None, lone.quantile(0.5) / bare.written);
-            }
-            store.close()?;
+                let seconds = Duration::from_secs(options.seconds);
+                let (lone, _) = puts(1, options.lone, seconds)?;
+                let (many, account) = puts(options.writers, u64::MAX, seconds)?;
+                add_many(report, options, kind, &many, account, sizing.records.user_bytes());
+                report.add(kind.name(), "1 writer: p50 us", Better::Lower, Goal::None, lone.quantile(0.5));
+                report.add(kind.name(), "1 writer: p99 us", Better::Lower, Goal::None, lone.quantile(0.99));
+                let bare =
+                    device::bare_writes(&place.path, sizing.records.user_bytes() as usize, options.lone as usize)?;
+                if kind == Kind::Dynarc {
+                    add_syncs(report, &mut *store, options, seconds / 2)?;
+                    report.add(DEVICE, "1 writer: p50 us", Better::Lower, Goal::None, bare.reserved);
+                    report.add(DEVICE, "the same into written space", Better::Neither, Goal::None, bare.written);
+                    let name = "p50 of 1 writer over bare";
+                    let (better, asked) = (Better::Neither, Goal::AtMost(1.2));
+                    report.add(kind.name(), name, better, asked, lone.quantile(0.5) / bare.reserved);
+                    let name = "p50 of 1 writer over bare into written space";
+                    report.add(kind.name(), name, better, Goal::None, lone.quantile(0.5) / bare.written);
+                }
+                store.close()
+            })?;
         }
     }
     report.note(format!(

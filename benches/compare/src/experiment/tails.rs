@@ -1,7 +1,7 @@
 //! What compaction and collection do to gets: gets arrive at half of what the engine can serve, first alone, then beside
 //! overwrites with all background work held back, then beside the same overwrites with background work saturated.
 
-use super::{FOR_EVER, load, only};
+use super::{FOR_EVER, load, only, turn};
 use crate::{
     Common, Fallible, device,
     records::Order,
@@ -43,7 +43,7 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
     for round in 0..common.rounds {
         for kind in common.engines() {
             say(format_args!("tails: round {}, {}", round + 1, kind.name()));
-            measure(common, options, &mut report, kind, &sizing, keys)?;
+            turn(&mut report, |report| measure(common, options, report, kind, &sizing, keys))?;
         }
     }
     report.note(format!(

@@ -15,8 +15,8 @@ use std::path::Path;
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
 /// Values from here on go to blob files.
 const BLOB_BYTES_MIN: u64 = 1024;
-/// Share of garbage, over the oldest files, at which blob files are collected.
-const GARBAGE_SHARE: f64 = 0.3;
+/// Blob files are collected when this share of the oldest quarter of them is garbage.
+const GARBAGE_SHARE: f64 = 0.5;
 
 pub struct Rocks {
     peer: RocksPeer,
@@ -65,7 +65,7 @@ fn options(sizing: &Sizing, blobs: bool) -> Options {
         options.set_min_blob_size(BLOB_BYTES_MIN);
         options.set_blob_compression_type(DBCompressionType::None);
         options.set_enable_blob_gc(true);
-        options.set_blob_gc_age_cutoff(1.0);
+        options.set_blob_gc_age_cutoff(0.25);
         options.set_blob_gc_force_threshold(GARBAGE_SHARE);
         options.set_blob_cache(&cache);
     }

@@ -29,7 +29,7 @@ pub fn run(peer: &impl Peer, records: &Records, work: &Work) -> Fallible<Vec<Out
         let labours: Vec<_> = crews
             .iter()
             .map(|crew| -> Vec<_> {
-                (0..crew.stream.workers).map(|_| scope.spawn(|| labour(peer, records, crew))).collect()
+                (0..crew.stream.workers).map(|_| scope.spawn(move || labour(peer, records, crew))).collect()
             })
             .collect();
         scope.spawn(|| {
@@ -43,7 +43,7 @@ pub fn run(peer: &impl Peer, records: &Records, work: &Work) -> Fallible<Vec<Out
             let mut latency = histogram();
             for labour in labours {
                 let ended = labour.join().map_err(|_| "a worker has panicked".to_string());
-                match ended.and_then(|result| result) {
+                match ended.flatten() {
                     Ok(own) => latency.add(own).expect("bounds are equal"),
                     Err(error) => {
                         crews.iter().for_each(Progress::stop);
