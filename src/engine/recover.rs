@@ -493,6 +493,7 @@ async fn replay<D: Disk>(
                     }
                 }
                 store.log.position.set(position + batch.padded());
+                count(&store.counters.replayed_bytes, batch.padded());
                 segment.end.set(batch.offset + batch.padded());
             }
             Found::Damage { from, to } => {

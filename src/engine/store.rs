@@ -130,6 +130,7 @@ pub struct Counters {
     pub user_bytes_written: Cell<u64>,
     pub device_bytes_written: Cell<u64>,
     pub device_reads: Cell<u64>,
+    pub replayed_bytes: Cell<u64>,
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
     pub collections: Cell<u64>,
@@ -459,6 +460,7 @@ impl<D: Disk> Store<D> {
             user_bytes_written: counters.user_bytes_written.get(),
             device_bytes_written: counters.device_bytes_written.get(),
             device_reads: counters.device_reads.get() + self.blocks.reads(),
+            replayed_bytes: counters.replayed_bytes.get(),
             memtable_bytes: self.memtable_bytes.get() as u64,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
@@ -478,9 +480,10 @@ impl<D: Disk> Store<D> {
             let tables = slice.tables.borrow();
             stats.tables += tables.tables().count() as u64;
             stats.table_bytes += tables.bytes();
-            stats.memory_bytes += tables.memory_bytes();
+            stats.table_memory_bytes += tables.memory_bytes();
             stats.compaction_backlog_bytes += tables.backlog_bytes(&self.options);
         }
+        stats.memory_bytes += stats.table_memory_bytes;
         self.space_changed();
         let space = self.space_use();
         let allowed = self.space_allowed(space.live, self.options.space_percent_start);

@@ -183,6 +183,10 @@ pub struct EngineStats {
     /// Places known to be damaged: see `Engine::damage`.
     pub damaged_places: u64,
     pub memory_bytes: u64,
+    /// Filters and indexes of tables; part of `memory_bytes`.
+    pub table_memory_bytes: u64,
+    /// Batches of the log that were read at the opening, those of other shards' records included.
+    pub replayed_bytes: u64,
     /// 1 when writes are refused because the disk is full.
     pub read_only: u64,
 }

@@ -6,7 +6,7 @@ use crate::{
         identity::Identity,
         world::Arrival,
     },
-    engine::{Background, Engine},
+    engine::Background,
     http::HttpLimits,
     server::{
         clients, clock,
@@ -24,7 +24,10 @@ use crate::{
     types::{Address, ShardId},
 };
 use crossbeam_channel::{Receiver, Sender};
-use futures_util::{FutureExt, future::select};
+use futures_util::{
+    FutureExt,
+    future::{LocalBoxFuture, select},
+};
 use glommio::{Latency, Shares, SharesManager, TaskQueueHandle, channels::local_channel};
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -155,18 +158,16 @@ impl Failures {
     }
 }
 
-fn text(error: impl Display) -> String {
+pub(super) fn text(error: impl Display) -> String {
     error.to_string()
 }
 
 /// Gives background work its part of the core and of the disk.
 #[derive(Default)]
-struct Urgency(OnceCell<(Engine<RingDisk>, Rc<RingDisk>)>);
+pub(super) struct Urgency(pub(super) OnceCell<Box<dyn Fn() -> f64>>);
 impl SharesManager for Urgency {
     fn shares(&self) -> usize {
-        let Some((engine, disk)) = self.0.get() else { return *BACKGROUND_SHARES.start() };
-        let urgency = engine.urgency();
-        disk.set_urgency(urgency);
+        let Some(urgency) = self.0.get().map(|urgency| urgency()) else { return *BACKGROUND_SHARES.start() };
         let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
         BACKGROUND_SHARES.start() + more as usize
     }
@@ -183,13 +184,35 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
     }
 }
 
+/// The queues of the calling executor: what clients wait for, and what they do not; and what the second one's part goes by.
+pub(super) fn queues() -> (TaskQueueHandle, TaskQueueHandle, Rc<Urgency>) {
+    let executor = glommio::executor();
+    let queue = |shares, name| executor.create_task_queue(shares, Latency::Matters(LATENCY), name);
+    let urgency = Rc::<Urgency>::default();
+    let background = queue(Shares::Dynamic(urgency.clone()), "compaction");
+    (queue(Shares::Static(SERVING_SHARES), "serving"), background, urgency)
+}
+
+/// Drives the background futures of an engine, each in the queue of its kind.
+pub(super) fn host(
+    ring: &Ring,
+    compaction: TaskQueueHandle,
+    background: Vec<(Background, LocalBoxFuture<'static, ()>)>,
+) -> Result<(), String> {
+    for (kind, future) in background {
+        match kind {
+            Background::Log => ring.spawn(future),
+            Background::Compaction => {
+                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Runs a core until the node stops.
 pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
-    let executor = glommio::executor();
-    let serving = executor.create_task_queue(Shares::Static(SERVING_SHARES), Latency::Matters(LATENCY), "serving");
-    let urgency = Rc::<Urgency>::default();
-    let shares = Shares::Dynamic(urgency.clone());
-    let compaction = executor.create_task_queue(shares, Latency::Matters(LATENCY), "compaction");
+    let (serving, compaction, urgency) = queues();
     let task = glommio::spawn_local_into(serve(core, compaction, urgency), serving).map_err(text)?;
     task.await
 }
@@ -237,16 +260,15 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
     };
     let Core { driver, background, handle } =
         start(world.clone(), disk.clone(), world.inbox.clone(), setup).await.map_err(text)?;
-    for (kind, future) in background {
-        match kind {
-            Background::Log => ring.spawn(future),
-            Background::Compaction => {
-                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
-            }
-        }
-    }
+    host(&ring, compaction, background)?;
     drop(world.handle.set(handle.clone()));
-    drop(urgency.0.set((handle.engine().clone(), disk)));
+    let engine = handle.engine().clone();
+    let look = move || {
+        let urgency = engine.urgency();
+        disk.set_urgency(urgency);
+        urgency
+    };
+    drop(urgency.0.set(Box::new(look)));
     ring.spawn(watch_backlog(world.clone(), handle.clone()));
     ring.spawn(tell_damage(handle.clone(), address.shard));
 

@@ -12,6 +12,7 @@
 mod checks;
 mod core;
 pub mod doctor;
+pub mod embedded;
 mod error;
 
 pub use error::StartError;

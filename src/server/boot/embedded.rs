@@ -1,0 +1,105 @@
+//! A core without a node: an executor pinned like a shard's, its ring, and engines opened on directories, their
+//! background work hosted as `serve` hosts it. No ports, no ring of members, no identity: for programs that want the
+//! engine alone, and for measurements of it.
+//!
+//! Nothing guards the directory here: it must not be that of a running node, nor be open twice.
+
+use super::core::{self, Urgency};
+use crate::{
+    engine::{Engine, disk::Disk, error::EngineError, types::EngineOptions},
+    server::{
+        disk::RingDisk,
+        options::ServeOptions,
+        probe,
+        ring::{Alone, Ring},
+    },
+    types::{ShardId, SliceId},
+};
+use glommio::{Placement, TaskQueueHandle};
+use std::{cell::RefCell, future::Future, io, path::Path, rc::Rc, time::Duration};
+
+/// What a body of [`run`] has at hand. Cheap to clone; never leaves its core.
+#[derive(Clone)]
+pub struct EmbeddedCore {
+    ring: Rc<Ring>,
+    compaction: TaskQueueHandle,
+    urgency: Rc<Urgency>,
+    raise: Rc<RefCell<Vec<Raise>>>,
+}
+
+/// Gives background work of a disk its part, by its urgency.
+type Raise = Box<dyn Fn(f64)>;
+
+impl EmbeddedCore {
+    /// A directory, which must exist, as this core sees it. The first time the faster call of its drive for syncs is
+    /// tried, up to a second long, and remembered in the directory.
+    pub fn disk(&self, path: &Path) -> io::Result<RingDisk> {
+        let disk = RingDisk::new(self.ring.clone(), path)?.syncing_by(probe::sync_call(path)?);
+        self.raise.borrow_mut().push(Box::new(disk.raise()));
+        Ok(disk)
+    }
+
+    /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure.
+    pub async fn open<D: Disk>(
+        &self,
+        disk: Rc<D>,
+        slices: &[SliceId],
+        options: EngineOptions,
+    ) -> Result<Engine<D>, EngineError> {
+        let opened = Engine::open(disk, ShardId(0), slices, options).await?;
+        core::host(&self.ring, self.compaction, opened.background).map_err(EngineError::Failed)?;
+        // Background work of all engines of this core goes by the first one's backlog.
+        let (engine, raise) = (opened.engine.clone(), self.raise.clone());
+        let look = move || {
+            let urgency = engine.urgency();
+            raise.borrow().iter().for_each(|raise| raise(urgency));
+            urgency
+        };
+        drop(self.urgency.0.set(Box::new(look)));
+        Ok(opened.engine)
+    }
+
+    /// Runs a task beside the others of this core.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.ring.spawn(task);
+    }
+
+    /// Ready after `duration`, a little later rather than earlier.
+    pub async fn pause(&self, duration: Duration) {
+        self.ring.pause(duration).await;
+    }
+}
+
+/// Runs `body` on the calling thread as the only work of a core, pinned to `cpu` if there is one, until it ends.
+/// Engines that it opened should be closed by then: what is in flight is abandoned. An error means that the kernel
+/// allows no executor or no ring, or that the ring has failed.
+pub fn run<F, T>(cpu: Option<usize>, body: impl FnOnce(EmbeddedCore) -> F + 'static) -> Result<T, String>
+where
+    F: Future<Output = T> + 'static,
+    T: 'static,
+{
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let options = ServeOptions::new("");
+    let executor = super::executor(placement, &options, "embedded").make().map_err(core::text)?;
+    executor.run(async move {
+        let (serving, compaction, urgency) = core::queues();
+        let life = async move {
+            let ring = Ring::new().map_err(core::text)?;
+            let driving = glommio::spawn_local(ring.clone().drive(Alone)).detach();
+            let (ended, result) = glommio::channels::local_channel::new_bounded(1);
+            let embedded = EmbeddedCore { ring: ring.clone(), compaction, urgency, raise: Rc::default() };
+            let body = body(embedded);
+            let stopper = ring.clone();
+            ring.spawn(async move {
+                // Nobody listens when the ring has failed.
+                drop(ended.try_send(body.await));
+                stopper.stop();
+            });
+            if let Some(Err(error)) = driving.await {
+                return Err(core::text(error));
+            }
+            result.recv().await.ok_or_else(|| "the ring has stopped before its body ended".to_string())
+        };
+        glommio::spawn_local_into(life, serving).map_err(core::text)?.await
+    })
+}
