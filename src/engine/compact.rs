@@ -112,6 +112,8 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>
 fn choose_for_drops<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
     let ready = |s: &&Rc<Slice<D>>| s.strikes.get() < STRIKES_MAX && !s.drops.borrow().is_empty();
     for slice in store.slices().filter(ready) {
+        // No compaction is under way that began before: every table that it could still write has been written.
+        slice.drops.borrow_mut().settle(slice.in_tables.get(), slice.next_table.get());
         let Some(below) = slice.drops.borrow().rewrite_below() else { continue };
         match compaction::choose_for_drops(&slice.tables.borrow(), &store.options, below) {
             Choice::Rest => forget_drops(store, slice),

@@ -163,7 +163,7 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
             return Err(error);
         }
         Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(vec![table], &[]);
-        slice.drops.borrow_mut().settle(memtable.last_sequence(), slice.next_table.get());
+        slice.in_tables.set(memtable.last_sequence());
         for (segment, bytes) in &change.lost {
             if let Some(segment) = store.segment(*segment) {
                 segment.remove_live(*bytes);

@@ -190,9 +190,9 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
     }
     let loaded = drops::load(&tables).await;
     let slice = Slice::new(id, manifest, tables, next_table);
+    slice.in_tables.set(slice.manifest.borrow().state.flushed_sequence);
     match loaded {
-        Ok(mut drops) => {
-            drops.settle(slice.manifest.borrow().state.flushed_sequence, next_table);
+        Ok(drops) => {
             slice.drops.replace(drops);
         }
         // What was dropped would come back.
@@ -389,7 +389,7 @@ async fn replay_all<D: Disk>(
 /// A mark is written when every record of its segment is durably in tables: a manifest that says less has lost what it
 /// once said, and nobody knows which tables the slice had.
 fn check_manifests<D: Disk>(store: &Store<D>, candidate: &Candidate<D::File>, damage: &mut Vec<Damage>) {
-    for (id, last) in candidate.mark.iter().flat_map(|mark| &mark.last) {
+    for (id, last) in candidate.mark.iter().filter(|mark| !mark.partial).flat_map(|mark| &mark.last) {
         let Ok(slice) = store.serving(*id) else { continue };
         if slice.manifest.borrow().state.flushed_sequence >= *last {
             continue;

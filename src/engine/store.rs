@@ -47,6 +47,8 @@ pub struct Slice<D: Disk> {
     pub next_table: Cell<u64>,
     /// What was dropped and is perhaps still there.
     pub drops: RefCell<Drops>,
+    /// Every record up to this sequence is in a table of the set.
+    pub in_tables: Cell<u64>,
     /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
     pub lost: OnceCell<EngineError>,
     /// A damaged place of the log held records that were in no table, perhaps of this slice.
@@ -67,6 +69,7 @@ impl<D: Disk> Slice<D> {
             swaps: Cell::new(0),
             next_table: Cell::new(next_table),
             drops: RefCell::default(),
+            in_tables: Cell::new(0),
             lost: OnceCell::new(),
             may_have_lost: Cell::new(false),
             strikes: Cell::new(0),

@@ -11,7 +11,7 @@ use crate::{
         drops::Drops,
         error::EngineError,
         table::{Builder, Flaw, TableMeta, filter_hash, path},
-        types::{EngineOptions, ValuePointer},
+        types::{EngineOptions, Stored, ValuePointer},
     },
     types::SliceId,
 };
@@ -122,6 +122,11 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
                     (Bytes::copy_from_slice(record.key), record.sequence, SmallVec::new());
                 let read = record.pointers(|pointer| pointers.push(pointer));
                 read.map_err(|flaw| damaged_record(self.slice, flaw))?;
+                // What older records there are stays behind it: they have stopped counting as live long ago.
+                if may_hold_older(merge, &key) {
+                    self.builder().await?.add(&key, sequence, &Stored::Delete).await?;
+                    self.close_if(|bytes, most| bytes >= most).await?;
+                }
                 self.hidden.push(Hidden { key, sequence, pointers });
                 continue;
             }

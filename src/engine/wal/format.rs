@@ -142,6 +142,8 @@ pub struct Mark {
     pub record_bytes: u64,
     /// The greatest sequence of each slice that has records in it.
     pub last: Vec<(SliceId, u64)>,
+    /// Written by one of several cores with records in it: it speaks for that core's slices only.
+    pub partial: bool,
 }
 impl Mark {
     pub fn encode(&self, out: &mut [u8]) {
@@ -154,6 +156,7 @@ impl Mark {
         out[40..48].copy_from_slice(&self.value_bytes.to_le_bytes());
         out[48..56].copy_from_slice(&self.record_bytes.to_le_bytes());
         out[56..60].copy_from_slice(&(self.last.len() as u32).to_le_bytes());
+        out[60] = self.partial.into();
         for (entry, (slice, last)) in out[MARK_HEADER_BYTES..].chunks_exact_mut(MARK_ENTRY_BYTES).zip(&self.last) {
             entry[..2].copy_from_slice(&slice.0.to_le_bytes());
             entry[2..].copy_from_slice(&last.to_le_bytes());
@@ -177,6 +180,7 @@ impl Mark {
             value_bytes: u64_at(bytes, 40),
             record_bytes: u64_at(bytes, 48),
             last: entries.map(|e| (SliceId(u16_at(e, 0)), u64_at(e, 2))).collect(),
+            partial: bytes[60] != 0,
         })
     }
 }
@@ -562,6 +566,7 @@ mod tests {
             value_bytes: 70,
             record_bytes: 7,
             last: vec![(SliceId(0), 77), (SliceId(9), 78)],
+            partial: true,
         };
         let mut bytes = vec![0; PAGE];
         mark.encode(&mut bytes);

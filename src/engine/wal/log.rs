@@ -380,6 +380,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
         }
     }
     head.ended.set(true);
+    head.changed.wake();
     let error = store.failure().unwrap_or_else(|| EngineError::Failed("the engine is closed".into()));
     while let Some(pending) = head.pop() {
         pending.done.resolve(Err(error.clone()));
@@ -679,7 +680,9 @@ pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
 }
 
 fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File>> {
-    if store.has_failed() || (store.stopping.get() && head.queue.borrow().is_empty()) {
+    // As long as the head may write, it may need a segment: collection can still ask for one after the engine was told to
+    // stop.
+    if store.has_failed() || head.ended.get() {
         return Some(Chore::End);
     }
     let wanted = head.wanted.get();

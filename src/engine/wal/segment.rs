@@ -196,6 +196,7 @@ impl<F: DiskFile> Segment<F> {
             value_bytes: self.value_bytes.get(),
             record_bytes: self.record_bytes.get(),
             last,
+            partial: self.shared,
         };
         let mut buffer = PageBuffer::zeroed(mark_bytes(mark.last.len()));
         mark.encode(buffer.as_mut_slice());
