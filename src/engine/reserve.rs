@@ -144,8 +144,9 @@ pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
     let available = || store.disk.space().map_or(0, |space| space.available);
     let before = available();
     store.want_space();
-    let at_work = || store.reclaim.get().is_some() || store.collecting.get() || collect::has_work(store);
-    let hope = || !store.ending() && !store.flush_blocked.get() && at_work();
+    // A flush that is blocked goes on after the next collection.
+    let reclaims = || store.reclaim.get().is_some() && !store.flush_blocked.get();
+    let hope = || !store.ending() && (store.collecting.get() || collect::has_work(store) || reclaims());
     store.work.until(|| (available() > before || !hope()).then_some(())).await;
     available() > before
 }
