@@ -12,6 +12,7 @@ use crate::{
         options::ServeOptions,
         probe,
         ring::{Alone, Ring},
+        ticker::Ticker,
     },
     types::{ShardId, SliceId},
 };
@@ -65,11 +66,16 @@ where
 {
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
     let options = ServeOptions::new("");
+    let ticker = Ticker::start().map_err(core::text)?;
+    let pulse = ticker.pulse();
+    let turns = pulse.turns();
     let executor = super::executor(placement, &options, "embedded").make().map_err(core::text)?;
-    executor.run(async move {
+    executor.spawn(pulse.keep()).detach();
+    let result = executor.run(async move {
         let (serving, compaction) = core::queues();
         let life = async move {
             let ring = Ring::new().map_err(core::text)?;
+            ring.count_turns(turns);
             let driving = glommio::spawn_local(ring.clone().drive(Alone)).detach();
             let (ended, result) = glommio::channels::local_channel::new_bounded(1);
             let embedded = EmbeddedCore { ring: ring.clone(), compaction };
@@ -86,5 +92,7 @@ where
             result.recv().await.ok_or_else(|| "the ring has stopped before its body ended".to_string())
         };
         glommio::spawn_local_into(life, serving).map_err(core::text)?.await
-    })
+    });
+    ticker.stop();
+    result
 }
