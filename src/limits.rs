@@ -179,12 +179,22 @@ pub const FILTER_BITS_PER_KEY: usize = 10;
 pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Bytes of values that a core caches.
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
-/// Share of dead bytes in a sealed segment that makes it worth collecting, in percent.
-pub const SEGMENT_DEAD_PERCENT: u64 = 40;
+/// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
+pub const SEGMENT_DEAD_PERCENT: u64 = 10;
+/// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
+pub const SPACE_PERCENT_START: u64 = 132;
+/// At which collection goes as fast as it can.
+pub const SPACE_PERCENT_MAX: u64 = 142;
+/// Segments that do not count as space in use: those that are being filled, and those in reserve.
+pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.
 pub const DISK_FULL_PERCENT: u64 = 95;
+/// Seconds of recent writes that background work may be behind before the node says so.
+pub const BACKLOG_ALERT: Duration = Duration::from_secs(30);
 /// Files that a core's reserve of space consists of.
-pub const RESERVE_PIECES: usize = 4;
+pub const RESERVE_PIECES: usize = 6;
+/// How many of them the log may have for deletes; the others are for flush and collection, and the last for a start.
+pub const RESERVE_PIECES_LOG: usize = 2;
 /// Bytes of one of them; less on a small file system.
 pub const RESERVE_PIECE_BYTES_MAX: usize = 4 * MIB;
 /// Shares of a file system that segments, and memtables with the log behind them, take at most: on a small one they are
@@ -206,7 +216,9 @@ const _: () = {
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);
-    assert!(RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE));
+    assert!(
+        RESERVE_PIECES_LOG + 2 <= RESERVE_PIECES && RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE)
+    );
     assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
     assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
     assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);
@@ -216,5 +228,6 @@ const _: () = {
     assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
     assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
     assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());
+    assert!(SPACE_PERCENT_START > 100 && SPACE_PERCENT_START < SPACE_PERCENT_MAX);
     assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos());
 };

@@ -3,6 +3,8 @@
 #[path = "engine_suite/rig.rs"]
 mod rig;
 
+#[path = "engine_suite/background.rs"]
+mod background;
 #[path = "engine_suite/corruption.rs"]
 mod corruption;
 #[path = "engine_suite/crash.rs"]

@@ -84,6 +84,11 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
     let summary =
         format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
+    let late = cluster.members.iter().zip(nodes).filter_map(|(member, node)| {
+        let figures = node.as_ref().map(|n| n.figures).filter(|f| f.backlog_alert > 0)?;
+        let seconds = figures.compaction_backlog_seconds.max(figures.collection_backlog_seconds);
+        Some(format!("{}: background work is {seconds} s of writes behind\n", member.address))
+    });
     let full = nodes.iter().flatten().filter(|n| n.figures.read_only > 0).map(|n| n.address.to_string());
     let full: Vec<_> = full.collect();
     let hint = match &full[..] {
@@ -93,7 +98,7 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             full.join(", ")
         ),
     };
-    output::table(titles, rows) + &summary + &hint
+    output::table(titles, rows) + &summary + &hint + &late.collect::<String>()
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {

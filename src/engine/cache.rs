@@ -12,7 +12,7 @@ use quick_cache::{
     unsync::{Cache, DefaultLifecycle},
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
@@ -67,23 +67,31 @@ fn entries<K: Hash + Eq>(bytes: usize, entry_bytes: usize) -> RefCell<Entries<K>
 }
 
 /// Verified blocks of tables.
-pub struct BlockCache(RefCell<Entries<BlockKey>>);
+pub struct BlockCache {
+    entries: RefCell<Entries<BlockKey>>,
+    reads: Cell<u64>,
+}
 
 impl BlockCache {
     /// Holds at most `bytes`, its own cost included. 0 caches nothing.
     pub fn new(bytes: usize) -> BlockCache {
-        BlockCache(entries(bytes, crate::limits::BLOCK_BYTES))
+        BlockCache { entries: entries(bytes, crate::limits::BLOCK_BYTES), reads: Cell::new(0) }
     }
     pub fn get(&self, slice: SliceId, table: u64, block: u32) -> Option<Bytes> {
-        self.0.borrow_mut().get(&(slice, table, block)).cloned()
+        self.entries.borrow_mut().get(&(slice, table, block)).cloned()
     }
-    /// Keeps `bytes` as they are: the caller has copied them out of the read buffer.
+    /// Keeps `bytes` as they are: the caller has read them, and copied them out of the read buffer.
     pub fn insert(&self, slice: SliceId, table: u64, block: u32, bytes: Bytes) {
-        self.0.borrow_mut().insert((slice, table, block), bytes);
+        self.reads.set(self.reads.get() + 1);
+        self.entries.borrow_mut().insert((slice, table, block), bytes);
+    }
+    /// Blocks that were read because they were not here.
+    pub fn reads(&self) -> u64 {
+        self.reads.get()
     }
     /// Bytes in use, estimated.
     pub fn memory_bytes(&self) -> u64 {
-        self.0.borrow().weight()
+        self.entries.borrow().weight()
     }
 }
 

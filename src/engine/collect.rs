@@ -1,28 +1,56 @@
 //! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
-//! A segment is collected only when it is sealed, all of its records are in tables, and no other core has records in
-//! it. Its records are read in order; each that is still current is appended again as a fresh record, on the condition
-//! that it is still current when its batch is sealed. Once the last copy is durable nothing that a read can find points
-//! into the segment any more: pointers that older tables still hold are hidden behind the copies. A read that looked up
-//! its record before meets a missing segment and looks it up again.
+//! A segment is collected only when it is sealed and all of its records are in tables. Its batches are walked in order, their records read apart from their values; the values of those that are still
+//! current are read, verified and appended again as fresh records, on the condition that the record is still current when
+//! its batch is sealed. Once the last copy is durable nothing that a read can find points into the segment any more:
+//! pointers that older tables still hold are hidden behind the copies. A read that looked up its record before meets a
+//! missing segment and looks it up again.
+//!
+//! Nothing is copied before space asks for it: the longer a segment waits, the more of it is dead. From
+//! [`SPACE_PERCENT_START`](crate::limits::SPACE_PERCENT_START) of what is live the emptiest segment is taken, and the work
+//! goes on in step with what clients write: the more space is in use, the more segment a written byte pays for; at
+//! [`SPACE_PERCENT_MAX`](crate::limits::SPACE_PERCENT_MAX) it no longer waits for writes. A segment without any live record
+//! goes at once.
+//!
+//! A segment that was written when slices were dealt to cores in another way holds records of several cores. Each copies
+//! its own live records and releases its part; the last one removes the segment.
 //!
 //! A segment with a damaged place is never collected: what cannot be read cannot be copied.
 
 use super::{
-    disk::{Disk, Lane},
+    disk::{Disk, DiskFile, Lane, PageBuffer},
     error::EngineError,
+    manifest,
     memtable::pointers,
     store::{Store, count},
     types::{Change, Durability, Stored, StoredValue, ValuePointer, Values, Write},
     wal::{
-        format::LogRecord,
+        format::{BatchHeader, LogRecord, decode_records, value_checksum},
         log::{Done, Relocation},
-        reader::{BatchReader, Found},
         segment::{DIRECTORY, Phase, Segment, path},
     },
 };
-use crate::{limits::BATCH_BYTES, types::SliceId};
-use std::rc::Rc;
+use crate::{
+    limits::{BATCH_BYTES, KIB, PAGE},
+    types::SliceId,
+};
+use bytes::Bytes;
+use futures_util::{
+    future::try_join,
+    stream::{FuturesOrdered, StreamExt},
+};
+use std::{cell::Cell, io, ops::Range, rc::Rc};
+
+/// Bytes of segment that a byte written by clients pays for when space in use is at its bound.
+const STRIDE: f64 = 8.0;
+/// Records looked up at once.
+const LOOKUPS: usize = 8;
+/// Bytes read at once where the records of a batch are wanted, and not its values.
+const RECORDS_READ_BYTES: u64 = 16 * KIB as u64;
+/// Bytes read at once where most of a segment is live, or its batches are small.
+const WHOLE_READ_BYTES: u64 = 256 * KIB as u64;
+/// Dead bytes between two live values that are read along rather than left out.
+const GAP_BYTES: u64 = 32 * KIB as u64;
 
 /// Collects whenever some segment is worth it, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
@@ -32,12 +60,19 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         let segment = match &chore {
             Chore::Collect(segment) | Chore::GiveBack(segment) => segment.clone(),
         };
+        store.collecting.set(true);
         let result = match chore {
             Chore::Collect(segment) => {
-                collect(&store, &segment).await.inspect(|()| count(&store.counters.collections, 1))
+                let work = &store.admission.segments;
+                work.at_work.set(true);
+                let collected = collect(&store, &segment).await;
+                work.at_work.set(false);
+                store.room.wake();
+                collected.inspect(|()| count(&store.counters.collections, 1))
             }
             Chore::GiveBack(segment) => remove(&store, &segment).await,
         };
+        store.collecting.set(false);
         match result {
             Ok(()) => {
                 // There is space again for what waits for it.
@@ -57,6 +92,12 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
+/// Whether some segment is worth it.
+pub fn has_work<D: Disk>(store: &Store<D>) -> bool {
+    let given_back = || store.free.borrow().iter().any(|free| Rc::strong_count(free) == 1);
+    choose_segment(store).is_some() || (store.read_only.get() && given_back())
+}
+
 enum Chore<F> {
     Collect(Rc<Segment<F>>),
     /// Kept for another life, which space is too short for.
@@ -70,45 +111,54 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D::File>> {
     {
         return Some(Chore::GiveBack(free));
     }
+    choose_segment(store).map(Chore::Collect)
+}
+
+fn choose_segment<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
+    // Without space for copies only what needs none.
+    let copies = !store.copies_blocked.get() && store.space_pressure() > 0.0;
     let segments = store.segments.borrow();
-    let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.shared && !s.damaged.get());
-    // Without space only what needs no copies.
-    let full = store.copies_blocked.get();
-    let threshold = store.options.segment_dead_percent;
-    let threshold = if store.read_only.get() { threshold / 2 } else { threshold };
-    let worth = ready.filter(|s| s.live.get() == 0 || (!full && s.dead_percent() >= threshold));
-    worth.max_by_key(|s| s.dead_percent()).cloned().map(Chore::Collect)
+    let waits = |s: &Segment<_>| s.copied.get() && s.live.get() > 0;
+    let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.damaged.get() && !waits(s));
+    let least = store.options.segment_dead_percent;
+    let least = if store.read_only.get() { least / 2 } else { least };
+    // What a segment was never used for counts only if no copy of its records would waste as much: that is, once.
+    let gains = |s: &Segment<_>| {
+        let wasted = if s.header.generation < store.generation { s.dead_percent() } else { s.dead_values_percent() };
+        wasted >= least
+    };
+    let worth = ready.filter(|s| s.live.get() == 0 || (copies && gains(s)));
+    worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned()
 }
 
 async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
     if segment.live.get() > 0 {
-        let header = &segment.header;
-        let (start, end) = (u64::from(header.data_start), segment.end.get());
-        let mut reader = BatchReader::new(segment.file.clone(), header, start, end, Lane::Background);
+        let mut walk = Walk::new(segment);
+        let pace = Pace::new(store);
         let mut copies = Vec::new();
-        loop {
-            store.check()?;
-            match reader.next().await? {
-                Found::Batch(_, records) => {
-                    for record in records {
-                        copies.extend(copy_of(store, &reader, record).await?);
-                    }
-                }
-                Found::Damage { from, to } => {
-                    let file = path(segment.id());
-                    return Err(EngineError::Damaged(format!("{file}: bytes {from} to {to}")));
-                }
-                Found::End { .. } => break,
-            }
-            // Many at once, so that they lie close together at their new place.
-            if copies.iter().map(|c: &Copied| c.bytes).sum::<usize>() >= BATCH_BYTES {
-                append(store, std::mem::take(&mut copies)).await?;
-            }
-            store.disk.breathe().await;
+        // While some are on their way to the device, the next are read.
+        while !walk.ended() || !copies.is_empty() {
+            (copies, ()) = try_join(gather(store, &mut walk, &pace), append(store, copies)).await?;
         }
-        append(store, copies).await?;
     }
+    match (segment.shared, segment.live.get()) {
+        (false, _) => release(store, segment).await,
+        (true, 0) => release_part(store, segment).await,
+        // Other cores go by this one's manifests: its part is free when they no longer point there.
+        (true, _) => {
+            segment.copied.set(true);
+            Ok(())
+        }
+    }
+}
+
+/// Gives up a segment that nothing points to.
+async fn release<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
+    // What replaced a record that was not copied must not be lost to a power cut: the old one would be gone as well.
+    store.log.synced(|| store.has_failed()).await;
+    store.check()?;
     store.segments.borrow_mut().remove(&segment.id());
+    store.space_changed();
     store.values.forget_segment(segment.id());
     if store.keep_for_reuse(segment) {
         return Ok(());
@@ -122,11 +172,216 @@ async fn remove<D: Disk>(store: &Store<D>, segment: &Segment<D::File>) -> Result
     Ok(())
 }
 
+/// Gives up this core's part of a segment that holds records of other cores, and the segment if theirs are given up too.
+///
+/// Whether a slice still needs a segment is told by its manifest alone: its records are in tables up to the last one in
+/// the segment, and no newest record of a table points there. Each core makes its own manifests say so first and reads
+/// those of the others afterwards, so whoever is last sees that it is; after a crash the next opening looks again.
+async fn release_part<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
+    let id = segment.id();
+    let last: Vec<_> = segment.last.borrow().iter().map(|(slice, last)| (*slice, *last)).collect();
+    let mut needed = false;
+    for (slice, last) in last {
+        let is_free = |state: &manifest::State| state.flushed_sequence >= last && !state.live.contains_key(&id);
+        let own = store.slice(slice).ok().map(|slice| is_free(&slice.manifest.borrow().state));
+        let free = match own {
+            Some(free) => free,
+            None => manifest::peek(&*store.disk, slice).await?.is_some_and(|state| is_free(&state)),
+        };
+        needed |= !free;
+    }
+    store.segments.borrow_mut().remove(&id);
+    store.space_changed();
+    store.values.forget_segment(id);
+    if needed {
+        return Ok(());
+    }
+    match store.disk.remove(&path(id)).await {
+        // Another core was as quick.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    Ok(store.disk.sync_dir(DIRECTORY).await?)
+}
+
+/// Keeps collection in step with the writes of clients.
+struct Pace<'a, D: Disk> {
+    store: &'a Store<D>,
+    /// Bytes of clients when it was last reckoned, and bytes of segment that they have paid for and are not used up.
+    written: Cell<u64>,
+    credit: Cell<f64>,
+}
+impl<'a, D: Disk> Pace<'a, D> {
+    fn new(store: &'a Store<D>) -> Pace<'a, D> {
+        let written = store.counters.user_bytes_written.get();
+        Pace { store, written: Cell::new(written), credit: Cell::new(0.0) }
+    }
+    /// Waits until so many bytes of segment have been paid for.
+    async fn spend(&self, bytes: u64) -> Result<(), EngineError> {
+        self.credit.set(self.credit.get() - bytes as f64);
+        self.store.log.landed.until(|| self.has_paid().then_some(())).await;
+        self.store.check()
+    }
+    fn has_paid(&self) -> bool {
+        let written = self.store.counters.user_bytes_written.get();
+        let pressure = self.store.space_pressure();
+        let paid = (written - self.written.replace(written)) as f64 * STRIDE * pressure.clamp(0.0, 1.0);
+        self.credit.set((self.credit.get() + paid).min(BATCH_BYTES as f64));
+        self.credit.get() >= 0.0 || pressure >= 1.0 || self.store.ending()
+    }
+}
+
+/// Reads the records of a segment, batch by batch, and as much of their values as there is reason to.
+struct Walk<F> {
+    segment: Rc<Segment<F>>,
+    offset: u64,
+    /// Bytes read at once.
+    ahead: u64,
+    window: PageBuffer,
+    window_start: u64,
+}
+impl<F: DiskFile> Walk<F> {
+    fn new(segment: &Rc<Segment<F>>) -> Walk<F> {
+        let offset = u64::from(segment.header.data_start);
+        let window = PageBuffer::zeroed(0);
+        Walk { segment: segment.clone(), offset, ahead: WHOLE_READ_BYTES, window, window_start: 0 }
+    }
+    fn ended(&self) -> bool {
+        self.offset >= self.segment.end.get()
+    }
+    fn held(&self, range: &Range<u64>) -> Option<&[u8]> {
+        let from = range.start.checked_sub(self.window_start)? as usize;
+        self.window.as_slice().get(from..from.checked_add((range.end - range.start) as usize)?)
+    }
+    /// Makes the window hold a range of whole pages.
+    async fn hold(&mut self, range: Range<u64>) -> Result<(), EngineError> {
+        if self.held(&range).is_none() {
+            let end = range.end.max(range.start + self.ahead).min(self.segment.end.get()).max(range.end);
+            self.window = PageBuffer::zeroed(0);
+            let bytes = (end - range.start) as usize;
+            self.window = self.segment.file.read(range.start, bytes, Lane::Background).await?;
+            self.window_start = range.start;
+        }
+        Ok(())
+    }
+    /// The next batch: its records, verified, values not read.
+    async fn next(&mut self) -> Result<(BatchHeader, Vec<LogRecord>), EngineError> {
+        let (id, at, end) = (self.segment.id(), self.offset, self.segment.end.get());
+        self.hold(at..at + PAGE as u64).await?;
+        let first = self.held(&(at..at + PAGE as u64)).unwrap_or_default();
+        let header = BatchHeader::peek(first, id, self.segment.header.epoch, at).filter(|h| at + h.padded() <= end);
+        let Some(header) = header else { return Err(damaged(id, at)) };
+        let area = at..at + u64::from(header.records_end).next_multiple_of(PAGE as u64);
+        self.hold(area.clone()).await?;
+        let records = self.held(&area).and_then(|area| decode_records(&header, area));
+        self.offset = at + header.padded();
+        let sparse = self.segment.dead_percent() >= 50 && header.padded() >= 4 * RECORDS_READ_BYTES;
+        self.ahead = if sparse { RECORDS_READ_BYTES } else { WHOLE_READ_BYTES };
+        Ok((header, records.ok_or_else(|| damaged(id, at))?))
+    }
+    /// Reads values of the batch in hand, neighbours together, and verifies them. In the order of their places.
+    async fn values(&self, wanted: &[ValuePointer]) -> Result<Vec<Bytes>, EngineError> {
+        let page = PAGE as u64;
+        let mut values = Vec::with_capacity(wanted.len());
+        let mut rest = wanted;
+        while let Some(first) = rest.first() {
+            let mut range = first.offset - first.offset % page..first.end().next_multiple_of(page);
+            let mut together = 1;
+            while let Some(next) = rest
+                .get(together)
+                .filter(|next| next.offset <= range.end + GAP_BYTES && next.end() - range.start <= BATCH_BYTES as u64)
+            {
+                range.end = range.end.max(next.end().next_multiple_of(page));
+                together += 1;
+            }
+            let read;
+            let bytes = match self.held(&range) {
+                Some(bytes) => bytes,
+                None => {
+                    let length = (range.end - range.start) as usize;
+                    read = self.segment.file.read(range.start, length, Lane::Background).await?;
+                    read.as_slice()
+                }
+            };
+            for pointer in &rest[..together] {
+                let from = (pointer.offset - range.start) as usize;
+                let value = bytes.get(from..from + pointer.length as usize).unwrap_or_default();
+                if value_checksum(pointer.segment, pointer.offset, value) != pointer.checksum {
+                    return Err(damaged(pointer.segment, pointer.offset));
+                }
+                values.push(Bytes::copy_from_slice(value));
+            }
+            rest = &rest[together..];
+        }
+        Ok(values)
+    }
+}
+
+fn damaged(segment: u64, at: u64) -> EngineError {
+    EngineError::Damaged(format!("{} at {at}", path(segment)))
+}
+
 /// A live record of the segment, out of it.
 struct Copied {
     write: Write,
     relocation: Relocation,
-    bytes: usize,
+}
+
+/// The next live records, a batch's worth of them or the last.
+async fn gather<D: Disk>(
+    store: &Store<D>,
+    walk: &mut Walk<D::File>,
+    pace: &Pace<'_, D>,
+) -> Result<Vec<Copied>, EngineError> {
+    let mut copies = Vec::new();
+    let mut bytes = 0;
+    while !walk.ended() && bytes < BATCH_BYTES {
+        let (header, records) = walk.next().await?;
+        pace.spend(header.padded()).await?;
+        store.admission.segments.pay(header.padded() * walk.segment.dead_percent() / 100);
+        store.room.wake();
+        let live = live(store, records).await?;
+        let wanted: Vec<_> = live.iter().flat_map(|(record, _)| pointers(&record.stored)).copied().collect();
+        let mut values = walk.values(&wanted).await?.into_iter();
+        for (record, relocation) in live {
+            let Stored::Put { head, values: stored } = record.stored else { continue };
+            let copied: Option<Values> = stored
+                .into_iter()
+                .map(|value| match value {
+                    StoredValue::Inline(bytes) => Some(bytes),
+                    StoredValue::Pointer(_) => values.next(),
+                })
+                .collect();
+            let Some(copied) = copied else { continue };
+            bytes += copied.iter().map(Bytes::len).sum::<usize>();
+            let write = Write { slice: record.slice, key: record.key, change: Change::Put { head, values: copied } };
+            copies.push(Copied { write, relocation });
+        }
+        store.disk.breathe().await;
+    }
+    Ok(copies)
+}
+
+/// Those of a batch's records that have large values and are current.
+async fn live<D: Disk>(store: &Store<D>, records: Vec<LogRecord>) -> Result<Vec<(LogRecord, Relocation)>, EngineError> {
+    let mut live = Vec::new();
+    let mut records = records.into_iter();
+    let mut asked = FuturesOrdered::new();
+    loop {
+        while asked.len() < LOOKUPS
+            && let Some(record) = records.next()
+        {
+            asked.push_back(async move {
+                let Some(old) = pointers(&record.stored).next().copied() else { return Ok(None) };
+                let relocation = current(store, record.slice, &record.key, old).await?;
+                Ok::<_, EngineError>(relocation.map(|relocation| (record, relocation)))
+            });
+        }
+        match asked.next().await {
+            Some(found) => live.extend(found?),
+            None => return Ok(live),
+        }
+    }
 }
 
 /// The condition under which a record may be written again: it is current, and this is how that was seen.
@@ -136,36 +391,12 @@ async fn current<D: Disk>(
     key: &[u8],
     old: ValuePointer,
 ) -> Result<Option<Relocation>, EngineError> {
-    // A record of no slice of this core cannot be here: the segment is not shared.
-    let slice = store.slice(slice)?;
+    // Other cores have records in a shared segment.
+    let Ok(slice) = store.slice(slice) else { return Ok(None) };
     let swaps = slice.swaps.get();
     let found = slice.lookup(key, &store.blocks).await?;
     let same = found.is_some_and(|(_, stored)| pointers(&stored).next() == Some(&old));
     Ok(same.then_some(Relocation { swaps, old }))
-}
-
-/// The record as it is to be written again, its values from the batch that has just been read and verified. Nothing
-/// when it has no large values or is not current.
-async fn copy_of<D: Disk>(
-    store: &Store<D>,
-    reader: &BatchReader<D::File>,
-    record: LogRecord,
-) -> Result<Option<Copied>, EngineError> {
-    let Some(old) = pointers(&record.stored).next().copied() else { return Ok(None) };
-    let Some(relocation) = current(store, record.slice, &record.key, old).await? else { return Ok(None) };
-    let Stored::Put { head, values } = record.stored else { return Ok(None) };
-    let mut copies = Values::new();
-    for value in values {
-        copies.push(match value {
-            StoredValue::Inline(bytes) => bytes,
-            StoredValue::Pointer(pointer) => reader.value(&pointer).ok_or_else(|| {
-                EngineError::Damaged(format!("value at {} of segment {:016x}", pointer.offset, pointer.segment))
-            })?,
-        });
-    }
-    let bytes = copies.iter().map(|c| c.len()).sum();
-    let write = Write { slice: record.slice, key: record.key, change: Change::Put { head, values: copies } };
-    Ok(Some(Copied { write, relocation, bytes }))
 }
 
 /// Writes the copies, all at once, and waits until they are durable. A record that changed between look-up and batch is

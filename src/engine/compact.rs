@@ -4,21 +4,30 @@ use super::{
     compaction::{self, Choice, Outcome, TableSet},
     disk::Disk,
     error::EngineError,
-    flush::commit,
+    flush::{self, commit},
     manifest::Change,
     reserve,
     store::{Slice, Store, count},
     table::{Table, directory, path},
     wal::log,
 };
-use std::{collections::BTreeMap, rc::Rc};
+use std::rc::Rc;
 
 /// Compacts whenever some slice needs it, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     loop {
         let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
         let Some((slice, choice)) = next else { break };
-        match compact(&store, &slice, choice).await {
+        let level0 = &store.admission.level0;
+        level0.at_work.set(true);
+        // A record in memory takes about twice the bytes that it takes in a table.
+        let owed = 2 * choice.bytes();
+        let compacted = compact(&store, &slice, choice).await;
+        level0.pay(owed);
+        level0.at_work.set(false);
+        store.level0_changed();
+        store.room.wake();
+        match compacted {
             Ok(()) => {}
             // Nothing has changed: the next write that finds space starts it again.
             Err(EngineError::Full) => reserve::go_on(&store).await,
@@ -59,9 +68,9 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Choice<D
             choice => return Some((slice.clone(), choice)),
         }
     }
-    if store.flushed_position() >= position {
+    if store.flushed_position() >= position && flush::is_idle(store) && !log::retire(store) {
         store.reclaim.set(None);
-        log::retire(store);
+        store.work.wake();
     }
     None
 }
@@ -74,24 +83,14 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
     let added = open_added(store, slice, &outcome).await?;
     let _held = slice.latch.hold().await;
     store.disk.sync_dir(&directory(slice.id)).await?;
-    let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
-    for pointer in &outcome.dropped {
-        *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
-    }
     let change = Change {
         added: outcome.added.clone(),
         removed: outcome.removed.iter().map(|t| t.id).collect(),
         next_table: slice.next_table.get(),
-        lost,
         ..Change::default()
     };
     commit(store, slice, &change).await?;
     Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(added, &outcome.removed);
-    for (segment, bytes) in change.lost {
-        if let Some(segment) = store.segment(segment) {
-            segment.remove_live(bytes);
-        }
-    }
     count(&store.counters.compactions, 1);
     for id in outcome.obsolete() {
         store.disk.remove(&path(slice.id, id)).await?;

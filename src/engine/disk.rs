@@ -87,7 +87,9 @@ pub enum Lane {
     Foreground,
     /// The log: clients wait for all that a batch holds.
     Log,
-    /// Flush, compaction, collection, scans for repair.
+    /// Memtables on their way into tables: clients wait when they fill faster than they empty.
+    Flush,
+    /// Compaction, collection, scans for repair.
     Background,
 }
 

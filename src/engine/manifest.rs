@@ -47,7 +47,7 @@ pub struct State {
     pub flushed_sequence: u64,
     /// No table of the slice ever had this id or a greater one.
     pub next_table: u64,
-    /// Bytes of values that the slice's tables point to, for each segment.
+    /// Bytes of values that the newest records of the slice's tables point to, for each segment.
     pub live: BTreeMap<u64, u64>,
 }
 
@@ -61,7 +61,7 @@ pub struct Change {
     pub next_table: u64,
     /// Bytes of a segment that tables point to from now on.
     pub gained: BTreeMap<u64, u64>,
-    /// Bytes of a segment that tables no longer point to.
+    /// Bytes of a segment that the newest records of tables no longer point to.
     pub lost: BTreeMap<u64, u64>,
 }
 
@@ -207,6 +207,22 @@ impl<D: Disk> Append<D> {
         self.file = Some(file);
         Ok((self, bytes))
     }
+}
+
+/// What the manifest of another core's slice says, durably; nothing when there is none, or when its core is just
+/// writing it.
+pub async fn peek<D: Disk>(disk: &D, slice: SliceId) -> Result<Option<State>, EngineError> {
+    let path = path(slice);
+    let file = match disk.open(&path, OpenMode::Write).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let bytes = match read_whole(&*file, &path).await {
+        Err(EngineError::Damaged(_)) => return Ok(None),
+        bytes => bytes?,
+    };
+    file.sync().await?;
+    Ok(Reading::of(bytes.as_slice(), slice, &path).ok().map(|read| read.state))
 }
 
 async fn read_whole<F: DiskFile>(file: &F, path: &str) -> Result<PageBuffer, EngineError> {

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
 /// What an entry costs beside its bytes: the tree's node, two or three counted references, the pointers.
-const ENTRY_OVERHEAD: usize = 200;
+pub const ENTRY_OVERHEAD: usize = 200;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
-//! [`reserve`], [`recover`].
+//! [`reserve`], [`recover`]; [`admission`] slows writes down, [`snapshot`] serves who walks many records.
 //!
 //! Invariants:
 //! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;
@@ -16,6 +16,7 @@
 //! - a segment goes only when no record in it is needed: all are in tables, and the live ones copied durably.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod cache;
 pub mod collect;
 pub mod compact;
@@ -30,9 +31,11 @@ pub mod notify;
 pub mod open;
 pub mod recover;
 pub mod reserve;
+pub mod snapshot;
 pub mod store;
 pub mod table;
 pub mod types;
 pub mod wal;
 
 pub use open::{Background, Engine, Opened};
+pub use snapshot::Snapshot;

@@ -2,18 +2,20 @@
 
 use super::{
     collect, compact,
-    compaction::{AnySource, MemorySource, MergeCursor, Source},
+    compaction::{MergeCursor, Source},
     disk::{Disk, DiskFile, Lane},
     error::EngineError,
     flush,
-    memtable::Memtable,
+    memtable::{ENTRY_OVERHEAD, pointers},
     recover,
-    store::{Damage, Slice, Store, count},
+    snapshot::{Snapshot, recent, walk},
+    store::{Damage, Store, count},
     types::{
-        Change, Durability, EngineOptions, EngineStats, Record, Stored, StoredValue, ValuePointer, Values, Want, Write,
+        Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
+        ValuePointer, Values, Want, Write,
     },
     wal::{
-        format::{check_write, value_checksum},
+        format::{check_write, record_bytes, value_checksum},
         log,
     },
 };
@@ -23,7 +25,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use std::{cmp::Ordering, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 /// What a background future does: the host gives each kind its own share of the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,6 +50,9 @@ impl<D: Disk> Clone for Engine<D> {
         Engine(self.0.clone())
     }
 }
+
+/// Bytes by segment id.
+pub type SegmentBytes = BTreeMap<u64, u64>;
 
 /// How often a read is begun again because a value moved while it was looked up.
 const READ_ATTEMPTS: usize = 8;
@@ -142,14 +147,20 @@ impl<D: Disk> Engine<D> {
             }
         }
         let has_room = || {
-            let memtables = store.memtable_bytes.get() <= 2 * store.options.memtable_bytes || store.flush_blocked.get();
-            store.log.hot.queue_bytes.get() < LOG_QUEUE_BYTES && memtables
+            let admitted = store.flush_blocked.get() || store.admits();
+            store.log.hot.queue_bytes.get() < LOG_QUEUE_BYTES && admitted
         };
         store.room.until(|| (store.ending() || has_room()).then_some(())).await;
         store.check()?;
         if store.flush_blocked.get() && store.memtable_bytes.get() > 4 * store.options.memtable_bytes {
             return Err(EngineError::Full);
         }
+        let inline_below = store.options.inline_value_bytes;
+        let (memory, space) = writes
+            .iter()
+            .map(|w| record_bytes(w, inline_below))
+            .fold((0, 0), |(m, s), (record, apart)| (m + record + ENTRY_OVERHEAD, s + record + apart));
+        store.admitted(memory as u64, space as u64);
         store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
@@ -162,29 +173,53 @@ impl<D: Disk> Engine<D> {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         let store = &self.0;
-        store.check()?;
         let slice = store.slice(slice)?;
-        let mut found = Vec::new();
-        if from >= to || limit == 0 {
-            return Ok(found);
+        let sealed = slice.sealed.borrow().clone().unwrap_or_default();
+        let memory = recent(&slice.active.borrow(), &sealed, from, to, limit);
+        let tables = slice.tables.borrow().clone();
+        walk(store, memory, &tables, from, to, limit).await
+    }
+
+    /// The heads of a slice as they are now, whatever is written later.
+    pub fn snapshot(&self, slice: SliceId) -> Result<Snapshot<D>, EngineError> {
+        self.0.check()?;
+        Ok(Snapshot::new(&self.0, self.0.slice(slice)?))
+    }
+
+    /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads finds
+    /// it. The two differ only while something is written, or when a table is damaged.
+    pub async fn recount(&self) -> Result<(SegmentBytes, SegmentBytes), EngineError> {
+        let store = &self.0;
+        let mut found = SegmentBytes::new();
+        let mut add = |stored: &Stored| {
+            for pointer in pointers(stored).filter(|p| store.segment(p.segment).is_some()) {
+                *found.entry(pointer.segment).or_default() += u64::from(pointer.length);
+            }
+        };
+        for slice in store.slices() {
+            slice.active.borrow().iter().for_each(|(_, entry)| add(&entry.stored));
+            let sealed = slice.sealed.borrow().clone().unwrap_or_default();
+            sealed.iter().for_each(|(_, entry)| add(&entry.stored));
+            let tables = slice.tables.borrow().clone();
+            let to = [u8::MAX; ENGINE_KEY_BYTES_MAX + 1];
+            let mut cursor = MergeCursor::open(tables.sources(&[], &to, Lane::Background), &[]).await?;
+            let mut steps = 0usize;
+            while let Some(source) = cursor.next().await? {
+                source.stored()?.iter().for_each(&mut add);
+                steps += 1;
+                if steps.is_multiple_of(256) {
+                    store.disk.breathe().await;
+                }
+            }
         }
-        let mut cursor = MergeCursor::open(sources(slice, from, to, limit), from).await?;
-        let mut steps = 0usize;
-        while found.len() < limit {
-            let Some(source) = cursor.next().await? else { break };
-            let Some((key, _)) = source.peek() else { break };
-            if key >= to {
-                break;
-            }
-            if let Some(head) = source.head()? {
-                found.push((Bytes::copy_from_slice(key), head));
-            }
-            steps += 1;
-            if steps.is_multiple_of(256) {
-                store.disk.breathe().await;
-            }
-        }
-        Ok(found)
+        let segments = store.segments.borrow();
+        let counted = segments.values().map(|s| (s.id(), s.live.get())).filter(|(_, bytes)| *bytes > 0).collect();
+        Ok((counted, found))
+    }
+
+    /// How urgent background work is, 0 to 1: the host gives it more of the core and of the disk by it.
+    pub fn urgency(&self) -> f64 {
+        self.0.urgency()
     }
 
     /// Whether there is no space for values: then looks again.
@@ -264,37 +299,4 @@ async fn read_value<D: Disk>(store: &Store<D>, pointer: &ValuePointer) -> Result
     }
     store.values.insert(pointer, &value);
     Ok(Some(value))
-}
-
-/// What a scan of `[from, to)` merges, newest first.
-fn sources<D: Disk>(slice: &Slice<D>, from: &[u8], to: &[u8], limit: usize) -> Vec<AnySource<D>> {
-    let sealed = slice.sealed.borrow().clone().unwrap_or_default();
-    let mut sources = vec![AnySource::Memory(recent(&slice.active.borrow(), &sealed, from, to, limit))];
-    let tables = slice.tables.borrow().clone();
-    sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
-    sources
-}
-
-/// The records of both memtables, the active one's first, up to the `limit`-th that is not a delete record: a scan ends
-/// there at the latest.
-fn recent(active: &Memtable, sealed: &Memtable, from: &[u8], to: &[u8], limit: usize) -> MemorySource {
-    let (mut active, mut sealed) = (active.range(from, to).peekable(), sealed.range(from, to).peekable());
-    let mut records = Vec::new();
-    let mut live = 0;
-    while live < limit {
-        let order = match (active.peek(), sealed.peek()) {
-            (Some((newer, _)), Some((older, _))) => newer.cmp(older),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => break,
-        };
-        let next = if order == Ordering::Greater { sealed.next() } else { active.next() };
-        if order == Ordering::Equal {
-            sealed.next();
-        }
-        let Some((key, entry)) = next else { break };
-        live += usize::from(entry.stored != Stored::Delete);
-        records.push((key.clone(), entry.sequence, entry.stored.clone()));
-    }
-    MemorySource::new(records)
 }

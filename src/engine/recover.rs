@@ -297,6 +297,9 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         last: RefCell::default(),
         end_position: Cell::new(0),
         shared: candidate.header.slices.iter().any(|s| !own.contains(s)),
+        share: candidate.header.slices.iter().filter(|s| own.contains(s)).count() as f64
+            / candidate.header.slices.len().max(1) as f64,
+        copied: Cell::new(false),
         header: candidate.header.clone(),
     }
 }

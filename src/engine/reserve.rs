@@ -8,13 +8,14 @@
 //! `reserve/SSSS-I`: piece I of shard SSSS, hexadecimal.
 
 use super::{
+    collect,
     disk::{Disk, DiskFile, OpenMode, Space},
     error::EngineError,
     store::Store,
     types::EngineOptions,
 };
 use crate::{
-    limits::{PAGE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES},
+    limits::{PAGE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES, SHORT_STEP_BYTES},
     types::ShardId,
 };
 use std::{
@@ -122,6 +123,31 @@ pub async fn go_on<D: Disk>(store: &Store<D>) {
         Err(error) => store.fail(&error),
     }
     ask_for_more(store);
+}
+
+/// Whether space is so short that the rest is for flush, compaction and collection: deletes alone would use it up, and
+/// what they made dead could never be collected. What a spent piece grants the log is taken into account, and used.
+pub fn is_kept_from_log<D: Disk>(store: &Store<D>) -> bool {
+    let line = 100u64.saturating_sub(store.options.disk_full_percent);
+    let kept = |space: Space| space.available.saturating_mul(200) < space.total.saturating_mul(line);
+    if !store.read_only.get() || !store.disk.space().is_ok_and(kept) {
+        return false;
+    }
+    let granted = store.log_grant.get();
+    store.log_grant.set(granted.saturating_sub(SHORT_STEP_BYTES as u64));
+    granted < SHORT_STEP_BYTES as u64
+}
+
+/// Waits for as long as flush, compaction and collection may still free something: deletes go as fast as they do. Whether
+/// there is more space than before.
+pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
+    let available = || store.disk.space().map_or(0, |space| space.available);
+    let before = available();
+    store.want_space();
+    let at_work = || store.reclaim.get().is_some() || store.collecting.get() || collect::has_work(store);
+    let hope = || !store.ending() && !store.flush_blocked.get() && at_work();
+    store.work.until(|| (available() > before || !hope()).then_some(())).await;
+    available() > before
 }
 
 /// Values are refused until there is clearly more space than now, whatever share is in use.

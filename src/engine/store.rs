@@ -3,6 +3,7 @@
 //! All of it is on one core. No borrow of a cell lives over an await.
 
 use super::{
+    admission::{Admission, Pressure},
     cache::{BlockCache, ValueCache},
     compaction::TableSet,
     disk::Disk,
@@ -19,7 +20,7 @@ use super::{
     },
 };
 use crate::{
-    limits::{FREE_SEGMENTS, PAGE, SLICES_MAX},
+    limits::{FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SLICES_MAX, SPACE_SEGMENTS},
     types::{ShardId, SliceId},
 };
 use std::{
@@ -99,6 +100,19 @@ impl<D: Disk> Slice<D> {
     }
 }
 
+/// Share of a memtable budget, or of a segment, that may be owed before writes wait.
+const ADMISSION_PARTS: usize = 32;
+/// Times the budget that memtables may be beyond it: reached only when flushes do not go on at all.
+const MEMTABLES_MOST: f64 = 3.0;
+
+/// Bytes of segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SpaceUse {
+    pub used: u64,
+    /// What is live, packed.
+    pub live: u64,
+}
+
 /// Counters, as [`EngineStats`] describes them.
 #[derive(Default)]
 pub struct Counters {
@@ -111,6 +125,7 @@ pub struct Counters {
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
     pub collections: Cell<u64>,
+    pub flushed_bytes: Cell<u64>,
     pub reuses: Cell<u64>,
     pub damaged_reads: Cell<u64>,
 }
@@ -145,12 +160,22 @@ pub struct Store<D: Disk> {
     pub reclaim: Cell<Option<u64>>,
     /// Up to where that was done last.
     reclaimed: Cell<u64>,
+    /// A segment is being collected.
+    pub collecting: Cell<bool>,
     /// After something found no space: bytes that must be available before values are taken again.
     pub space_needed: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
+    /// Bytes that the log may still grow by on account of a piece that was given up for it.
+    pub log_grant: Cell<u64>,
     pub memtable_bytes: Cell<usize>,
+    /// What writes owe to the work that they leave behind.
+    pub admission: Admission,
+    /// Tables of level 0 in the slice that has most.
+    pub level0_most: Cell<usize>,
+    /// As last measured, and the log's position then.
+    space_use: Cell<Option<(SpaceUse, u64)>>,
     pub counters: Counters,
     /// Something changed that flush, compaction or collection may act on.
     pub work: Notify,
@@ -193,11 +218,16 @@ impl<D: Disk> Store<D> {
             flush_blocked: Cell::new(false),
             copies_blocked: Cell::new(false),
             reclaim: Cell::new(None),
+            collecting: Cell::new(false),
             reclaimed: Cell::new(0),
             space_needed: Cell::new(0),
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
+            log_grant: Cell::new(0),
             memtable_bytes: Cell::new(0),
+            admission: Admission::default(),
+            level0_most: Cell::new(0),
+            space_use: Cell::new(None),
             counters: Counters::default(),
             work: Notify::default(),
             room: Notify::default(),
@@ -254,6 +284,10 @@ impl<D: Disk> Store<D> {
         let Ok(space) = self.disk.space() else { return };
         let full = reserve::is_full(space, &self.options) || space.available < self.space_needed.get();
         let was_short = self.read_only.replace(full);
+        if full || was_short {
+            // Collection need not keep step with writes any more.
+            self.log.landed.wake();
+        }
         if !full && (was_short || self.flush_blocked.get() || self.copies_blocked.get()) {
             self.flush_blocked.set(false);
             self.copies_blocked.set(false);
@@ -272,6 +306,43 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// What the log takes of the disk, and what it would take if only live records were in it. Measured anew when a
+    /// sixteenth of a segment has been written since.
+    pub fn space_use(&self) -> SpaceUse {
+        let position = self.log.position.get();
+        if let Some((known, at)) = self.space_use.get()
+            && position - at < self.options.segment_bytes as u64 / 16
+        {
+            return known;
+        }
+        let mut measured = SpaceUse::default();
+        for segment in self.segments.borrow().values() {
+            let active = segment.phase.get() == Phase::Active;
+            measured.used += segment.own_bytes(if active { segment.end.get() } else { segment.allocated.get() });
+            measured.live += segment.packed_bytes();
+        }
+        measured.used += self.free.borrow().iter().map(|segment| segment.allocated.get()).sum::<u64>();
+        self.space_use.set(Some((measured, position)));
+        measured
+    }
+    /// A segment is gone.
+    pub fn space_changed(&self) {
+        self.space_use.set(None);
+    }
+    /// How urgent collection is: 0 and less not at all, 1 and more as much as can be.
+    pub fn space_pressure(&self) -> f64 {
+        if self.read_only.get() {
+            return 1.0;
+        }
+        let space = self.space_use();
+        let start = self.space_allowed(space.live, self.options.space_percent_start);
+        let most = self.space_allowed(space.live, self.options.space_percent_max);
+        (space.used as f64 - start as f64) / (most - start).max(self.options.segment_bytes as u64 / 4).max(1) as f64
+    }
+    /// Bytes that the log may take at so many percent of what is live: the rest is for segments in use and in reserve.
+    fn space_allowed(&self, live: u64, percent: u64) -> u64 {
+        live.saturating_mul(percent) / 100 + SPACE_SEGMENTS * self.options.segment_bytes as u64
+    }
     /// Keeps the file of a segment that nothing needs any more for another life, if it is worth it.
     pub fn keep_for_reuse(&self, segment: &Rc<Segment<D::File>>) -> bool {
         let mut free = self.free.borrow_mut();
@@ -289,6 +360,49 @@ impl<D: Disk> Store<D> {
         let fits = |s: &Rc<Segment<D::File>>| Rc::strong_count(s) == 1 && s.capacity >= needed;
         let found = free.iter().position(fits)?;
         Some(free.remove(found))
+    }
+
+    /// How much background work waits, as far as writes should slow down for it.
+    pub fn pressure(&self) -> Pressure {
+        let memtables = self.options.memtable_bytes.max(1) as f64;
+        let level0 = (self.options.level0_tables.max(1) * LEVEL0_PATIENCE) as f64;
+        Pressure {
+            memtables: (self.memtable_bytes.get() as f64 - memtables) / memtables,
+            level0: (self.level0_most.get() as f64 - level0) / level0,
+            segments: if self.read_only.get() { 0.0 } else { self.space_pressure() - 1.0 },
+        }
+    }
+    /// How urgent background work is for the core as a whole, 0 to 1.
+    pub fn urgency(&self) -> f64 {
+        let pressure = self.pressure();
+        let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
+        let compaction = self.slices().filter(|s| !s.damaged.get()).map(behind).fold(0.0, f64::max);
+        let collection = if self.admission.segments.at_work.get() { pressure.segments + 1.0 } else { 0.0 };
+        let most = (2.0 * pressure.memtables).max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
+        most.clamp(0.0, 1.0)
+    }
+    /// Whether background work keeps up well enough for a write to come in.
+    pub fn admits(&self) -> bool {
+        let (pressure, owed) = (self.pressure(), &self.admission);
+        let memory = (self.options.memtable_bytes / ADMISSION_PARTS) as u64;
+        let space = (self.options.segment_bytes / ADMISSION_PARTS) as u64;
+        owed.memtables.is_open(pressure.memtables, memory)
+            && owed.level0.is_open(pressure.level0, memory)
+            && owed.segments.is_open(pressure.segments, space)
+            && pressure.memtables <= MEMTABLES_MOST
+    }
+    /// A write has come in: so many bytes of memtable and of log.
+    pub fn admitted(&self, memory: u64, space: u64) {
+        let pressure = self.pressure();
+        self.admission.memtables.charge(memory, pressure.memtables);
+        self.admission.level0.charge(memory, pressure.level0);
+        self.admission.segments.charge(space, pressure.segments);
+    }
+    /// Level 0 of some slice has changed.
+    pub fn level0_changed(&self) {
+        let tables = |slice: &Rc<Slice<D>>| slice.tables.borrow().levels().first().map_or(0, Vec::len);
+        let most = self.slices().filter(|s| !s.damaged.get()).map(tables).max();
+        self.level0_most.set(most.unwrap_or(0));
     }
 
     /// Makes a durable record of the log visible, and counts what it makes dead.
@@ -322,12 +436,13 @@ impl<D: Disk> Store<D> {
             durable_writes: counters.durable_writes.get(),
             user_bytes_written: counters.user_bytes_written.get(),
             device_bytes_written: counters.device_bytes_written.get(),
-            device_reads: counters.device_reads.get(),
+            device_reads: counters.device_reads.get() + self.blocks.reads(),
             replayed_bytes: counters.replayed_bytes.get(),
             memtable_bytes: self.memtable_bytes.get() as u64,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
             collections: counters.collections.get(),
+            flushed_bytes: counters.flushed_bytes.get(),
             reuses: counters.reuses.get(),
             damaged_reads: counters.damaged_reads.get(),
             read_only: u64::from(self.read_only.get() || self.flush_blocked.get()),
@@ -345,9 +460,13 @@ impl<D: Disk> Store<D> {
             stats.compaction_backlog_bytes += tables.backlog_bytes(&self.options);
         }
         stats.memory_bytes += stats.table_memory_bytes;
+        self.space_changed();
+        let space = self.space_use();
+        let allowed = self.space_allowed(space.live, self.options.space_percent_start);
+        stats.collection_backlog_bytes = space.used.saturating_sub(allowed);
         for segment in self.segments.borrow().values() {
             stats.segments += 1;
-            stats.segment_bytes += segment.allocated.get();
+            stats.segment_bytes += segment.own_bytes(segment.allocated.get());
             stats.segment_live_bytes += segment.live.get();
         }
         for segment in self.free.borrow().iter() {

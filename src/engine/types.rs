@@ -74,6 +74,12 @@ pub struct ValuePointer {
     pub length: u32,
     pub checksum: u32,
 }
+impl ValuePointer {
+    /// Where the value ends.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.length))
+    }
+}
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -100,6 +106,8 @@ pub struct EngineOptions {
     pub value_cache_bytes: usize,
     pub inline_value_bytes: usize,
     pub segment_dead_percent: u64,
+    pub space_percent_start: u64,
+    pub space_percent_max: u64,
     pub disk_full_percent: u64,
     /// Unlike that of any other opening, and not to be guessed: it makes the bytes of a segment's life known from those
     /// of another.
@@ -119,6 +127,8 @@ impl Default for EngineOptions {
             value_cache_bytes: limits::VALUE_CACHE_BYTES,
             inline_value_bytes: limits::INLINE_VALUE_BYTES,
             segment_dead_percent: limits::SEGMENT_DEAD_PERCENT,
+            space_percent_start: limits::SPACE_PERCENT_START,
+            space_percent_max: limits::SPACE_PERCENT_MAX,
             disk_full_percent: limits::DISK_FULL_PERCENT,
             seed: 0,
         }
@@ -159,9 +169,13 @@ pub struct EngineStats {
     pub segment_bytes: u64,
     pub segment_live_bytes: u64,
     pub compaction_backlog_bytes: u64,
+    /// Bytes of segments beyond what may be in use before collection begins.
+    pub collection_backlog_bytes: u64,
     pub flushes: u64,
     pub compactions: u64,
     pub collections: u64,
+    /// Bytes of tables written by flushes.
+    pub flushed_bytes: u64,
     /// Segments of the log that took the file of a collected one.
     pub reuses: u64,
     pub damaged_reads: u64,

@@ -153,6 +153,14 @@ figures! {
     hints_pending_bytes: Gauge,
     /// Bytes that compaction has still to merge.
     compaction_backlog_bytes: Gauge,
+    /// The same in seconds of what was flushed lately.
+    compaction_backlog_seconds: Greatest,
+    /// Bytes that segments take beyond what collection lets them have.
+    collection_backlog_bytes: Gauge,
+    /// The same in seconds of what was written lately.
+    collection_backlog_seconds: Greatest,
+    /// 1 when background work is behind by more than half a minute of writes.
+    backlog_alert: Greatest,
     /// Seconds since the least lately repaired range was compared with its other replicas.
     repair_oldest_seconds: Greatest,
     /// Bytes of memory held by memtables, caches, filters and requests in hand.

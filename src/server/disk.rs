@@ -1,8 +1,7 @@
 //! The real disk: files past the page cache, over the core's ring.
 //!
-//! Each core has a queue of its own with three lanes. A lane bounds what is at the device at once, so that a flush of
-//! many megabytes never stands before a read that a client waits for: background accesses go in pieces of
-//! [`PIECE_BYTES`], two at a time. Waiters of a lane are served in the order they came.
+//! Each core has a [queue](super::queue) of its own, so that a flush of many megabytes never stands before a read that a
+//! client waits for: background accesses go in pieces of [`PIECE_BYTES`], a few at a time.
 //!
 //! Every length is checked: a short write is carried on (the kernel then names the error that cut it), and one that
 //! makes no progress is an error.
@@ -10,6 +9,7 @@
 use super::{
     kernel,
     probe::SyncCall,
+    queue::DiskQueue,
     ring::{Advice, Descriptor, Ring},
 };
 use crate::{
@@ -17,23 +17,13 @@ use crate::{
     limits::{KIB, PAGE},
 };
 use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    future::poll_fn,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     rc::Rc,
-    task::{Poll, Waker},
     time::Duration,
 };
 
-/// Reads that clients wait for, at the device at once.
-const FOREGROUND_MAX: usize = 32;
-/// Batches of the log at the device at once.
-const LOG_MAX: usize = 2;
-/// Background accesses at the device at once.
-const BACKGROUND_MAX: usize = 2;
 /// Bytes of one background access.
 const PIECE_BYTES: usize = 128 * KIB;
 /// Bytes of one foreground or log access.
@@ -44,7 +34,7 @@ pub struct RingDisk {
     ring: Rc<Ring>,
     root: Descriptor,
     path: PathBuf,
-    lanes: Rc<Lanes>,
+    queue: Rc<DiskQueue>,
     sync_call: SyncCall,
 }
 
@@ -56,13 +46,18 @@ impl RingDisk {
             ring,
             root: Descriptor::new(OwnedFd::from(root)),
             path: path.into(),
-            lanes: Rc::default(),
+            queue: Rc::default(),
             sync_call: SyncCall::default(),
         })
     }
     /// The same, with writes made durable by this call.
     pub fn syncing_by(self, sync_call: SyncCall) -> RingDisk {
         RingDisk { sync_call, ..self }
+    }
+
+    /// How urgent background work is, 0 to 1: more of it is at the device then.
+    pub fn set_urgency(&self, urgency: f64) {
+        self.queue.set_urgency(urgency);
     }
 
     fn absolute(&self, path: &str) -> io::Result<PathBuf> {
@@ -81,8 +76,8 @@ impl Disk for RingDisk {
             OpenMode::Create => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
         };
         let file = self.ring.open(&self.root, path, flags | libc::O_DIRECT | libc::O_NOFOLLOW).await?;
-        let (ring, lanes) = (self.ring.clone(), self.lanes.clone());
-        Ok(Rc::new(RingFile { ring, file: Some(file), lanes, sync_call: self.sync_call }))
+        let (ring, queue) = (self.ring.clone(), self.queue.clone());
+        Ok(Rc::new(RingFile { ring, file: Some(file), queue, sync_call: self.sync_call }))
     }
 
     async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
@@ -163,7 +158,7 @@ pub struct RingFile {
     ring: Rc<Ring>,
     /// Taken when the file is closed.
     file: Option<Descriptor>,
-    lanes: Rc<Lanes>,
+    queue: Rc<DiskQueue>,
     sync_call: SyncCall,
 }
 
@@ -188,7 +183,7 @@ impl DiskFile for RingFile {
         let mut at = 0;
         while at < bytes {
             let piece = piece_bytes(lane).min(bytes - at);
-            let _turn = self.lanes.of(lane).enter().await;
+            let _turn = self.queue.enter(lane).await;
             let (back, result) = self.ring.read(self.descriptor(), offset + at as u64, buffer, at, piece).await;
             buffer = back;
             match result {
@@ -242,7 +237,7 @@ impl RingFile {
         let (mut at, bytes) = (0, buffer.len());
         while at < bytes {
             let piece = piece_bytes(lane).min(bytes - at);
-            let _turn = self.lanes.of(lane).enter().await;
+            let _turn = self.queue.enter(lane).await;
             let writing = self.ring.write(self.descriptor(), offset + at as u64, buffer, at, piece, advice);
             if lane == Lane::Log {
                 // The core may have much to do before its next turn.
@@ -266,7 +261,7 @@ impl RingFile {
 
 fn piece_bytes(lane: Lane) -> usize {
     match lane {
-        Lane::Background => PIECE_BYTES,
+        Lane::Flush | Lane::Background => PIECE_BYTES,
         Lane::Foreground | Lane::Log => ACCESS_BYTES_MAX,
     }
 }
@@ -276,99 +271,4 @@ fn check_pages(offset: u64, bytes: usize) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes at {offset} are not whole pages")))
-}
-
-// ---- lanes -----------------------------------------------------------------------------------------------------
-
-struct Lanes {
-    foreground: Gate,
-    log: Gate,
-    background: Gate,
-}
-impl Default for Lanes {
-    fn default() -> Lanes {
-        Lanes { foreground: Gate::new(FOREGROUND_MAX), log: Gate::new(LOG_MAX), background: Gate::new(BACKGROUND_MAX) }
-    }
-}
-impl Lanes {
-    fn of(&self, lane: Lane) -> &Gate {
-        match lane {
-            Lane::Foreground => &self.foreground,
-            Lane::Log => &self.log,
-            Lane::Background => &self.background,
-        }
-    }
-}
-
-/// Lets so many in at once, in the order they came.
-struct Gate {
-    free: Cell<usize>,
-    /// Tickets of those who wait, in order.
-    waiting: RefCell<VecDeque<(u64, Option<Waker>)>>,
-    tickets: Cell<u64>,
-}
-
-impl Gate {
-    fn new(free: usize) -> Gate {
-        Gate { free: Cell::new(free), waiting: RefCell::default(), tickets: Cell::new(0) }
-    }
-
-    async fn enter(&self) -> Pass<'_> {
-        if self.free.get() > 0 && self.waiting.borrow().is_empty() {
-            self.free.set(self.free.get() - 1);
-            return Pass(self);
-        }
-        let ticket = self.tickets.get();
-        self.tickets.set(ticket + 1);
-        self.waiting.borrow_mut().push_back((ticket, None));
-        let place = Place { gate: self, ticket };
-        poll_fn(|cx| {
-            let mut waiting = self.waiting.borrow_mut();
-            if self.free.get() > 0 && waiting.front().is_some_and(|first| first.0 == ticket) {
-                waiting.pop_front();
-                self.free.set(self.free.get() - 1);
-                return Poll::Ready(());
-            }
-            if let Some(mine) = waiting.iter_mut().find(|w| w.0 == ticket) {
-                mine.1 = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
-        std::mem::forget(place);
-        self.call_next();
-        Pass(self)
-    }
-
-    /// Wakes the first who waits, if there is room.
-    fn call_next(&self) {
-        let next = match self.free.get() {
-            0 => None,
-            _ => self.waiting.borrow_mut().front_mut().and_then(|first| first.1.take()),
-        };
-        if let Some(waker) = next {
-            waker.wake();
-        }
-    }
-}
-
-/// A place in the queue of a gate, given up when the wait is.
-struct Place<'a> {
-    gate: &'a Gate,
-    ticket: u64,
-}
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.gate.waiting.borrow_mut().retain(|w| w.0 != self.ticket);
-        self.gate.call_next();
-    }
-}
-
-/// The right to be at the device.
-struct Pass<'a>(&'a Gate);
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        self.0.free.set(self.0.free.get() + 1);
-        self.0.call_next();
-    }
 }

@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods)] // here is where clocks are read and threads are made
 
+pub mod backlog;
 pub mod boot;
 pub mod clients;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod mesh;
 pub mod options;
 pub mod peers;
 pub mod probe;
+pub mod queue;
 pub mod report;
 pub mod ring;
 pub mod socket;

@@ -125,10 +125,15 @@ impl Reports {
 fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figures {
     let stats = handle.stats();
     let (engine, shard, traffic) = (stats.engine, stats.shard, world.traffic.get());
+    let backlog = world.backlog.backlog();
     Figures {
         hints_pending: shard.hints_pending,
         hints_pending_bytes: shard.hints_pending_bytes,
         compaction_backlog_bytes: engine.compaction_backlog_bytes,
+        compaction_backlog_seconds: backlog.compaction_seconds,
+        collection_backlog_bytes: engine.collection_backlog_bytes,
+        collection_backlog_seconds: backlog.collection_seconds,
+        backlog_alert: u64::from(backlog.alert),
         memory_bytes: engine.memory_bytes,
         syncs: engine.syncs,
         durable_writes: engine.durable_writes,

@@ -2,6 +2,7 @@
 //! wait for it.
 
 use super::{
+    backlog::BacklogWatch,
     clock,
     disk::RingDisk,
     mesh::{Mesh, Parcel},
@@ -56,6 +57,7 @@ pub struct ServerWorld {
     pub watches: Watches,
     pub replies: Replies,
     pub traffic: Cell<Traffic>,
+    pub backlog: BacklogWatch,
     pub encoder: RefCell<FrameEncoder>,
     /// The shard, once it runs.
     pub handle: OnceCell<Handle<ServerWorld, RingDisk>>,
@@ -73,6 +75,7 @@ impl ServerWorld {
             watches: Watches::default(),
             replies: Replies::default(),
             traffic: Cell::default(),
+            backlog: BacklogWatch::default(),
             encoder: RefCell::default(),
             handle: OnceCell::new(),
             alarm: Alarm::default(),

@@ -43,11 +43,13 @@ fn run(seed: u64, steps: u64) -> [u64; 4] {
                 }
                 rig = rig.reopen(disk);
                 assert_eq!(rig.engine.stats().damaged_reads, 0, "{note}");
+                rig.recount(&note);
                 rig.verify(&mut model, &note);
             }
         }
     }
     rig.verify(&mut model, &format!("seed {seed} at the end"));
+    rig.recount(&format!("seed {seed} at the end"));
     totals
 }
 

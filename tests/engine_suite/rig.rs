@@ -202,6 +202,12 @@ impl Rig {
             }
         }
     }
+    /// What is counted as live is what a scan of all heads finds.
+    pub fn recount(&self, note: &str) {
+        self.rest();
+        let (counted, found) = self.executor.block_on(self.engine.recount()).expect("a scan");
+        assert_eq!(counted, found, "{note}: live bytes by segment");
+    }
     pub fn close(&self) -> VirtualDisk {
         assert_eq!(self.executor.try_block_on(self.engine.close()), Some(Ok(())));
         self.executor.kill(Life(1));

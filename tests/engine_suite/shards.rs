@@ -1,6 +1,6 @@
 //! One directory, opened with another number of shards each time.
 
-use crate::rig::{KEYS, Place, Rig, SLICES, Workload, key, tiny};
+use crate::rig::{KEYS, Place, Rig, SLICES, Workload, key, slow, tiny};
 use dynarc::{
     engine::{
         Engine,
@@ -38,9 +38,12 @@ fn slices_move_between_shards_at_every_start() {
         let executor = Executor::new();
         let mut disk = VirtualDisk::new();
         let mut model: BTreeMap<Place, Record> = BTreeMap::new();
-        let mut ids: BTreeMap<String, u32> = BTreeMap::new();
+        let mut ids: BTreeMap<String, u64> = BTreeMap::new();
         for life in 0..8 {
             let shards = 1 + work.prng.below(3) as u16;
+            if seed % 2 == 1 {
+                slow(&disk, &executor, seed ^ life);
+            }
             let rigs = open_all(&disk, &executor, shards);
             let note = format!("seed {seed} life {life} with {shards} shards");
             for slice in 0..SLICES {
@@ -71,4 +74,38 @@ fn slices_move_between_shards_at_every_start() {
         }
         assert!(ids.len() > 4, "too few segments: {ids:?}");
     }
+}
+
+/// Segments that several cores have records in go once all of them have copied theirs: they do not pile up.
+#[test]
+fn segments_of_several_cores_go() {
+    let mut work = Workload::new(77);
+    let executor = Executor::new();
+    let mut disk = VirtualDisk::new();
+    let mut model: BTreeMap<Place, Record> = BTreeMap::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for life in 0..12u64 {
+        let shards = [2, 3, 1, 3, 2][life as usize % 5];
+        let rigs = open_all(&disk, &executor, shards);
+        for _ in 0..120 {
+            let write = work.one();
+            let place = (write.slice.0, write.key.to_vec());
+            assert_eq!(rigs[usize::from(write.slice.0 % shards)].write(vec![write.clone()]), Some(Ok(())));
+            match write.change {
+                Change::Delete => drop(model.remove(&place)),
+                Change::Put { head, values } => drop(model.insert(place, Record { head, values })),
+            }
+        }
+        rigs[0].rest();
+        for (place, record) in &model {
+            let found = rigs[usize::from(place.0 % shards)].get(place).expect("ends").expect("a read");
+            assert_eq!(found.as_ref(), Some(record), "life {life}: {place:?}");
+        }
+        executor.kill(Life(1));
+        disk = if life % 3 == 0 { disk.crash(&mut work.prng) } else { disk.kill() };
+        let segments: Vec<_> = disk.files().into_iter().filter(|(path, _)| path.starts_with("log/")).collect();
+        seen.extend(segments.iter().map(|(path, _)| path.clone()));
+        assert!(segments.len() <= 40, "life {life}: {} segments", segments.len());
+    }
+    assert!(seen.len() > 60, "too few segments: {}", seen.len());
 }

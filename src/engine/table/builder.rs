@@ -71,7 +71,12 @@ impl<D: Disk> Builder<D> {
             disk: disk.clone(),
             file,
             meta,
-            out: Output::default(),
+            out: Output {
+                buffer: None,
+                filled: 0,
+                written: 0,
+                lane: if level == 0 { Lane::Flush } else { Lane::Background },
+            },
             block: BlockBuilder::new(block_bytes),
             separator: Vec::new(),
             index: IndexBuilder::default(),
@@ -227,13 +232,13 @@ impl<D: Disk> Builder<D> {
 }
 
 /// Pages on their way to the file: collected until [`TABLE_WRITE_BYTES`] are full.
-#[derive(Default)]
 struct Output {
     buffer: Option<PageBuffer>,
     /// Bytes of the buffer in use.
     filled: usize,
     /// Bytes of the file written.
     written: u64,
+    lane: Lane,
 }
 impl Output {
     /// Where the next page goes.
@@ -254,7 +259,7 @@ impl Output {
     async fn write<F: DiskFile>(&mut self, file: &F) -> Result<(), EngineError> {
         let Some(mut buffer) = self.buffer.take().filter(|_| self.filled > 0) else { return Ok(()) };
         buffer.truncate(self.filled);
-        let (buffer, result) = file.write(self.written, buffer, Sync::None, Lane::Background).await;
+        let (buffer, result) = file.write(self.written, buffer, Sync::None, self.lane).await;
         result?;
         self.written += self.filled as u64;
         self.filled = 0;

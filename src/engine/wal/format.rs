@@ -7,7 +7,7 @@
 use crate::{
     engine::{
         error::EngineError,
-        memtable::compact,
+        memtable::{compact, pointers},
         types::{Change, ENGINE_KEY_BYTES_MAX, Stored, StoredValue, ValuePointer, Write},
     },
     limits::{LOG_QUEUE_BYTES, MIB, PAGE, SLICES_MAX},
@@ -387,8 +387,21 @@ pub fn encode_batch(
 /// Reads a whole batch, every checksum verified; `None` if anything is not as it was written. Keys, heads and small
 /// values are copied out, so that nothing keeps `bytes` alive.
 pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>> {
+    let bytes = bytes.get(..header.length as usize)?;
+    let records = decode_records(header, bytes)?;
+    let verified = |pointer: &ValuePointer| {
+        let from = pointer.offset.checked_sub(header.offset)? as usize;
+        let value = bytes.get(from..from.checked_add(pointer.length as usize)?)?;
+        (value_checksum(pointer.segment, pointer.offset, value) == pointer.checksum).then_some(())
+    };
+    records.iter().flat_map(|record| pointers(&record.stored)).try_for_each(verified)?;
+    Some(records)
+}
+
+/// Reads the records of a batch, verified, from its first bytes; its large values are neither needed nor looked at.
+pub fn decode_records(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>> {
     let area = bytes.get(..header.records_end as usize)?;
-    if bytes.len() < header.length as usize || crc32c::crc32c(area.get(8..)?) != u32_at(area, 4) {
+    if crc32c::crc32c(area.get(8..)?) != u32_at(area, 4) {
         return None;
     }
     let mut records = Vec::with_capacity(header.count as usize);
@@ -415,11 +428,7 @@ pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>
                 continue;
             }
             let offset = header.offset + value_at as u64;
-            let value = bytes.get(value_at..value_at.checked_add(length as usize)?)?;
-            value_at += length as usize;
-            if value_at > header.length as usize || value_checksum(header.segment, offset, value) != checksum {
-                return None;
-            }
+            value_at = value_at.checked_add(length as usize)?;
             values.push(StoredValue::Pointer(ValuePointer { segment: header.segment, offset, length, checksum }));
         }
         let (key, stored) = match kind {

@@ -37,7 +37,8 @@ use crate::{
         types::{Durability, Stored, ValuePointer, Write},
     },
     limits::{
-        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, SHORT_STEP_BYTES, SYNC_INTERVAL,
+        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, RESERVE_PIECES_LOG, SHORT_STEP_BYTES,
+        SYNC_INTERVAL,
     },
     types::SliceId,
 };
@@ -646,6 +647,9 @@ pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
         let chore = head.changed.until(|| next_chore(&store, &head)).await;
         let result = match chore {
             Chore::End => break,
+            _ if head.works_ahead() && head.active.borrow().is_some() && reserve::is_kept_from_log(&store) => {
+                Err(EngineError::Full)
+            }
             Chore::Grow(segment, needed) => segment.grow(needed).await,
             Chore::Create(bytes) => create(&store, &head, bytes).await,
         };
@@ -729,18 +733,27 @@ fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
     }
 }
 
-/// There is no space for the log: what waits is refused, none of it was stored. Only deletes and their like go on, with
-/// a piece of the reserve: they are what frees space.
+/// There is no space for the log: values that wait are refused, none of them was stored. Deletes and their like, and
+/// copies from segments that are being collected, go on with a piece of the reserve: they are what frees space.
 async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
     store.read_only.set(true);
-    refuse(store, head, |pending| pending.relocation.is_some() || pending.writes.iter().any(Write::adds_values));
+    let add_values = |pending: &Pending| pending.writes.iter().any(Write::adds_values);
+    refuse(store, head, |pending| pending.relocation.is_none() && add_values(pending));
     if head.queue.borrow().is_empty() {
         return;
     }
-    // Half is for the flush without which nothing can be collected; but without a first segment there is no start.
-    let keep = if head.previous.get().0 == 0 { 0 } else { RESERVE_PIECES / 2 };
+    let cold = !head.works_ahead();
+    let keep = match head.active.borrow().is_some() {
+        _ if cold => 1,
+        // Without a first segment there is no start.
+        false => 0,
+        true => RESERVE_PIECES - RESERVE_PIECES_LOG,
+    };
     match reserve::spend(store, keep).await {
-        Ok(true) => {}
+        Ok(true) if cold => {}
+        Ok(true) => store.log_grant.set(reserve::piece_bytes(&store.options) as u64),
+        Ok(false) if cold => refuse(store, head, |_| true),
+        Ok(false) if reserve::wait_for_space(store).await => {}
         Ok(false) => refuse(store, head, |_| true),
         Err(error) => store.fail(&error),
     }
@@ -759,8 +772,10 @@ fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) 
     store.room.wake();
 }
 
-/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before.
-pub fn retire<D: Disk>(store: &Store<D>) {
+/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before. Whether
+/// there was one.
+pub fn retire<D: Disk>(store: &Store<D>) -> bool {
+    let mut retired = false;
     for head in store.log.heads() {
         let quiet = head.flying.borrow().is_empty() && !head.unsynced.get();
         let active = head.active.borrow_mut().take_if(|active| quiet && active.dead_bytes() >= active.capacity / 2);
@@ -768,8 +783,10 @@ pub fn retire<D: Disk>(store: &Store<D>) {
             store.seal(&active);
             head.previous.set((active.id(), active.end.get()));
             store.work.wake();
+            retired = true;
         }
     }
+    retired
 }
 
 /// Whether the active segment can be closed with a last empty batch: something was written since the last one.

@@ -71,6 +71,10 @@ pub struct Segment<F> {
     pub end_position: Cell<u64>,
     /// May hold records of slices that are not this core's.
     pub shared: bool,
+    /// This core's part of it: of its slices, those that are this core's.
+    pub share: f64,
+    /// This core's live records have been copied out of it; tables still point to the old ones.
+    pub copied: Cell<bool>,
 }
 
 impl<F: DiskFile> Segment<F> {
@@ -144,6 +148,8 @@ impl<F: DiskFile> Segment<F> {
             last: RefCell::default(),
             end_position: Cell::new(0),
             shared: false,
+            share: 1.0,
+            copied: Cell::new(false),
             header,
         }
     }
@@ -189,18 +195,26 @@ impl<F: DiskFile> Segment<F> {
     }
     /// Bytes of what was written that would be free if its live records were packed elsewhere.
     pub fn dead_bytes(&self) -> u64 {
-        self.end.get().saturating_sub(self.packed_bytes())
+        self.own_bytes(self.end.get()).saturating_sub(self.packed_bytes())
     }
-    /// Bytes of its live records.
-    fn packed_bytes(&self) -> u64 {
-        let packed = (self.value_bytes.get() + self.record_bytes.get()) as u128 * self.live.get() as u128;
-        packed.div_ceil(u128::from(self.value_bytes.get().max(1))) as u64
+    /// Bytes that its live records would take elsewhere, padding as here.
+    pub fn packed_bytes(&self) -> u64 {
+        let used = self.end.get() - u64::from(self.header.data_start);
+        let packed = u128::from(used) * u128::from(self.live.get());
+        packed.div_ceil(u128::from(self.value_bytes.get().max(1))).min(u128::from(used)) as u64
     }
     /// Share of the file that would be free if its live records were packed elsewhere, in percent. Counts dead values,
     /// records whose values are small and thus in tables, padding, and what was never used.
     pub fn dead_percent(&self) -> u64 {
-        let packed = u128::from(self.packed_bytes());
-        100 - (packed * 100 / u128::from(self.allocated.get().max(1))).min(100) as u64
+        100 - (self.packed_bytes() * 100 / self.own_bytes(self.allocated.get()).max(1)).min(100)
+    }
+    /// This core's part of so many bytes of it.
+    pub fn own_bytes(&self, bytes: u64) -> u64 {
+        (bytes as f64 * self.share) as u64
+    }
+    /// Share of its large values that is dead, in percent.
+    pub fn dead_values_percent(&self) -> u64 {
+        100 - (self.live.get() * 100 / self.own_bytes(self.value_bytes.get()).max(1)).min(100)
     }
     pub fn add_live(&self, bytes: u64) {
         self.live.set(self.live.get() + bytes);

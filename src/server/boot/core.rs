@@ -2,14 +2,14 @@
 
 use crate::{
     driver::{
-        core::{Core, CoreSetup, Settings, start},
+        core::{Core, CoreSetup, Handle, Settings, start},
         identity::Identity,
         world::Arrival,
     },
-    engine::Background,
+    engine::{Background, Engine},
     http::HttpLimits,
     server::{
-        clients,
+        clients, clock,
         disk::RingDisk,
         mesh::{Mesh, MeshEnds, MeshTurn, Parcel},
         options::ServeOptions,
@@ -28,9 +28,9 @@ use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, select},
 };
-use glommio::{Latency, Shares, TaskQueueHandle, channels::local_channel};
+use glommio::{Latency, Shares, SharesManager, TaskQueueHandle, channels::local_channel};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt::Display,
     future::{Future, poll_fn},
     os::fd::OwnedFd,
@@ -46,7 +46,12 @@ use std::{
 
 /// Shares of a core's time between queues that want it.
 const SERVING_SHARES: usize = 1000;
-const COMPACTION_SHARES: usize = 100;
+/// Of background work, by how urgent it is.
+const BACKGROUND_SHARES: std::ops::RangeInclusive<usize> = 100..=1000;
+/// How often that is looked at.
+const URGENCY_PERIOD: Duration = Duration::from_millis(10);
+/// How often the backlog is looked at.
+const BACKLOG_PERIOD: Duration = Duration::from_secs(1);
 /// How late a queue may be served while others run.
 const LATENCY: Duration = Duration::from_millis(1);
 /// Pause between two looks at whether the node has joined, at its start, and whether all is drained, at its end.
@@ -157,11 +162,13 @@ pub(super) fn text(error: impl Display) -> String {
     error.to_string()
 }
 
-/// The queues of the calling executor: what clients wait for, and what they do not.
-pub(super) fn queues() -> (TaskQueueHandle, TaskQueueHandle) {
+/// The queues of the calling executor: what clients wait for, and what they do not, whose part follows the urgency.
+pub(super) fn queues() -> (TaskQueueHandle, TaskQueueHandle, Rc<Urgency>) {
     let executor = glommio::executor();
-    let queue = |shares, name| executor.create_task_queue(Shares::Static(shares), Latency::Matters(LATENCY), name);
-    (queue(SERVING_SHARES, "serving"), queue(COMPACTION_SHARES, "compaction"))
+    let urgency = Rc::<Urgency>::default();
+    let queue = |shares, name| executor.create_task_queue(shares, Latency::Matters(LATENCY), name);
+    let serving = queue(Shares::Static(SERVING_SHARES), "serving");
+    (serving, queue(Shares::Dynamic(urgency.clone()), "compaction"), urgency)
 }
 
 /// Drives the background futures of an engine, each in the queue of its kind.
@@ -181,14 +188,44 @@ pub(super) fn host(
     Ok(())
 }
 
+/// Gives background work its part of the core and of the disk.
+#[derive(Default)]
+pub(super) struct Urgency(OnceCell<(Engine<RingDisk>, Rc<RingDisk>)>);
+impl Urgency {
+    /// Follows the first engine that it is told of, on this disk.
+    pub(super) fn follow(&self, engine: Engine<RingDisk>, disk: Rc<RingDisk>) {
+        drop(self.0.set((engine, disk)));
+    }
+}
+impl SharesManager for Urgency {
+    fn shares(&self) -> usize {
+        let Some((engine, disk)) = self.0.get() else { return *BACKGROUND_SHARES.start() };
+        let urgency = engine.urgency();
+        disk.set_urgency(urgency);
+        let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
+        BACKGROUND_SHARES.start() + more as usize
+    }
+    fn adjustment_period(&self) -> Duration {
+        URGENCY_PERIOD
+    }
+}
+
+/// Keeps the backlog's figures up to date, and says when there is too much.
+async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
+    loop {
+        world.ring.pause(BACKLOG_PERIOD).await;
+        world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
+    }
+}
+
 /// Runs a core until the node stops.
 pub(super) async fn run(core: CoreOptions) -> Result<(), String> {
-    let (serving, compaction) = queues();
-    let task = glommio::spawn_local_into(serve(core, compaction), serving).map_err(text)?;
+    let (serving, compaction, urgency) = queues();
+    let task = glommio::spawn_local_into(serve(core, compaction, urgency), serving).map_err(text)?;
     task.await
 }
 
-async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), String> {
+async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgency>) -> Result<(), String> {
     let address = Address::new(core.identity.node, core.shard);
     let ring = Ring::new().map_err(text)?;
     ring.set_spin(core.options.spin_before_park);
@@ -230,9 +267,11 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle) -> Result<(), Str
         seed: super::random(),
     };
     let Core { driver, background, handle } =
-        start(world.clone(), disk, world.inbox.clone(), setup).await.map_err(text)?;
+        start(world.clone(), disk.clone(), world.inbox.clone(), setup).await.map_err(text)?;
     host(&ring, compaction, background)?;
     drop(world.handle.set(handle.clone()));
+    urgency.follow(handle.engine().clone(), disk);
+    ring.spawn(watch_backlog(world.clone(), handle.clone()));
 
     let listen = |fd: OwnedFd| Listener::new(&ring, fd);
     let web = Rc::new(Web {

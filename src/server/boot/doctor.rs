@@ -173,7 +173,7 @@ fn look_at_data(data: &Path, findings: &mut Vec<Finding>) {
         }
     }
     findings.push(look_at_space(data));
-    match probe::try_both(data) {
+    match try_syncs(data) {
         Ok(trial) => {
             findings.push(finding("o_direct", Verdict::Good, "works", ""));
             let best = trial.dsync.min(trial.fdatasync);
@@ -197,6 +197,16 @@ fn look_at_data(data: &Path, findings: &mut Vec<Finding>) {
             findings.push(finding("o_direct", Verdict::Bad, error.to_string(), mend));
         }
     }
+}
+
+/// Tries both calls on this file system, in a folder of their own: the directory may be anybody's.
+fn try_syncs(data: &Path) -> io::Result<probe::Trial> {
+    let scratch = data.join(format!(".dynarc-doctor-{}", std::process::id()));
+    fs::create_dir(&scratch)?;
+    let trial = probe::try_both(&scratch);
+    let removed = fs::remove_dir(&scratch);
+    let trial = trial?;
+    removed.map(|()| trial)
 }
 
 fn look_at_space(data: &Path) -> Finding {

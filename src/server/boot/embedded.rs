@@ -4,9 +4,9 @@
 //!
 //! Nothing guards the directory here: it must not be that of a running node, nor be open twice.
 
-use super::core;
+use super::core::{self, Urgency};
 use crate::{
-    engine::{Engine, disk::Disk, error::EngineError, types::EngineOptions},
+    engine::{Engine, error::EngineError, types::EngineOptions},
     server::{
         disk::RingDisk,
         options::ServeOptions,
@@ -24,6 +24,7 @@ use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
 pub struct EmbeddedCore {
     ring: Rc<Ring>,
     compaction: TaskQueueHandle,
+    urgency: Rc<Urgency>,
 }
 
 impl EmbeddedCore {
@@ -33,15 +34,17 @@ impl EmbeddedCore {
         Ok(RingDisk::new(self.ring.clone(), path)?.syncing_by(probe::sync_call(path)?))
     }
 
-    /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure.
-    pub async fn open<D: Disk>(
+    /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure. The part of
+    /// the core that background work gets follows the backlog of the first engine opened.
+    pub async fn open(
         &self,
-        disk: Rc<D>,
+        disk: Rc<RingDisk>,
         slices: &[SliceId],
         options: EngineOptions,
-    ) -> Result<Engine<D>, EngineError> {
-        let opened = Engine::open(disk, ShardId(0), slices, options).await?;
+    ) -> Result<Engine<RingDisk>, EngineError> {
+        let opened = Engine::open(disk.clone(), ShardId(0), slices, options).await?;
         core::host(&self.ring, self.compaction, opened.background).map_err(EngineError::Failed)?;
+        self.urgency.follow(opened.engine.clone(), disk);
         Ok(opened.engine)
     }
 
@@ -72,13 +75,13 @@ where
     let executor = super::executor(placement, &options, "embedded").make().map_err(core::text)?;
     executor.spawn(pulse.keep()).detach();
     let result = executor.run(async move {
-        let (serving, compaction) = core::queues();
+        let (serving, compaction, urgency) = core::queues();
         let life = async move {
             let ring = Ring::new().map_err(core::text)?;
             ring.count_turns(turns);
             let driving = glommio::spawn_local(ring.clone().drive(Alone)).detach();
             let (ended, result) = glommio::channels::local_channel::new_bounded(1);
-            let embedded = EmbeddedCore { ring: ring.clone(), compaction };
+            let embedded = EmbeddedCore { ring: ring.clone(), compaction, urgency };
             let body = body(embedded);
             let stopper = ring.clone();
             ring.spawn(async move {
