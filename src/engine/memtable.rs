@@ -30,7 +30,7 @@ fn prefix(key: &[u8]) -> Prefix {
 /// The entries whose keys begin with the same bytes.
 enum Slot {
     One(Bytes, Entry),
-    Many(Box<BTreeMap<Bytes, Entry>>),
+    Many(BTreeMap<Bytes, Entry>),
 }
 impl Slot {
     fn get(&self, key: &[u8]) -> Option<&Entry> {
@@ -49,7 +49,7 @@ impl Slot {
         if let Slot::One(first, held) = self {
             let held = Entry { sequence: held.sequence, stored: std::mem::replace(&mut held.stored, Stored::Delete) };
             let entries = BTreeMap::from([(std::mem::take(first), held)]);
-            *self = Slot::Many(Box::new(entries));
+            *self = Slot::Many(entries);
         }
         if let Slot::Many(entries) = self {
             entries.insert(key, entry);

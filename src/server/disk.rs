@@ -59,11 +59,6 @@ impl RingDisk {
     pub fn set_urgency(&self, urgency: f64) {
         self.queue.set_urgency(urgency);
     }
-    /// The same, for who does not hold the disk.
-    pub fn raise(&self) -> impl Fn(f64) + use<> {
-        let queue = self.queue.clone();
-        move |urgency| queue.set_urgency(urgency)
-    }
 
     fn absolute(&self, path: &str) -> io::Result<PathBuf> {
         let plain = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));

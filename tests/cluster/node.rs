@@ -110,13 +110,6 @@ impl Node {
             child.try_wait().map_err(|e| e.to_string())?.ok_or("it still runs".to_string())
         })
     }
-    /// It ends by itself.
-    pub fn wait_end(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("a running node");
-        wait::until(Duration::from_secs(20), "the node ends by itself", || {
-            child.try_wait().map_err(|e| e.to_string())?.ok_or_else(|| format!("it still runs\n{}", self.log_tail()))
-        })
-    }
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running node").id()
     }

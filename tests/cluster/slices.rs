@@ -108,7 +108,7 @@ fn a_directory_serves_under_any_number_of_shards() {
         write(node, &mut known, 10 + life);
     }
     check(node, &known, 1, "in the end");
-    let megabytes = keys * VALUE_BYTES >> 20;
+    let megabytes = (keys * VALUE_BYTES) >> 20;
     // Past the capture of the test harness: a figure to look at, not to assert.
     let _ = writeln!(
         std::io::stderr(),

@@ -60,9 +60,9 @@ extern "C" fn continued(_: libc::c_int) {
 
 /// Counts from now on how often this process is stopped (by SIGSTOP, or a terminal) and goes on.
 pub fn watch_stops() {
-    let handler: extern "C" fn(libc::c_int) = continued;
-    // Safety: the handler touches an atomic only.
-    unsafe { libc::signal(libc::SIGCONT, handler as libc::sighandler_t) };
+    let noted: extern "C" fn(libc::c_int) = continued;
+    // Safety: what is called touches an atomic only.
+    unsafe { libc::signal(libc::SIGCONT, noted as libc::sighandler_t) };
 }
 
 /// See [`watch_stops`].

@@ -32,12 +32,12 @@ struct Arguments {
     #[command(subcommand)]
     experiment: Experiment,
     #[command(flatten)]
-    common: Common,
+    terms: Terms,
 }
 
 /// What all experiments share.
 #[derive(clap::Args, Clone)]
-pub struct Common {
+pub struct Terms {
     /// Directory for the engines' files, on the disk to be measured; made, and emptied again. Default: beside the program
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
@@ -85,7 +85,7 @@ enum Experiment {
     LoadAndDie(experiment::open::Doomed),
 }
 
-impl Common {
+impl Terms {
     pub fn engines(&self) -> Vec<Kind> {
         if !self.engines.is_empty() {
             return self.engines.clone();
@@ -113,18 +113,18 @@ impl Common {
     }
     /// An empty directory for one engine.
     pub fn fresh(&self) -> Fallible<Place> {
-        let base = match &self.dir {
+        let parent = match &self.dir {
             Some(dir) => dir.clone(),
             None => {
                 let program = std::env::current_exe()?;
                 program.parent().unwrap_or(Path::new(".")).join("compare-files")
             }
         };
-        fs::create_dir_all(&base)?;
+        fs::create_dir_all(&parent)?;
         for n in 0u32.. {
-            let path = base.join(format!("run-{}-{n}", std::process::id()));
+            let path = parent.join(format!("run-{}-{n}", std::process::id()));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Place { path, base }),
+                Ok(()) => return Ok(Place { path, parent }),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e.into()),
             }
@@ -144,13 +144,13 @@ impl Common {
 /// A directory that goes with its holder.
 pub struct Place {
     pub path: PathBuf,
-    base: PathBuf,
+    parent: PathBuf,
 }
 impl Drop for Place {
     fn drop(&mut self) {
         // Left over is what the operator then sees and removes; the second succeeds only for the last.
         drop(fs::remove_dir_all(&self.path));
-        drop(fs::remove_dir(&self.base));
+        drop(fs::remove_dir(&self.parent));
     }
 }
 
@@ -166,29 +166,29 @@ struct Everything<'a> {
 }
 
 fn run(arguments: &Arguments) -> Fallible<()> {
-    let common = &arguments.common;
+    let terms = &arguments.terms;
     let reports = match &arguments.experiment {
-        Experiment::Puts(options) => experiment::puts::run(common, options)?,
-        Experiment::Overwrite(options) => experiment::overwrite::run(common, options)?,
-        Experiment::Gets(options) => experiment::gets::run(common, options)?,
-        Experiment::Tails(options) => experiment::tails::run(common, options)?,
-        Experiment::Open(options) => experiment::open::run(common, options)?,
-        Experiment::Memory(options) => experiment::memory::run(common, options)?,
-        Experiment::LoadAndDie(doomed) => return experiment::open::load_and_die(common, doomed),
+        Experiment::Puts(options) => experiment::puts::run(terms, options)?,
+        Experiment::Overwrite(options) => experiment::overwrite::run(terms, options)?,
+        Experiment::Gets(options) => experiment::gets::run(terms, options)?,
+        Experiment::Tails(options) => experiment::tails::run(terms, options)?,
+        Experiment::Open(options) => experiment::open::run(terms, options)?,
+        Experiment::Memory(options) => experiment::memory::run(terms, options)?,
+        Experiment::LoadAndDie(doomed) => return experiment::open::load_and_die(terms, doomed),
         Experiment::All => {
-            let mut reports = experiment::puts::run(common, &Default::default())?;
-            reports.extend(experiment::overwrite::run(common, &Default::default())?);
-            reports.extend(experiment::gets::run(common, &Default::default())?);
-            reports.extend(experiment::tails::run(common, &Default::default())?);
-            reports.extend(experiment::open::run(common, &Default::default())?);
-            reports.extend(experiment::memory::run(common, &Default::default())?);
+            let mut reports = experiment::puts::run(terms, &Default::default())?;
+            reports.extend(experiment::overwrite::run(terms, &Default::default())?);
+            reports.extend(experiment::gets::run(terms, &Default::default())?);
+            reports.extend(experiment::tails::run(terms, &Default::default())?);
+            reports.extend(experiment::open::run(terms, &Default::default())?);
+            reports.extend(experiment::memory::run(terms, &Default::default())?);
             reports
         }
     };
     for report in &reports {
-        println!("{}", if common.markdown { report.markdown() } else { report.text() });
+        println!("{}", if terms.markdown { report.markdown() } else { report.text() });
     }
-    if let Some(path) = &common.json {
+    if let Some(path) = &terms.json {
         let everything = Everything { machine: machine(), reports: &reports };
         fs::write(path, serde_json::to_string_pretty(&everything)?)?;
     }
@@ -197,8 +197,8 @@ fn run(arguments: &Arguments) -> Fallible<()> {
 
 fn machine() -> String {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let info = text("/proc/cpuinfo");
-    let model = info.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1));
+    let described = text("/proc/cpuinfo");
+    let model = described.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1));
     let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
     format!("{}, {cpus} CPUs, Linux {}", model.unwrap_or("unknown CPU"), text("/proc/sys/kernel/osrelease").trim())
 }

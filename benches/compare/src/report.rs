@@ -155,8 +155,13 @@ pub fn median(samples: &[f64]) -> Option<f64> {
 fn figure(value: f64) -> String {
     match value.abs() {
         v if v >= 10_000.0 => {
-            let whole = value.round() as i64;
-            format!("{} {:03}", whole / 1000, whole.abs() % 1000)
+            let whole = value.abs().round() as u64;
+            let (millions, thousands, rest) = (whole / 1_000_000, whole / 1000 % 1000, whole % 1000);
+            let sign = if value < 0.0 { "-" } else { "" };
+            match millions {
+                0 => format!("{sign}{thousands} {rest:03}"),
+                _ => format!("{sign}{millions} {thousands:03} {rest:03}"),
+            }
         }
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
@@ -192,6 +197,7 @@ mod tests {
         assert_eq!(figure(1.234), "1.23");
         assert_eq!(figure(123.4), "123");
         assert_eq!(figure(60_123.0), "60 123");
+        assert_eq!(figure(2_689_007.0), "2 689 007");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{
         identity::Identity,
         world::Arrival,
     },
-    engine::Background,
+    engine::{Background, Engine},
     http::HttpLimits,
     server::{
         clients, clock,
@@ -162,35 +162,13 @@ pub(super) fn text(error: impl Display) -> String {
     error.to_string()
 }
 
-/// Gives background work its part of the core and of the disk.
-#[derive(Default)]
-pub(super) struct Urgency(pub(super) OnceCell<Box<dyn Fn() -> f64>>);
-impl SharesManager for Urgency {
-    fn shares(&self) -> usize {
-        let Some(urgency) = self.0.get().map(|urgency| urgency()) else { return *BACKGROUND_SHARES.start() };
-        let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
-        BACKGROUND_SHARES.start() + more as usize
-    }
-    fn adjustment_period(&self) -> Duration {
-        URGENCY_PERIOD
-    }
-}
-
-/// Keeps the backlog's figures up to date, and says when there is too much.
-async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    loop {
-        world.ring.pause(BACKLOG_PERIOD).await;
-        world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
-    }
-}
-
-/// The queues of the calling executor: what clients wait for, and what they do not; and what the second one's part goes by.
+/// The queues of the calling executor: what clients wait for, and what they do not, whose part follows the urgency.
 pub(super) fn queues() -> (TaskQueueHandle, TaskQueueHandle, Rc<Urgency>) {
     let executor = glommio::executor();
-    let queue = |shares, name| executor.create_task_queue(shares, Latency::Matters(LATENCY), name);
     let urgency = Rc::<Urgency>::default();
-    let background = queue(Shares::Dynamic(urgency.clone()), "compaction");
-    (queue(Shares::Static(SERVING_SHARES), "serving"), background, urgency)
+    let queue = |shares, name| executor.create_task_queue(shares, Latency::Matters(LATENCY), name);
+    let serving = queue(Shares::Static(SERVING_SHARES), "serving");
+    (serving, queue(Shares::Dynamic(urgency.clone()), "compaction"), urgency)
 }
 
 /// Drives the background futures of an engine, each in the queue of its kind.
@@ -208,6 +186,36 @@ pub(super) fn host(
         }
     }
     Ok(())
+}
+
+/// Gives background work its part of the core and of the disk.
+#[derive(Default)]
+pub(super) struct Urgency(OnceCell<(Engine<RingDisk>, Rc<RingDisk>)>);
+impl Urgency {
+    /// Follows the first engine that it is told of, on this disk.
+    pub(super) fn follow(&self, engine: Engine<RingDisk>, disk: Rc<RingDisk>) {
+        drop(self.0.set((engine, disk)));
+    }
+}
+impl SharesManager for Urgency {
+    fn shares(&self) -> usize {
+        let Some((engine, disk)) = self.0.get() else { return *BACKGROUND_SHARES.start() };
+        let urgency = engine.urgency();
+        disk.set_urgency(urgency);
+        let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
+        BACKGROUND_SHARES.start() + more as usize
+    }
+    fn adjustment_period(&self) -> Duration {
+        URGENCY_PERIOD
+    }
+}
+
+/// Keeps the backlog's figures up to date, and says when there is too much.
+async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
+    loop {
+        world.ring.pause(BACKLOG_PERIOD).await;
+        world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
+    }
 }
 
 /// Runs a core until the node stops.
@@ -262,13 +270,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         start(world.clone(), disk.clone(), world.inbox.clone(), setup).await.map_err(text)?;
     host(&ring, compaction, background)?;
     drop(world.handle.set(handle.clone()));
-    let engine = handle.engine().clone();
-    let look = move || {
-        let urgency = engine.urgency();
-        disk.set_urgency(urgency);
-        urgency
-    };
-    drop(urgency.0.set(Box::new(look)));
+    urgency.follow(handle.engine().clone(), disk);
     ring.spawn(watch_backlog(world.clone(), handle.clone()));
     ring.spawn(tell_damage(handle.clone(), address.shard));
 

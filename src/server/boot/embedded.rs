@@ -6,17 +6,18 @@
 
 use super::core::{self, Urgency};
 use crate::{
-    engine::{Engine, disk::Disk, error::EngineError, types::EngineOptions},
+    engine::{Engine, error::EngineError, types::EngineOptions},
     server::{
         disk::RingDisk,
         options::ServeOptions,
         probe,
         ring::{Alone, Ring},
+        ticker::Ticker,
     },
     types::{ShardId, SliceId},
 };
 use glommio::{Placement, TaskQueueHandle};
-use std::{cell::RefCell, future::Future, io, path::Path, rc::Rc, time::Duration};
+use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
 
 /// What a body of [`run`] has at hand. Cheap to clone; never leaves its core.
 #[derive(Clone)]
@@ -24,38 +25,26 @@ pub struct EmbeddedCore {
     ring: Rc<Ring>,
     compaction: TaskQueueHandle,
     urgency: Rc<Urgency>,
-    raise: Rc<RefCell<Vec<Raise>>>,
 }
-
-/// Gives background work of a disk its part, by its urgency.
-type Raise = Box<dyn Fn(f64)>;
 
 impl EmbeddedCore {
     /// A directory, which must exist, as this core sees it. The first time the faster call of its drive for syncs is
     /// tried, up to a second long, and remembered in the directory.
     pub fn disk(&self, path: &Path) -> io::Result<RingDisk> {
-        let disk = RingDisk::new(self.ring.clone(), path)?.syncing_by(probe::sync_call(path)?);
-        self.raise.borrow_mut().push(Box::new(disk.raise()));
-        Ok(disk)
+        Ok(RingDisk::new(self.ring.clone(), path)?.syncing_by(probe::sync_call(path)?))
     }
 
-    /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure.
-    pub async fn open<D: Disk>(
+    /// Opens the engine of these slices and hosts its background work until [`Engine::close`] or a failure. The part of
+    /// the core that background work gets follows the backlog of the first engine opened.
+    pub async fn open(
         &self,
-        disk: Rc<D>,
+        disk: Rc<RingDisk>,
         slices: &[SliceId],
         options: EngineOptions,
-    ) -> Result<Engine<D>, EngineError> {
-        let opened = Engine::open(disk, ShardId(0), slices, options).await?;
+    ) -> Result<Engine<RingDisk>, EngineError> {
+        let opened = Engine::open(disk.clone(), ShardId(0), slices, options).await?;
         core::host(&self.ring, self.compaction, opened.background).map_err(EngineError::Failed)?;
-        // Background work of all engines of this core goes by the first one's backlog.
-        let (engine, raise) = (opened.engine.clone(), self.raise.clone());
-        let look = move || {
-            let urgency = engine.urgency();
-            raise.borrow().iter().for_each(|raise| raise(urgency));
-            urgency
-        };
-        drop(self.urgency.0.set(Box::new(look)));
+        self.urgency.follow(opened.engine.clone(), disk);
         Ok(opened.engine)
     }
 
@@ -80,14 +69,19 @@ where
 {
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
     let options = ServeOptions::new("");
+    let ticker = Ticker::start().map_err(core::text)?;
+    let pulse = ticker.pulse();
+    let turns = pulse.turns();
     let executor = super::executor(placement, &options, "embedded").make().map_err(core::text)?;
-    executor.run(async move {
+    executor.spawn(pulse.keep()).detach();
+    let result = executor.run(async move {
         let (serving, compaction, urgency) = core::queues();
         let life = async move {
             let ring = Ring::new().map_err(core::text)?;
+            ring.count_turns(turns);
             let driving = glommio::spawn_local(ring.clone().drive(Alone)).detach();
             let (ended, result) = glommio::channels::local_channel::new_bounded(1);
-            let embedded = EmbeddedCore { ring: ring.clone(), compaction, urgency, raise: Rc::default() };
+            let embedded = EmbeddedCore { ring: ring.clone(), compaction, urgency };
             let body = body(embedded);
             let stopper = ring.clone();
             ring.spawn(async move {
@@ -101,5 +95,7 @@ where
             result.recv().await.ok_or_else(|| "the ring has stopped before its body ended".to_string())
         };
         glommio::spawn_local_into(life, serving).map_err(core::text)?.await
-    })
+    });
+    ticker.stop();
+    result
 }

@@ -2,7 +2,7 @@
 
 use super::{load, turn};
 use crate::{
-    Common, Fallible, device,
+    Fallible, Terms, device,
     report::{Better, Goal, Report},
     say, subject,
 };
@@ -23,14 +23,14 @@ impl Default for Options {
     }
 }
 
-pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
-    let sizing = common.sizing_of(options.small)?;
+pub fn run(terms: &Terms, options: &Options) -> Fallible<Vec<Report>> {
+    let sizing = terms.sizing_of(options.small)?;
     let title = format!("Filters and indexes in memory, {} keys", options.keys);
-    let mut report = common.report(title, &[]);
-    for kind in common.engines() {
+    let mut report = terms.report(title, &[]);
+    for kind in terms.engines() {
         say(format_args!("memory: {}", kind.name()));
         turn(&mut report, |report| {
-            let place = common.fresh()?;
+            let place = terms.fresh()?;
             let mut store = subject::open(kind, &place.path, &sizing)?;
             let loaded = load(&mut *store, options.keys)?;
             device::settle(Duration::from_secs(120));

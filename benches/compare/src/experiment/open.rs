@@ -3,7 +3,7 @@
 
 use super::{FOR_EVER, only, turn};
 use crate::{
-    Common, Fallible, device, fio,
+    Fallible, Terms, device, fio,
     records::{Order, Records},
     report::{Better, Goal, Report},
     say, subject,
@@ -45,14 +45,14 @@ const FIO: &str = "fio";
 /// Bytes of values for the replay of small records.
 const SMALL: usize = 100;
 
-pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
-    let mut report = common.report("Opening a directory", &[FIO]);
-    let small = common.sizing_of(SMALL)?;
-    let large = common.sizing()?;
-    for round in 0..common.rounds {
+pub fn run(terms: &Terms, options: &Options) -> Fallible<Vec<Report>> {
+    let mut report = terms.report("Opening a directory", &[FIO]);
+    let small = terms.sizing_of(SMALL)?;
+    let large = terms.sizing()?;
+    for round in 0..terms.rounds {
         let mut device = None;
         if fio::present() {
-            let place = common.fresh()?;
+            let place = terms.fresh()?;
             let (file, bytes) = (place.path.join("fio"), options.replay_megabytes << 20);
             fio::lay_out(&file, bytes)?;
             let read = fio::sequential_read(&file, bytes)?.bytes_per_second / 1e6;
@@ -60,12 +60,12 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
             report.add(FIO, "replay, small records: MB/s", Better::Higher, Goal::None, read);
             device = Some(read);
         }
-        for kind in common.engines() {
+        for kind in terms.engines() {
             say(format_args!("open: round {}, {}", round + 1, kind.name()));
             turn(&mut report, |report| {
-                let place = common.fresh()?;
+                let place = terms.fresh()?;
                 let keys = options.megabytes * 1_000_000 / large.records.user_bytes();
-                load_and_kill(common, kind, &place.path, &large.records, keys)?;
+                load_and_kill(terms, kind, &place.path, &large.records, keys)?;
                 let killed = serve(kind, &place.path, &large, keys)?;
                 let closed = serve(kind, &place.path, &large, keys)?;
                 let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
@@ -74,9 +74,9 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
                 add("on the device: MB", Better::Neither, Goal::None, device::space(&place.path) as f64 / 1e6);
                 drop(place);
                 for (name, sizing) in [("large", &large), ("small", &small)] {
-                    let place = common.fresh()?;
+                    let place = terms.fresh()?;
                     let keys = options.replay_megabytes * 1_000_000 / sizing.records.user_bytes();
-                    load_and_kill(common, kind, &place.path, &sizing.records, keys)?;
+                    load_and_kill(terms, kind, &place.path, &sizing.records, keys)?;
                     let opened = serve(kind, &place.path, sizing, keys)?;
                     let row = format!("replay, {name} records: s");
                     report.add(kind.name(), &row, Better::Lower, Goal::None, opened.seconds);
@@ -96,11 +96,11 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
     }
     report.note(format!(
         "{} MB of values of {} bytes; until the first get was answered. Kill: the process that loaded it ended without a close. The page cache was warm for those who use it.",
-        options.megabytes, common.value_bytes
+        options.megabytes, terms.value_bytes
     ));
     report.note(format!(
         "Replay: {} MB of fresh records of {} and {SMALL} bytes, loaded and killed; fio reads a file as large in order.",
-        options.replay_megabytes, common.value_bytes
+        options.replay_megabytes, terms.value_bytes
     ));
     Ok(vec![report])
 }
@@ -125,12 +125,12 @@ fn serve(kind: Kind, directory: &Path, sizing: &Sizing, keys: u64) -> Fallible<S
     Ok(Served { seconds, replayed })
 }
 
-fn load_and_kill(common: &Common, kind: Kind, directory: &Path, records: &Records, keys: u64) -> Fallible<()> {
+fn load_and_kill(terms: &Terms, kind: Kind, directory: &Path, records: &Records, keys: u64) -> Fallible<()> {
     let name = clap::ValueEnum::to_possible_value(&kind).ok_or("an engine without a name")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["load-and-die", "--kind", name.get_name(), "--directory"]).arg(directory);
     command.args(["--keys", &keys.to_string(), "--value-bytes", &records.value_bytes.to_string()]);
-    if let Some(cpu) = &common.cpu {
+    if let Some(cpu) = &terms.cpu {
         command.args(["--cpu", cpu]);
     }
     let status = command.status()?;
@@ -144,8 +144,8 @@ fn load_and_kill(common: &Common, kind: Kind, directory: &Path, records: &Record
 const DEAD: i32 = 77;
 
 /// Loads a directory, every put durable, and ends the process without a close.
-pub fn load_and_die(common: &Common, doomed: &Doomed) -> Fallible<()> {
-    let sizing = common.sizing()?;
+pub fn load_and_die(terms: &Terms, doomed: &Doomed) -> Fallible<()> {
+    let sizing = terms.sizing()?;
     let mut store = subject::open(doomed.kind, &doomed.directory, &sizing)?;
     let action = Action::Put { version: 0, durable: true };
     let stream = Stream { action, workers: 128, order: Order::Ascending, operations: doomed.keys, rate: None };

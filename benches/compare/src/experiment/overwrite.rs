@@ -3,7 +3,7 @@
 
 use super::{FOR_EVER, only, turn};
 use crate::{
-    Common, Fallible, device,
+    Fallible, Terms, device,
     device::Account,
     records::Order,
     report::{Better, Goal, Report},
@@ -38,19 +38,19 @@ impl Default for Options {
 /// How long background work may take to catch up after a phase.
 const CATCHING_UP: Duration = Duration::from_secs(120);
 
-pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
-    let sizing = common.sizing()?;
+pub fn run(terms: &Terms, options: &Options) -> Fallible<Vec<Report>> {
+    let sizing = terms.sizing()?;
     let user_bytes = sizing.records.user_bytes();
     let keys = (options.megabytes * 1_000_000 / user_bytes).max(1);
     let live = (keys * user_bytes) as f64;
     let how = if options.synced { "synced" } else { "not synced" };
-    let title = format!("All keys overwritten {} times, {how}, values of {} bytes", options.times, common.value_bytes);
-    let mut report = common.report(title, &[]);
-    for round in 0..common.rounds {
-        for kind in common.engines() {
+    let title = format!("All keys overwritten {} times, {how}, values of {} bytes", options.times, terms.value_bytes);
+    let mut report = terms.report(title, &[]);
+    for round in 0..terms.rounds {
+        for kind in terms.engines() {
             say(format_args!("overwrite: round {}, {}", round + 1, kind.name()));
             turn(&mut report, |report| {
-                let place = common.fresh()?;
+                let place = terms.fresh()?;
                 let mut store = subject::open(kind, &place.path, &sizing)?;
                 let mut put = |version: u32, order: Order, operations: u64| {
                     let action = Action::Put { version, durable: options.synced };
@@ -124,7 +124,7 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
     report.note(
         "Bytes to device: what the process wrote (/proc/self/io) until background work had caught up, over keys, heads and values. Space: blocks of the files, reserved ones included.",
     );
-    if common.engines().contains(&Kind::RocksDb) {
+    if terms.engines().contains(&Kind::RocksDb) {
         report.note("Caught up: when nothing had been written for a second after the last put.");
     }
     Ok(vec![report])

@@ -2,7 +2,7 @@
 
 use super::{only, turn};
 use crate::{
-    Common, Fallible, device,
+    Fallible, Terms, device,
     device::Account,
     records::Order,
     report::{Better, Goal, Report},
@@ -35,15 +35,15 @@ impl Default for Options {
 
 const DEVICE: &str = "bare write + sync";
 
-pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
-    let sizing = common.sizing()?;
-    let title = format!("Durable puts of fresh keys, values of {} bytes", common.value_bytes);
-    let mut report = common.report(title, &[DEVICE]);
-    for round in 0..common.rounds {
-        for kind in common.engines() {
+pub fn run(terms: &Terms, options: &Options) -> Fallible<Vec<Report>> {
+    let sizing = terms.sizing()?;
+    let title = format!("Durable puts of fresh keys, values of {} bytes", terms.value_bytes);
+    let mut report = terms.report(title, &[DEVICE]);
+    for round in 0..terms.rounds {
+        for kind in terms.engines() {
             say(format_args!("puts: round {}, {}", round + 1, kind.name()));
             turn(&mut report, |report| {
-                let place = common.fresh()?;
+                let place = terms.fresh()?;
                 let mut store = subject::open(kind, &place.path, &sizing)?;
                 let mut first = 0;
                 let mut puts = |workers: usize, operations: u64, limit: Duration| -> Fallible<(Outcome, Account)> {

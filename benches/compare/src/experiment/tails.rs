@@ -3,7 +3,7 @@
 
 use super::{FOR_EVER, load, only, turn};
 use crate::{
-    Common, Fallible, device,
+    Fallible, Terms, device,
     records::Order,
     report::{Better, Goal, Report},
     say, subject,
@@ -35,15 +35,15 @@ const DEPTH: usize = 32;
 /// Workers that gets which arrive by the clock are dealt to.
 const ARRIVALS: usize = 128;
 
-pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
-    let sizing = common.sizing()?;
+pub fn run(terms: &Terms, options: &Options) -> Fallible<Vec<Report>> {
+    let sizing = terms.sizing()?;
     let keys = (options.megabytes * 1_000_000 / sizing.records.user_bytes()).max(1);
-    let title = format!("Gets at half load beside background work, values of {} bytes", common.value_bytes);
-    let mut report = common.report(title, &[]);
-    for round in 0..common.rounds {
-        for kind in common.engines() {
+    let title = format!("Gets at half load beside background work, values of {} bytes", terms.value_bytes);
+    let mut report = terms.report(title, &[]);
+    for round in 0..terms.rounds {
+        for kind in terms.engines() {
             say(format_args!("tails: round {}, {}", round + 1, kind.name()));
-            turn(&mut report, |report| measure(common, options, report, kind, &sizing, keys))?;
+            turn(&mut report, |report| measure(terms, options, report, kind, &sizing, keys))?;
         }
     }
     report.note(format!(
@@ -55,14 +55,14 @@ pub fn run(common: &Common, options: &Options) -> Fallible<Vec<Report>> {
 }
 
 fn measure(
-    common: &Common,
+    terms: &Terms,
     options: &Options,
     report: &mut Report,
     kind: Kind,
     sizing: &Sizing,
     keys: u64,
 ) -> Fallible<()> {
-    let place = common.fresh()?;
+    let place = terms.fresh()?;
     let seconds = Duration::from_secs(options.seconds);
     let mut store = subject::open(kind, &place.path, sizing)?;
     load(&mut *store, keys)?;

@@ -10,13 +10,12 @@ use bytes::Bytes;
 use dynarc::{
     engine::{
         Engine,
-        disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Space, Sync},
         types::{Change, Durability, EngineOptions, Want, Write},
     },
     limits::{INLINE_VALUE_BYTES, SLICES_MIN},
     server::{
         boot::embedded::{self, EmbeddedCore},
-        disk::{RingDisk, RingFile},
+        disk::RingDisk,
     },
     types::SliceId,
 };
@@ -24,7 +23,6 @@ use hdrhistogram::Histogram;
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    io,
     path::{Path, PathBuf},
     rc::Rc,
     sync::{
@@ -126,16 +124,15 @@ async fn serve(
     commands: mpsc::Receiver<Command>,
 ) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let reads = Rc::new(Cell::new(0));
-    let disk = CountedDisk { disk: core.disk(&directory).map_err(|e| text(&e))?, reads: reads.clone() };
+    let disk = Rc::new(core.disk(&directory).map_err(|e| text(&e))?);
     let slices: Vec<SliceId> = (0..SLICES as u16).map(SliceId).collect();
-    let engine = core.open(Rc::new(disk), &slices, options(&sizing)).await.map_err(|e| text(&e))?;
+    let engine = core.open(disk, &slices, options(&sizing)).await.map_err(|e| text(&e))?;
     // Whoever opened waits for this.
     opened.send(()).map_err(|e| text(&e))?;
     loop {
         match commands.try_recv() {
             Ok(Command::Run(work, answer)) => drop(answer.send(run(&core, &engine, &sizing.records, &work).await)),
-            Ok(Command::Gauges(answer)) => drop(answer.send(gauges(&engine, reads.get()))),
+            Ok(Command::Gauges(answer)) => drop(answer.send(gauges(&engine))),
             Ok(Command::Close) | Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => core.pause(LOOK).await,
         }
@@ -143,12 +140,12 @@ async fn serve(
     engine.close().await.map_err(|e| text(&e))
 }
 
-fn gauges(engine: &Engine<CountedDisk>, reads: u64) -> Gauges {
+fn gauges(engine: &Engine<RingDisk>) -> Gauges {
     let stats = engine.stats();
     Gauges {
         syncs: Some(stats.syncs),
         acknowledged: Some(stats.durable_writes),
-        reads: Some(reads),
+        reads: Some(stats.device_reads),
         index_bytes: Some(stats.table_memory_bytes),
         replayed_bytes: Some(stats.replayed_bytes),
         flushes: Some(stats.flushes),
@@ -166,7 +163,7 @@ struct Crew {
 
 async fn run(
     core: &EmbeddedCore,
-    engine: &Engine<CountedDisk>,
+    engine: &Engine<RingDisk>,
     records: &Records,
     work: &Work,
 ) -> Result<Vec<Outcome>, String> {
@@ -214,12 +211,7 @@ async fn run(
 }
 
 /// One worker: request after request until its stream ends.
-async fn labour(
-    core: &EmbeddedCore,
-    engine: &Engine<CountedDisk>,
-    records: &Records,
-    crew: &Crew,
-) -> Result<(), String> {
+async fn labour(core: &EmbeddedCore, engine: &Engine<RingDisk>, records: &Records, crew: &Crew) -> Result<(), String> {
     while let Some(step) = crew.progress.next() {
         let mut begun = Instant::now();
         if let Some(due) = step.due {
@@ -287,70 +279,5 @@ impl Drop for Entered {
         {
             waker.wake();
         }
-    }
-}
-
-// ---- a disk that counts ----------------------------------------------------------------------------------------
-
-/// The real disk; counts the reads that requests wait for.
-pub struct CountedDisk {
-    disk: RingDisk,
-    reads: Rc<Cell<u64>>,
-}
-pub struct CountedFile {
-    file: Rc<RingFile>,
-    reads: Rc<Cell<u64>>,
-}
-
-impl Disk for CountedDisk {
-    type File = CountedFile;
-    async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Rc<CountedFile>> {
-        let file = self.disk.open(path, mode).await?;
-        Ok(Rc::new(CountedFile { file, reads: self.reads.clone() }))
-    }
-    async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
-        self.disk.list(directory).await
-    }
-    async fn create_dir(&self, directory: &str) -> io::Result<()> {
-        self.disk.create_dir(directory).await
-    }
-    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to).await
-    }
-    async fn remove(&self, path: &str) -> io::Result<()> {
-        self.disk.remove(path).await
-    }
-    async fn sync_dir(&self, directory: &str) -> io::Result<()> {
-        self.disk.sync_dir(directory).await
-    }
-    fn space(&self) -> io::Result<Space> {
-        self.disk.space()
-    }
-    async fn pause(&self, duration: Duration) {
-        self.disk.pause(duration).await;
-    }
-    async fn breathe(&self) {
-        self.disk.breathe().await;
-    }
-}
-
-impl DiskFile for CountedFile {
-    async fn read(&self, offset: u64, bytes: usize, lane: Lane) -> io::Result<PageBuffer> {
-        if lane == Lane::Foreground {
-            self.reads.set(self.reads.get() + 1);
-        }
-        self.file.read(offset, bytes, lane).await
-    }
-    async fn write(&self, offset: u64, buffer: PageBuffer, sync: Sync, lane: Lane) -> (PageBuffer, io::Result<()>) {
-        self.file.write(offset, buffer, sync, lane).await
-    }
-    async fn sync(&self) -> io::Result<()> {
-        self.file.sync().await
-    }
-    async fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.file.allocate(bytes).await
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
     }
 }
