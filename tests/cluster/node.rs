@@ -121,6 +121,14 @@ impl Node {
         let ended = self.child.as_mut().expect("a started node").try_wait().expect("its state");
         assert!(ended.is_none(), "node {} ended: {ended:?}\n{}", self.ip, self.log_tail());
     }
+    /// It ends by itself.
+    #[allow(dead_code)] // The tests of disks use it, those of clusters do not.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("a running node");
+        wait::until(Duration::from_secs(20), "the node ends by itself", || {
+            child.try_wait().map_err(|e| e.to_string())?.ok_or_else(|| format!("it still runs\n{}", self.log_tail()))
+        })
+    }
     pub fn wait_ready(&mut self) {
         let mut http = self.http();
         wait::until(READY_WITHIN, &format!("node {} is ready", self.ip), || {
