@@ -29,7 +29,7 @@ fn group(name: &str) -> Group {
 }
 fn key(prng: &mut Prng) -> Vec<u8> {
     let number = prng.below(40);
-    let name = if number % 2 == 0 { "cart:" } else { "user:" };
+    let name = if number.is_multiple_of(2) { "cart:" } else { "user:" };
     [&[0], &(number * 0x0123_4567_89AB).to_be_bytes()[..], name.as_bytes(), number.to_string().as_bytes()].concat()
 }
 fn drop_all(rig: &Rig, name: &str) -> Result<(), EngineError> {
