@@ -83,7 +83,7 @@ impl<D: Disk> Engine<D> {
         };
         for (kind, head) in [(Background::Log, &store.log.hot), (Background::Compaction, &store.log.cold)] {
             add(kind, Box::pin(log::run(store.clone(), head.clone())));
-            add(kind, Box::pin(log::prepare(store.clone(), head.clone())));
+            add(kind, Box::pin(log::prepare::run(store.clone(), head.clone())));
         }
         add(Background::Compaction, Box::pin(flush::run(store.clone())));
         add(Background::Compaction, Box::pin(compact::run(store.clone())));

@@ -20,11 +20,11 @@
 //!
 //! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
 
+pub mod prepare;
+
 use super::{
-    format::{
-        BATCH_HEADER_BYTES, BatchHeader, LogRecord, SegmentHeader, encode_batch, mark_bytes, pages, record_bytes,
-    },
-    segment::{Phase, STEP_BYTES, Segment, id_for, path},
+    format::{BATCH_HEADER_BYTES, BatchHeader, LogRecord, encode_batch, pages, record_bytes},
+    segment::{Phase, Segment},
 };
 use crate::{
     engine::{
@@ -33,14 +33,10 @@ use crate::{
         error::EngineError,
         memtable::pointers,
         notify::{Notify, Promise},
-        reserve,
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{
-        BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, RESERVE_PIECES, RESERVE_PIECES_LOG, SHORT_STEP_BYTES,
-        SYNC_INTERVAL,
-    },
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -645,146 +641,6 @@ fn recycle<D: Disk>(head: &Head<D>, buffer: PageBuffer) {
 
 fn nearly_used<F: DiskFile>(segment: &Segment<F>) -> bool {
     segment.allocated.get() - segment.end.get() < u64::from(segment.header.step) / 2
-}
-
-/// What the second future of the log does next.
-enum Chore<F> {
-    Grow(Rc<Segment<F>>, u64),
-    Create(u64),
-    End,
-}
-
-/// Makes segments, and space in them, before the log needs them.
-pub async fn prepare<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
-    loop {
-        let chore = head.changed.until(|| next_chore(&store, &head)).await;
-        let result = match chore {
-            Chore::End => break,
-            _ if head.works_ahead() && head.active.borrow().is_some() && reserve::is_kept_from_log(&store) => {
-                Err(EngineError::Full)
-            }
-            Chore::Grow(segment, needed) => segment.grow(needed).await,
-            Chore::Create(bytes) => create(&store, &head, bytes).await,
-        };
-        head.wanted.set(0);
-        match result {
-            Ok(()) => store.look_at_space(),
-            Err(EngineError::Full) => meet_full(&store, &head).await,
-            Err(error) => store.fail(&error),
-        }
-        head.changed.wake();
-        if let Err(error) = reserve::restore(&store).await {
-            store.fail(&error);
-        }
-    }
-}
-
-fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File>> {
-    // As long as the head may write, it may need a segment: collection can still ask for one after the engine was told to
-    // stop.
-    if store.has_failed() || head.ended.get() {
-        return Some(Chore::End);
-    }
-    let wanted = head.wanted.get();
-    let fits = head.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
-    let Some(active) = head.active.borrow().clone() else {
-        return (wanted > 0 && !fits).then_some(Chore::Create(wanted));
-    };
-    let needed = active.end.get() + wanted;
-    if wanted > 0 && needed > active.capacity {
-        return (!fits).then_some(Chore::Create(wanted));
-    }
-    if store.read_only.get() && wanted == 0 {
-        return None;
-    }
-    if active.allocated.get() < active.capacity {
-        return (nearly_used(&active) || needed > active.allocated.get()).then_some(Chore::Grow(active, needed));
-    }
-    (head.works_ahead() && nearly_used(&active) && head.next.borrow().is_none())
-        .then_some(Chore::Create(BATCH_BYTES.min(store.options.segment_bytes / 4) as u64))
-}
-
-async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
-    let made = store.log.segments_made.get() + 1;
-    store.log.segments_made.set(made);
-    let shard = store.shard.0;
-    let id = id_for(store.generation, made, shard);
-    // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
-    let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
-    let header = SegmentHeader {
-        id,
-        epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
-        generation: store.generation,
-        first_sequence: store.log.next_sequence.get(),
-        shard,
-        data_start: 0,
-        step: step_bytes(store, made) as u32,
-        reused: false,
-        slices: store.slices().map(|s| s.id).collect(),
-    };
-    let needed = (PAGE + mark_bytes(header.slices.len())) as u64 + bytes;
-    let segment = match store.take_free(needed) {
-        Some(old) => {
-            let reused = Segment::reuse(&*store.disk, &old, header).await?;
-            count(&store.counters.reuses, 1);
-            reused
-        }
-        None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
-    };
-    count(&store.counters.device_bytes_written, PAGE as u64);
-    let too_small = head.next.borrow_mut().replace(Rc::new(segment));
-    if let Some(too_small) = too_small {
-        store.disk.remove(&path(too_small.id())).await?;
-    }
-    Ok(())
-}
-
-/// By how much a segment grows: little when space is short.
-fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
-    match made {
-        _ if store.read_only.get() => SHORT_STEP_BYTES,
-        1 => STEP_BYTES,
-        _ => store.options.segment_bytes,
-    }
-}
-
-/// There is no space for the log: values that wait are refused, none of them was stored. Deletes and their like, and
-/// copies from segments that are being collected, go on with a piece of the reserve: they are what frees space.
-async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
-    store.read_only.set(true);
-    let add_values = |pending: &Pending| pending.writes.iter().any(Write::adds_values);
-    refuse(store, head, |pending| pending.relocation.is_none() && add_values(pending));
-    if head.queue.borrow().is_empty() {
-        return;
-    }
-    let cold = !head.works_ahead();
-    let keep = match head.active.borrow().is_some() {
-        _ if cold => 1,
-        // Without a first segment there is no start.
-        false => 0,
-        true => RESERVE_PIECES - RESERVE_PIECES_LOG,
-    };
-    match reserve::spend(store, keep).await {
-        Ok(true) if cold => {}
-        Ok(true) => store.log_grant.set(reserve::piece_bytes(&store.options) as u64),
-        Ok(false) if cold => refuse(store, head, |_| true),
-        Ok(false) if reserve::wait_for_space(store).await => {}
-        Ok(false) => refuse(store, head, |_| true),
-        Err(error) => store.fail(&error),
-    }
-    reserve::ask_for_more(store);
-}
-
-fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) -> bool) {
-    let waiting = head.queue.borrow().len();
-    for _ in 0..waiting {
-        match head.pop() {
-            Some(pending) if refused(&pending) => pending.done.resolve(Err(EngineError::Full)),
-            Some(pending) => head.put_back(pending),
-            None => break,
-        }
-    }
-    store.room.wake();
 }
 
 /// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before. Whether
