@@ -30,7 +30,7 @@ use futures_util::{
 };
 use glommio::{Latency, Shares, SharesManager, TaskQueueHandle, channels::local_channel};
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     fmt::Display,
     future::{Future, poll_fn},
     os::fd::OwnedFd,
@@ -189,21 +189,31 @@ pub(super) fn host(
 }
 
 /// Gives background work its part of the core and of the disk.
-#[derive(Default)]
-pub(super) struct Urgency(OnceCell<(Engine<RingDisk>, Rc<RingDisk>)>);
+///
+/// The executor asks for the shares in the middle of its own business, where nothing may be woken: so they are only read
+/// there, and reckoned by a task.
+pub(super) struct Urgency(Cell<usize>);
+impl Default for Urgency {
+    fn default() -> Urgency {
+        Urgency(Cell::new(*BACKGROUND_SHARES.start()))
+    }
+}
 impl Urgency {
-    /// Follows the first engine that it is told of, on this disk.
-    pub(super) fn follow(&self, engine: Engine<RingDisk>, disk: Rc<RingDisk>) {
-        drop(self.0.set((engine, disk)));
+    /// Follows an engine on this disk, for ever.
+    pub(super) async fn follow(self: Rc<Self>, ring: Rc<Ring>, engine: Engine<RingDisk>, disk: Rc<RingDisk>) {
+        loop {
+            let urgency = engine.urgency();
+            disk.set_urgency(urgency);
+            let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
+            self.0.set(BACKGROUND_SHARES.start() + more as usize);
+            // A core with nothing behind it is left in peace.
+            ring.pause(if urgency > 0.0 { URGENCY_PERIOD } else { 10 * URGENCY_PERIOD }).await;
+        }
     }
 }
 impl SharesManager for Urgency {
     fn shares(&self) -> usize {
-        let Some((engine, disk)) = self.0.get() else { return *BACKGROUND_SHARES.start() };
-        let urgency = engine.urgency();
-        disk.set_urgency(urgency);
-        let more = (BACKGROUND_SHARES.end() - BACKGROUND_SHARES.start()) as f64 * urgency;
-        BACKGROUND_SHARES.start() + more as usize
+        self.0.get()
     }
     fn adjustment_period(&self) -> Duration {
         URGENCY_PERIOD
@@ -270,7 +280,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         start(world.clone(), disk.clone(), world.inbox.clone(), setup).await.map_err(text)?;
     host(&ring, compaction, background)?;
     drop(world.handle.set(handle.clone()));
-    urgency.follow(handle.engine().clone(), disk);
+    ring.spawn(urgency.follow(ring.clone(), handle.engine().clone(), disk));
     ring.spawn(watch_backlog(world.clone(), handle.clone()));
     ring.spawn(tell_damage(handle.clone(), address.shard));
 

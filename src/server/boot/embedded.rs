@@ -44,7 +44,7 @@ impl EmbeddedCore {
     ) -> Result<Engine<RingDisk>, EngineError> {
         let opened = Engine::open(disk.clone(), ShardId(0), slices, options).await?;
         core::host(&self.ring, self.compaction, opened.background).map_err(EngineError::Failed)?;
-        self.urgency.follow(opened.engine.clone(), disk);
+        self.ring.spawn(self.urgency.clone().follow(self.ring.clone(), opened.engine.clone(), disk));
         Ok(opened.engine)
     }
 
