@@ -42,6 +42,11 @@
 //! - Records are replaced whole. When siblings survive a write they are read and rewritten with it, so a pointer into
 //!   the log is never handed out to be stored again.
 //! - Messages between the cores of one node are the same encoded frames as between nodes.
+//! - The log has two heads, hot and cold, from one counter of sequences; files of collected segments get another life under
+//!   an epoch that cannot be guessed, instead of being written with zeros first.
+//! - What a flush replaces stops counting as live at that flush, not at a later compaction: it costs a look at the tables for
+//!   each record, and lets collection know what is dead while little data is stored.
+//! - A group of records (a table of users) is dropped by one small record a slice that hides what is older.
 
 pub mod limits;
 pub mod types;
