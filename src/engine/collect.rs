@@ -1,10 +1,11 @@
 //! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
-//! A segment is collected only when it is sealed and all of its records are in tables. Its batches are walked in order, their records read apart from their values; the values of those that are still
-//! current are read, verified and appended again as fresh records, on the condition that the record is still current when
-//! its batch is sealed. Once the last copy is durable nothing that a read can find points into the segment any more:
-//! pointers that older tables still hold are hidden behind the copies. A read that looked up its record before meets a
-//! missing segment and looks it up again.
+//! A segment is collected only when it is sealed and all of its records are in tables. Its batches are walked in order,
+//! their records read apart from their values; the values of those that are still current are read, verified and
+//! appended again as fresh records, on the condition that the record is still current when its batch is sealed. Once
+//! the last copy is durable nothing that a read can find points into the segment any more: pointers that older tables
+//! still hold are hidden behind the copies. A read that looked up its record before meets a missing segment and looks
+//! it up again.
 //!
 //! Nothing is copied before space asks for it: the longer a segment waits, the more of it is dead. From
 //! [`SPACE_PERCENT_START`](crate::limits::SPACE_PERCENT_START) of what is live the emptiest segment is taken, and the work
