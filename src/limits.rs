@@ -34,6 +34,16 @@ pub const RECENT_WRITES_MAX: usize = 4;
 /// Replicas of one key.
 pub const REPLICAS_MAX: usize = 7;
 
+// ---- tables ----------------------------------------------------------------------------------------------------
+/// Bytes of a table's name.
+pub const TABLE_NAME_BYTES_MAX: usize = 64;
+/// Tables of a cluster, the markers of dropped ones included. Two sides of a partition may make as many each.
+pub const TABLES_MAX: usize = 256;
+/// Tables that are taken from other nodes: both sides of a partition may have made so many.
+pub const TABLE_ENTRIES_MAX: usize = 2 * TABLES_MAX;
+/// Requests and messages of a shard that wait for a table to be dropped; more are refused.
+pub const HELD_MAX: usize = 1024;
+
 // ---- ring ------------------------------------------------------------------------------------------------------
 /// Virtual nodes of a node by default.
 pub const VNODES: usize = 256;

@@ -5,7 +5,7 @@
 
 use crate::{
     protocol::message::{Envelope, Message, Request, Response},
-    types::{Instant, NodeId},
+    types::{Instant, NodeId, TableChange},
 };
 use std::{
     cell::RefCell,
@@ -22,6 +22,8 @@ pub use crate::protocol::message::ClientToken;
 pub enum Arrival {
     /// A client of this shard asks.
     Request { client: ClientToken, request: Request },
+    /// A client of this shard makes, alters or drops a table; answered like a write, with an empty context.
+    TableChange { client: ClientToken, change: TableChange },
     /// Another shard speaks.
     Message(Envelope),
     /// A connection to this node works (again).

@@ -1,6 +1,6 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, membership) never import each
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, membership, tables) never import each
 //! other; the shard owns one of each and only routes.
 #![forbid(unsafe_code)]
 
@@ -17,5 +17,7 @@ pub mod coordinator;
 pub mod hints;
 
 pub mod membership;
+
+pub mod tables;
 
 pub mod shard;

@@ -21,7 +21,6 @@ use crate::{
         identity::{self, Identity, NodeWish},
         world::{Arrival, ClientToken, Inbox},
     },
-    engine::types::Durability,
     limits::KIB,
     protocol::{
         message::{Request, Response},
@@ -361,7 +360,6 @@ impl Cluster {
             identity,
             shard: ShardId(shard),
             settings: self.settings(),
-            durability: Durability::Sync,
             engine: self.plan.engine.clone(),
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };

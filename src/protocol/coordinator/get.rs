@@ -37,6 +37,7 @@ struct Target {
 
 pub(super) struct Get {
     needed: usize,
+    epoch: u64,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
     result: Option<Result<Siblings, Failure>>,
@@ -56,11 +57,12 @@ impl Get {
         }
         out.push(Act::Load { operation: id, key: key.clone(), depth: Depth::Full });
         for (index, target) in targets.iter().enumerate().skip(1) {
-            let message = Message::Fetch { key: key.clone(), depth: Depth::Head };
+            let message = Message::Fetch { key: key.clone(), depth: Depth::Head, epoch: plan.epoch };
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         Get {
             needed: plan.needed,
+            epoch: plan.epoch,
             targets,
             result: None,
             replied: None,
@@ -186,7 +188,7 @@ impl Get {
         match self.targets.iter().position(lacks) {
             Some(index) => {
                 self.targets[index].asked = true;
-                let message = Message::Fetch { key: key.clone(), depth: Depth::Full };
+                let message = Message::Fetch { key: key.clone(), depth: Depth::Full, epoch: self.epoch };
                 let to = self.targets[index].address;
                 out.push(Act::Send { to, exchange: exchange(id, index + VALUES), deadline, message });
             }
@@ -234,9 +236,9 @@ impl Get {
             }
             repaired += 1;
             if index == 0 {
-                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone() });
+                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone(), epoch: self.epoch });
             } else {
-                let message = replicate(key, &siblings, Purpose::Repair);
+                let message = replicate(key, &siblings, Purpose::Repair, self.epoch);
                 let (to, deadline) = (target.address, self.repair_deadline);
                 out.push(Act::Send { to, exchange: exchange(id, REPAIR), deadline, message });
             }

@@ -23,6 +23,8 @@ pub struct Plan {
     pub sloppy: bool,
     /// Answers wanted: R or W.
     pub needed: usize,
+    /// The latest drop of the key's table that this shard has carried out.
+    pub epoch: u64,
 }
 
 impl Plan {

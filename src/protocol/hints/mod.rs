@@ -37,6 +37,7 @@ pub enum Act {
         key: Bytes,
         depth: Depth,
     },
+    /// The shard says which drops of its table the state comes after.
     Send {
         to: Address,
         delivery: u64,
@@ -253,7 +254,7 @@ impl Hints {
         };
         match (siblings, ring.address(owner, key.token())) {
             (Some(siblings), Some(to)) => {
-                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay };
+                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay, epoch: 0 };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             _ => {

@@ -13,6 +13,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 const DATA: u8 = 0;
 const HINT: u8 = 1;
 const SYSTEM: u8 = 2;
+/// Bytes before the user's key.
+const DATA_FIXED: usize = 9;
+const HINT_FIXED: usize = 17;
 
 pub fn data_key(key: &Key) -> Bytes {
     let mut out = BytesMut::with_capacity(9 + key.as_bytes().len());
@@ -64,9 +67,24 @@ pub fn parse_hint_key(engine_key: &Bytes) -> Option<(NodeId, Key)> {
     Some((owner, key.ok()?))
 }
 
+/// The user's key in an engine key of data or of a hint.
+pub fn user_key(engine_key: &[u8]) -> Option<&[u8]> {
+    match engine_key.first()? {
+        &DATA => engine_key.get(DATA_FIXED..),
+        &HINT => engine_key.get(HINT_FIXED..),
+        _ => None,
+    }
+}
+/// What all engine keys of a table's data, and of hints of it, have in common: the space, and where the name stands.
+pub const TABLE_SPACES: [(u8, usize); 2] = [(DATA, DATA_FIXED), (HINT, HINT_FIXED)];
+
 /// Whether it is a record of the shard itself.
 pub fn is_system(engine_key: &[u8]) -> bool {
     engine_key.first() == Some(&SYSTEM)
+}
+/// The record of a slice that holds the tables.
+pub fn tables_key() -> Bytes {
+    Bytes::from_static(b"\x02tables")
 }
 /// The record that leases dots to a slice.
 pub fn lease_key() -> Bytes {

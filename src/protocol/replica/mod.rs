@@ -154,6 +154,11 @@ impl<O: Clone> Replica<O> {
         self.tasks.is_empty()
     }
 
+    /// Whether any task is about such a key.
+    pub fn busy_with(&self, which: impl Fn(&Key) -> bool) -> bool {
+        self.latches.keys().any(which)
+    }
+
     /// Queues a task behind the key's latch.
     pub fn begin(
         &mut self,

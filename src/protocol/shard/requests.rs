@@ -9,10 +9,15 @@ use crate::{
     protocol::{
         coordinator::{Home, Plan, plan::needed},
         message::{Depth, Fetched, Operation, Purpose, Request},
-        replica::{Rejection, Work, keys::data_key},
+        replica::{
+            Change, Rejection, Work,
+            keys::{data_key, user_key},
+        },
         versions::Siblings,
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, Token, WriteId},
+    types::{
+        Address, Durability, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, TableSettings, Token, WriteId,
+    },
 };
 
 impl Shard {
@@ -36,12 +41,16 @@ impl Shard {
             // An identity of its own, so that forwarding it twice makes one event.
             *write_id = WriteId(self.random.u64(1..));
         }
+        if self.is_dropping(&request.key) {
+            return self.wait_for_table(asker, request, hops, out);
+        }
         let token = request.key.token();
-        let homes = self.ring.walk(token, usize::from(self.settings.n));
+        let table = self.tables.registry.of(request.key.as_bytes());
+        let homes = self.ring.walk(token, usize::from(table.n));
         let mine = self.placement.shard_of(self.placement.slice_of(token)) == self.me.shard;
         let mut acts = Vec::new();
         if mine && homes.contains(&self.me.node) {
-            match self.plan(&request, token) {
+            match self.plan(&request, token, table) {
                 Ok(plan) => self.coordinator.begin(now, asker, request, plan, &mut acts),
                 Err(failure) => return self.reply(asker, Err(failure), out),
             }
@@ -73,10 +82,10 @@ impl Shard {
     }
 
     /// Who takes part, as of now.
-    fn plan(&self, request: &Request, token: Token) -> Result<Plan, Failure> {
-        let n = usize::from(self.settings.n);
+    fn plan(&self, request: &Request, token: Token, table: TableSettings) -> Result<Plan, Failure> {
+        let n = usize::from(table.n);
         let is_write = request.operation.is_write();
-        let sloppy = is_write && request.consistency.sloppy.unwrap_or(self.settings.sloppy);
+        let sloppy = is_write && request.consistency.sloppy.unwrap_or(table.sloppy);
         let nodes = self.ring.walk(token, n);
         let home = |node: NodeId| Some(Home { address: self.ring.address(node, token)?, healthy: self.healthy(node) });
         let homes: smallvec::SmallVec<[Home; 4]> = nodes.iter().filter_map(|node| home(*node)).collect();
@@ -88,12 +97,12 @@ impl Shard {
         } else {
             smallvec::SmallVec::new()
         };
-        let table = if is_write { self.settings.w } else { self.settings.r };
-        let needed = needed(request.consistency, usize::from(table), n, homes.len())?;
-        Ok(Plan { n, homes, spares, sloppy, needed })
+        let usual = if is_write { table.w } else { table.r };
+        let needed = needed(request.consistency, usize::from(usual), n, homes.len())?;
+        Ok(Plan { n, homes, spares, sloppy, needed, epoch: self.epoch(&request.key) })
     }
 
-    fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
+    pub(super) fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
         match asker {
             Asker::Client(client) => out.push(Effect::Reply { client, response }),
             Asker::Shard { address, exchange } => {
@@ -128,7 +137,10 @@ impl Shard {
                     };
                     self.apply(now, Origin::Operation(operation), key, work, deadline, out);
                 }
-                Act::Merge { key, siblings } => {
+                Act::Merge { key, siblings, epoch } => {
+                    if epoch != self.epoch(&key) || self.is_dropping(&key) {
+                        continue;
+                    }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     self.apply(now, Origin::Nobody, key, Work::Merge { siblings }, deadline, out);
                 }
@@ -144,7 +156,7 @@ impl Shard {
 
     // ---- the own copies ----------------------------------------------------------------------------------------
 
-    fn slice(&self, key: &Key) -> SliceId {
+    pub(super) fn slice(&self, key: &Key) -> SliceId {
         self.placement.slice_of(key.token())
     }
 
@@ -183,7 +195,8 @@ impl Shard {
                     out.push(Effect::Load { io: io << io_tag::BITS | io_tag::REPLICA, slice, key, depth });
                 }
                 Step::Store { io, changes } => {
-                    out.push(Effect::Store { io: io << io_tag::BITS | io_tag::REPLICA, changes });
+                    let durability = self.durability(&changes);
+                    out.push(Effect::Store { io: io << io_tag::BITS | io_tag::REPLICA, changes, durability });
                 }
                 Step::Prepared { origin, siblings, context } => self.prepared(now, origin, siblings, context, out),
                 Step::Done { origin, result } => self.done(now, origin, result, out),
@@ -232,10 +245,14 @@ impl Shard {
                     out.push(Effect::Scan { io, slice, from, to, limit });
                 }
                 Act::Load { io, slice, key, depth } => {
+                    self.reading_hint(io, &key);
                     let io = io << io_tag::BITS | io_tag::HINTS;
                     out.push(Effect::Load { io, slice, key, depth });
                 }
-                Act::Send { to, delivery, deadline, message } => {
+                Act::Send { to, delivery, deadline, mut message } => {
+                    if let Message::Replicate { key, epoch, .. } = &mut message {
+                        *epoch = self.epoch(key);
+                    }
                     let exchange = delivery << exchange_tag::BITS | exchange_tag::HINTS;
                     out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
                 }
@@ -248,6 +265,15 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// As the tables of the keys say; the shard's own records are always synced.
+    fn durability(&self, changes: &[Change]) -> Durability {
+        let interval = |change: &Change| {
+            let key = user_key(&change.key);
+            key.is_some_and(|key| self.tables.registry.of(key).durability == Durability::Interval)
+        };
+        if changes.iter().all(interval) { Durability::Interval } else { Durability::Sync }
     }
 
     // ---- for other shards --------------------------------------------------------------------------------------

@@ -272,7 +272,6 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         identity: core.identity,
         shard: address.shard,
         settings: core.settings.clone(),
-        durability: core.options.durability,
         engine: core.options.engine.clone(),
         seed: super::random(),
     };
