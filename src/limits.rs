@@ -41,6 +41,12 @@ pub const TABLE_NAME_BYTES_MAX: usize = 64;
 pub const TABLES_MAX: usize = 256;
 /// Tables that are taken from other nodes: both sides of a partition may have made so many.
 pub const TABLE_ENTRIES_MAX: usize = 2 * TABLES_MAX;
+/// How far a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted.
+pub const SKEW_MAX: Duration = Duration::from_millis(500);
+/// How far ahead a slice's ceiling of stamps is durably raised.
+pub const STAMP_LEAD: Duration = Duration::from_secs(10);
+/// Stamps of a generation that a shard keeps in memory; it keeps two.
+pub const STAMPS_KEPT: usize = 32 * 1024;
 /// Requests and messages of a shard that wait for a table to be dropped; more are refused.
 pub const HELD_MAX: usize = 1024;
 

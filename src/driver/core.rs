@@ -129,12 +129,13 @@ pub async fn start<W: World, D: Disk>(
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
     let mut background = background;
-    let (leases, hints, tables) = {
+    let (leases, hints, tables, stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
             let leases = lease_dots(&engine, identity.node, &slices).await?;
             let hints = count_hints(&engine, &slices).await?;
-            Ok::<_, EngineError>((leases, hints, load_tables(&engine, &slices).await?))
+            let tables = load_tables(&engine, &slices).await?;
+            Ok::<_, EngineError>((leases, hints, tables, load_stamps(&engine, &slices).await?))
         };
         let mut prepare = std::pin::pin!(prepare);
         poll_fn(|cx| {
@@ -153,6 +154,7 @@ pub async fn start<W: World, D: Disk>(
         leases,
         hints,
         tables,
+        stamps,
         seed,
     };
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
@@ -236,6 +238,22 @@ async fn load_tables<D: Disk>(
     Ok(found)
 }
 
+/// What no stamp of each slice is above. Of one whose record is damaged, or may be lost, nothing is known.
+async fn load_stamps<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(SliceId, u64)>, EngineError> {
+    let mut floors = Vec::new();
+    for &slice in slices {
+        let floor = match engine.get(slice, &keys::stamps_key(), Want::Head).await {
+            _ if engine.may_have_lost(slice) => u64::MAX,
+            Ok(None) => continue,
+            Ok(Some(record)) => keys::parse_stamps(&record.head).unwrap_or(u64::MAX),
+            Err(EngineError::Damaged(_)) => u64::MAX,
+            Err(error) => return Err(error),
+        };
+        floors.push((slice, floor));
+    }
+    Ok(floors)
+}
+
 /// Drops the records and the hints of all keys that begin with the table's name and a colon.
 async fn drop_table<D: Disk>(engine: &Engine<D>, slices: &[SliceId], name: &TableName) -> Result<(), EngineError> {
     for (space, skip) in keys::TABLE_SPACES {
@@ -304,6 +322,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                 self.short = short;
                 self.take(Event::Space { short }, &mut effects);
             }
+            self.shard.borrow_mut().wall_time_is(self.world.wall_time());
             let mut failed = None;
             for event in events.drain(..) {
                 failed = failed.or(self.failure(&event));

@@ -39,6 +39,8 @@ pub enum Arrival {
 /// The surroundings of one shard.
 pub trait World: 'static {
     fn now(&self) -> Instant;
+    /// Nanoseconds since 1970 by the wall clock, which may be wrong and may jump.
+    fn wall_time(&self) -> u64;
     /// Sends to another shard, of this node or another. May lose it silently.
     fn send(&self, envelope: Envelope);
     /// Sends to shard 0 of whatever node answers at this address and peer port: the first words of a newcomer.

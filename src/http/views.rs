@@ -191,6 +191,8 @@ figures! {
     hints_delivered: Counter,
     /// Hints dropped because the bound on their bytes was reached.
     hints_dropped: Counter,
+    /// Writes refused because their stamp was too far ahead of this node's clock.
+    stamps_refused: Counter,
     /// Client connections open.
     connections: Gauge,
     /// HTTP requests answered.

@@ -174,6 +174,8 @@ pub enum Refusal {
     NotMine = 5,
     /// The work was dropped because its deadline had passed.
     Expired = 6,
+    /// The write's stamp is too far ahead of the replica's clock.
+    ClockAhead = 7,
 }
 
 /// A member in a digest: how new the sender's knowledge of it is.

@@ -147,6 +147,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         read_repairs: shard.requests.read_repairs,
         hints_delivered: shard.hints_delivered,
         hints_dropped: shard.hints_dropped,
+        stamps_refused: shard.stamps_refused,
         connections: traffic.connections,
         http_requests: traffic.http_requests,
         client_requests: traffic.client_requests,

@@ -135,6 +135,10 @@ impl World for ServerWorld {
         clock::now()
     }
 
+    fn wall_time(&self) -> u64 {
+        clock::wall()
+    }
+
     fn send(&self, envelope: Envelope) {
         if envelope.to == self.address {
             return self.inbox.push(Arrival::Message(envelope));

@@ -378,7 +378,7 @@ fn take_depth(number: u8) -> Result<Depth, WireError> {
 }
 fn take_refusal(number: u8) -> Result<Refusal, WireError> {
     use Refusal::*;
-    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired];
+    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead];
     refusals.into_iter().find(|r| *r as u8 == number).ok_or(WireError::Field("refusal"))
 }
 fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {

@@ -101,6 +101,43 @@ fn tables_are_everywhere_and_stay() {
 }
 
 #[test]
+fn the_last_write_wins() {
+    let mut cluster = Cluster::start("last-write", 3);
+    let (status, made) = set(&cluster, 0, "s", &json!({"conflict": "last_write_wins", "r": 1, "w": 3, "n": 3}));
+    assert_eq!((status, made["conflict"].as_str()), (200, Some("last_write_wins")));
+    wait_all(&cluster, "s", Some(&made));
+    let (status, refused) = set(&cluster, 1, "s", &json!({"conflict": "siblings"}));
+    assert_eq!((status, refused["code"].as_str()), (400, Some("bad_request")));
+    let mut written = 0;
+    for round in 0..3 {
+        // Blind writes by clients of all nodes: the last one is there alone, on every replica.
+        for node in [0, 1, 2, 2, 0, 1] {
+            written += 1;
+            for key in 0..10 {
+                let reply = cluster.http(node).put(&format!("s:{key}"), &written.to_string(), None).expect("an answer");
+                assert_eq!(reply.status, 200, "{}", reply.text());
+            }
+        }
+        let value = |key: usize, node: usize| {
+            let reply = cluster.http(node).get(&format!("/v1/keys/s:{key}")).expect("an answer");
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            reply.json()["value"].clone()
+        };
+        for node in 0..3 {
+            (0..10).for_each(|key| assert_eq!(value(key, node), json!(written), "round {round}"));
+        }
+        let deleted = cluster.http(round).send("DELETE", "/v1/keys/s:0", &[], b"").expect("an answer");
+        assert_eq!(deleted.status, 200);
+        let gone = cluster.http((round + 1) % 3).get("/v1/keys/s:0").expect("an answer");
+        assert_eq!(gone.status, 404);
+        assert!(gone.header("x-version-context").is_some());
+        cluster.kill_all();
+        cluster.start_all();
+    }
+    assert!(cluster.nodes.iter().all(|node| node.figures()["stamps_refused"] == 0));
+}
+
+#[test]
 fn tables_by_the_command_line() {
     let cluster = Cluster::start("table-commands", 1);
     let node = cluster.nodes[0].ip.to_string();

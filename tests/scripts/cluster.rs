@@ -8,6 +8,7 @@
 //!   `delete A KEY [after NAME]`: a client asks node `A`; `as` keeps the context
 //! - `table A NAME [n N] [r N] [w N] [lww] [strict] [interval]`: a client of node `A` makes or alters a table; `drop A NAME`;
 //!   `tables`: what each node knows of them
+//! - `clock A ahead 100ms`, `clock A behind 2s`: its wall clock is wrong by this
 //! - `silence B ..`: nothing reaches or leaves it; `refuse B ..`: its connections fail, and all are told;
 //!   `heal B ..`: both over
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
@@ -59,6 +60,8 @@ pub struct Stage {
     nodes: BTreeMap<char, Node>,
     now: Instant,
     settings: Settings,
+    /// Of wall clocks against true time, in nanoseconds.
+    skews: BTreeMap<char, i64>,
     silent: BTreeSet<char>,
     refusing: BTreeSet<char>,
     network: VecDeque<Envelope>,
@@ -79,8 +82,9 @@ impl Default for Stage {
         let quiet = Settings { gossip_interval: NEVER, suspect_after: NEVER, down_after: NEVER, ..Settings::default() };
         Stage {
             nodes: BTreeMap::new(),
-            now: Instant(1_000_000_000),
+            now: Instant(20_000_000_000),
             settings: quiet,
+            skews: BTreeMap::new(),
             silent: BTreeSet::new(),
             refusing: BTreeSet::new(),
             network: VecDeque::new(),
@@ -119,6 +123,12 @@ impl super::Stage for Stage {
                 let options = Options::parse(options, &self.contexts)?;
                 let operation = Operation::Delete { context: options.context.clone(), write_id: options.id };
                 self.ask(node, key, operation, options)?;
+            }
+            ["clock", node, "ahead", time] => {
+                self.skews.insert(letter(node)?, parse_time(time)?.as_nanos() as i64);
+            }
+            ["clock", node, "behind", time] => {
+                self.skews.insert(letter(node)?, -(parse_time(time)?.as_nanos() as i64));
             }
             ["table", node, name, wishes @ ..] => {
                 let kind = TableChangeKind::Set(parse_wish(wishes)?);
@@ -276,6 +286,7 @@ impl Stage {
         }
         let tables = node.disk.get(&keys::tables_key()).and_then(|(head, _)| tables::decode(head));
         let tables = tables.map(|entries| (SliceId(0), entries));
+        let floor = node.disk.get(&keys::stamps_key()).and_then(|(head, _)| keys::parse_stamps(head));
         let birth = Birth {
             me: address(letter),
             generation: node.starts,
@@ -284,6 +295,7 @@ impl Stage {
             seeds: node.seeds.clone(),
             settings: self.settings.clone(),
             leases,
+            stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
             tables: tables.into_iter().collect(),
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             seed: letter as u64,
@@ -321,7 +333,9 @@ impl Stage {
     fn tell(&mut self, letter: char, event: Event) {
         let now = self.now;
         let mut effects = Vec::new();
+        let wall = self.now.0.wrapping_add_signed(self.skews.get(&letter).copied().unwrap_or(0));
         if let Some(shard) = self.nodes.get_mut(&letter).and_then(|n| n.shard.as_mut()) {
+            shard.wall_time_is(wall);
             shard.handle(now, event, &mut effects);
         }
         effects.into_iter().for_each(|effect| self.perform(letter, effect));
@@ -647,6 +661,10 @@ fn member(letter: char, state: MemberState) -> Member {
     }
 }
 fn dot_text(dot: &Dot) -> String {
+    if dot.is_stamp() {
+        // Nanoseconds of stamps count writes within one instant of the script.
+        return format!("{}@{}+{}", name(dot.actor.node()), dot.counter / 1_000_000, dot.counter % 1_000_000);
+    }
     format!("{}:{}", name(dot.actor.node()), dot.counter)
 }
 fn clock_text(dots: &[Dot]) -> String {

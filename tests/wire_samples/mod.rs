@@ -113,7 +113,7 @@ pub fn response(rng: &mut Rng) -> Response {
 }
 fn refusal(rng: &mut Rng) -> Refusal {
     use Refusal::*;
-    [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired][rng.usize(0..6)]
+    [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead][rng.usize(0..7)]
 }
 pub fn member(rng: &mut Rng) -> Member {
     use MemberState::*;

@@ -11,7 +11,7 @@ use crate::{
         message::{Answer, Depth, Fetched, Message, Purpose, Refusal, Response},
         versions::{Head, Siblings, Values},
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
 };
 use smallvec::SmallVec;
 
@@ -38,6 +38,7 @@ struct Target {
 pub(super) struct Get {
     needed: usize,
     epoch: u64,
+    conflict: Conflict,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
     result: Option<Result<Siblings, Failure>>,
@@ -63,6 +64,7 @@ impl Get {
         Get {
             needed: plan.needed,
             epoch: plan.epoch,
+            conflict: plan.conflict,
             targets,
             result: None,
             replied: None,
@@ -153,7 +155,7 @@ impl Get {
             }
             return;
         }
-        let merged = self.answers().fold(Head::default(), |all, (head, _)| all.sync(head).head);
+        let merged = self.answers().fold(Head::default(), |all, (head, _)| all.join(head, self.conflict).head);
         match self.assemble(&merged) {
             Some(values) => self.result = Some(Ok(Siblings { head: merged, values })),
             None => self.ask_values(id, &merged, key, deadline, out),
@@ -231,7 +233,7 @@ impl Get {
         let mut repaired = 0;
         for (index, target) in self.targets.iter().enumerate() {
             let State::Answered { head, .. } = &target.state else { continue };
-            if head.sync(&siblings.head).head.same_state(head) {
+            if head.join(&siblings.head, self.conflict).head.same_state(head) {
                 continue;
             }
             repaired += 1;

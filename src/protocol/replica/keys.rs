@@ -86,6 +86,16 @@ pub fn is_system(engine_key: &[u8]) -> bool {
 pub fn tables_key() -> Bytes {
     Bytes::from_static(b"\x02tables")
 }
+/// The record of a slice that no stamp in it is above: nanoseconds since 1970, little-endian.
+pub fn stamps_key() -> Bytes {
+    Bytes::from_static(b"\x02stamps")
+}
+pub fn stamps_head(ceiling: u64) -> Bytes {
+    Bytes::copy_from_slice(&ceiling.to_le_bytes())
+}
+pub fn parse_stamps(head: &[u8]) -> Option<u64> {
+    head.try_into().ok().map(u64::from_le_bytes)
+}
 /// The record that leases dots to a slice.
 pub fn lease_key() -> Bytes {
     Bytes::from_static(b"\x02lease")

@@ -15,7 +15,7 @@ use super::{
     hints::{self, Hints},
     membership::{self, Membership, Timing},
     message::{Envelope, Message, Refusal},
-    replica::{Change, Leases, Replica, Step, Stored},
+    replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring},
     tables::{Drops, Tables},
     versions::{Context, Head, Siblings},
@@ -92,6 +92,8 @@ pub struct Birth {
     pub leases: Leases,
     /// Hints that lie in the engine: owner, count, bytes.
     pub hints: Vec<(NodeId, u64, u64)>,
+    /// What no stamp of each slice is above, as its record says.
+    pub stamps: Vec<(SliceId, u64)>,
     /// What the slices' records say of tables: each entry, and the latest drop carried out.
     pub tables: Vec<(SliceId, Vec<(TableEntry, u64)>)>,
     pub seed: u64,
@@ -107,6 +109,8 @@ pub struct ShardStats {
     pub hints_delivered: u64,
     pub hints_dropped: u64,
     pub expired_messages: u64,
+    /// Writes refused because their stamp was too far ahead of this node's clock.
+    pub stamps_refused: u64,
 }
 
 /// Whose task or read it is.
@@ -170,7 +174,7 @@ mod exchange_tag {
 
 impl Shard {
     pub fn new(birth: Birth, now: Instant) -> Shard {
-        let Birth { me, generation, member, known, seeds, settings, leases, hints, tables, seed } = birth;
+        let Birth { me, generation, member, known, seeds, settings, leases, hints, stamps, tables, seed } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
         let slices = placement.slices_of(me.shard);
         let timing = Timing {
@@ -193,7 +197,7 @@ impl Shard {
             avoided: Vec::new(),
             unreachable: Vec::new(),
             coordinator: Coordinator::new(me, first),
-            replica: Replica::new(leases, generation),
+            replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
             tables: TableState::new(Tables::new(settings.table(), known_tables), Drops::new(slices.clone(), &tables)),
             delivering: FixedMap::default(),
             settings,
@@ -248,6 +252,7 @@ impl Shard {
             hints_delivered: self.hints.delivered,
             hints_dropped: self.hints.dropped,
             expired_messages: self.expired_messages,
+            stamps_refused: self.replica.stamps.refused,
         }
     }
     /// Nothing of a client's or another shard's is in hand.
@@ -266,6 +271,11 @@ impl Shard {
     }
     fn healthy(&self, node: NodeId) -> bool {
         node == self.me.node || !(self.avoided.contains(&node) || self.unreachable.contains(&node))
+    }
+
+    /// The wall clock shows so many nanoseconds since 1970; it may jump, and need not agree with anything.
+    pub fn wall_time_is(&mut self, wall: u64) {
+        self.replica.stamps.time_is(wall);
     }
 
     // ---- events ------------------------------------------------------------------------------------------------

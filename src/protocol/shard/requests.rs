@@ -10,13 +10,14 @@ use crate::{
         coordinator::{Home, Plan, plan::needed},
         message::{Depth, Fetched, Operation, Purpose, Request},
         replica::{
-            Change, Rejection, Work,
+            Change, Rejection, Subject, Work,
             keys::{data_key, user_key},
         },
         versions::Siblings,
     },
     types::{
-        Address, Durability, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, TableSettings, Token, WriteId,
+        Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, TableSettings,
+        Token, WriteId,
     },
 };
 
@@ -99,7 +100,7 @@ impl Shard {
         };
         let usual = if is_write { table.w } else { table.r };
         let needed = needed(request.consistency, usize::from(usual), n, homes.len())?;
-        Ok(Plan { n, homes, spares, sloppy, needed, epoch: self.epoch(&request.key) })
+        Ok(Plan { n, homes, spares, sloppy, needed, conflict: table.conflict, epoch: self.epoch(&request.key) })
     }
 
     pub(super) fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
@@ -161,9 +162,10 @@ impl Shard {
     }
 
     fn apply(&mut self, now: Instant, origin: Origin, key: Key, work: Work, deadline: Instant, out: &mut Vec<Effect>) {
-        let place = (self.slice(&key), key);
+        let conflict = self.tables.registry.of(key.as_bytes()).conflict;
+        let subject = Subject { slice: self.slice(&key), key, conflict };
         let mut steps = Vec::new();
-        self.replica.begin(now, origin, place, work, deadline, &mut steps);
+        self.replica.begin(now, origin, subject, work, deadline, &mut steps);
         self.run_steps(now, steps, out);
     }
 
@@ -260,7 +262,8 @@ impl Shard {
                     let (origin, work) = (Origin::Delivery(delivery), Work::DropHint { owner, stamp });
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     let mut steps = Vec::new();
-                    self.replica.begin(now, origin, (slice, key), work, deadline, &mut steps);
+                    let subject = Subject { slice, key, conflict: Conflict::Siblings };
+                    self.replica.begin(now, origin, subject, work, deadline, &mut steps);
                     self.run_steps(now, steps, out);
                 }
             }
@@ -362,6 +365,7 @@ fn failure(rejection: Rejection) -> Failure {
             Refusal::Damaged => {
                 (ErrorCode::Damaged, Outcome::NotApplied, "the stored record is damaged; nothing was stored")
             }
+            Refusal::ClockAhead => (ErrorCode::Internal, Outcome::NotApplied, "the write's stamp is in the future"),
             Refusal::Expired => (ErrorCode::Deadline, Outcome::NotApplied, "the deadline passed in the queue"),
             Refusal::NotMine => (ErrorCode::NotReady, Outcome::NotApplied, "this shard does not serve the key"),
             Refusal::Failed => (ErrorCode::Internal, Outcome::Unknown, "the storage of this shard has failed"),

@@ -8,6 +8,7 @@ use crate::{
     },
     engine::{Background, Engine},
     http::HttpLimits,
+    limits::SKEW_MAX,
     server::{
         clients, clock,
         disk::RingDisk,
@@ -220,12 +221,26 @@ impl SharesManager for Urgency {
     }
 }
 
-/// Keeps the backlog's figures up to date, and says when there is too much.
+/// Keeps the backlog's figures up to date, and says when there is too much, or when a clock is wrong.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
+    let mut refused = 0;
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
         world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
+        refused = tell_skew(refused, handle.stats().shard.stamps_refused, world.address.shard);
     }
+}
+
+/// Says that stamps were refused, once a period; gives how many there have been.
+fn tell_skew(known: u64, refused: u64, shard: ShardId) -> u64 {
+    if refused > known {
+        tracing::warn!(
+            shard = shard.0,
+            writes = refused - known,
+            "refused writes that are stamped more than {SKEW_MAX:?} ahead of this node's clock: a node's clock is wrong"
+        );
+    }
+    refused
 }
 
 /// Runs a core until the node stops.

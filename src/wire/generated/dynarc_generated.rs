@@ -3903,7 +3903,7 @@ impl<'a> Replicated<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Route>(Replicated::VT_ROUTE, None).unwrap()}
   }
-  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired.
+  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead.
   #[inline]
   pub fn refusal(&self) -> u8 {
     // Safety:
