@@ -212,7 +212,7 @@ fn routes_and_methods() {
     assert_eq!(route_to("GET", "/v1/ring?key=").expect_err("empty").status, 400);
     assert_eq!(route_to("GET", "/v1/ring?kee=a").expect_err("unknown").status, 400);
     assert_eq!(route_to("GET", "/v1/node?x=1").expect_err("unknown").status, 400);
-    for unknown in ["/", "", "/v1", "/v1/keys", "/ui", "/v1/tables", "/v1/cluster/", "*", "/metricsx"] {
+    for unknown in ["/", "", "/v1", "/v1/keys", "/ui", "/v1/tablets", "/v1/cluster/", "*", "/metricsx"] {
         assert_eq!(route_to("GET", unknown).expect_err(unknown).status, 404, "{unknown}");
     }
     let wrong = route_to("DELETE", "/v1/cluster").expect_err("405").reply();
