@@ -102,7 +102,11 @@ pub const LATCH_WAITERS_MAX: usize = 1024;
 pub const EVENTS_PER_TURN: usize = 256;
 /// Messages from other nodes that wait in a shard's inbox; more are dropped (their senders' deadlines notice).
 pub const INBOX_MESSAGES_MAX: usize = 64 * 1024;
-/// Bytes queued towards one peer core; more are dropped and the peer counts as late.
+/// Bytes of those messages; more are dropped.
+pub const INBOX_BYTES_MAX: usize = 128 * MIB;
+/// Bytes of states from other replicas that a shard has in hand; more are refused.
+pub const REPLICA_BYTES_IN_FLIGHT_MAX: usize = 256 * MIB;
+/// Bytes queued towards one peer core, for long frames and for others; more are dropped and the peer counts as late.
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
 /// Messages queued from one core of a node to another.
 pub const MESH_QUEUE_MESSAGES: usize = 1024;
@@ -131,6 +135,8 @@ pub const CLIENT_FRAME_BYTES_MAX: usize = SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILI
 /// Tables in one flatbuffer, and their depth.
 pub const FLATBUFFER_TABLES_MAX: usize = 16 * 1024;
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// A frame longer than this is sent after those that are not, and between nodes over a connection of its own.
+pub const LONG_FRAME_BYTES: usize = 16 * KIB;
 /// Values in one frame.
 pub const FRAME_VALUES_MAX: usize = 2 * SIBLINGS_MAX;
 /// Connections that a shard serves; more are told so and closed.

@@ -1,5 +1,10 @@
 //! Tables where the last write wins, against an oracle that keeps every write: one winner everywhere, the greatest by (time,
-//! node, bytes), whatever meets what, how often and in which order, and with states that have no stamps.
+//! node, bytes), whatever meets what, how often and in which order, and with states that have no stamps. And whole nodes under
+//! cuts, crashes and wrong clocks: they agree in the end, and on nothing older than any write that was acknowledged.
+
+#[allow(dead_code, reason = "shared with tests/scripts.rs")]
+#[path = "scripts/cluster.rs"]
+mod cluster;
 
 use bytes::Bytes;
 use dynarc::{
@@ -7,6 +12,11 @@ use dynarc::{
     types::{Conflict, Media, NodeId, Value, WriteId},
 };
 use proptest::prelude::*;
+
+/// What the nodes' commands are given to.
+trait Stage {
+    fn run(&mut self, command: &str) -> Result<String, String>;
+}
 
 const LAST: Conflict = Conflict::LastWriteWins;
 const NODES: usize = 3;
@@ -111,4 +121,130 @@ proptest! {
         let right = states[0].join(&states[1].join(&states[2], LAST), LAST);
         prop_assert_eq!(right.values, other.values);
     }
+}
+
+/// Time, and node to tell equal times apart: as printed, `A@20040+3`.
+type Stamp = (u64, char);
+
+fn parse_stamp(text: &str) -> Stamp {
+    let (node, time) = text.split_once('@').unwrap_or_else(|| panic!("a stamp, not {text:?}"));
+    let (millis, more) = time.split_once('+').expect("milliseconds and more");
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    (number(millis) * 1_000_000 + number(more), node.chars().next().expect("a node"))
+}
+/// What stands between these two.
+fn between<'a>(line: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let rest = &line[line.find(before)? + before.len()..];
+    Some(&rest[..rest.find(after)?])
+}
+
+/// What clients were told: for each acknowledged write its stamp and its value, if it was not a delete.
+#[derive(Default)]
+struct Course {
+    clients: u64,
+    asked: Vec<Option<String>>,
+    acknowledged: Vec<(Stamp, Option<String>)>,
+    refused_future: bool,
+}
+impl Course {
+    fn ask(&mut self, stage: &mut cluster::Stage, command: &str, value: Option<String>) {
+        self.clients += 1;
+        self.asked.push(value);
+        self.play(stage, command);
+    }
+    fn play(&mut self, stage: &mut cluster::Stage, command: &str) -> Vec<String> {
+        let said = Stage::run(stage, command).unwrap_or_else(|e| panic!("{command}: {e}"));
+        for line in said.lines() {
+            self.refused_future |= line.ends_with("ClockAhead");
+            if let Some(client) = between(line, "client ", ": written, context [")
+                && let Some(stamp) = between(line, "context [", "]")
+            {
+                let value = self.asked[client.parse::<usize>().expect("a client") - 1].clone();
+                self.acknowledged.push((parse_stamp(stamp), value));
+            }
+        }
+        said.lines().map(str::to_string).collect()
+    }
+}
+
+#[test]
+fn nodes_under_faults_agree_on_one_winner_that_is_no_older_than_any_acknowledged_write() {
+    let (mut writes, mut crashes, mut cuts) = (0, 0, 0);
+    for seed in 0..400 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (mut stage, mut course) = (cluster::Stage::default(), Course::default());
+        course.play(&mut stage, "cluster A B C D E");
+        // The first client is the one that makes the table.
+        course.clients += 1;
+        course.asked.push(None);
+        Stage::run(&mut stage, "table A t n 3 r 2 w 2 lww").expect("a table");
+        for node in ['A', 'B', 'C'] {
+            let (side, skew) = (if rng.bool() { "ahead" } else { "behind" }, rng.u64(0..240));
+            course.play(&mut stage, &format!("clock {node} {side} {skew}ms"));
+        }
+        let (mut down, mut cut) = (None, None);
+        for step in 0..40 {
+            let node = ['A', 'B', 'C'][rng.usize(0..3)];
+            match rng.u8(0..20) {
+                0 if cut.is_none() => {
+                    cuts += 1;
+                    cut = Some(node);
+                    course.play(&mut stage, &format!("silence {node}"));
+                }
+                1 | 2 => {
+                    if let Some(node) = cut.take() {
+                        course.play(&mut stage, &format!("heal {node}"));
+                    }
+                }
+                3 if down.is_none() => {
+                    crashes += 1;
+                    down = Some(node);
+                    course.play(&mut stage, &format!("crash {node}"));
+                }
+                4 | 5 => {
+                    if let Some(node) = down.take() {
+                        course.play(&mut stage, &format!("restart {node}"));
+                    }
+                }
+                6 => {
+                    let (side, skew) = (if rng.bool() { "ahead" } else { "behind" }, rng.u64(0..240));
+                    course.play(&mut stage, &format!("clock {node} {side} {skew}ms"));
+                }
+                7..=10 => {
+                    let time = [1, 20, 400, 700][rng.usize(0..4)];
+                    course.play(&mut stage, &format!("wait {time}ms"));
+                }
+                kind if down != Some(node) => {
+                    writes += 1;
+                    let w = rng.u8(1..=2);
+                    let value = (kind > 11).then(|| format!("v{step}"));
+                    let command = match &value {
+                        Some(value) => format!("put {node} A/t: {value} w {w}"),
+                        None => format!("delete {node} A/t: w {w}"),
+                    };
+                    course.ask(&mut stage, &command, value);
+                }
+                _ => {}
+            }
+        }
+        down.into_iter().for_each(|node| drop(course.play(&mut stage, &format!("restart {node}"))));
+        cut.into_iter().for_each(|node| drop(course.play(&mut stage, &format!("heal {node}"))));
+        course.play(&mut stage, "wait 20s");
+        // A read of all mends what no hint was kept for.
+        course.asked.push(None);
+        course.play(&mut stage, "get A A/t: r 3");
+        course.play(&mut stage, "wait 20s");
+        assert_eq!(course.play(&mut stage, "hints"), ["nobody owes anything"], "seed {seed}");
+        let states = course.play(&mut stage, "state A/t:");
+        let states: Vec<&str> = states[..3].iter().map(|line| &line[3..]).collect();
+        assert!(states[0] == states[1] && states[1] == states[2], "seed {seed}: {states:#?}");
+        assert!(!course.refused_future, "seed {seed}: clocks are less than half a second apart");
+        if let Some((newest, value)) = course.acknowledged.iter().max_by_key(|(stamp, _)| *stamp) {
+            let stamp = parse_stamp(between(states[0], "clock [", "]").expect("one stamp"));
+            assert!(stamp >= *newest, "seed {seed}: {newest:?} is lost, there is {states:?}");
+            let shown = value.as_ref().map_or("deleted".to_string(), |value| format!("{value} ("));
+            assert!(stamp > *newest || states[0].starts_with(&shown), "seed {seed}: {states:?}, not {value:?}");
+        }
+    }
+    assert!(writes > 5_000 && crashes > 200 && cuts > 200, "{writes} {crashes} {cuts}");
 }

@@ -36,6 +36,20 @@ pub enum Arrival {
     Stop,
 }
 
+impl Arrival {
+    fn bytes(&self) -> usize {
+        match self {
+            Arrival::Request { request, .. } => request.operation.bytes(),
+            Arrival::Message(envelope) => envelope.message.bytes(),
+            Arrival::TableChange { .. }
+            | Arrival::PeerReachable(_)
+            | Arrival::PeerUnreachable(_)
+            | Arrival::Wake
+            | Arrival::Stop => 0,
+        }
+    }
+}
+
 /// The surroundings of one shard.
 pub trait World: 'static {
     fn now(&self) -> Instant;
@@ -60,6 +74,7 @@ pub struct Inbox(Rc<RefCell<InboxState>>);
 #[derive(Default)]
 struct InboxState {
     arrivals: VecDeque<Arrival>,
+    bytes: usize,
     waker: Option<Waker>,
 }
 
@@ -69,6 +84,7 @@ impl Inbox {
     }
     pub fn push(&self, arrival: Arrival) {
         let mut state = self.0.borrow_mut();
+        state.bytes += arrival.bytes();
         state.arrivals.push_back(arrival);
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -81,8 +97,15 @@ impl Inbox {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Bytes of values in them.
+    pub fn bytes(&self) -> usize {
+        self.0.borrow().bytes
+    }
     pub fn pop(&self) -> Option<Arrival> {
-        self.0.borrow_mut().arrivals.pop_front()
+        let mut state = self.0.borrow_mut();
+        let arrival = state.arrivals.pop_front()?;
+        state.bytes -= arrival.bytes();
+        Some(arrival)
     }
     /// Ready when something has arrived.
     pub fn poll_arrived(&self, waker: &Waker) -> Poll<()> {

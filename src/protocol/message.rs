@@ -133,6 +133,19 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// Bytes of values that the message keeps in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Message::Forward { request, .. } => request.operation.bytes(),
+            Message::Forwarded(Ok(Answer::Got(siblings)))
+            | Message::Replicate { siblings, .. }
+            | Message::Fetched(Ok(Fetched::Full(siblings))) => siblings.head.value_bytes(),
+            _ => 0,
+        }
+    }
+}
+
 /// Why a state is sent to a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Purpose {

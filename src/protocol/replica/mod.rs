@@ -59,6 +59,16 @@ pub enum Work {
     },
 }
 
+impl Work {
+    fn bytes(&self) -> usize {
+        match self {
+            Work::Put { value, .. } => value.bytes.len(),
+            Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
+            Work::Delete { .. } | Work::KeepHint { parked: None, .. } | Work::DropHint { .. } => 0,
+        }
+    }
+}
+
 /// What a task is about: a key in its slice, and how conflicts of its table end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subject {
@@ -138,6 +148,7 @@ pub struct Replica<O> {
     latches: FixedMap<Key, VecDeque<u64>>,
     tasks: FixedMap<u64, Task<O>>,
     next_task: u64,
+    bytes: usize,
     next_stamp: u64,
     /// The disk takes no more values. A write that needs space is refused before its dot is minted: one that failed
     /// later would cost an incarnation, and nobody could say that it was not applied.
@@ -158,6 +169,7 @@ impl<O: Clone> Replica<O> {
             latches: FixedMap::default(),
             tasks: FixedMap::default(),
             next_task: 0,
+            bytes: 0,
             next_stamp: generation << 40,
             short_of_space: false,
             hints_kept: Vec::new(),
@@ -171,6 +183,10 @@ impl<O: Clone> Replica<O> {
         self.tasks.is_empty()
     }
 
+    /// Bytes of the values that tasks bring along.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
     /// Whether any task is about such a key.
     pub fn busy_with(&self, which: impl Fn(&Key) -> bool) -> bool {
         self.latches.keys().any(which)
@@ -196,6 +212,7 @@ impl<O: Clone> Replica<O> {
         let id = self.next_task;
         queue.push_back(id);
         let first = queue.len() == 1;
+        self.bytes += work.bytes();
         self.tasks.insert(id, Task { origin, key, slice, conflict, work, deadline, stamp: None });
         if first {
             self.start(now, id, out);
@@ -328,6 +345,7 @@ impl<O: Clone> Replica<O> {
 
     fn finish(&mut self, now: Instant, id: u64, result: Result<(), Rejection>, out: &mut Vec<Step<O>>) {
         let Some(task) = self.tasks.remove(&id) else { return };
+        self.bytes -= task.work.bytes();
         out.push(Step::Done { origin: task.origin, result });
         let Some(queue) = self.latches.get_mut(&task.key) else { return };
         debug_assert_eq!(queue.front(), Some(&id));

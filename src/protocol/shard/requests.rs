@@ -297,6 +297,10 @@ impl Shard {
             let refused = Err(Rejection::Refused(Refusal::NotMine));
             return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
         }
+        if self.replica.bytes() > limits::REPLICA_BYTES_IN_FLIGHT_MAX {
+            let refused = Err(Rejection::Refused(Refusal::Overloaded));
+            return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
+        }
         match purpose {
             Purpose::Hint { owner } if owner != self.me.node => {
                 self.keep_hint(now, origin, key, owner, Some(siblings), out);
