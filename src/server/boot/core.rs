@@ -181,7 +181,7 @@ pub(super) fn host(
         match kind {
             Background::Log => ring.spawn(future),
             Background::Compaction => {
-                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
+                glommio::spawn_local_into(ring.attend(future), compaction).map_err(text)?.detach();
             }
         }
     }
