@@ -292,7 +292,7 @@ fn written_dot(before: &Context, after: &Context) -> Dot {
 
 /// A read for the checks after healing.
 pub fn get(wires: &mut Wires, to: SocketAddr, key: &Key, level: Level) -> Result<Siblings, String> {
-    let consistency = Consistency { level: Some(level), sloppy: None };
+    let consistency = Consistency { level: Some(level), sloppy: Some(false) };
     let request = Request { key: key.clone(), operation: Operation::Get, consistency, deadline: Instant::ZERO };
     match wires.call(to, request, Duration::from_secs(5)) {
         Ok(Ok(Answer::Got(siblings))) => Ok(siblings),

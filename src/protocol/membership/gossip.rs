@@ -35,7 +35,9 @@ impl Membership {
                         > (ours.generation, ours.revision, ours.heartbeat)
                 }
             };
-            if newer && theirs.node != self.me.id {
+            // Of this node itself only a later start is news, and a strange one.
+            let strange = theirs.node == self.me.id && theirs.generation > self.me.generation;
+            if newer && (theirs.node != self.me.id || strange) {
                 wanted.push(theirs.node);
             }
         }
@@ -97,7 +99,7 @@ impl Membership {
 
     fn take_member(&mut self, now: Instant, member: Member) {
         if member.id == self.me.id {
-            return;
+            return self.take_own(&member);
         }
         let room = self.peers.len() + 1 < MEMBERS_MAX;
         match self.peers.get_mut(&member.id) {
@@ -120,6 +122,24 @@ impl Membership {
                     peer.heard = now;
                 }
             }
+        }
+    }
+
+    /// Others know a later start of this node than it remembers itself: from the same address, then its disk is an older
+    /// state, and it goes on after that start; or from elsewhere, then another node uses its name.
+    fn take_own(&mut self, member: &Member) {
+        if member.state == MemberState::Removed || member.generation <= self.me.generation {
+            return;
+        }
+        let place = (member.ip, member.ports);
+        if place == (self.me.ip, self.me.ports) {
+            self.me.generation = member.generation + 1;
+            self.me.revision = 0;
+            self.identity_alarms += 1;
+            self.changed = true;
+        } else if self.twin != Some(place) {
+            self.twin = Some(place);
+            self.identity_alarms += 1;
         }
     }
 
