@@ -24,6 +24,8 @@ mod crashes;
 mod exchanges;
 #[path = "cluster/footprint.rs"]
 mod footprint;
+#[path = "cluster/identity.rs"]
+mod identity;
 #[path = "cluster/refused_starts.rs"]
 mod refused_starts;
 #[path = "cluster/slices.rs"]

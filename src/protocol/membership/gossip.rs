@@ -36,7 +36,8 @@ impl Membership {
                 }
             };
             // Of this node itself only a later start is news, and a strange one.
-            let strange = theirs.node == self.me.id && theirs.generation > self.me.generation;
+            let own = (self.me.generation, self.me.heartbeat);
+            let strange = theirs.node == self.me.id && (theirs.generation, theirs.heartbeat) > own;
             if newer && (theirs.node != self.me.id || strange) {
                 wanted.push(theirs.node);
             }
@@ -128,16 +129,17 @@ impl Membership {
     /// Others know a later start of this node than it remembers itself: from the same address, then its disk is an older
     /// state, and it goes on after that start; or from elsewhere, then another node uses its name.
     fn take_own(&mut self, member: &Member) {
-        if member.state == MemberState::Removed || member.generation <= self.me.generation {
+        let own = (self.me.generation, self.me.heartbeat);
+        if member.state == MemberState::Removed || (member.generation, member.heartbeat) <= own {
             return;
         }
         let place = (member.ip, member.ports);
-        if place == (self.me.ip, self.me.ports) {
+        if place == (self.me.ip, self.me.ports) && member.generation > self.me.generation {
             self.me.generation = member.generation + 1;
             self.me.revision = 0;
             self.identity_alarms += 1;
             self.changed = true;
-        } else if self.twin != Some(place) {
+        } else if place != (self.me.ip, self.me.ports) && self.twin != Some(place) {
             self.twin = Some(place);
             self.identity_alarms += 1;
         }
