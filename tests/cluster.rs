@@ -20,6 +20,8 @@ mod wait;
 mod bad_input;
 #[path = "cluster/crashes.rs"]
 mod crashes;
+#[path = "cluster/demos.rs"]
+mod demos;
 #[path = "cluster/exchanges.rs"]
 mod exchanges;
 #[path = "cluster/footprint.rs"]
