@@ -3,7 +3,8 @@
 
 use dynarc::sim::{
     command::{MINUTES, Summary},
-    plan::{Plan, Planted},
+    plan::Plan,
+    planted::Planted,
     run::{Report, run},
 };
 use std::{collections::BTreeSet, thread, time::Duration};

@@ -3,7 +3,7 @@
 use super::{Exit, Stop};
 use crate::sim::{
     command::{self, CommandOptions, MINUTES},
-    plan::Planted,
+    planted::Planted,
 };
 use clap::Args;
 use std::{io, time::Instant};

@@ -1,8 +1,10 @@
 //! `dynarc simulate`: one seed with its trace, or many seeds with a summary.
 
 use super::{
-    cluster::FaultCounts,
-    plan::{Plan, Planted},
+    counts::FaultCounts,
+    coverage::Coverage,
+    plan::Plan,
+    planted::Planted,
     run::{Report, run},
     trace::Sink,
 };
@@ -127,6 +129,7 @@ fn many(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
         summary.virtual_time.as_secs_f64()
     )?;
     print_faults(out, &summary.faults)?;
+    summary.coverage.print(out)?;
     writeln!(
         out,
         "{} values seen again under a second dot (their write was sent twice and its trace forgotten); {} keys that only \
@@ -148,6 +151,7 @@ pub struct Summary {
     pub revived_retries: u64,
     pub unequal_before_reads: u64,
     pub faults: FaultCounts,
+    pub coverage: Coverage,
     pub virtual_time: Duration,
     pub heal_time_max: Duration,
     /// Seeds of runs that broke a promise.
@@ -162,6 +166,7 @@ impl Summary {
         self.revived_retries += report.revived_retries;
         self.unequal_before_reads += report.unequal_before_reads as u64;
         self.faults.add(&report.faults);
+        self.coverage.add(&report.coverage);
         self.virtual_time += report.virtual_time;
         self.heal_time_max = self.heal_time_max.max(report.heal_time);
         if !report.ok() {
@@ -216,7 +221,7 @@ fn json_of(report: &Report, took: Duration) -> Json {
 fn print_faults(out: &mut dyn Write, faults: &FaultCounts) -> io::Result<()> {
     let struck: Vec<String> =
         faults.named().iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
-    writeln!(out, "faults: {}", if struck.is_empty() { "none".to_string() } else { struck.join(", ") })
+    writeln!(out, "{} faults: {}", faults.total(), if struck.is_empty() { "none".to_string() } else { struck.join(", ") })
 }
 fn print_speed(out: &mut dyn Write, operations: u64, took: Duration) -> io::Result<()> {
     writeln!(out, "{:.1} s, {:.0} operations/s", took.as_secs_f64(), per_second(operations, took))

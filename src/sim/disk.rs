@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+mod rot;
 mod seam;
 
 pub use seam::VirtualFile;
@@ -105,6 +106,7 @@ pub struct DiskCounts {
     pub errors: u64,
     pub short_writes: u64,
     pub bit_flips: u64,
+    pub misdirected_writes: u64,
     pub crashes: u64,
     /// Pending writes that a crash dropped whole, and in part.
     pub lost_writes: u64,
@@ -334,6 +336,10 @@ struct State {
     watch: Option<Rc<dyn Fn(u64, Access)>>,
     /// Called once, when the machine stops in the middle of a write or sync.
     stop_in_write: Option<Box<dyn FnOnce()>>,
+    /// What the medium should hold and does not.
+    rotten: Vec<rot::Rotten>,
+    /// The next write goes astray, by this draw.
+    astray: Option<u64>,
 }
 impl State {
     fn number(&mut self) -> u64 {
@@ -478,6 +484,14 @@ impl VirtualDisk {
     /// Bytes that all files together may have; `None` is without limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.borrow_mut().capacity = bytes;
+    }
+    /// Whether there is such a limit.
+    pub fn is_limited(&self) -> bool {
+        self.state.borrow().capacity.is_some()
+    }
+    /// Bytes of all files.
+    pub fn used(&self) -> u64 {
+        self.state.borrow().used()
     }
     /// I/Os take virtual time from now on: so long for an access of so many bytes.
     pub fn set_clock(&self, executor: &Executor, latency: impl FnMut(Access, usize) -> Duration + 'static) {
@@ -779,6 +793,13 @@ fn flip(inode: &mut Inode, offset: u64, bit: u8) {
             Rc::make_mut(page)[at] ^= 1 << (bit % 8);
         }
     }
+}
+
+/// A copy of a page with one bit flipped.
+fn flip_page(page: &Page, bit: u64) -> Page {
+    let mut flipped = **page;
+    flipped[(bit / 8) as usize % PAGE] ^= 1 << (bit % 8);
+    Rc::new(flipped)
 }
 
 /// What a disk held at some time.
