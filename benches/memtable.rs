@@ -3,9 +3,13 @@
 use bytes::Bytes;
 use divan::{Bencher, black_box};
 use dynarc::engine::{
-    memtable::Memtable,
+    memtable::{Memtable, Place},
     types::{Stored, StoredValue},
 };
+
+fn place(position: u64) -> Place {
+    Place { segment: 1, position }
+}
 
 fn main() {
     divan::main();
@@ -26,7 +30,7 @@ fn stored() -> Stored {
 fn filled(records: u64) -> Memtable {
     let mut memtable = Memtable::default();
     for number in 0..records {
-        memtable.insert(key(number), number + 1, stored(), number);
+        memtable.insert(key(number), number + 1, stored(), place(number), false);
     }
     memtable
 }
@@ -47,7 +51,7 @@ fn insert(bencher: Bencher, records: u64) {
     };
     bencher
         .with_inputs(inputs)
-        .bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), sequence));
+        .bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), place(sequence), false));
 }
 
 #[divan::bench(args = RECORDS)]
@@ -59,5 +63,5 @@ fn replace(bencher: Bencher, records: u64) {
     };
     bencher
         .with_inputs(inputs)
-        .bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), sequence));
+        .bench_local_values(|(key, sequence)| memtable.insert(key, sequence, stored(), place(sequence), false));
 }

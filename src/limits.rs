@@ -135,8 +135,12 @@ pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 pub const PAGE: usize = 4096;
 /// Bytes of a value-log segment.
 pub const SEGMENT_BYTES: usize = 128 * MIB;
+/// A segment takes this part of what is live, within [`SEGMENT_BYTES_USUAL_MIN`] and [`SEGMENT_BYTES`].
+pub const SEGMENTS_OF_LIVE: u64 = 64;
+/// Bytes of a segment while little is live, unless the file system is small.
+pub const SEGMENT_BYTES_USUAL_MIN: usize = 8 * MIB;
 /// Files of collected segments that a core keeps for reuse.
-pub const FREE_SEGMENTS: usize = 3;
+pub const FREE_SEGMENTS: usize = 2;
 /// Values shorter than this stay in the record, beside the head.
 pub const INLINE_VALUE_BYTES: usize = KIB;
 /// Bytes of a batch of the log after which it is sealed (one larger record still fits).
@@ -186,9 +190,9 @@ pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
-pub const SPACE_PERCENT_START: u64 = 132;
+pub const SPACE_PERCENT_START: u64 = 136;
 /// At which collection goes as fast as it can.
-pub const SPACE_PERCENT_MAX: u64 = 142;
+pub const SPACE_PERCENT_MAX: u64 = 146;
 /// Segments that do not count as space in use: those that are being filled, and those in reserve.
 pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.
@@ -220,6 +224,7 @@ const _: () = {
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);
+    assert!(SEGMENT_BYTES_USUAL_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_USUAL_MIN <= SEGMENT_BYTES);
     assert!(
         RESERVE_PIECES_LOG + 2 <= RESERVE_PIECES && RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE)
     );

@@ -17,10 +17,19 @@ const PRESSURE_MAX: f64 = 4.0;
 #[derive(Default)]
 pub struct Meter {
     owed: Cell<f64>,
-    /// The work is under way.
-    pub at_work: Cell<bool>,
+    /// How many are at the work.
+    at_work: Cell<u32>,
 }
 impl Meter {
+    pub fn begin(&self) {
+        self.at_work.set(self.at_work.get() + 1);
+    }
+    pub fn end(&self) {
+        self.at_work.set(self.at_work.get().saturating_sub(1));
+    }
+    pub fn is_at_work(&self) -> bool {
+        self.at_work.get() > 0
+    }
     pub fn charge(&self, bytes: u64, pressure: f64) {
         let owed = if pressure > 0.0 { self.owed.get() + bytes as f64 * pressure.min(PRESSURE_MAX) } else { 0.0 };
         self.owed.set(owed);
@@ -30,7 +39,7 @@ impl Meter {
     }
     /// Whether a write may come in.
     pub fn is_open(&self, pressure: f64, credit: u64) -> bool {
-        pressure <= 0.0 || !self.at_work.get() || self.owed.get() <= credit as f64
+        pressure <= 0.0 || !self.is_at_work() || self.owed.get() <= credit as f64
     }
 }
 
@@ -57,7 +66,7 @@ mod tests {
     #[test]
     fn writes_slow_down_by_as_much_as_is_owed() {
         let meter = Meter::default();
-        meter.at_work.set(true);
+        meter.begin();
         // A quarter of what comes in is owed: four times what is worked off may come in.
         let (mut written, mut worked) = (0u64, 0u64);
         for _ in 0..1000 {
@@ -76,7 +85,7 @@ mod tests {
         let meter = Meter::default();
         meter.charge(1 << 30, 9.0);
         assert!(meter.is_open(9.0, 10), "the work is not under way");
-        meter.at_work.set(true);
+        meter.begin();
         assert!(!meter.is_open(9.0, 10));
         assert!(meter.is_open(0.0, 10));
         meter.charge(5, 0.0);

@@ -1,10 +1,11 @@
 //! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
-//! A segment is collected only when it is sealed and all of its records are in tables. Its batches are walked in order,
-//! their records read apart from their values; the values of those that are still current are read, verified and
+//! A segment is collected when it is sealed. Its batches are walked in order, their records read apart from their values; the values of those that are still current are read, verified and
 //! appended again as fresh records, on the condition that the record is still current when its batch is sealed. Once
 //! the last copy is durable nothing that a read can find points into the segment any more: pointers that older tables
-//! still hold are hidden behind the copies. A read that looked up its record before meets a missing segment and looks
+//! still hold are hidden behind the copies. It goes when no record of it is needed for a crash either: each is in a table,
+//! or a newer one of its key is durable ([`Segment::in_memory`]). Small records, which are not copied, may have to be
+//! flushed first. A read that looked up its record before meets a missing segment and looks
 //! it up again.
 //!
 //! Nothing is copied before space asks for it: the longer a segment waits, the more of it is dead. From
@@ -67,9 +68,9 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         let result = match chore {
             Chore::Collect(segment) => {
                 let work = &store.admission.segments;
-                work.at_work.set(true);
+                work.begin();
                 let collected = collect(&store, &segment).await;
-                work.at_work.set(false);
+                work.end();
                 store.room.wake();
                 collected.inspect(|()| count(&store.counters.collections, 1))
             }
@@ -122,8 +123,14 @@ fn choose_segment<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
     // Without space for copies only what needs none.
     let copies = !store.copies_blocked.get() && store.space_pressure() > 0.0;
     let segments = store.segments.borrow();
-    let waits = |s: &Segment<_>| s.copied.get() && s.live.get() > 0;
-    let ready = segments.values().filter(|s| s.phase.get() == Phase::Flushed && !s.damaged.get() && !waits(s));
+    let ready = segments.values().filter(|s| match s.phase.get() {
+        _ if s.damaged.get() => false,
+        Phase::Active => false,
+        // Other cores go by what manifests say.
+        phase if s.shared => phase == Phase::Flushed && !(s.copied.get() && s.live.get() > 0),
+        _ => true,
+    });
+    let is_free = |s: &Segment<_>| s.in_memory.get() == 0 && (s.live.get() == 0 || s.copied.get());
     let least = store.options.segment_dead_percent;
     let least = if store.read_only.get() { least / 2 } else { least };
     // What a segment was never used for counts only if no copy of its records would waste as much: that is, once.
@@ -131,12 +138,12 @@ fn choose_segment<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
         let wasted = if s.header.generation < store.generation { s.dead_percent() } else { s.dead_values_percent() };
         wasted >= least
     };
-    let worth = ready.filter(|s| s.live.get() == 0 || (copies && gains(s)));
-    worth.max_by_key(|s| (s.live.get() == 0, s.dead_percent())).cloned()
+    let worth = ready.filter(|s| is_free(s) || (copies && !s.copied.get() && s.live.get() > 0 && gains(s)));
+    worth.max_by_key(|s| (is_free(s), s.dead_percent())).cloned()
 }
 
 async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> Result<(), EngineError> {
-    if segment.live.get() > 0 {
+    if segment.live.get() > 0 && !segment.copied.get() {
         let mut walk = Walk::new(segment);
         let pace = Pace::new(store);
         let mut copies = Vec::new();
@@ -144,15 +151,16 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
         while !walk.ended() || !copies.is_empty() {
             (copies, ()) = try_join(gather(store, &mut walk, &pace), append(store, copies)).await?;
         }
+        segment.copied.set(true);
+    } else {
+        store.admission.segments.pay(segment.end.get());
     }
-    match (segment.shared, segment.live.get()) {
-        (false, _) => release(store, segment).await,
-        (true, 0) => release_part(store, segment).await,
-        // Other cores go by this one's manifests: its part is free when they no longer point there.
-        (true, _) => {
-            segment.copied.set(true);
-            Ok(())
-        }
+    match segment.shared {
+        false if segment.in_memory.get() == 0 => release(store, segment).await,
+        true if segment.live.get() == 0 => release_part(store, segment).await,
+        // Small records of it are in no table yet. Or it is shared, and other cores go by this one's manifests: its part is
+        // free when they no longer point there.
+        _ => Ok(()),
     }
 }
 

@@ -30,12 +30,12 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
             Chore::SetAside => set_aside(&store, &slice).await,
             Chore::Compact(choice) => {
                 let level0 = &store.admission.level0;
-                level0.at_work.set(true);
+                level0.begin();
                 // A record in memory takes about twice the bytes that it takes in a table.
                 let owed = 2 * choice.bytes();
                 let compacted = compact(&store, &slice, choice).await;
                 level0.pay(owed);
-                level0.at_work.set(false);
+                level0.end();
                 store.level0_changed();
                 store.room.wake();
                 compacted

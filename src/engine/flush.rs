@@ -11,21 +11,16 @@ use super::{
     error::EngineError,
     manifest::Change,
     memtable::{Memtable, pointers},
-    reserve,
+    reserve, settle,
     store::{Slice, Store, count},
     table::{Builder, Table, directory},
     wal::segment::{Phase, Segment},
 };
 use crate::limits::{KIB, LEVEL0_PATIENCE};
-use futures_util::stream::{self, StreamExt};
 use std::{collections::BTreeMap, rc::Rc};
 
 /// Sealed segments that may wait beyond those that the bound on replay allows.
 const WAITING_SEGMENTS: usize = 4;
-/// Share of the live bytes that may lie in the log and in no table.
-const REPLAY_PART: u64 = 12;
-/// Records looked up at once.
-const LOOKUPS: usize = 8;
 /// Bytes of a memtable on their way into a table after which writes that wait hear of it.
 const PAID_AT_ONCE: usize = 32 * KIB;
 
@@ -40,12 +35,19 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
         let Some(chore) = next else { break };
         let result = match chore {
             Chore::Flush(slice) => {
-                store.admission.memtables.at_work.set(true);
+                store.admission.memtables.begin();
                 let flushed = flush(&store, &slice).await;
-                store.admission.memtables.at_work.set(false);
+                store.admission.memtables.end();
                 store.level0_changed();
                 store.room.wake();
                 flushed
+            }
+            Chore::Settle(slice) => {
+                store.admission.segments.begin();
+                let settled = settle::run(&store, &slice).await;
+                store.admission.segments.end();
+                store.room.wake();
+                settled
             }
             Chore::Mark(segment) => segment.write_mark().await,
         };
@@ -65,6 +67,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
 
 enum Chore<D: Disk> {
     Flush(Rc<Slice<D>>),
+    Settle(Rc<Slice<D>>),
     Mark(Rc<Segment<D::File>>),
 }
 
@@ -103,18 +106,15 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
         let biggest = store.slices().max_by_key(worth);
         return biggest.cloned().map(Chore::Flush);
     }
-    if store.log.position.get().saturating_sub(position) > replay_bytes(store) || many_wait(store) {
+    if let Some(slice) = settle::choose(store) {
+        return Some(Chore::Settle(slice));
+    }
+    let much = store.space_use().to_replay > store.options.log_replay_bytes as u64;
+    if much || many_wait(store) || pins_space(store) {
         let oldest = store.slices().filter_map(|s| Some((s.first_position()?, s))).min_by_key(|(first, _)| *first);
         return oldest.map(|(_, slice)| Chore::Flush(slice.clone()));
     }
     None
-}
-
-/// Bytes of log that may hold records that are in no table. No segment there can be collected, and what the records in
-/// memory replace is not known to be dead before they are flushed: so with little data it is less.
-fn replay_bytes<D: Disk>(store: &Store<D>) -> u64 {
-    let part = store.space_use().live / REPLAY_PART;
-    part.max(store.options.segment_bytes as u64).min(store.options.log_replay_bytes as u64)
 }
 
 /// Whether more segments wait for their last records to be flushed than the log's bound of bytes would fill: many short
@@ -123,7 +123,16 @@ fn many_wait<D: Disk>(store: &Store<D>) -> bool {
     let segments = store.segments.borrow();
     let waits = |s: &&Rc<Segment<D::File>>| s.phase.get() == Phase::Sealed && !s.damaged.get();
     let waiting = segments.values().filter(waits).count();
-    waiting > WAITING_SEGMENTS + store.options.log_replay_bytes / store.options.segment_bytes.max(1)
+    waiting > WAITING_SEGMENTS + store.options.log_replay_bytes / store.segment_bytes().max(1)
+}
+
+/// Whether space is wanted and there are segments of which nothing is needed but records that are in no table.
+fn pins_space<D: Disk>(store: &Store<D>) -> bool {
+    let pinned = |s: &Rc<Segment<D::File>>| {
+        let spent = s.copied.get() || s.live.get() == 0;
+        s.phase.get() == Phase::Sealed && !s.damaged.get() && spent && s.in_memory.get() > 0
+    };
+    store.space_pressure() > 0.0 && store.segments.borrow().values().any(pinned)
 }
 
 /// Writes a slice's memtable as a table of level 0 and makes the manifest say so. On `Full` the memtable stays.
@@ -147,7 +156,7 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         for pointer in memtable.iter().flat_map(|(_, entry)| pointers(&entry.stored)) {
             *gained.entry(pointer.segment).or_default() += u64::from(pointer.length);
         }
-        let lost = replaced(store, slice, &memtable).await?;
+        let lost = settle::replaced(store, slice, &memtable).await?;
         let change = Change {
             added: vec![table.meta().clone()],
             flushed_sequence: memtable.last_sequence(),
@@ -164,17 +173,30 @@ async fn flush<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), En
         }
         Rc::<TableSet<D>>::make_mut(&mut slice.tables.borrow_mut()).apply(vec![table], &[]);
         slice.in_tables.set(memtable.last_sequence());
+        let known = slice.settled_sealed.take();
         for (segment, bytes) in &change.lost {
             if let Some(segment) = store.segment(*segment) {
-                segment.remove_live(*bytes);
+                segment.remove_live(*bytes - known.lost.get(&segment.id()).copied().unwrap_or(0).min(*bytes));
             }
         }
+        forget_records(store, &memtable);
         count(&store.counters.flushes, 1);
     }
     *slice.sealed.borrow_mut() = None;
     store.memtable_bytes.set(store.memtable_bytes.get().saturating_sub(memtable.bytes()));
     store.room.wake();
     Ok(())
+}
+
+/// A memtable's records are in a table: their segments are needed no more on their account.
+fn forget_records<D: Disk>(store: &Store<D>, memtable: &Memtable) {
+    let mut records = BTreeMap::<u64, u64>::new();
+    memtable.iter().for_each(|(_, entry)| *records.entry(entry.segment).or_default() += 1);
+    for (segment, records) in records {
+        if let Some(segment) = store.segment(segment) {
+            segment.forget_records(records);
+        }
+    }
 }
 
 /// Seals the active memtable: from now on it only waits to be written.
@@ -191,44 +213,12 @@ async fn seal<D: Disk>(store: &Store<D>, slice: &Slice<D>) -> Result<Rc<Memtable
         return Err(error);
     }
     let memtable = Rc::new(slice.active.take());
+    store.unsettled.set(store.unsettled.get().saturating_sub(memtable.unsettled_bytes()));
+    slice.settled_sealed.replace(slice.settled.take());
     slice.swaps.set(slice.swaps.get() + 1);
     *slice.sealed.borrow_mut() = Some(memtable.clone());
     log.cold.hold(false);
     Ok(memtable)
-}
-
-/// Bytes of values, by segment, that tables point to and a memtable's records replace. So what is dead is known as soon
-/// as a newer record is in a table, not when a compaction comes by. Only the newest record of a key in any table counts as
-/// live: nothing is to be counted when an older one goes.
-async fn replaced<D: Disk>(
-    store: &Store<D>,
-    slice: &Slice<D>,
-    memtable: &Memtable,
-) -> Result<BTreeMap<u64, u64>, EngineError> {
-    let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
-    if slice.manifest.borrow().state.live.is_empty() {
-        return Ok(lost);
-    }
-    let tables = slice.tables.borrow().clone();
-    let mut looked_up = stream::iter(memtable.iter()).map(|(key, _)| tables.get(key, &store.blocks)).buffered(LOOKUPS);
-    let mut steps = 0u64;
-    while let Some(found) = looked_up.next().await {
-        match found {
-            Ok(found) => {
-                for pointer in found.iter().flat_map(|(_, stored)| pointers(stored)) {
-                    *lost.entry(pointer.segment).or_default() += u64::from(pointer.length);
-                }
-            }
-            // Which values are replaced cannot be read: they stay counted, and their segments stay.
-            Err(EngineError::Damaged(_)) => count(&store.counters.damaged_reads, 1),
-            Err(error) => return Err(error),
-        }
-        steps += 1;
-        if steps.is_multiple_of(64) {
-            store.disk.breathe().await;
-        }
-    }
-    Ok(lost)
 }
 
 async fn make_directory<D: Disk>(disk: &D, slice: &Slice<D>) -> Result<(), EngineError> {

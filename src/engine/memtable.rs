@@ -10,10 +10,23 @@ use std::collections::BTreeMap;
 /// What an entry costs beside its bytes: the tree's node, two or three counted references, the pointers.
 pub const ENTRY_OVERHEAD: usize = 200;
 
+/// What a record that has no large values is thought to replace, in bytes.
+const UNKNOWN_BYTES: u64 = 4 << 10;
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub sequence: u64,
+    /// The segment of the log that its record lies in.
+    pub segment: u64,
     pub stored: Stored,
+}
+
+/// Where a record lies in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub segment: u64,
+    /// Bytes of log written before it.
+    pub position: u64,
 }
 
 /// First bytes of a key, as a number that orders like them.
@@ -47,7 +60,7 @@ impl Slot {
     }
     fn add(&mut self, key: Bytes, entry: Entry) {
         if let Slot::One(first, held) = self {
-            let held = Entry { sequence: held.sequence, stored: std::mem::replace(&mut held.stored, Stored::Delete) };
+            let held = Entry { stored: std::mem::replace(&mut held.stored, Stored::Delete), ..*held };
             let entries = BTreeMap::from([(std::mem::take(first), held)]);
             *self = Slot::Many(entries);
         }
@@ -75,32 +88,61 @@ pub struct Memtable {
     last_sequence: u64,
     /// Where in the log its oldest record lies (bytes of log written before it).
     first_position: Option<u64>,
+    /// Keys of which tables may hold a record that is replaced by the one here, and nobody has looked.
+    unsettled: Vec<Bytes>,
+    /// About the bytes of values that these replace.
+    unsettled_bytes: u64,
 }
 
 impl Memtable {
-    /// Takes the record unless a newer one of the same key is there. Gives back the record that is now dead: the one
-    /// replaced, or the new one itself.
-    pub fn insert(&mut self, key: Bytes, sequence: u64, stored: Stored, position: u64) -> Option<Stored> {
+    /// Takes the record unless a newer one of the same key is there. Gives back the record that is now dead, and its
+    /// segment: the one replaced, or the new one itself. With `may_replace` a key that was not there is unsettled.
+    pub fn insert(
+        &mut self,
+        key: Bytes,
+        sequence: u64,
+        stored: Stored,
+        place: Place,
+        may_replace: bool,
+    ) -> Option<(Stored, u64)> {
         use std::collections::btree_map::Entry::{Occupied, Vacant};
+        let segment = place.segment;
         self.last_sequence = self.last_sequence.max(sequence);
-        self.first_position.get_or_insert(position);
+        self.first_position.get_or_insert(place.position);
         let added = entry_bytes(&key, &stored);
-        let fresh = |stored| Entry { sequence, stored };
+        let fresh = |stored| Entry { sequence, segment, stored };
+        let name = may_replace.then(|| (key.clone(), replaces_about(&stored)));
         match self.slots.entry(prefix(&key)) {
             Vacant(vacant) => drop(vacant.insert(Slot::One(key, fresh(stored)))),
             Occupied(mut occupied) => match occupied.get_mut().get_mut(&key) {
-                Some(entry) if entry.sequence >= sequence => return Some(stored),
+                Some(entry) if entry.sequence >= sequence => return Some((stored, segment)),
                 Some(entry) => {
                     self.bytes = self.bytes + added - entry_bytes(&key, &entry.stored);
-                    entry.sequence = sequence;
-                    return Some(std::mem::replace(&mut entry.stored, stored));
+                    let replaced = std::mem::replace(entry, fresh(stored));
+                    return Some((replaced.stored, replaced.segment));
                 }
                 None => occupied.get_mut().add(key, fresh(stored)),
             },
         }
         self.bytes += added;
         self.length += 1;
+        if let Some((key, bytes)) = name {
+            self.unsettled.push(key);
+            self.unsettled_bytes += bytes;
+        }
         None
+    }
+    /// Keys of which nobody has looked yet what they replace in tables.
+    pub fn unsettled(&self) -> &[Bytes] {
+        &self.unsettled
+    }
+    pub fn unsettled_bytes(&self) -> u64 {
+        self.unsettled_bytes
+    }
+    /// Gives them to somebody who looks.
+    pub fn take_unsettled(&mut self) -> Vec<Bytes> {
+        self.unsettled_bytes = 0;
+        std::mem::take(&mut self.unsettled)
     }
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
         self.slots.get(&prefix(key))?.get(key)
@@ -129,6 +171,11 @@ impl Memtable {
     pub fn first_position(&self) -> Option<u64> {
         self.first_position
     }
+}
+
+/// Bytes of values that a record replaces in tables, if there are any: about as many as it has.
+fn replaces_about(stored: &Stored) -> u64 {
+    pointers(stored).map(|pointer| u64::from(pointer.length)).sum::<u64>().max(UNKNOWN_BYTES)
 }
 
 fn entry_bytes(key: &[u8], stored: &Stored) -> usize {
@@ -188,12 +235,16 @@ mod tests {
         Stored::Put { head: Bytes::from_static(text.as_bytes()), values: SmallVec::new() }
     }
 
+    fn place(position: u64) -> Place {
+        Place { segment: 1, position }
+    }
+
     #[test]
     fn the_greatest_sequence_wins_in_any_order() {
         let mut table = Memtable::default();
-        assert_eq!(table.insert(Bytes::from_static(b"k"), 5, put("five"), 100), None);
-        assert_eq!(table.insert(Bytes::from_static(b"k"), 3, put("three"), 50), Some(put("three")));
-        assert_eq!(table.insert(Bytes::from_static(b"k"), 9, Stored::Delete, 200), Some(put("five")));
+        assert_eq!(table.insert(Bytes::from_static(b"k"), 5, put("five"), place(100), false), None);
+        assert_eq!(table.insert(Bytes::from_static(b"k"), 3, put("three"), place(50), false), Some((put("three"), 1)));
+        assert_eq!(table.insert(Bytes::from_static(b"k"), 9, Stored::Delete, place(200), false), Some((put("five"), 1)));
         assert_eq!(table.get(b"k").map(|e| e.sequence), Some(9));
         assert_eq!(table.last_sequence(), 9);
         assert_eq!(table.first_position(), Some(100));
@@ -221,7 +272,7 @@ mod tests {
         keys.extend((0..=255).map(|last| [&long[..], &[last]].concat()));
         keys.extend((0..=255).map(|last| [&long[..15], &[last]].concat()).filter(|key| *key != long));
         for (number, key) in keys.iter().enumerate().rev() {
-            assert_eq!(table.insert(Bytes::from(key.clone()), number as u64, put("x"), 0), None);
+            assert_eq!(table.insert(Bytes::from(key.clone()), number as u64, put("x"), place(0), false), None);
         }
         assert_eq!(table.len(), keys.len());
         assert!(keys.iter().enumerate().all(|(n, key)| table.get(key).map(|e| e.sequence) == Some(n as u64)));
@@ -237,7 +288,7 @@ mod tests {
     #[test]
     fn an_empty_range_is_empty() {
         let mut table = Memtable::default();
-        table.insert(Bytes::from_static(b"b"), 1, put("x"), 0);
+        table.insert(Bytes::from_static(b"b"), 1, put("x"), place(0), false);
         assert_eq!(table.range(b"z", b"a").count(), 0);
         assert_eq!(table.range(b"b", b"b").count(), 0);
         assert_eq!(table.range(b"a", b"c").count(), 1);

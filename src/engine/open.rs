@@ -259,6 +259,15 @@ impl<D: Disk> Engine<D> {
                 }
             }
         }
+        for slice in store.slices() {
+            for settled in [&slice.settled, &slice.settled_sealed] {
+                for (segment, bytes) in &settled.borrow().lost {
+                    let found = found.entry(*segment).or_default();
+                    *found = found.saturating_sub(*bytes);
+                }
+            }
+        }
+        found.retain(|_, bytes| *bytes > 0);
         let segments = store.segments.borrow();
         let counted = segments.values().map(|s| (s.id(), s.live.get())).filter(|(_, bytes)| *bytes > 0).collect();
         Ok((counted, found))

@@ -429,6 +429,7 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         phase: Cell::new(Phase::Sealed),
         damaged: Cell::new(candidate.rebuilt),
         live: Cell::new(0),
+        in_memory: Cell::new(0),
         value_bytes: Cell::new(0),
         record_bytes: Cell::new(0),
         last: RefCell::default(),
@@ -489,7 +490,7 @@ async fn replay<D: Disk>(
                         continue;
                     }
                     if record.sequence > slice.manifest.borrow().state.flushed_sequence {
-                        store.apply(&slice, record, position);
+                        store.apply(&slice, record, segment, position);
                     }
                 }
                 store.log.position.set(position + batch.padded());

@@ -12,9 +12,10 @@ use super::{
     drops::{Drops, RESERVED},
     error::EngineError,
     manifest::Manifest,
-    memtable::{Memtable, pointers},
+    memtable::{Memtable, Place, pointers},
     notify::{Latch, Notify},
     reserve,
+    settle::Settled,
     types::{EngineOptions, EngineStats, Stored},
     wal::{
         format::LogRecord,
@@ -23,7 +24,7 @@ use super::{
     },
 };
 use crate::{
-    limits::{FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SLICES_MAX, SPACE_SEGMENTS},
+    limits::{FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SEGMENT_BYTES_USUAL_MIN, SEGMENTS_OF_LIVE, SLICES_MAX, SPACE_SEGMENTS},
     types::{ShardId, SliceId},
 };
 use std::{
@@ -47,6 +48,9 @@ pub struct Slice<D: Disk> {
     pub next_table: Cell<u64>,
     /// What was dropped and is perhaps still there.
     pub drops: RefCell<Drops>,
+    /// What records of the active memtable replace in tables, and those of the sealed one.
+    pub settled: RefCell<Settled>,
+    pub settled_sealed: RefCell<Settled>,
     /// Every record up to this sequence is in a table of the set.
     pub in_tables: Cell<u64>,
     /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
@@ -69,6 +73,8 @@ impl<D: Disk> Slice<D> {
             swaps: Cell::new(0),
             next_table: Cell::new(next_table),
             drops: RefCell::default(),
+            settled: RefCell::default(),
+            settled_sealed: RefCell::default(),
             in_tables: Cell::new(0),
             lost: OnceCell::new(),
             may_have_lost: Cell::new(false),
@@ -95,6 +101,10 @@ impl<D: Disk> Slice<D> {
         }
         let tables = self.tables.borrow().clone();
         tables.get(key, cache).await
+    }
+    /// Whether a record that comes into memory may replace a large value in a table.
+    fn may_replace(&self) -> bool {
+        !self.manifest.borrow().state.live.is_empty() || self.sealed.borrow().is_some()
     }
     pub fn take_table_id(&self) -> u64 {
         let id = self.next_table.get();
@@ -123,6 +133,8 @@ pub struct SpaceUse {
     pub used: u64,
     /// What is live, packed.
     pub live: u64,
+    /// What an opening would read again: segments that do not say that all of their records are in tables.
+    pub to_replay: u64,
 }
 
 /// Counters, as [`EngineStats`] describes them.
@@ -182,6 +194,8 @@ pub struct Store<D: Disk> {
     /// Bytes that the log may still grow by on account of a piece that was given up for it.
     pub log_grant: Cell<u64>,
     pub memtable_bytes: Cell<usize>,
+    /// About the bytes of values that records of active memtables replace in tables, as far as nobody has looked.
+    pub unsettled: Cell<u64>,
     /// What writes owe to the work that they leave behind.
     pub admission: Admission,
     /// Tables of level 0 in the slice that has most.
@@ -237,6 +251,7 @@ impl<D: Disk> Store<D> {
             reserve_latch: Rc::default(),
             log_grant: Cell::new(0),
             memtable_bytes: Cell::new(0),
+            unsettled: Cell::new(0),
             admission: Admission::default(),
             level0_most: Cell::new(0),
             space_use: Cell::new(None),
@@ -330,11 +345,11 @@ impl<D: Disk> Store<D> {
     }
 
     /// What the log takes of the disk, and what it would take if only live records were in it. Measured anew when a
-    /// sixteenth of a segment has been written since.
+    /// sixteenth of a small segment has been written since.
     pub fn space_use(&self) -> SpaceUse {
         let position = self.log.position.get();
         if let Some((known, at)) = self.space_use.get()
-            && position - at < self.options.segment_bytes as u64 / 16
+            && position - at < self.options.segment_bytes.min(SEGMENT_BYTES_USUAL_MIN) as u64 / 16
         {
             return known;
         }
@@ -343,10 +358,20 @@ impl<D: Disk> Store<D> {
             let active = segment.phase.get() == Phase::Active;
             measured.used += segment.own_bytes(if active { segment.end.get() } else { segment.allocated.get() });
             measured.live += segment.packed_bytes();
+            if segment.phase.get() != Phase::Flushed && !segment.damaged.get() {
+                measured.to_replay += segment.end.get();
+            }
         }
         measured.used += self.free.borrow().iter().map(|segment| segment.allocated.get()).sum::<u64>();
         self.space_use.set(Some((measured, position)));
         measured
+    }
+    /// Bytes of a segment that is made now: a small part of what is live, so that space in use that no collection can
+    /// give back is one too.
+    pub fn segment_bytes(&self) -> usize {
+        let most = self.options.segment_bytes;
+        let wanted = (self.space_use().live / SEGMENTS_OF_LIVE) as usize;
+        wanted.max(SEGMENT_BYTES_USUAL_MIN).min(most).next_multiple_of(PAGE)
     }
     /// A segment is gone.
     pub fn space_changed(&self) {
@@ -360,17 +385,18 @@ impl<D: Disk> Store<D> {
         let space = self.space_use();
         let start = self.space_allowed(space.live, self.options.space_percent_start);
         let most = self.space_allowed(space.live, self.options.space_percent_max);
-        (space.used as f64 - start as f64) / (most - start).max(self.options.segment_bytes as u64 / 4).max(1) as f64
+        (space.used as f64 - start as f64) / (most - start).max(self.segment_bytes() as u64 / 4).max(1) as f64
     }
     /// Bytes that the log may take at so many percent of what is live: the rest is for segments in use and in reserve.
     fn space_allowed(&self, live: u64, percent: u64) -> u64 {
-        live.saturating_mul(percent) / 100 + SPACE_SEGMENTS * self.options.segment_bytes as u64
+        live.saturating_mul(percent) / 100 + SPACE_SEGMENTS * self.segment_bytes() as u64
     }
     /// Keeps the file of a segment that nothing needs any more for another life, if it is worth it.
     pub fn keep_for_reuse(&self, segment: &Rc<Segment<D::File>>) -> bool {
+        let usual = self.segment_bytes() as u64;
         let mut free = self.free.borrow_mut();
         let usual = segment.allocated.get() == segment.capacity
-            && segment.capacity <= self.options.segment_bytes.next_multiple_of(PAGE) as u64;
+            && (usual / 2..=usual.next_multiple_of(PAGE as u64)).contains(&segment.capacity);
         let keep = usual && !self.read_only.get() && free.len() < FREE_SEGMENTS;
         if keep {
             free.push(segment.clone());
@@ -400,7 +426,7 @@ impl<D: Disk> Store<D> {
         let pressure = self.pressure();
         let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
         let compaction = self.slices().filter(|s| s.strikes.get() < STRIKES_MAX).map(behind).fold(0.0, f64::max);
-        let collection = if self.admission.segments.at_work.get() { pressure.segments + 1.0 } else { 0.0 };
+        let collection = if self.admission.segments.is_at_work() { pressure.segments + 1.0 } else { 0.0 };
         let most = (2.0 * pressure.memtables).max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
         most.clamp(0.0, 1.0)
     }
@@ -408,7 +434,7 @@ impl<D: Disk> Store<D> {
     pub fn admits(&self) -> bool {
         let (pressure, owed) = (self.pressure(), &self.admission);
         let memory = (self.options.memtable_bytes / ADMISSION_PARTS) as u64;
-        let space = (self.options.segment_bytes / ADMISSION_PARTS) as u64;
+        let space = (self.segment_bytes() / ADMISSION_PARTS) as u64;
         owed.memtables.is_open(pressure.memtables, memory)
             && owed.level0.is_open(pressure.level0, memory)
             && owed.segments.is_open(pressure.segments, space)
@@ -429,7 +455,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Makes a durable record of the log visible, and counts what it makes dead.
-    pub fn apply(&self, slice: &Slice<D>, record: LogRecord, position: u64) {
+    pub fn apply(&self, slice: &Slice<D>, record: LogRecord, segment: &Segment<D::File>, position: u64) {
         for pointer in pointers(&record.stored) {
             if let Some(segment) = self.segment(pointer.segment) {
                 segment.add_live(u64::from(pointer.length));
@@ -437,15 +463,36 @@ impl<D: Disk> Store<D> {
         }
         if record.key.first() == Some(&RESERVED) {
             slice.drops.borrow_mut().note(&record.key, record.sequence, &record.stored);
+            self.take_back(slice);
         }
+        segment.in_memory.set(segment.in_memory.get() + 1);
+        let place = Place { segment: segment.id(), position };
         let mut active = slice.active.borrow_mut();
-        let before = active.bytes();
-        let dead = active.insert(record.key, record.sequence, record.stored, position);
+        let (before, unsettled) = (active.bytes(), active.unsettled_bytes());
+        let dead = active.insert(record.key, record.sequence, record.stored, place, slice.may_replace());
         self.memtable_bytes.set(self.memtable_bytes.get() + active.bytes() - before);
+        self.unsettled.set(self.unsettled.get() + active.unsettled_bytes() - unsettled);
         drop(active);
-        for pointer in dead.iter().flat_map(pointers) {
+        let Some((dead, dead_in)) = dead else { return };
+        if dead_in == segment.id() {
+            segment.forget_records(1);
+        } else if let Some(segment) = self.segment(dead_in) {
+            segment.forget_records(1);
+        }
+        for pointer in pointers(&dead) {
             if let Some(segment) = self.segment(pointer.segment) {
                 segment.remove_live(u64::from(pointer.length));
+            }
+        }
+    }
+    /// What a slice's records in memory were found to replace counts as live again: a drop may be the first to take it away.
+    fn take_back(&self, slice: &Slice<D>) {
+        for settled in [&slice.settled, &slice.settled_sealed] {
+            let Settled { lost, .. } = settled.replace(Settled { void: true, ..Settled::default() });
+            for (segment, bytes) in lost {
+                if let Some(segment) = self.segment(segment) {
+                    segment.add_live(bytes);
+                }
             }
         }
     }

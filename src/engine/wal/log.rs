@@ -33,6 +33,7 @@ use crate::{
         error::EngineError,
         memtable::pointers,
         notify::{Notify, Promise},
+        settle,
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
@@ -608,7 +609,7 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     for record in records {
         segment.note(&record);
         if let Ok(slice) = store.slice(record.slice).cloned() {
-            store.apply(&slice, record, position);
+            store.apply(&slice, record, &segment, position);
         }
     }
     store.log.position.set(position + header.padded());
@@ -624,9 +625,10 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     }
     count(&counters.user_bytes_written, user_bytes);
     recycle(head, buffer);
-    let oldest_far = store.memtable_bytes.get() > store.options.memtable_bytes
-        || position.saturating_sub(store.flushed_position()) > store.options.log_replay_bytes as u64;
-    if oldest_far {
+    let has_work = store.memtable_bytes.get() > store.options.memtable_bytes
+        || settle::is_due(store)
+        || store.space_use().to_replay > store.options.log_replay_bytes as u64;
+    if has_work {
         store.work.wake();
     }
 }

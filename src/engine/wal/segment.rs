@@ -50,7 +50,7 @@ pub enum Phase {
     Active,
     /// Takes no more; may hold records that are in no table yet.
     Sealed,
-    /// Sealed, and all its records are in tables: recovery skips it, collection may have it.
+    /// Sealed, all its records are in tables, and it says so: recovery skips it.
     Flushed,
 }
 
@@ -70,6 +70,9 @@ pub struct Segment<F> {
     pub damaged: Cell<bool>,
     /// Bytes of its values that memtables and tables point to.
     pub live: Cell<u64>,
+    /// Records of it that memtables hold: until they are in tables, or newer ones of their keys are durable, a crash needs
+    /// them.
+    pub in_memory: Cell<u64>,
     /// Bytes of all its large values, and of the records that they belong to.
     pub value_bytes: Cell<u64>,
     pub record_bytes: Cell<u64>,
@@ -153,6 +156,7 @@ impl<F: DiskFile> Segment<F> {
             phase: Cell::new(Phase::Active),
             damaged: Cell::new(false),
             live: Cell::new(0),
+            in_memory: Cell::new(0),
             value_bytes: Cell::new(0),
             record_bytes: Cell::new(0),
             last: RefCell::default(),
@@ -226,6 +230,10 @@ impl<F: DiskFile> Segment<F> {
     /// Share of its large values that is dead, in percent.
     pub fn dead_values_percent(&self) -> u64 {
         100 - (self.live.get() * 100 / self.own_bytes(self.value_bytes.get()).max(1)).min(100)
+    }
+    /// So many of its records are in memory no more.
+    pub fn forget_records(&self, records: u64) {
+        self.in_memory.set(self.in_memory.get().saturating_sub(records));
     }
     pub fn add_live(&self, bytes: u64) {
         self.live.set(self.live.get() + bytes);

@@ -72,7 +72,7 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
         return (nearly_used(&active) || needed > active.allocated.get()).then_some(Chore::Grow(active, needed));
     }
     (head.works_ahead() && nearly_used(&active) && head.next.borrow().is_none())
-        .then_some(Chore::Create(BATCH_BYTES.min(store.options.segment_bytes / 4) as u64))
+        .then_some(Chore::Create(BATCH_BYTES.min(store.segment_bytes() / 4) as u64))
 }
 
 async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
@@ -100,7 +100,7 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
             count(&store.counters.reuses, 1);
             reused
         }
-        None => Segment::create(&*store.disk, header, store.options.segment_bytes, bytes).await?,
+        None => Segment::create(&*store.disk, header, store.segment_bytes(), bytes).await?,
     };
     count(&store.counters.device_bytes_written, PAGE as u64);
     let too_small = head.next.borrow_mut().replace(Rc::new(segment));
@@ -115,7 +115,7 @@ fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
     match made {
         _ if store.read_only.get() => SHORT_STEP_BYTES,
         1 => STEP_BYTES,
-        _ => store.options.segment_bytes,
+        _ => store.segment_bytes(),
     }
 }
 
