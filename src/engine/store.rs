@@ -24,7 +24,9 @@ use super::{
     },
 };
 use crate::{
-    limits::{FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SEGMENT_BYTES_USUAL_MIN, SEGMENTS_OF_LIVE, SLICES_MAX, SPACE_SEGMENTS},
+    limits::{
+        FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SEGMENT_BYTES_USUAL_MIN, SEGMENTS_OF_LIVE, SLICES_MAX, SPACE_SEGMENTS,
+    },
     types::{ShardId, SliceId},
 };
 use std::{

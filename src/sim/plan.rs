@@ -198,17 +198,17 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
     let mut every = |share: f64, times: u64| {
         if prng.chance(share) { duration / prng.between(1, times) as u32 } else { Duration::ZERO }
     };
-    let rot_every = every(1.0, 12);
+    let rot_every = every(1.0, 20);
     FaultPlan {
-        kill_every: every(0.6, 15),
+        kill_every: every(0.6, 20),
         power_loss_every: every(0.5, 10),
         power_cut_every: every(0.3, 3),
-        pause_every: every(0.4, 8),
-        cut_every: every(0.5, 10),
-        clog_every: every(0.4, 10),
-        slow_disk_every: every(0.3, 8),
-        disk_error_every: every(0.3, 6),
-        full_disk_every: every(0.25, 6),
+        pause_every: every(0.5, 20),
+        cut_every: every(0.6, 20),
+        clog_every: every(0.5, 40),
+        slow_disk_every: every(0.4, 15),
+        disk_error_every: every(0.3, 10),
+        full_disk_every: every(0.25, 10),
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
         unsound,
         reshard,

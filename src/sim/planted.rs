@@ -1,11 +1,7 @@
 //! Defects planted on purpose, to show that the checkers see them. Each is done to what nodes say to each other or to
 //! clients, to their disks or to their settings: production code knows nothing of them.
 
-use super::{
-    cluster::Cluster,
-    plan::Plan,
-    prng::Prng,
-};
+use super::{cluster::Cluster, plan::Plan, prng::Prng};
 use crate::{
     driver::core::Settings,
     limits::KIB,
@@ -185,7 +181,8 @@ impl Cluster {
     pub(super) fn spoil_message(self: &Rc<Self>, mut envelope: Envelope, spoiler: &mut Prng) -> Option<Envelope> {
         let planted = self.plan.planted?;
         let struck = match &mut envelope.message {
-            Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler) {
+            Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler)
+            {
                 Verdict::Pass => false,
                 Verdict::Spoiled => true,
                 Verdict::Swallow => {
@@ -210,13 +207,7 @@ impl Cluster {
         }
         Some(envelope)
     }
-    fn spoil_copy(
-        &self,
-        planted: Planted,
-        siblings: &mut Siblings,
-        purpose: Purpose,
-        spoiler: &mut Prng,
-    ) -> Verdict {
+    fn spoil_copy(&self, planted: Planted, siblings: &mut Siblings, purpose: Purpose, spoiler: &mut Prng) -> Verdict {
         let mut chance = |p: f64| spoiler.chance(p);
         let is_hint = matches!(purpose, Purpose::Hint { .. });
         match planted {

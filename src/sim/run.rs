@@ -426,7 +426,8 @@ async fn compare(cluster: &Rc<Cluster>, key: &Key) -> Result<Option<(String, boo
     let other = others.iter().find(|(_, state)| !state.head.same_state(&expected.head));
     Ok(other.map(|(other, state)| {
         let (left, right) = (&expected.head, &state.head);
-        let words = |head: &Head| format!("{:?} {:?}", head.clock, head.entries.iter().map(|e| e.dot).collect::<Vec<_>>());
+        let words =
+            |head: &Head| format!("{:?} {:?}", head.clock, head.entries.iter().map(|e| e.dot).collect::<Vec<_>>());
         let text = format!("node {first} holds {}, node {other} holds {}", words(left), words(right));
         (text, left.clock != right.clock)
     }))

@@ -54,7 +54,9 @@ impl Bounds {
         ];
         match rows.iter().find(|(_, value, bound)| value > bound) {
             None => Ok(()),
-            Some((what, value, bound)) => Err((Invariant::I12, format!("{value} {what}, at most {bound} were declared"))),
+            Some((what, value, bound)) => {
+                Err((Invariant::I12, format!("{value} {what}, at most {bound} were declared")))
+            }
         }
     }
 }
