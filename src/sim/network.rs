@@ -2,7 +2,9 @@
 //! connections that are refused, reset and made again.
 //!
 //! What travels are encoded frames, made and read by `wire/` as in production. Between shards of one node they arrive
-//! in order and for sure; between nodes the network does what the plan says, which is worse than TCP.
+//! in order and for sure; between nodes the network does what the plan says, which is worse than TCP. But one thing is
+//! kept of TCP: a forwarded request arrives once or not at all. Whoever coordinates a second copy of it, later, could do
+//! what its client was told had not been done. All other messages may arrive twice.
 
 use super::{
     cluster::{Cluster, End},
@@ -128,7 +130,7 @@ impl Cluster {
         if fate.held {
             self.count(|c| c.messages_held += 1);
         }
-        if let Some(delay) = fate.second {
+        if let Some(delay) = fate.second.filter(|_| !matches!(envelope.message, Message::Forward { .. })) {
             self.count(|c| c.messages_doubled += 1);
             self.arrive_later(now + delay, from, target, to, pieces.clone());
         }

@@ -169,7 +169,9 @@ impl Shard {
             let refused = Err(Rejection::Refused(Refusal::Overloaded));
             return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
         }
-        let deadline = now + limits::BACKGROUND_TIMEOUT;
+        // What this shard owes on its own account is not forgotten for being late: nobody else would remember it.
+        let own = origin == Origin::Nobody;
+        let deadline = if own { Instant::NEVER } else { now + limits::BACKGROUND_TIMEOUT };
         self.apply(now, origin, key, Work::KeepHint { owner, parked }, deadline, out);
     }
 
