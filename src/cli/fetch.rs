@@ -1,4 +1,4 @@
-//! The little HTTP that the command line needs: one GET over one connection, bounded in time and bytes.
+//! The little HTTP that the command line needs: one request over one connection, bounded in time and bytes.
 
 use super::{Exit, Stop};
 use crate::types::Ports;
@@ -70,28 +70,42 @@ pub fn get(host: &Host, path: &str) -> Result<Fetched, Stop> {
 }
 
 pub fn get_within(host: &Host, path: &str, connect: Duration, answer: Duration) -> Result<Fetched, Stop> {
-    exchange(host, path, connect, answer).map_err(|e| {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    send(host, &request, connect, answer)
+}
+
+/// PUTs a JSON body, with the context of a read.
+pub fn put(host: &Host, path: &str, context: Option<&str>, body: &str) -> Result<Fetched, Stop> {
+    let context = context.map_or(String::new(), |context| format!("X-Version-Context: {context}\r\n"));
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    let request = format!("{head}{context}Content-Length: {}\r\n\r\n{body}", body.len());
+    send(host, &request, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
+}
+
+fn send(host: &Host, request: &str, connect: Duration, answer: Duration) -> Result<Fetched, Stop> {
+    exchange(host, request, connect, answer).map_err(|e| {
         let how = "is it running? `dynarc dev` starts a cluster here, --node HOST names another";
         Stop::new(Exit::Unreachable, format!("{host} is not reachable: {e}; {how}"))
     })
 }
 
-fn exchange(host: &Host, path: &str, connect: Duration, answer: Duration) -> std::io::Result<Fetched> {
+fn exchange(host: &Host, request: &str, connect: Duration, answer: Duration) -> std::io::Result<Fetched> {
     let mut last = std::io::Error::other("the name has no address");
     for address in (host.name.as_str(), host.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, connect) {
-            Ok(stream) => return ask(stream, host, path, answer),
+            Ok(stream) => return ask(stream, request, answer),
             Err(e) => last = e,
         }
     }
     Err(last)
 }
 
-fn ask(mut stream: TcpStream, host: &Host, path: &str, answer: Duration) -> std::io::Result<Fetched> {
+fn ask(mut stream: TcpStream, request: &str, answer: Duration) -> std::io::Result<Fetched> {
     stream.set_read_timeout(Some(answer))?;
     stream.set_write_timeout(Some(answer))?;
     stream.set_nodelay(true)?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(request.as_bytes())?;
     let mut all = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut all)?;
     parse(all).ok_or_else(|| std::io::Error::other("the answer is not HTTP as Dynarc speaks it"))

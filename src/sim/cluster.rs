@@ -323,6 +323,7 @@ impl Cluster {
             vnodes: self.plan.vnodes,
             seeds,
             random: prng.bits(),
+            copied: false,
         }
     }
     fn settings(&self) -> Settings {

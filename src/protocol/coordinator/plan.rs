@@ -17,12 +17,14 @@ pub struct Plan {
     pub n: usize,
     /// The preference list: the first `n` nodes clockwise, fewer when the cluster has fewer.
     pub homes: SmallVec<[Home; 4]>,
-    /// Healthy nodes after them, in order: they stand in for absent homes.
+    /// Healthy nodes after them, in order, without this one: they stand in for absent homes.
     pub spares: SmallVec<[Address; 4]>,
     /// Whether stand-ins count.
     pub sloppy: bool,
     /// Answers wanted: R or W.
     pub needed: usize,
+    /// No home replica can be reached: this node coordinates in the place of the first of them.
+    pub stands_in: bool,
 }
 
 impl Plan {
@@ -35,7 +37,7 @@ impl Plan {
     }
     /// How many could answer.
     pub fn reachable(&self) -> usize {
-        let healthy = self.healthy().count();
+        let healthy = self.healthy().count() + usize::from(self.stands_in);
         let absent = self.homes.len() - healthy;
         healthy + if self.sloppy { absent.min(self.spares.len()) } else { 0 }
     }

@@ -220,11 +220,22 @@ impl SharesManager for Urgency {
     }
 }
 
-/// Keeps the backlog's figures up to date, and says when there is too much.
+/// Keeps the backlog's figures up to date, and says when there is too much, or when the node's identity is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
+    let mut alarms = 0;
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
-        world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
+        let stats = handle.stats();
+        world.backlog.look(clock::now(), world.address.shard, stats.engine);
+        if stats.shard.identity_alarms > alarms {
+            alarms = stats.shard.identity_alarms;
+            tracing::error!(
+                node = %world.address.node,
+                shard = world.address.shard.0,
+                alarms,
+                "this node's disk is an older state or a copy, or another node uses its name; new writes get a new identity"
+            );
+        }
     }
 }
 
