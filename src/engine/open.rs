@@ -161,7 +161,15 @@ impl<D: Disk> Engine<D> {
             let admitted = store.flush_blocked.get() || store.admits();
             store.log.hot.queue_bytes.get() < LOG_QUEUE_BYTES && admitted
         };
-        store.room.until(|| (store.ending() || has_room()).then_some(())).await;
+        let admitted = || {
+            let admitted = store.ending() || has_room();
+            if !admitted {
+                // Collection may be waiting for writes to pay for it, since before it was urgent: no write lands to tell it.
+                store.log.landed.wake();
+            }
+            admitted.then_some(())
+        };
+        store.room.until(admitted).await;
         store.check()?;
         if store.flush_blocked.get() && store.memtable_bytes.get() > 4 * store.options.memtable_bytes {
             return Err(EngineError::Full);

@@ -425,8 +425,13 @@ impl Coordinator {
             };
             out.push(Act::Reply { asker: op.asker, response: Err(failure) });
         }
-        if let Work::Get(get) = &mut op.work {
-            self.counters.read_repairs += get.repair(id, &op.key, out);
+        match &mut op.work {
+            Work::Get(get) => self.counters.read_repairs += get.repair(id, &op.key, out),
+            Work::Put(put) => {
+                let owe = |owner| Act::Owe { key: op.key.clone(), owner };
+                out.extend(put.unpaid().into_iter().map(owe));
+            }
+            Work::Forward(_) => {}
         }
         self.remove(id);
     }

@@ -197,6 +197,18 @@ impl Put {
     pub fn is_over(&self) -> bool {
         self.settled(&[State::Waiting])
     }
+    /// Owners of whom nobody has been heard when time runs out, neither they nor a stand-in. With the request the memory
+    /// of them ends, so each must be owed a hint.
+    pub fn unpaid(&self) -> Nodes {
+        let paid = |owner| self.targets.iter().any(|t| t.state == State::Acked && t.owner() == owner);
+        let mut owners = Nodes::new();
+        for target in self.targets.iter().filter(|t| self.prepared.is_some() && t.state == State::Waiting) {
+            if !paid(target.owner()) && !owners.contains(&target.owner()) {
+                owners.push(target.owner());
+            }
+        }
+        owners
+    }
     pub fn awaits(&self, node: NodeId) -> bool {
         self.targets.iter().any(|t| t.address.node == node && matches!(t.state, State::Waiting | State::Late))
     }

@@ -219,7 +219,9 @@ impl Shard {
             let deadline = now + limits::BACKGROUND_TIMEOUT;
             return self.apply(now, origin, key, Work::MarkBehind { owner }, deadline, out);
         }
-        let deadline = now + limits::BACKGROUND_TIMEOUT;
+        // What this shard owes on its own account is not forgotten for being late: nobody else would remember it.
+        let own = origin == Origin::Nobody;
+        let deadline = if own { Instant::NEVER } else { now + limits::BACKGROUND_TIMEOUT };
         self.apply(now, origin, key, Work::KeepHint { owner, parked }, deadline, out);
     }
 
