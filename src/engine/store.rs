@@ -378,8 +378,6 @@ impl<D: Disk> Store<D> {
     /// A segment is gone, or less of one is live.
     pub fn space_changed(&self) {
         self.space_use.set(None);
-        // Collection that waits for writes may have to go on without them: they may wait for it.
-        self.log.landed.wake();
     }
     /// How urgent collection is: 0 and less not at all, 1 and more as much as can be.
     pub fn space_pressure(&self) -> f64 {

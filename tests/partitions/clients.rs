@@ -63,7 +63,7 @@ impl Clients {
         let names = (0..KEYS).map(|index| Key::new(format!("part:{index}")).expect("a key")).collect();
         Clients {
             ips,
-            history: Mutex::new(History::new(names)),
+            history: Mutex::new(History::new(names, 3, false)),
             start: std::time::Instant::now(),
             stop: AtomicBool::new(false),
             violations: Mutex::default(),
