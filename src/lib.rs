@@ -15,7 +15,7 @@
 //! 2. [`protocol`], the brain, pure: [`protocol::versions`] (which values are concurrent), [`protocol::ring`] (who owns
 //!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
 //!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
-//!    [`protocol::membership`] (gossip), and [`protocol::shard`], which routes between them.
+//!    [`protocol::health`] (who can be asked), [`protocol::membership`] (gossip), and [`protocol::shard`], which routes between them.
 //! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
 //! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
 //!    [`engine::disk::Disk`].

@@ -75,6 +75,24 @@ pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub const REPLICA_LATE: Duration = Duration::from_millis(300);
 /// A forwarded request goes to another replica when the first has been silent for so long.
 pub const FORWARD_LATE: Duration = Duration::from_millis(1_200);
+/// A node that lets requests wait and says nothing is tried again after so long, doubled up to [`SILENCE_TRIAL_MAX`].
+pub const SILENCE_TRIAL_MIN: Duration = Duration::from_secs(1);
+pub const SILENCE_TRIAL_MAX: Duration = Duration::from_secs(8);
+/// Losses of a node after which it must stay for a while before it is trusted again.
+pub const FLAPS_FREE: u32 = 3;
+/// That while, doubled with each further loss up to [`FLAP_DAMPING_MAX`].
+pub const FLAP_DAMPING_MIN: Duration = Duration::from_millis(500);
+pub const FLAP_DAMPING_MAX: Duration = Duration::from_secs(8);
+/// A loss is forgiven for each such time that a node stays.
+pub const FLAP_FORGIVEN_AFTER: Duration = Duration::from_secs(15);
+/// A read is hedged when it takes longer than most, but not before this.
+pub const HEDGE_DELAY_MIN: Duration = Duration::from_millis(1);
+/// Reads that may be hedged, in percent.
+pub const HEDGE_PERCENT: u64 = 2;
+/// Hedges that a quiet time may save up.
+pub const HEDGES_SAVED_MAX: u64 = 20;
+/// Reads before anything is known of how long they take.
+pub const HEDGE_SAMPLES_MIN: u32 = 256;
 /// Background writes (hint replay, read repair) are given up after so long and tried again later.
 pub const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gossip rounds are this far apart.
@@ -116,10 +134,15 @@ pub const DOT_LEASE: u64 = 1 << 20;
 pub const LOST_INCARNATIONS: u16 = 1024;
 
 // ---- hints -----------------------------------------------------------------------------------------------------
-/// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and counted.
+/// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and its range marked.
 pub const HINT_BYTES_MAX: u64 = 4 * GIB as u64;
-/// Hints of one owner in replay at once.
-pub const HINT_WINDOW: usize = 16;
+/// Hints of one owner in replay at once: at the start, and at most.
+pub const HINT_WINDOW_START: usize = 4;
+pub const HINT_WINDOW: usize = 64;
+/// An owner that takes longer to acknowledge a replayed hint gets fewer at once.
+pub const HINT_ANSWER_GOAL: Duration = Duration::from_millis(20);
+/// The replay to an owner that is back begins within this, at random.
+pub const HINT_JITTER_MAX: Duration = Duration::from_millis(400);
 /// Hints read by one scan.
 pub const HINT_SCAN: usize = 64;
 
@@ -212,9 +235,9 @@ pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
-pub const SPACE_PERCENT_START: u64 = 136;
-/// At which collection goes as fast as it can.
-pub const SPACE_PERCENT_MAX: u64 = 146;
+pub const SPACE_PERCENT_START: u64 = 124;
+/// At which collection goes as fast as it can; at as much again more, writes go at the pace of collection.
+pub const SPACE_PERCENT_MAX: u64 = 132;
 /// Segments that do not count as space in use: those that are being filled, and those in reserve.
 pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.
@@ -259,6 +282,11 @@ const _: () = {
     assert!(VNODES <= VNODES_MAX && VNODES >= SLICES_MIN);
     assert!(REQUEST_TIMEOUT.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos());
     assert!(REPLICA_LATE.as_nanos() < FORWARD_LATE.as_nanos());
+    assert!(
+        REPLICA_LATE.as_nanos() <= SILENCE_TRIAL_MIN.as_nanos() && HEDGE_DELAY_MIN.as_nanos() < REPLICA_LATE.as_nanos()
+    );
+    assert!(HINT_WINDOW_START <= HINT_WINDOW && HINT_JITTER_MAX.as_nanos() < HINT_INTERVAL.as_nanos());
+    assert!(FLAP_DAMPING_MAX.as_nanos() < FLAP_FORGIVEN_AFTER.as_nanos());
     assert!(SPACE_PERCENT_START > 100 && SPACE_PERCENT_START < SPACE_PERCENT_MAX);
     assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos());
 };

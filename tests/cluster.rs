@@ -20,10 +20,14 @@ mod wait;
 mod bad_input;
 #[path = "cluster/crashes.rs"]
 mod crashes;
+#[path = "cluster/demos.rs"]
+mod demos;
 #[path = "cluster/exchanges.rs"]
 mod exchanges;
 #[path = "cluster/footprint.rs"]
 mod footprint;
+#[path = "cluster/identity.rs"]
+mod identity;
 #[path = "cluster/refused_starts.rs"]
 mod refused_starts;
 #[path = "cluster/slices.rs"]

@@ -15,6 +15,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("protocol::ring", &["types", "limits"]),
     ("protocol::versions", &["types", "limits"]),
     ("protocol::message", &["types", "limits", "protocol::versions"]),
+    ("protocol::health", MACHINE),
     ("protocol::membership", MACHINE),
     ("protocol::coordinator", MACHINE),
     ("protocol::replica", MACHINE),

@@ -7,6 +7,7 @@
 
 use super::{
     Exit, Stop,
+    demo::START_AGAIN,
     fetch::{self, Host},
     output, serve,
     settings::{FILE, SettingFlags},
@@ -227,6 +228,7 @@ impl Cluster {
     fn watch(&mut self, stop: &StopSignals) -> Result<(), Stop> {
         while stop.count() == 0 {
             for node in &mut self.nodes {
+                node.start_again()?;
                 if let Some(node) = node.newly_ended() {
                     let again = format!("start it again with: dynarc serve --data {}", node.directory.display());
                     eprintln!("dynarc: {} ended ({}); {again}", node.label(), node.ending());
@@ -333,6 +335,20 @@ impl Node {
         }
         self.ended = self.child.try_wait().ok().flatten();
         self.ended.map(|_| &*self)
+    }
+    /// Starts the node again when it has ended and its directory asks for that, as `dynarc demo` does.
+    fn start_again(&mut self) -> Result<(), Stop> {
+        let asked = self.directory.join(START_AGAIN);
+        if self.ended.is_none() || !asked.exists() {
+            return Ok(());
+        }
+        let at = |e: std::io::Error| Stop::failed(format!("{}: {e}", self.directory.display()));
+        fs::remove_file(&asked).map_err(at)?;
+        let log = OpenOptions::new().create(true).append(true).open(self.directory.join(LOG)).map_err(at)?;
+        self.child = spawn(&self.directory, log).map_err(at)?;
+        self.ended = None;
+        eprintln!("dynarc: {} is started again", self.label());
+        Ok(())
     }
     fn kill(&mut self) {
         // Already gone is as good as killed.

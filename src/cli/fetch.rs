@@ -69,50 +69,50 @@ pub fn get(host: &Host, path: &str) -> Result<Fetched, Stop> {
     get_within(host, path, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
 }
 
-/// Another request than a GET, to one node.
-pub fn send(host: &Host, method: &str, path: &str, body: &[u8]) -> Result<Fetched, Stop> {
-    reach(host, method, path, body, (CONNECT_TIMEOUT, ANSWER_TIMEOUT))
-}
-
 pub fn get_within(host: &Host, path: &str, connect: Duration, answer: Duration) -> Result<Fetched, Stop> {
-    reach(host, "GET", path, b"", (connect, answer))
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    send(host, &request, connect, answer)
 }
 
-fn reach(host: &Host, method: &str, path: &str, body: &[u8], times: (Duration, Duration)) -> Result<Fetched, Stop> {
-    exchange(host, method, path, body, times).map_err(|e| {
+/// Changes or drops a table: a PUT with a JSON body, or a DELETE.
+pub fn change(host: &Host, method: &str, path: &str, body: &str) -> Result<Fetched, Stop> {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{length}\r\n{body}");
+    send(host, &request, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
+}
+
+/// PUTs a JSON body, with the context of a read.
+pub fn put(host: &Host, path: &str, context: Option<&str>, body: &str) -> Result<Fetched, Stop> {
+    let context = context.map_or(String::new(), |context| format!("X-Version-Context: {context}\r\n"));
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    let request = format!("{head}{context}Content-Length: {}\r\n\r\n{body}", body.len());
+    send(host, &request, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
+}
+
+fn send(host: &Host, request: &str, connect: Duration, answer: Duration) -> Result<Fetched, Stop> {
+    exchange(host, request, connect, answer).map_err(|e| {
         let how = "is it running? `dynarc dev` starts a cluster here, --node HOST names another";
         Stop::new(Exit::Unreachable, format!("{host} is not reachable: {e}; {how}"))
     })
 }
 
-fn exchange(
-    host: &Host,
-    method: &str,
-    path: &str,
-    body: &[u8],
-    (connect, answer): (Duration, Duration),
-) -> std::io::Result<Fetched> {
+fn exchange(host: &Host, request: &str, connect: Duration, answer: Duration) -> std::io::Result<Fetched> {
     let mut last = std::io::Error::other("the name has no address");
     for address in (host.name.as_str(), host.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, connect) {
-            Ok(stream) => return ask(stream, (host, method, path, body), answer),
+            Ok(stream) => return ask(stream, request, answer),
             Err(e) => last = e,
         }
     }
     Err(last)
 }
 
-fn ask(
-    mut stream: TcpStream,
-    (host, method, path, body): (&Host, &str, &str, &[u8]),
-    answer: Duration,
-) -> std::io::Result<Fetched> {
+fn ask(mut stream: TcpStream, request: &str, answer: Duration) -> std::io::Result<Fetched> {
     stream.set_read_timeout(Some(answer))?;
     stream.set_write_timeout(Some(answer))?;
     stream.set_nodelay(true)?;
-    let length = if method == "PUT" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{length}\r\n");
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    stream.write_all(request.as_bytes())?;
     let mut all = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut all)?;
     parse(all).ok_or_else(|| std::io::Error::other("the answer is not HTTP as Dynarc speaks it"))

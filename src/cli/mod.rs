@@ -10,6 +10,7 @@
 )]
 
 pub mod bench;
+mod demo;
 mod dev;
 mod doctor;
 mod fetch;
@@ -43,6 +44,9 @@ enum Command {
     /// Run a whole cluster on this machine, one process a node
     #[command(after_help = dev::EXAMPLE)]
     Dev(dev::DevArgs),
+    /// Show what the design promises, on a running cluster
+    #[command(after_help = demo::EXAMPLE)]
+    Demo(demo::DemoArgs),
     /// Store a value
     #[command(after_help = keys::PUT_EXAMPLE)]
     Put(keys::PutArgs),
@@ -136,6 +140,7 @@ pub fn run() -> ExitCode {
     let ended = match command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Put(args) => keys::put(args),
         Command::Get(args) => keys::get(args),
         Command::Delete(args) => keys::delete(args),

@@ -3,10 +3,19 @@
 use super::{Exit, Stop};
 use crate::sim::{
     command::{self, CommandOptions, MINUTES},
-    plan::Planted,
+    planted::Planted,
+    run::run as simulate,
 };
 use clap::Args;
-use std::{io, time::Instant};
+use std::{
+    io::{self, Write},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Instant,
+};
 
 pub const EXAMPLE: &str = "Exit code 1 when a promise was broken.\n\n\
     Example:\n  dynarc simulate 42\n  dynarc simulate --seeds 200\n  dynarc simulate 42 --minutes 5 --trace";
@@ -49,10 +58,36 @@ pub fn run(args: SimulateArgs) -> Result<(), Stop> {
         planted: args.plant,
         elapsed: Box::new(move || start.elapsed()),
     };
-    match command::command(&options, &mut io::stdout().lock()) {
+    let mut out = io::stdout().lock();
+    let kept = if options.count > 1 { spread(options, &mut out) } else { command::command(&options, &mut out) };
+    match kept {
         Ok(true) => Ok(()),
         Ok(false) => Err(Stop::new(Exit::Failed, "a promise was broken")),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(e) => Err(Stop::failed(format!("standard output: {e}"))),
     }
+}
+
+/// Many seeds over all cores: a run is single-threaded and shares nothing with another.
+fn spread(options: CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let (next, end) = (AtomicU64::new(options.seed), options.seed.saturating_add(options.count));
+    let plan = options.planner();
+    thread::scope(|scope| {
+        let (send, reports) = mpsc::sync_channel(threads * 4);
+        for _ in 0..threads {
+            let (send, next, plan) = (send.clone(), &next, &plan);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // Nobody listens any more: the output is closed.
+                    if seed >= end || send.send(simulate(plan(seed), None)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        command::many(&options, &mut reports.into_iter(), out, &mut io::stderr().lock())
+    })
 }

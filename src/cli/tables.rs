@@ -101,7 +101,7 @@ pub fn run(args: TableArgs) -> Result<(), Stop> {
         TableCommand::Create(args) => set(args, true),
         TableCommand::Alter(args) => set(args, false),
         TableCommand::Drop(args) => {
-            let (host, answer) = ask(&args.reach, "DELETE", &args.name, b"")?;
+            let (host, answer) = ask(&args.reach, "DELETE", &args.name, "")?;
             let view: serde_json::Value = said(&host, answer)?;
             if args.json { output::print_json(&view) } else { output::print(format!("{} is dropped\n", args.name)) }
         }
@@ -109,7 +109,7 @@ pub fn run(args: TableArgs) -> Result<(), Stop> {
 }
 
 fn set(args: SetArgs, new: bool) -> Result<(), Stop> {
-    let (host, known) = ask(&args.reach, "GET", &args.name, b"")?;
+    let (host, known) = ask(&args.reach, "GET", &args.name, "")?;
     match (known.status, new) {
         (200, true) => return Err(Stop::failed(format!("there is a table {} already; alter it", args.name))),
         (200, false) | (404, true) => {}
@@ -123,17 +123,17 @@ fn set(args: SetArgs, new: bool) -> Result<(), Stop> {
         sloppy: args.sloppy,
         durability: args.durability,
     };
-    let body = serde_json::to_vec(&body).map_err(|e| Stop::failed(e.to_string()))?;
+    let body = serde_json::to_string(&body).map_err(|e| Stop::failed(e.to_string()))?;
     let (host, answer) = ask(&args.reach, "PUT", &args.name, &body)?;
     let view: TableView = said(&host, answer)?;
     if args.json { output::print_json(&view) } else { output::print(text(&[view])) }
 }
 
 /// The first node that answers, and its answer.
-fn ask(reach: &Reach, method: &str, name: &TableName, body: &[u8]) -> Result<(Host, fetch::Fetched), Stop> {
+fn ask(reach: &Reach, method: &str, name: &TableName, body: &str) -> Result<(Host, fetch::Fetched), Stop> {
     let mut last = Stop::new(Exit::Usage, "no node is named");
     for host in &reach.nodes {
-        match fetch::send(host, method, &format!("/v1/tables/{name}"), body) {
+        match fetch::change(host, method, &format!("/v1/tables/{name}"), body) {
             Ok(answer) => return Ok((host.clone(), answer)),
             Err(stop) => last = stop,
         }

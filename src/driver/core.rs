@@ -17,7 +17,7 @@ use crate::{
         error::EngineError,
         types::{Change, Durability, EngineOptions, EngineStats, Record, Want, Write},
     },
-    limits::{EVENTS_PER_TURN, SCAN_KEYS_MAX},
+    limits::{EVENTS_PER_TURN, MEMBERS_MAX, SCAN_KEYS_MAX},
     protocol::{
         message::{Depth, Refusal},
         replica::{self, Leases, Stored, keys},
@@ -129,13 +129,14 @@ pub async fn start<W: World, D: Disk>(
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
     let mut background = background;
-    let (leases, hints, tables, stamps) = {
+    let (leases, hints, behind, tables, stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
-            let leases = lease_dots(&engine, identity.node, &slices).await?;
+            let leases = lease_dots(&engine, &identity, &slices, seed).await?;
             let hints = count_hints(&engine, &slices).await?;
+            let behind = find_marks(&engine, &slices).await?;
             let tables = load_tables(&engine, &slices).await?;
-            Ok::<_, EngineError>((leases, hints, tables, load_stamps(&engine, &slices).await?))
+            Ok::<_, EngineError>((leases, hints, behind, tables, load_stamps(&engine, &slices).await?))
         };
         let mut prepare = std::pin::pin!(prepare);
         poll_fn(|cx| {
@@ -155,6 +156,8 @@ pub async fn start<W: World, D: Disk>(
         hints,
         tables,
         stamps,
+        behind,
+        copied: identity.copied,
         seed,
     };
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
@@ -166,9 +169,16 @@ pub async fn start<W: World, D: Disk>(
 }
 
 /// One batch of new leases for all slices. One whose lease record is damaged gets none: it mints no dots, so writes that
-/// this node would coordinate for it are refused, and all else goes on.
-async fn lease_dots<D: Disk>(engine: &Engine<D>, node: NodeId, slices: &[SliceId]) -> Result<Leases, EngineError> {
-    let mut leases = Leases::new(node);
+/// this node would coordinate for it are refused, and all else goes on. A slice that has none although the node has
+/// started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in use.
+async fn lease_dots<D: Disk>(
+    engine: &Engine<D>,
+    identity: &Identity,
+    slices: &[SliceId],
+    seed: u64,
+) -> Result<Leases, EngineError> {
+    let mut leases = Leases::new(identity.node);
+    let mut draw = fastrand::Rng::with_seed(seed ^ identity.generation.rotate_left(32));
     let mut writes = Vec::new();
     for &slice in slices {
         let last = match engine.get(slice, &keys::lease_key(), Want::Head).await {
@@ -180,7 +190,12 @@ async fn lease_dots<D: Disk>(engine: &Engine<D>, node: NodeId, slices: &[SliceId
             Err(EngineError::Damaged(_)) => continue,
             Err(error) => return Err(error),
         };
-        let begun = if engine.may_have_lost(slice) { leases.begin_far(slice, last) } else { leases.begin(slice, last) };
+        let lost = last.is_none() && identity.generation > 1;
+        let begun = if lost || identity.copied || engine.may_have_lost(slice) {
+            leases.begin_far(slice, last, draw.u64(..))
+        } else {
+            leases.begin(slice, last)
+        };
         let Some(lease) = begun else { continue };
         let change = Change::Put { head: keys::lease_head(lease), values: Default::default() };
         writes.push(Write { slice, key: keys::lease_key(), change });
@@ -200,10 +215,10 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
                 Err(EngineError::Damaged(_)) => break,
                 found => found?,
             };
-            for (key, _) in &found {
-                if let Some((owner, _)) = keys::parse_hint_key(key) {
+            for (key, head) in &found {
+                if let Some((owner, _, _)) = keys::parse_hint_key(key) {
                     let owed = owners.entry(owner).or_default();
-                    *owed = (owed.0 + 1, owed.1 + key.len() as u64);
+                    *owed = (owed.0 + 1, owed.1 + keys::hint_bytes(key, head));
                 }
             }
             match found.last() {
@@ -261,6 +276,19 @@ async fn drop_table<D: Disk>(engine: &Engine<D>, slices: &[SliceId], name: &Tabl
         engine.drop_group(&group, slices).await?;
     }
     Ok(())
+}
+
+/// Where hints have been dropped. A slice has one mark for each owner at most.
+async fn find_marks<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(NodeId, SliceId)>, EngineError> {
+    let (from, to) = keys::all_behind();
+    let mut marks = Vec::new();
+    for &slice in slices {
+        match engine.scan(slice, &from, &to, MEMBERS_MAX).await {
+            Err(EngineError::Damaged(_)) => {}
+            found => marks.extend(found?.iter().filter_map(|(key, _)| Some((keys::parse_behind(key)?, slice)))),
+        }
+    }
+    Ok(marks)
 }
 
 fn next_key(key: &Bytes) -> Bytes {
@@ -438,10 +466,13 @@ impl<W: World, D: Disk> Driver<W, D> {
                         Completion::Event(Event::Scanned { io, result })
                     }));
                 }
-                Effect::SaveMembers { members } => match &mut self.saving {
-                    Some(next) => *next = Some(members),
-                    None => self.save(members),
-                },
+                Effect::SaveMembers { members, generation } => {
+                    self.identity.generation = self.identity.generation.max(generation);
+                    match &mut self.saving {
+                        Some(next) => *next = Some(members),
+                        None => self.save(members),
+                    }
+                }
             }
         }
     }
@@ -449,6 +480,7 @@ impl<W: World, D: Disk> Driver<W, D> {
     fn save(&mut self, members: Vec<Member>) {
         self.saving = Some(None);
         let (disk, identity) = (self.disk.clone(), self.identity.clone());
+        self.identity.saved = identity.generation;
         self.identity.joined |= !members.is_empty();
         self.calls.push(Box::pin(async move { Completion::Saved(save_members(&*disk, &identity, &members).await) }));
     }

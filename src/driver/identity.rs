@@ -8,7 +8,8 @@ use crate::{
     engine::{
         disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
         error::EngineError,
-        reserve,
+        recover, reserve,
+        wal::segment,
     },
     limits::{MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     types::{Member, MemberState, NodeId, Ports, Token},
@@ -40,6 +41,11 @@ pub enum BootError {
     Damaged { file: &'static str, reason: &'static str },
     #[error("{file} has format {found}; this Dynarc reads up to {FORMAT}: it was written by a newer version")]
     NewerFormat { file: &'static str, found: u32 },
+    #[error(
+        "node/identity is missing, but {directory}/ holds data: restore it from the same copy as the rest, or start with an \
+         empty data directory and let replicas refill it"
+    )]
+    Nameless { directory: &'static str },
     #[error("the data directory is new: an address to listen on is needed")]
     NoAddress,
     #[error("{0}")]
@@ -60,6 +66,8 @@ pub struct NodeWish {
     pub seeds: Vec<SocketAddr>,
     /// Random bits for a new directory's node id and tokens.
     pub random: u64,
+    /// The directory is known to be a copy: of another node's, or of its own at an earlier time.
+    pub copied: bool,
 }
 
 /// Who a node is, from its start to its end.
@@ -68,6 +76,10 @@ pub struct Identity {
     pub node: NodeId,
     /// +1 at each start, durable.
     pub generation: u64,
+    /// The generation that the file has: less when it has been raised since.
+    pub saved: u64,
+    /// The directory is a copy; not stored.
+    pub copied: bool,
     pub tokens: Arc<[Token]>,
     pub slices: u16,
     pub ip: IpAddr,
@@ -103,9 +115,13 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
     disk.sync_dir("").await?;
     let mut identity = match peek(disk).await? {
         Some(known) => revise(known, wish),
-        None => make(wish)?,
+        None => {
+            refuse_used(disk).await?;
+            make(wish)?
+        }
     };
     identity.generation += 1;
+    identity.saved = identity.generation;
     reserve::adapt(disk, identity.shards).await?;
     loop {
         match save_identity(disk, &identity).await {
@@ -114,6 +130,16 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
             saved => return saved.map(|()| identity),
         }
     }
+}
+
+/// A directory with data and without its node's name must not quietly become another node: it would own other keys.
+async fn refuse_used<D: Disk>(disk: &D) -> Result<(), BootError> {
+    for directory in [recover::SLICES, segment::DIRECTORY] {
+        if !disk.list(directory).await?.is_empty() {
+            return Err(BootError::Nameless { directory });
+        }
+    }
+    Ok(())
 }
 
 /// Reads the identity without counting a start; `None` in a new directory.
@@ -132,8 +158,8 @@ pub async fn save_members<D: Disk>(disk: &D, identity: &Identity, members: &[Mem
     out.put_u32_le(members.len() as u32);
     members.iter().for_each(|m| put_member(&mut out, m));
     write_file(disk, MEMBERS, &out).await?;
-    if !identity.joined && !members.is_empty() {
-        save_identity(disk, &Identity { joined: true, ..identity.clone() }).await?;
+    if (!identity.joined && !members.is_empty()) || identity.saved != identity.generation {
+        save_identity(disk, &Identity { joined: identity.joined || !members.is_empty(), ..identity.clone() }).await?;
     }
     Ok(())
 }
@@ -145,6 +171,7 @@ fn revise(known: Identity, wish: &NodeWish) -> Identity {
         ports: wish.ports.unwrap_or(known.ports),
         shards: wish.shards,
         seeds,
+        copied: wish.copied,
         ..known
     }
 }
@@ -159,6 +186,8 @@ fn make(wish: &NodeWish) -> Result<Identity, BootError> {
     Ok(Identity {
         node,
         generation: 0,
+        saved: 0,
+        copied: false,
         tokens: tokens.into(),
         slices: wish.slices.clamp(1, SLICES_MAX as u16),
         ip,
@@ -345,6 +374,8 @@ fn decode_identity(body: &[u8]) -> Option<Identity> {
     fields.0.is_empty().then_some(Identity {
         node: member.id,
         generation: member.generation,
+        saved: member.generation,
+        copied: false,
         tokens: member.tokens,
         slices: member.slices,
         ip: member.ip,

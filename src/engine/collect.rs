@@ -41,12 +41,17 @@ use crate::{
 use bytes::Bytes;
 use futures_util::{
     future::try_join,
-    stream::{FuturesOrdered, StreamExt},
+    stream::{self, FuturesOrdered, FuturesUnordered, StreamExt},
 };
-use std::{cell::Cell, io, ops::Range, rc::Rc};
+use std::{cell::Cell, future::poll_fn, io, ops::Range, rc::Rc, task::Poll};
 
 /// Bytes of segment that a byte written by clients pays for when space in use is at its bound.
 const STRIDE: f64 = 8.0;
+/// Segments collected at once in a hurry, and the pressure from which there is one.
+const COLLECTIONS_AT_ONCE: usize = 8;
+const HURRY: f64 = 0.25;
+/// Reads of values under way at once in one segment.
+const READS: usize = 8;
 /// Records looked up at once.
 const LOOKUPS: usize = 8;
 /// Bytes read at once where the records of a batch are wanted, and not its values.
@@ -58,42 +63,77 @@ const GAP_BYTES: u64 = 32 * KIB as u64;
 
 /// Collects whenever some segment is worth it, until the engine ends.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+    let mut under_way = FuturesUnordered::new();
     loop {
-        let next = store.work.until(|| if store.ending() { Some(None) } else { choose(&store).map(Some) }).await;
-        let Some(chore) = next else { break };
-        let segment = match &chore {
-            Chore::Collect(segment) | Chore::GiveBack(segment) => segment.clone(),
-        };
-        store.collecting.set(true);
-        let result = match chore {
-            Chore::Collect(segment) => {
-                let work = &store.admission.segments;
-                work.begin();
-                let collected = collect(&store, &segment).await;
-                work.end();
-                store.room.wake();
-                collected.inspect(|()| count(&store.counters.collections, 1))
+        let step = poll_fn(|cx| {
+            if let Poll::Ready(Some(ended)) = under_way.poll_next_unpin(cx) {
+                return Poll::Ready(Step::Ended(ended));
             }
-            Chore::GiveBack(segment) => remove(&store, &segment).await,
-        };
-        store.collecting.set(false);
-        match result {
-            Ok(()) => {
-                // There is space again for what waits for it.
-                store.flush_blocked.set(false);
-                store.copies_blocked.set(false);
-                store.look_at_space();
+            let next = match store.ending() {
+                true if under_way.is_empty() => Some(Step::End),
+                true => None,
+                false if under_way.len() < at_once(&store) => choose(&store).map(Step::Begin),
+                false => None,
+            };
+            store.work.register(cx);
+            next.map_or(Poll::Pending, Poll::Ready)
+        });
+        match step.await {
+            Step::Begin(chore) => {
+                let (Chore::Collect(segment) | Chore::GiveBack(segment)) = &chore;
+                segment.in_hand.set(true);
+                under_way.push(work_off(&store, chore));
             }
-            Err(EngineError::Full) => store.copies_blocked.set(true),
-            // Some of it cannot be read, or which of it is current cannot: it stays as it is.
-            Err(EngineError::Damaged(what)) => {
-                store.met(Damage::of_work(&what));
-                segment.damaged.set(true);
-            }
-            Err(_) if store.ending() => break,
-            Err(error) => store.fail(&error),
+            Step::Ended(()) => {}
+            Step::End => break,
         }
+        store.collecting.set(!under_way.is_empty());
         store.work.wake();
+    }
+}
+
+enum Step<F> {
+    Begin(Chore<F>),
+    Ended(()),
+    End,
+}
+
+/// Segments that are collected at once: each waits for its reads and for its copies' syncs most of the time.
+fn at_once<D: Disk>(store: &Store<D>) -> usize {
+    if store.read_only.get() || store.space_pressure() < HURRY { 1 } else { COLLECTIONS_AT_ONCE }
+}
+
+async fn work_off<D: Disk>(store: &Store<D>, chore: Chore<D::File>) {
+    let (segment, result) = match chore {
+        Chore::Collect(segment) => {
+            let work = &store.admission.segments;
+            work.begin();
+            let collected = collect(store, &segment).await;
+            work.end();
+            store.room.wake();
+            (segment, collected.inspect(|()| count(&store.counters.collections, 1)))
+        }
+        Chore::GiveBack(segment) => {
+            let removed = remove(store, &segment).await;
+            (segment, removed)
+        }
+    };
+    segment.in_hand.set(false);
+    match result {
+        Ok(()) => {
+            // There is space again for what waits for it.
+            store.flush_blocked.set(false);
+            store.copies_blocked.set(false);
+            store.look_at_space();
+        }
+        Err(EngineError::Full) => store.copies_blocked.set(true),
+        // Some of it cannot be read, or which of it is current cannot: it stays as it is.
+        Err(EngineError::Damaged(what)) => {
+            store.met(Damage::of_work(&what));
+            segment.damaged.set(true);
+        }
+        Err(_) if store.ending() => {}
+        Err(error) => store.fail(&error),
     }
 }
 
@@ -124,7 +164,7 @@ fn choose_segment<D: Disk>(store: &Store<D>) -> Option<Rc<Segment<D::File>>> {
     let copies = !store.copies_blocked.get() && store.space_pressure() > 0.0;
     let segments = store.segments.borrow();
     let ready = segments.values().filter(|s| match s.phase.get() {
-        _ if s.damaged.get() => false,
+        _ if s.damaged.get() || s.in_hand.get() => false,
         Phase::Active => false,
         // Other cores go by what manifests say.
         phase if s.shared => phase == Phase::Flushed && !(s.copied.get() && s.live.get() > 0),
@@ -271,10 +311,14 @@ impl<F: DiskFile> Walk<F> {
             let end = range.end.max(range.start + self.ahead).min(self.segment.end.get()).max(range.end);
             self.window = PageBuffer::zeroed(0);
             let bytes = (end - range.start) as usize;
-            self.window = self.segment.file.read(range.start, bytes, Lane::Background).await?;
+            self.window = self.read(range.start, bytes).await?;
             self.window_start = range.start;
         }
         Ok(())
+    }
+    async fn read(&self, from: u64, bytes: usize) -> Result<PageBuffer, EngineError> {
+        let read = self.segment.file.read(from, bytes, Lane::Background).await;
+        read.map_err(|error| EngineError::unreadable(&path(self.segment.id()), from, &error))
     }
     /// The next batch: its records, verified, values not read.
     async fn next(&mut self) -> Result<(BatchHeader, Vec<LogRecord>), EngineError> {
@@ -293,40 +337,58 @@ impl<F: DiskFile> Walk<F> {
     }
     /// Reads values of the batch in hand, neighbours together, and verifies them. In the order of their places.
     async fn values(&self, wanted: &[ValuePointer]) -> Result<Vec<Bytes>, EngineError> {
-        let page = PAGE as u64;
         let mut values = Vec::with_capacity(wanted.len());
-        let mut rest = wanted;
-        while let Some(first) = rest.first() {
-            let mut range = first.offset - first.offset % page..first.end().next_multiple_of(page);
-            let mut together = 1;
-            while let Some(next) = rest
-                .get(together)
-                .filter(|next| next.offset <= range.end + GAP_BYTES && next.end() - range.start <= BATCH_BYTES as u64)
-            {
-                range.end = range.end.max(next.end().next_multiple_of(page));
-                together += 1;
-            }
-            let read;
-            let bytes = match self.held(&range) {
-                Some(bytes) => bytes,
-                None => {
-                    let length = (range.end - range.start) as usize;
-                    read = self.segment.file.read(range.start, length, Lane::Background).await?;
-                    read.as_slice()
-                }
-            };
-            for pointer in &rest[..together] {
-                let from = (pointer.offset - range.start) as usize;
-                let value = bytes.get(from..from + pointer.length as usize).unwrap_or_default();
-                if value_checksum(pointer.segment, pointer.offset, value) != pointer.checksum {
-                    return Err(damaged(pointer.segment, pointer.offset));
-                }
-                values.push(Bytes::copy_from_slice(value));
-            }
-            rest = &rest[together..];
+        let mut read = stream::iter(together(wanted)).map(|some| self.neighbours(some)).buffered(READS);
+        while let Some(some) = read.next().await {
+            values.append(&mut some?);
         }
         Ok(values)
     }
+    /// Values that are read at once.
+    async fn neighbours(&self, wanted: &[ValuePointer]) -> Result<Vec<Bytes>, EngineError> {
+        let range = pages_of(wanted);
+        let read;
+        let bytes = match self.held(&range) {
+            Some(bytes) => bytes,
+            None => {
+                read = self.read(range.start, (range.end - range.start) as usize).await?;
+                read.as_slice()
+            }
+        };
+        let value = |pointer: &ValuePointer| {
+            let from = (pointer.offset - range.start) as usize;
+            let value = bytes.get(from..from + pointer.length as usize).unwrap_or_default();
+            let whole = value_checksum(pointer.segment, pointer.offset, value) == pointer.checksum;
+            whole.then(|| Bytes::copy_from_slice(value)).ok_or_else(|| damaged(pointer.segment, pointer.offset))
+        };
+        wanted.iter().map(value).collect()
+    }
+}
+
+/// The pages that values lie in, from the first to the last.
+fn pages_of(values: &[ValuePointer]) -> Range<u64> {
+    let page = PAGE as u64;
+    let start = values.first().map_or(0, |first| first.offset - first.offset % page);
+    start..values.iter().map(|value| value.end().next_multiple_of(page)).max().unwrap_or(start)
+}
+
+/// Values in the order of their places, those together between which little lies.
+fn together(mut wanted: &[ValuePointer]) -> Vec<&[ValuePointer]> {
+    let mut groups = Vec::new();
+    while !wanted.is_empty() {
+        let mut near = 1;
+        while let Some(next) = wanted.get(near) {
+            let range = pages_of(&wanted[..near]);
+            if next.offset > range.end + GAP_BYTES || next.end() - range.start > BATCH_BYTES as u64 {
+                break;
+            }
+            near += 1;
+        }
+        let (group, rest) = wanted.split_at(near);
+        groups.push(group);
+        wanted = rest;
+    }
+    groups
 }
 
 fn damaged(segment: u64, at: u64) -> EngineError {

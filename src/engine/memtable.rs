@@ -244,7 +244,10 @@ mod tests {
         let mut table = Memtable::default();
         assert_eq!(table.insert(Bytes::from_static(b"k"), 5, put("five"), place(100), false), None);
         assert_eq!(table.insert(Bytes::from_static(b"k"), 3, put("three"), place(50), false), Some((put("three"), 1)));
-        assert_eq!(table.insert(Bytes::from_static(b"k"), 9, Stored::Delete, place(200), false), Some((put("five"), 1)));
+        assert_eq!(
+            table.insert(Bytes::from_static(b"k"), 9, Stored::Delete, place(200), false),
+            Some((put("five"), 1))
+        );
         assert_eq!(table.get(b"k").map(|e| e.sequence), Some(9));
         assert_eq!(table.last_sequence(), 9);
         assert_eq!(table.first_position(), Some(100));

@@ -437,6 +437,7 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         shared: candidate.rebuilt || candidate.header.slices.iter().any(|s| !own.contains(s)),
         share: candidate.header.slices.iter().filter(|s| own.contains(s)).count() as f64
             / candidate.header.slices.len().max(1) as f64,
+        in_hand: Cell::new(false),
         copied: Cell::new(false),
         header: candidate.header.clone(),
     }

@@ -24,7 +24,9 @@ use super::{
     },
 };
 use crate::{
-    limits::{FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SEGMENT_BYTES_USUAL_MIN, SEGMENTS_OF_LIVE, SLICES_MAX, SPACE_SEGMENTS},
+    limits::{
+        FREE_SEGMENTS, LEVEL0_PATIENCE, PAGE, SEGMENT_BYTES_USUAL_MIN, SEGMENTS_OF_LIVE, SLICES_MAX, SPACE_SEGMENTS,
+    },
     types::{ShardId, SliceId},
 };
 use std::{
@@ -373,7 +375,7 @@ impl<D: Disk> Store<D> {
         let wanted = (self.space_use().live / SEGMENTS_OF_LIVE) as usize;
         wanted.max(SEGMENT_BYTES_USUAL_MIN).min(most).next_multiple_of(PAGE)
     }
-    /// A segment is gone.
+    /// A segment is gone, or less of one is live.
     pub fn space_changed(&self) {
         self.space_use.set(None);
     }
@@ -534,7 +536,7 @@ impl<D: Disk> Store<D> {
             stats.compaction_backlog_bytes += tables.backlog_bytes(&self.options);
         }
         stats.memory_bytes += stats.table_memory_bytes;
-        self.space_changed();
+        self.space_use.set(None);
         let space = self.space_use();
         let allowed = self.space_allowed(space.live, self.options.space_percent_start);
         stats.collection_backlog_bytes = space.used.saturating_sub(allowed);

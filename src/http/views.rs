@@ -185,14 +185,26 @@ figures! {
     requests_in_flight: Gauge,
     /// Stale replicas written back by reads.
     read_repairs: Counter,
+    /// Reads for which a second replica was asked because the first was slow.
+    read_hedges: Counter,
     /// Hints stored for absent replicas.
     hints_stored: Counter,
     /// Hints delivered to their owners.
     hints_delivered: Counter,
+    /// Bytes of values delivered with them.
+    hints_delivered_bytes: Counter,
     /// Hints dropped because the bound on their bytes was reached.
     hints_dropped: Counter,
     /// Writes refused because their stamp was too far ahead of this node's clock.
     stamps_refused: Counter,
+    /// Ranges, of each absent replica, in which it lacks something because a hint was dropped.
+    ranges_marked: Gauge,
+    /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
+    identity_alarms: Counter,
+    /// Times that another node was routed around because it let requests wait.
+    peer_silences: Counter,
+    /// Times that another node that came back was not trusted at once because it had come and gone before.
+    peer_dampings: Counter,
     /// Client connections open.
     connections: Gauge,
     /// HTTP requests answered.

@@ -20,7 +20,7 @@ const LOG_MAX: usize = 2;
 /// Background accesses at the device at once: usually, while clients read much, and while the backlog is large.
 const BACKGROUND_MAX: usize = 2;
 const BACKGROUND_MIN: usize = 1;
-const BACKGROUND_URGENT: usize = 4;
+const BACKGROUND_URGENT: usize = 16;
 /// Reads of clients at the device that are much.
 const FOREGROUND_MUCH: usize = 8;
 /// Urgency from which the backlog is large.
@@ -173,7 +173,7 @@ mod tests {
         let reads: Vec<_> = (0..8).filter_map(|_| enter(&queue, Lane::Foreground)).collect();
         assert_eq!(fill(&queue, Lane::Background).len(), 1);
         queue.set_urgency(0.6);
-        assert_eq!(fill(&queue, Lane::Background).len(), 4);
+        assert_eq!(fill(&queue, Lane::Background).len(), 16);
         drop(reads);
         queue.set_urgency(0.0);
         assert_eq!(fill(&queue, Lane::Background).len(), 2);

@@ -1,4 +1,4 @@
-//! The nodes of a run and their lives: boot, crash, pause; and the clients' side of their sockets.
+//! The nodes of a run and their lives: boot, crash, pause; and what is done to their disks.
 //!
 //! A node is a disk, a clock and, while it runs, a driver for each shard: the production driver, over
 //! [`super::world::ShardWorld`] and [`VirtualDisk`]. A life ends by a kill (the disk keeps all that was written), by
@@ -7,11 +7,15 @@
 use super::{
     checker::{Invariant, Violation},
     clock::NodeClock,
-    disk::{Access, FaultRates, Lie, VirtualDisk},
+    counts::FaultCounts,
+    coverage::{Blow, Coverage, Doings},
+    disk::{Access, DiskImage, FaultRates, Lie, VirtualDisk},
     executor::{Executor, Life},
     network::Network,
-    plan::{Plan, Planted},
+    plan::{Plan, SHARDS_MAX},
+    planted::{Planted, spoil_settings},
     prng::Prng,
+    sockets::Call,
     trace::Trace,
     world::ShardWorld,
 };
@@ -19,114 +23,22 @@ use crate::{
     driver::{
         core::{self, CoreSetup, Handle, Settings},
         identity::{self, Identity, NodeWish},
-        world::{Arrival, ClientToken, Inbox},
+        world::Inbox,
     },
+    engine::types::EngineOptions,
     limits::KIB,
-    protocol::{
-        message::{Request, Response},
-        ring::FixedMap,
-    },
-    types::{ErrorCode, Failure, Instant, NodeId, Outcome, Ports, ShardId},
+    protocol::ring::FixedMap,
+    types::{Instant, NodeId, Ports, ShardId},
 };
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
-    task::{Poll, Waker},
     time::Duration,
 };
 
 pub type ShardHandle = Handle<ShardWorld, VirtualDisk>;
-
-/// How often each fault has struck.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FaultCounts {
-    pub kills: u64,
-    pub power_losses: u64,
-    pub power_cuts: u64,
-    pub restarts: u64,
-    pub pauses: u64,
-    pub cuts_two_way: u64,
-    pub cuts_one_way: u64,
-    pub clogs: u64,
-    pub slow_disks: u64,
-    pub disk_errors: u64,
-    pub storage_failures: u64,
-    pub messages_lost: u64,
-    pub messages_doubled: u64,
-    pub messages_held: u64,
-    pub messages_to_the_dead: u64,
-    pub connections_broken: u64,
-    pub client_losses: u64,
-    pub lost_writes: u64,
-    pub torn_writes: u64,
-    pub lost_names: u64,
-    pub planted: u64,
-}
-impl FaultCounts {
-    /// Each kind of fault by name.
-    pub fn named(&self) -> [(&'static str, u64); 21] {
-        [
-            ("kills", self.kills),
-            ("power_losses", self.power_losses),
-            ("power_cuts", self.power_cuts),
-            ("restarts", self.restarts),
-            ("pauses", self.pauses),
-            ("cuts_two_way", self.cuts_two_way),
-            ("cuts_one_way", self.cuts_one_way),
-            ("clogs", self.clogs),
-            ("slow_disks", self.slow_disks),
-            ("disk_errors", self.disk_errors),
-            ("storage_failures", self.storage_failures),
-            ("messages_lost", self.messages_lost),
-            ("messages_doubled", self.messages_doubled),
-            ("messages_held", self.messages_held),
-            ("messages_to_the_dead", self.messages_to_the_dead),
-            ("connections_broken", self.connections_broken),
-            ("client_losses", self.client_losses),
-            ("lost_writes", self.lost_writes),
-            ("torn_writes", self.torn_writes),
-            ("lost_names", self.lost_names),
-            ("planted", self.planted),
-        ]
-    }
-    /// Faults of nodes, links and disks; single messages do not count.
-    pub fn total(&self) -> u64 {
-        self.kills
-            + self.power_losses
-            + self.power_cuts
-            + self.pauses
-            + self.cuts_two_way
-            + self.cuts_one_way
-            + self.clogs
-            + self.slow_disks
-            + self.disk_errors
-    }
-    pub fn add(&mut self, other: &FaultCounts) {
-        self.kills += other.kills;
-        self.power_losses += other.power_losses;
-        self.power_cuts += other.power_cuts;
-        self.restarts += other.restarts;
-        self.pauses += other.pauses;
-        self.cuts_two_way += other.cuts_two_way;
-        self.cuts_one_way += other.cuts_one_way;
-        self.clogs += other.clogs;
-        self.slow_disks += other.slow_disks;
-        self.disk_errors += other.disk_errors;
-        self.storage_failures += other.storage_failures;
-        self.messages_lost += other.messages_lost;
-        self.messages_doubled += other.messages_doubled;
-        self.messages_held += other.messages_held;
-        self.messages_to_the_dead += other.messages_to_the_dead;
-        self.connections_broken += other.connections_broken;
-        self.client_losses += other.client_losses;
-        self.lost_writes += other.lost_writes;
-        self.torn_writes += other.torn_writes;
-        self.lost_names += other.lost_names;
-        self.planted += other.planted;
-    }
-}
 
 /// How a life ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,30 +80,13 @@ struct Node {
     failed: bool,
     id: Option<NodeId>,
     shards: BTreeMap<u16, ShardSlot>,
+    /// How many it runs, or ran last.
+    shard_count: u16,
+    /// The disk as it was some time ago.
+    backup: Option<DiskImage>,
+    doings: Doings,
     slowness: Rc<Cell<u32>>,
     prng: Prng,
-}
-
-/// What became of a client's request.
-#[derive(Clone, PartialEq, Debug)]
-pub enum CallEnd {
-    Answered(Response),
-    /// Nobody listened: the request was not delivered.
-    Refused,
-    /// The connection broke while the answer was awaited.
-    Broken,
-    /// No answer in time.
-    Silent,
-}
-
-struct Call {
-    node: usize,
-    life: u64,
-    delivered: Option<Instant>,
-    /// The fault plan swallows the request or its answer.
-    swallowed: bool,
-    end: Option<CallEnd>,
-    waker: Option<Waker>,
 }
 
 /// See the module. Time is true time unless a name says local.
@@ -200,12 +95,13 @@ pub struct Cluster {
     pub plan: Plan,
     pub trace: Trace,
     pub counts: RefCell<FaultCounts>,
+    pub coverage: RefCell<Coverage>,
     pub(super) network: RefCell<Network>,
     nodes: Vec<RefCell<Node>>,
     ids: RefCell<FixedMap<NodeId, usize>>,
-    calls: RefCell<FixedMap<u64, Call>>,
-    next_call: Cell<u64>,
-    client_prng: RefCell<Prng>,
+    pub(super) calls: RefCell<FixedMap<u64, Call>>,
+    pub(super) next_call: Cell<u64>,
+    pub(super) client_prng: RefCell<Prng>,
     pub violations: RefCell<Vec<Violation>>,
 }
 
@@ -213,9 +109,6 @@ pub struct Cluster {
 pub fn ip_of(index: usize) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, index as u8 + 1).into()
 }
-/// Answers may be so much later than their deadline: the way back, and the grain of timers.
-const ANSWER_SLACK: Duration = Duration::from_millis(300);
-
 impl Cluster {
     pub fn new(plan: Plan) -> Rc<Cluster> {
         let executor = Executor::new();
@@ -224,6 +117,7 @@ impl Cluster {
         Rc::new(Cluster {
             trace: Trace::new(plan.seed),
             counts: RefCell::default(),
+            coverage: RefCell::default(),
             network: RefCell::new(Network::new(&plan)),
             nodes,
             ids: RefCell::default(),
@@ -245,9 +139,6 @@ impl Cluster {
     }
     pub fn note(&self, what: u64, detail: u64, words: impl FnOnce() -> String) {
         self.trace.note(self.executor.now(), what, detail, words);
-    }
-    pub fn planted(&self, planted: Planted) -> bool {
-        self.plan.planted == Some(planted)
     }
 
     // ---- nodes ----
@@ -296,7 +187,21 @@ impl Cluster {
     pub fn listening(&self, node: usize) -> bool {
         let node = self.nodes[node].borrow();
         let open = node.shards.values().filter(|s| s.handle.is_some()).count();
-        node.running && open == usize::from(self.plan.shards)
+        node.running && open == usize::from(node.shard_count)
+    }
+    pub fn shard_count(&self, node: usize) -> u16 {
+        self.nodes[node].borrow().shard_count
+    }
+    /// When the node was last started, paused or resumed.
+    pub fn disturbed(&self, node: usize) -> Instant {
+        self.nodes[node].borrow().disturbed
+    }
+    pub(super) fn doings_before(&self, node: usize) -> Doings {
+        self.nodes[node].borrow().doings
+    }
+    pub(super) fn remember_doings(&self, node: usize) {
+        let doings = self.doings(node);
+        self.nodes[node].borrow_mut().doings = doings;
     }
     pub fn handle(&self, node: usize, shard: u16) -> Option<ShardHandle> {
         self.nodes[node].borrow().shards.get(&shard).and_then(|s| s.handle.clone())
@@ -322,7 +227,10 @@ impl Cluster {
             node.life += 1;
             node.disturbed = self.executor.now();
             node.failed = false;
-            node.disk_spoiled = node.disk_error_rate > 0.0;
+            node.disk_spoiled = node.disk_error_rate > 0.0 || node.disk.is_limited() || node.disk.rotten() > 0;
+            if node.life > 1 {
+                self.change_before_start(index, &mut node);
+            }
             node.life
         };
         self.note(1, index as u64, || format!("node {index} starts, life {life}"));
@@ -336,12 +244,34 @@ impl Cluster {
             }
         });
     }
+    /// What may have become of a machine while it was down.
+    fn change_before_start(&self, index: usize, node: &mut Node) {
+        if node.prng.chance(self.plan.faults.reshard) {
+            let shards = node.prng.between(1, u64::from(SHARDS_MAX)) as u16;
+            if shards != node.shard_count {
+                self.count(|c| c.reshards += 1);
+                self.note(7, index as u64 | u64::from(shards) << 32, || format!("node {index} has {shards} shards"));
+            }
+            node.shard_count = shards;
+        }
+        if self.planted(Planted::ForgottenLease)
+            && let Some(image) = &node.backup
+        {
+            node.disk = node.disk.restore(image);
+            self.count(|c| c.planted += 1);
+        }
+    }
+    /// Remembers what the disk holds now.
+    pub fn back_up(&self, index: usize) {
+        let mut node = self.nodes[index].borrow_mut();
+        node.backup = Some(node.disk.snapshot());
+    }
     async fn boot(self: &Rc<Self>, index: usize, life: u64) -> Result<(), String> {
         let disk = self.disk(index);
         let identity = identity::open(&disk, &self.wish(index)).await.map_err(|e| e.to_string())?;
         self.nodes[index].borrow_mut().id = Some(identity.node);
         self.ids.borrow_mut().insert(identity.node, index);
-        for shard in 0..self.plan.shards {
+        for shard in 0..self.shard_count(index) {
             let (cluster, disk, identity) = (self.clone(), disk.clone(), identity.clone());
             let inbox = Inbox::new();
             let slot = ShardSlot { inbox: inbox.clone(), handle: None };
@@ -367,7 +297,7 @@ impl Cluster {
             identity,
             shard: ShardId(shard),
             settings: self.settings(),
-            engine: self.plan.engine.clone(),
+            engine: self.engine_options(),
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };
         let core = core::start(world, Rc::new(disk), inbox, setup).await.map_err(|e| e.to_string())?;
@@ -394,15 +324,16 @@ impl Cluster {
         NodeWish {
             ip: Some(ip_of(index)),
             ports: Some(ports),
-            shards: self.plan.shards,
+            shards: self.shard_count(index),
             slices: self.plan.slices,
             vnodes: self.plan.vnodes,
             seeds,
             random: prng.bits(),
+            copied: false,
         }
     }
     fn settings(&self) -> Settings {
-        Settings {
+        let mut settings = Settings {
             n: self.plan.n,
             r: self.plan.r,
             w: self.plan.w,
@@ -410,7 +341,16 @@ impl Cluster {
             suspect_after: self.plan.suspect_after,
             down_after: self.plan.suspect_after * 5,
             ..Settings::default()
+        };
+        spoil_settings(self.plan.planted, &mut settings);
+        settings
+    }
+    fn engine_options(&self) -> EngineOptions {
+        let mut options = self.plan.engine.clone();
+        if self.planted(Planted::OversizedMemory) {
+            options.memtable_bytes *= 1_000;
         }
+        options
     }
 
     /// A node's process ended by itself.
@@ -432,6 +372,10 @@ impl Cluster {
     }
     /// Ends the present life of a node.
     pub fn end(self: &Rc<Self>, index: usize, end: End) {
+        if !self.running(index) {
+            return;
+        }
+        self.cover(if end == End::Kill { Blow::Kill } else { Blow::PowerLoss }, index);
         let life = {
             let mut node = self.nodes[index].borrow_mut();
             if !node.running {
@@ -485,6 +429,7 @@ impl Cluster {
         });
     }
     pub fn pause(&self, index: usize) {
+        self.cover(Blow::Pause, index);
         let mut node = self.nodes[index].borrow_mut();
         if node.running && !node.paused {
             node.paused = true;
@@ -505,15 +450,50 @@ impl Cluster {
     }
     /// The disk fails from now on at this rate; 0 mends it.
     pub fn spoil_disk(&self, index: usize, rate: f64) {
+        if rate > 0.0 {
+            self.cover(Blow::DiskError, index);
+        }
         let mut node = self.nodes[index].borrow_mut();
         node.disk_spoiled |= rate > 0.0;
         node.disk_error_rate = rate;
-        let rates = FaultRates { read_error: 0.0, write_error: rate, sync_error: rate, bit_flip: 0.0 };
+        let read_error = if node.prng.coin() { rate / 4.0 } else { 0.0 };
+        let rates = FaultRates { read_error, write_error: rate, sync_error: rate, ..FaultRates::default() };
         let prng = node.prng.fork();
         node.disk.set_rates(rates, prng);
     }
+    /// Leaves the disk this much room, or all that it wants.
+    pub fn limit_disk(&self, index: usize, room: Option<u64>) {
+        if room.is_some() {
+            self.cover(Blow::FullDisk, index);
+        }
+        let mut node = self.nodes[index].borrow_mut();
+        node.disk_spoiled |= room.is_some();
+        let capacity = room.map(|room| node.disk.used() + room);
+        node.disk.set_capacity(capacity);
+    }
+    /// A bit of the medium flips, or the next write goes astray.
+    pub fn rot_disk(&self, index: usize) {
+        let mut node = self.nodes[index].borrow_mut();
+        let mut prng = node.prng.fork();
+        let struck = if prng.chance(0.7) { node.disk.rot(&mut prng) } else { node.disk.misdirect(&mut prng) };
+        node.disk_spoiled |= struck;
+        drop(node);
+        if struck {
+            self.cover(Blow::Rot, index);
+        }
+    }
+    /// The medium is as it was before it rotted. The node must be started anew: it may have taken note of the damage.
+    pub fn mend_medium(self: &Rc<Self>, index: usize) {
+        let mended = self.disk(index).mend_rot();
+        if mended > 0 {
+            self.end(index, End::Kill);
+        }
+    }
     /// Makes the disk so many times slower.
     pub fn slow_disk(&self, index: usize, factor: u32) {
+        if factor > 1 {
+            self.cover(Blow::SlowDisk, index);
+        }
         self.nodes[index].borrow().slowness.set(factor);
     }
 
@@ -524,172 +504,6 @@ impl Cluster {
         }
         self.executor.clear();
     }
-
-    // ---- clients ----
-
-    /// Sends a request to a shard and waits for its end. `request.deadline` is ignored: it is `timeout` from now.
-    pub async fn call(self: &Rc<Self>, node: usize, shard: u16, mut request: Request, timeout: Duration) -> CallEnd {
-        let number = self.next_call.get() + 1;
-        self.next_call.set(number);
-        let (delay, swallowed, swallowed_early) = {
-            let mut prng = self.client_prng.borrow_mut();
-            let loss = prng.chance(self.network.borrow().client_loss());
-            (self.client_delay(&mut prng), loss, loss && prng.coin())
-        };
-        if swallowed {
-            self.count(|c| c.client_losses += 1);
-        }
-        let life = self.life(node);
-        let call = Call { node, life, delivered: None, swallowed, end: None, waker: None };
-        self.calls.borrow_mut().insert(number, call);
-        if !swallowed_early {
-            let cluster = self.clone();
-            self.executor.schedule(self.executor.now() + delay, move || {
-                request.deadline = cluster.local_now(node) + timeout;
-                cluster.deliver_call(number, node, shard, request);
-            });
-        }
-        let give_up = self.executor.now() + timeout + delay + ANSWER_SLACK;
-        let end = self.wait_for_call(number, give_up).await;
-        if let Some(call) = self.calls.borrow_mut().remove(&number)
-            && end == CallEnd::Silent
-        {
-            self.check_silence(&call, node);
-        }
-        end
-    }
-    fn client_delay(&self, prng: &mut Prng) -> Duration {
-        prng.duration(Duration::from_micros(30), Duration::from_micros(400))
-    }
-    fn deliver_call(&self, number: u64, node: usize, shard: u16, request: Request) {
-        let life = self.life(node);
-        let inbox = if self.listening(node) { self.inbox(node, shard) } else { None };
-        let Some(inbox) = inbox else {
-            return self.end_call(number, CallEnd::Refused);
-        };
-        if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
-            call.life = life;
-            call.delivered = Some(self.executor.now());
-            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {}", words_of(&request)));
-            inbox.push(Arrival::Request { client: ClientToken(number), request });
-        }
-    }
-    /// A shard answers a client.
-    pub(super) fn reply(self: &Rc<Self>, client: ClientToken, response: Response) {
-        let number = client.0;
-        self.note(11, number ^ detail_of(&response), || {
-            let words = match &response {
-                Ok(crate::protocol::message::Answer::Got(s)) => format!("{:?}", s.head),
-                Ok(crate::protocol::message::Answer::Written(c)) => format!("written {c:?}"),
-                Err(e) => format!("{e:?}"),
-            };
-            format!("answer {number}: {words}")
-        });
-        let response = self.spoil_answer(response);
-        let Some(response) = response else { return };
-        if self.calls.borrow().get(&number).is_none_or(|c| c.swallowed) {
-            return;
-        }
-        let delay = self.client_delay(&mut self.client_prng.borrow_mut());
-        let cluster = self.clone();
-        self.executor.schedule(self.executor.now() + delay, move || {
-            cluster.end_call(number, CallEnd::Answered(response));
-        });
-    }
-    /// The planted defects of answers.
-    fn spoil_answer(&self, response: Response) -> Option<Response> {
-        if self.planted(Planted::LostAnswer) && self.client_prng.borrow_mut().chance(0.002) {
-            self.count(|c| c.planted += 1);
-            return None;
-        }
-        match response {
-            Err(failure) if failure.outcome == Outcome::Unknown && self.planted(Planted::CertainFailure) => {
-                self.count(|c| c.planted += 1);
-                Some(Err(Failure { outcome: Outcome::NotApplied, ..failure }))
-            }
-            response => Some(response),
-        }
-    }
-    fn end_call(&self, number: u64, end: CallEnd) {
-        let mut calls = self.calls.borrow_mut();
-        if let Some(call) = calls.get_mut(&number)
-            && call.end.is_none()
-        {
-            call.end = Some(end);
-            if let Some(waker) = call.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-    async fn wait_for_call(&self, number: u64, give_up: Instant) -> CallEnd {
-        let mut sleep = self.executor.sleep_until(give_up);
-        std::future::poll_fn(|context| {
-            let mut calls = self.calls.borrow_mut();
-            let Some(call) = calls.get_mut(&number) else { return Poll::Ready(CallEnd::Silent) };
-            if let Some(end) = call.end.take() {
-                return Poll::Ready(end);
-            }
-            call.waker = Some(context.waker().clone());
-            drop(calls);
-            std::pin::Pin::new(&mut sleep).poll(context).map(|()| CallEnd::Silent)
-        })
-        .await
-    }
-    /// I11: a delivered request is answered by its deadline, unless its node died or stood still meanwhile.
-    fn check_silence(&self, call: &Call, node: usize) {
-        let Some(delivered) = call.delivered.filter(|_| !call.swallowed) else { return };
-        let undisturbed = {
-            let node = self.nodes[node].borrow();
-            node.running && node.life == call.life && !node.paused && node.disturbed < delivered
-        };
-        if undisturbed {
-            self.violate(Invariant::I11, format!("node {node} left a request unanswered past its deadline"));
-        }
-    }
-    fn break_calls(self: &Rc<Self>, index: usize, life: u64) {
-        let mut broken: Vec<u64> = Vec::new();
-        for (number, call) in self.calls.borrow().iter() {
-            if call.node == index && call.life == life && call.delivered.is_some() && call.end.is_none() {
-                broken.push(*number);
-            }
-        }
-        broken.sort_unstable();
-        for number in broken {
-            let delay = self.client_delay(&mut self.client_prng.borrow_mut());
-            let cluster = self.clone();
-            self.executor.schedule(self.executor.now() + delay, move || cluster.end_call(number, CallEnd::Broken));
-        }
-    }
-}
-
-fn words_of(request: &Request) -> String {
-    use crate::protocol::message::Operation;
-    let operation = match &request.operation {
-        Operation::Get => "get".to_string(),
-        Operation::Put { context, value, write_id } => {
-            format!("put {} ({} bytes) context {context:?}", write_id.0, value.bytes.len())
-        }
-        Operation::Delete { context, write_id } => format!("delete {} context {context:?}", write_id.0),
-    };
-    format!("{:?} {operation} {:?}", request.key, request.consistency)
-}
-
-fn detail_of(response: &Response) -> u64 {
-    use crate::protocol::message::Answer;
-    match response {
-        Ok(Answer::Got(siblings)) => siblings
-            .head
-            .entries
-            .iter()
-            .fold(1, |h, e| (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-        Ok(Answer::Written(context)) => context.clock.entries().iter().fold(2, |h, d| h ^ d.actor.0 ^ d.counter << 20),
-        Err(failure) => failure.code as u64 + 1000,
-    }
-}
-
-/// Whether another node may be tried after this failure.
-pub fn worth_a_retry(failure: &Failure) -> bool {
-    failure.code.retryable() || failure.code == ErrorCode::DiskFull
 }
 
 fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
@@ -728,6 +542,9 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
         failed: false,
         id: None,
         shards: BTreeMap::new(),
+        shard_count: plan.shards,
+        backup: None,
+        doings: Doings::default(),
         slowness,
         prng,
     }

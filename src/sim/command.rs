@@ -1,8 +1,10 @@
 //! `dynarc simulate`: one seed with its trace, or many seeds with a summary.
 
 use super::{
-    cluster::FaultCounts,
-    plan::{Plan, Planted},
+    counts::FaultCounts,
+    coverage::Coverage,
+    plan::Plan,
+    planted::Planted,
     run::{Report, run},
     trace::Sink,
 };
@@ -30,16 +32,26 @@ pub struct CommandOptions {
 }
 
 /// Virtual minutes of the faulty phase, unless asked otherwise.
-pub const MINUTES: f64 = 0.5;
+pub const MINUTES: f64 = 0.75;
 
 impl CommandOptions {
+    pub fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
+        self.seed..self.seed.saturating_add(self.count)
+    }
     /// The plan of one seed.
     pub fn plan(&self, seed: u64) -> Plan {
+        self.planner()(seed)
+    }
+    /// What makes the plan of each seed, for other threads.
+    pub fn planner(&self) -> impl Fn(u64) -> Plan + Send + Sync + use<> {
         let duration = Duration::from_secs_f64(self.minutes.clamp(0.01, 100_000.0) * 60.0);
-        let plan = Plan::draw(seed, duration);
-        match self.planted {
-            Some(planted) => plan.plant(planted),
-            None => plan,
+        let planted = self.planted;
+        move |seed| {
+            let plan = Plan::draw(seed, duration);
+            match planted {
+                Some(planted) => plan.plant(planted),
+                None => plan,
+            }
         }
     }
     /// The command that repeats one run.
@@ -55,9 +67,13 @@ impl CommandOptions {
     }
 }
 
-/// Runs what is asked for and prints it. False when any promise was broken.
+/// Runs what is asked for, one seed after the other, and prints it. False when any promise was broken.
 pub fn command(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
-    if options.count <= 1 { one(options, out) } else { many(options, out) }
+    if options.count <= 1 {
+        return one(options, out);
+    }
+    let mut reports = options.seeds().map(|seed| run(options.plan(seed), None));
+    many(options, &mut reports, out, &mut io::sink())
 }
 
 fn one(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
@@ -102,15 +118,38 @@ fn one(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
     Ok(report.ok())
 }
 
-fn many(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
+/// Time between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// Adds up the reports of many seeds, in whatever order they come. Lines of progress go to `progress`.
+pub fn many(
+    options: &CommandOptions,
+    reports: &mut dyn Iterator<Item = Report>,
+    out: &mut dyn Write,
+    progress: &mut dyn Write,
+) -> io::Result<bool> {
     let start = (options.elapsed)();
-    let mut summary = Summary::default();
-    for seed in options.seed..options.seed.saturating_add(options.count) {
-        let report = run(options.plan(seed), None);
+    let (mut summary, mut said) = (Summary::default(), start);
+    for report in reports {
         if !report.ok() && !options.json {
             print_violations(options, out, &report)?;
         }
         summary.add(&report);
+        let now = (options.elapsed)();
+        if now.saturating_sub(said) >= PROGRESS_EVERY {
+            said = now;
+            let took = now.saturating_sub(start);
+            writeln!(
+                progress,
+                "{} of {} seeds, {} operations, {} faults, {} broken, {:.0} operations/s",
+                summary.seeds,
+                options.count,
+                summary.operations,
+                summary.faults.total(),
+                summary.broken.len(),
+                per_second(summary.operations, took)
+            )?;
+        }
     }
     let took = (options.elapsed)().saturating_sub(start);
     if options.json {
@@ -127,6 +166,7 @@ fn many(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
         summary.virtual_time.as_secs_f64()
     )?;
     print_faults(out, &summary.faults)?;
+    summary.coverage.print(out)?;
     writeln!(
         out,
         "{} values seen again under a second dot (their write was sent twice and its trace forgotten); {} keys that only \
@@ -148,6 +188,7 @@ pub struct Summary {
     pub revived_retries: u64,
     pub unequal_before_reads: u64,
     pub faults: FaultCounts,
+    pub coverage: Coverage,
     pub virtual_time: Duration,
     pub heal_time_max: Duration,
     /// Seeds of runs that broke a promise.
@@ -162,6 +203,7 @@ impl Summary {
         self.revived_retries += report.revived_retries;
         self.unequal_before_reads += report.unequal_before_reads as u64;
         self.faults.add(&report.faults);
+        self.coverage.add(&report.coverage);
         self.virtual_time += report.virtual_time;
         self.heal_time_max = self.heal_time_max.max(report.heal_time);
         if !report.ok() {
@@ -216,7 +258,12 @@ fn json_of(report: &Report, took: Duration) -> Json {
 fn print_faults(out: &mut dyn Write, faults: &FaultCounts) -> io::Result<()> {
     let struck: Vec<String> =
         faults.named().iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
-    writeln!(out, "faults: {}", if struck.is_empty() { "none".to_string() } else { struck.join(", ") })
+    writeln!(
+        out,
+        "{} faults: {}",
+        faults.total(),
+        if struck.is_empty() { "none".to_string() } else { struck.join(", ") }
+    )
 }
 fn print_speed(out: &mut dyn Write, operations: u64, took: Duration) -> io::Result<()> {
     writeln!(out, "{:.1} s, {:.0} operations/s", took.as_secs_f64(), per_second(operations, took))

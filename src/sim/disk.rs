@@ -28,8 +28,11 @@ use std::{
     time::Duration,
 };
 
+mod content;
+mod rot;
 mod seam;
 
+use content::{Change, Content, Inode, Page, flip, flip_page};
 pub use seam::VirtualFile;
 
 const SECTOR: usize = 512;
@@ -105,160 +108,12 @@ pub struct DiskCounts {
     pub errors: u64,
     pub short_writes: u64,
     pub bit_flips: u64,
+    pub misdirected_writes: u64,
     pub crashes: u64,
     /// Pending writes that a crash dropped whole, and in part.
     pub lost_writes: u64,
     pub torn_writes: u64,
     pub lost_names: u64,
-}
-
-// ---- content ---------------------------------------------------------------------------------------------------
-
-type Page = Rc<[u8; PAGE]>;
-
-#[derive(Clone, Default)]
-struct Content {
-    /// `None` reads as zeros.
-    pages: Vec<Option<Page>>,
-    length: u64,
-}
-impl Content {
-    fn set_length(&mut self, bytes: u64) {
-        self.length = bytes;
-        self.pages.resize((bytes / PAGE_BYTES) as usize, None);
-    }
-    fn extend(&mut self, bytes: u64) {
-        if bytes > self.length {
-            self.set_length(bytes);
-        }
-    }
-    fn page_mut(&mut self, page: usize) -> &mut [u8; PAGE] {
-        self.extend((page as u64 + 1) * PAGE_BYTES);
-        Rc::make_mut(self.pages[page].get_or_insert_with(|| Rc::new([0; PAGE])))
-    }
-    fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.length as usize];
-        for (index, page) in self.pages.iter().enumerate() {
-            if let Some(page) = page {
-                bytes[index * PAGE..(index + 1) * PAGE].copy_from_slice(&page[..]);
-            }
-        }
-        bytes
-    }
-    fn from_slice(bytes: &[u8]) -> Content {
-        let mut content = Content::default();
-        for (index, chunk) in bytes.chunks(PAGE).enumerate() {
-            content.page_mut(index)[..chunk.len()].copy_from_slice(chunk);
-        }
-        content
-    }
-}
-
-#[derive(Clone)]
-enum Change {
-    /// Pages from the index `first` on; `None` has been overwritten by a durable write since.
-    Write {
-        first: usize,
-        pages: Vec<Option<Page>>,
-    },
-    Length(u64),
-}
-#[derive(Clone)]
-struct Pending {
-    number: u64,
-    change: Change,
-    /// The call has returned: the next sync covers it.
-    completed: bool,
-}
-
-#[derive(Clone, Default)]
-struct Inode {
-    visible: Content,
-    durable: Content,
-    pending: Vec<Pending>,
-}
-impl Inode {
-    fn apply(content: &mut Content, change: &Change) {
-        match change {
-            Change::Length(bytes) => content.set_length(*bytes),
-            Change::Write { first, pages } => {
-                content.extend((first + pages.len()) as u64 * PAGE_BYTES);
-                for (index, page) in pages.iter().enumerate() {
-                    if page.is_some() {
-                        content.pages[first + index] = page.clone();
-                    }
-                }
-            }
-        }
-    }
-    fn add(&mut self, number: u64, change: Change) {
-        Inode::apply(&mut self.visible, &change);
-        self.pending.push(Pending { number, change, completed: false });
-    }
-    fn complete(&mut self, number: u64) {
-        if let Some(pending) = self.pending.iter_mut().find(|p| p.number == number) {
-            pending.completed = true;
-        }
-    }
-    /// Makes exactly this write durable; older pending writes of the same pages are over.
-    fn persist(&mut self, number: u64) {
-        let Some(at) = self.pending.iter().position(|p| p.number == number) else { return };
-        let written = self.pending.remove(at);
-        Inode::apply(&mut self.durable, &written.change);
-        let Change::Write { first, pages } = &written.change else { return };
-        let end = (first + pages.len()) as u64 * PAGE_BYTES;
-        self.pending.retain_mut(|older| match &mut older.change {
-            _ if older.number > number => true,
-            Change::Length(bytes) => *bytes >= end,
-            Change::Write { first: start, pages: old } => {
-                for (index, page) in old.iter_mut().enumerate() {
-                    if (*first..first + pages.len()).contains(&(*start + index)) {
-                        *page = None;
-                    }
-                }
-                true
-            }
-        });
-    }
-    /// Numbers of the changes that a sync which begins now covers.
-    fn completed(&self) -> Vec<u64> {
-        self.pending.iter().filter(|p| p.completed).map(|p| p.number).collect()
-    }
-    fn persist_all(&mut self, numbers: &[u64]) {
-        let durable = &mut self.durable;
-        self.pending.retain(|pending| {
-            let covered = numbers.contains(&pending.number);
-            if covered {
-                Inode::apply(durable, &pending.change);
-            }
-            !covered
-        });
-    }
-    fn crash(&mut self, prng: &mut Prng, counts: &mut DiskCounts, mut decide: impl FnMut() -> Keep) {
-        for pending in std::mem::take(&mut self.pending) {
-            match (decide(), &pending.change) {
-                (Keep::Nothing, _) => counts.lost_writes += 1,
-                (Keep::All, change) => Inode::apply(&mut self.durable, change),
-                (Keep::Pages | Keep::Sectors, Change::Length(bytes)) => {
-                    if prng.coin() {
-                        self.durable.set_length(*bytes);
-                    }
-                }
-                (keep, Change::Write { first, pages }) => {
-                    counts.torn_writes += 1;
-                    let unit = if keep == Keep::Pages { PAGE } else { SECTOR };
-                    for (index, page) in pages.iter().enumerate() {
-                        let Some(page) = page else { continue };
-                        for from in (0..PAGE).step_by(unit).filter(|_| prng.coin()) {
-                            let target = self.durable.page_mut(first + index);
-                            target[from..from + unit].copy_from_slice(&page[from..from + unit]);
-                        }
-                    }
-                }
-            }
-        }
-        self.visible = self.durable.clone();
-    }
 }
 
 // ---- names -----------------------------------------------------------------------------------------------------
@@ -334,6 +189,10 @@ struct State {
     watch: Option<Rc<dyn Fn(u64, Access)>>,
     /// Called once, when the machine stops in the middle of a write or sync.
     stop_in_write: Option<Box<dyn FnOnce()>>,
+    /// What the medium should hold and does not.
+    rotten: Vec<rot::Rotten>,
+    /// The next write goes astray, by this draw.
+    astray: Option<u64>,
 }
 impl State {
     fn number(&mut self) -> u64 {
@@ -478,6 +337,14 @@ impl VirtualDisk {
     /// Bytes that all files together may have; `None` is without limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.borrow_mut().capacity = bytes;
+    }
+    /// Whether there is such a limit.
+    pub fn is_limited(&self) -> bool {
+        self.state.borrow().capacity.is_some()
+    }
+    /// Bytes of all files.
+    pub fn used(&self) -> u64 {
+        self.state.borrow().used()
     }
     /// I/Os take virtual time from now on: so long for an access of so many bytes.
     pub fn set_clock(&self, executor: &Executor, latency: impl FnMut(Access, usize) -> Duration + 'static) {
@@ -764,23 +631,6 @@ fn drop_orphans(names: &mut Names) {
         orphans.iter().for_each(|path| drop(names.remove(path)));
     }
 }
-fn flip(inode: &mut Inode, offset: u64, bit: u8) {
-    let (page, at) = ((offset / PAGE_BYTES) as usize, (offset % PAGE_BYTES) as usize);
-    if offset < inode.visible.length {
-        inode.visible.page_mut(page)[at] ^= 1 << (bit % 8);
-    }
-    if offset < inode.durable.length {
-        inode.durable.page_mut(page)[at] ^= 1 << (bit % 8);
-    }
-    for pending in &mut inode.pending {
-        if let Change::Write { first, pages } = &mut pending.change
-            && let Some(Some(page)) = page.checked_sub(*first).and_then(|i| pages.get_mut(i))
-        {
-            Rc::make_mut(page)[at] ^= 1 << (bit % 8);
-        }
-    }
-}
-
 /// What a disk held at some time.
 #[derive(Clone)]
 pub struct DiskImage(BTreeMap<String, Option<Content>>);

@@ -3,10 +3,13 @@
 
 use super::{
     cluster::{Cluster, End},
+    coverage::Blow,
     executor::Life,
     plan::FaultPlan,
+    planted::Planted,
     prng::Prng,
 };
+use crate::limits::KIB;
 use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
 
 /// The schedule of a run.
@@ -30,6 +33,11 @@ impl Faults {
         faults.every("clogs", plan.clog_every, Faults::clog);
         faults.every("slow disks", plan.slow_disk_every, Faults::slow_disk);
         faults.every("disk errors", plan.disk_error_every, Faults::disk_error);
+        faults.every("full disks", plan.full_disk_every, Faults::full_disk);
+        faults.every("rot", plan.rot_every, Faults::rot);
+        if cluster.planted(Planted::ForgottenLease) {
+            (0..cluster.node_count()).for_each(|node| cluster.back_up(node));
+        }
         // Whoever died by itself is started again by its keeper.
         faults.every("keeper", Duration::from_secs(3), |f, _| f.start_the_failed());
         faults
@@ -42,6 +50,8 @@ impl Faults {
         for node in 0..self.cluster.node_count() {
             self.cluster.disk(node).cancel_stop();
             self.cluster.spoil_disk(node, 0.0);
+            self.cluster.limit_disk(node, None);
+            self.cluster.mend_medium(node);
             self.cluster.slow_disk(node, 1);
             self.cluster.resume(node);
             self.cluster.start(node);
@@ -143,6 +153,7 @@ impl Faults {
         };
         let one_way = prng.chance(0.3);
         self.cluster.count(|c| if one_way { c.cuts_one_way += 1 } else { c.cuts_two_way += 1 });
+        pairs.iter().for_each(|(a, _)| self.cluster.cover(Blow::CutOff, *a));
         self.set_cuts(&pairs, one_way, true);
         self.lasting(&mut prng).await;
         if !self.stop.get() {
@@ -150,6 +161,10 @@ impl Faults {
         }
     }
     fn set_cuts(&self, pairs: &[(usize, usize)], one_way: bool, cut: bool) {
+        if cut {
+            let links = pairs.len() as u64 * if one_way { 1 } else { 2 };
+            self.cluster.count(|c| c.links_cut += links);
+        }
         for (a, b) in pairs {
             self.cluster.cut(*a, *b, cut);
             if !one_way {
@@ -165,6 +180,7 @@ impl Faults {
         }
         let until = self.cluster.executor.now() + prng.duration(Duration::from_millis(100), Duration::from_secs(4));
         self.cluster.count(|c| c.clogs += 1);
+        self.cluster.cover(Blow::Clog, from);
         self.cluster.clog(from, to, until);
     }
     async fn slow_disk(self: Rc<Self>, mut prng: Prng) {
@@ -183,6 +199,19 @@ impl Faults {
         self.cluster.spoil_disk(node, 0.3);
         self.lasting(&mut prng).await;
         self.cluster.spoil_disk(node, 0.0);
+    }
+    async fn full_disk(self: Rc<Self>, mut prng: Prng) {
+        let Some(node) = self.pick_running(&mut prng) else { return };
+        self.cluster.count(|c| c.full_disks += 1);
+        self.cluster.limit_disk(node, Some(prng.below(512 * KIB as u64)));
+        self.lasting(&mut prng).await;
+        self.cluster.limit_disk(node, None);
+    }
+    /// Of all nodes only the unsound one's medium loses what it held: see [`FaultPlan::unsound`].
+    async fn rot(self: Rc<Self>, _: Prng) {
+        if let Some(node) = self.plan.unsound {
+            self.cluster.rot_disk(node);
+        }
     }
     async fn start_the_failed(self: Rc<Self>) {
         for node in 0..self.cluster.node_count() {

@@ -2,18 +2,20 @@
 //! connections that are refused, reset and made again.
 //!
 //! What travels are encoded frames, made and read by `wire/` as in production. Between shards of one node they arrive
-//! in order and for sure; between nodes the network does what the plan says, which is worse than TCP.
+//! in order and for sure; between nodes the network does what the plan says, which is worse than TCP. But one thing is
+//! kept of TCP: a forwarded request arrives once or not at all. Whoever coordinates a second copy of it, later, could do
+//! what its client was told had not been done. All other messages may arrive twice.
 
 use super::{
     cluster::{Cluster, End},
-    plan::{NetworkPlan, Plan, Planted},
+    plan::{NetworkPlan, Plan},
     prng::Prng,
 };
 use crate::{
     driver::world::Arrival,
     limits::{INBOX_MESSAGES_MAX, RECONNECT_MAX, RECONNECT_MIN},
-    protocol::message::{Envelope, Message, Purpose},
-    types::{Address, Instant, Value},
+    protocol::message::{Envelope, Message},
+    types::{Address, Instant},
     wire::{self, Frame, FrameEncoder, Pieces, Trust},
 };
 use std::{rc::Rc, time::Duration};
@@ -92,7 +94,13 @@ impl Cluster {
         if to == from {
             return self.send_within(from, envelope);
         }
-        let Some(envelope) = self.spoil_message(envelope) else { return };
+        let envelope = if self.plan.planted.is_some() {
+            let mut spoiler = self.network.borrow_mut().spoiler.fork();
+            let Some(spoiled) = self.spoil_message(envelope, &mut spoiler) else { return };
+            spoiled
+        } else {
+            envelope
+        };
         let target = envelope.to;
         let Some(pieces) = self.encode(from, &envelope) else { return };
         let now = self.executor.now();
@@ -122,7 +130,7 @@ impl Cluster {
         if fate.held {
             self.count(|c| c.messages_held += 1);
         }
-        if let Some(delay) = fate.second {
+        if let Some(delay) = fate.second.filter(|_| !matches!(envelope.message, Message::Forward { .. })) {
             self.count(|c| c.messages_doubled += 1);
             self.arrive_later(now + delay, from, target, to, pieces.clone());
         }
@@ -254,7 +262,7 @@ impl Cluster {
     fn tell(&self, node: usize, about: usize, arrival: fn(crate::types::NodeId) -> Arrival) {
         let Some(id) = self.node_id(about) else { return };
         self.note(23, node as u64 | (about as u64) << 16, || format!("node {node} is told {:?}", arrival(id)));
-        for shard in 0..self.plan.shards {
+        for shard in 0..self.shard_count(node) {
             if let Some(inbox) = self.inbox(node, shard) {
                 inbox.push(arrival(id));
             }
@@ -296,38 +304,6 @@ impl Cluster {
         let network = &mut *self.network.borrow_mut();
         network.mend_links();
         network.set_calm(true);
-    }
-
-    // ---- planted defects ----
-
-    /// Changes a message as a planted defect would, or answers it in the receiver's place.
-    fn spoil_message(self: &Rc<Self>, mut envelope: Envelope) -> Option<Envelope> {
-        let Some(planted) = self.plan.planted else { return Some(envelope) };
-        let chance = |p: f64| self.network.borrow_mut().spoiler.chance(p);
-        let Message::Replicate { siblings, purpose, .. } = &mut envelope.message else { return Some(envelope) };
-        match planted {
-            Planted::DroppedSibling if siblings.head.entries.len() > 1 && chance(0.1) => {
-                self.count(|c| c.planted += 1);
-                siblings.head.entries.remove(0);
-                siblings.values.remove(0);
-            }
-            Planted::ReusedDot if *purpose == Purpose::Write && siblings.head.entries.len() == 1 && chance(0.1) => {
-                let dot = &mut siblings.head.entries[0].dot;
-                if dot.counter > 1 {
-                    self.count(|c| c.planted += 1);
-                    dot.counter -= 1;
-                }
-            }
-            Planted::ForeignValue if !siblings.values.is_empty() && chance(0.05) => {
-                self.count(|c| c.planted += 1);
-                let foreign = Value::json(&b"another key's value"[..]);
-                let entry = &mut siblings.head.entries[0];
-                (entry.bytes, entry.checksum) = (foreign.bytes.len() as u32, foreign.checksum);
-                siblings.values[0] = foreign.bytes;
-            }
-            _ => {}
-        }
-        Some(envelope)
     }
 }
 

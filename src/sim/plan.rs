@@ -1,53 +1,9 @@
 //! What one run is like, drawn from its seed: each run has another mixture of sizes, rates and faults (a swarm), so
 //! that together the runs meet more than any single mixture would.
 
-use super::prng::Prng;
+use super::{planted::Planted, prng::Prng};
 use crate::{engine::types::EngineOptions, limits::KIB};
 use std::time::Duration;
-
-/// Defects planted on purpose, outside of production code, to show that the checkers see them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Planted {
-    /// Disks say that they have synced and have not.
-    SkippedSync,
-    /// Disks now and then write half of what they are given and say that all went well.
-    ShortWrite,
-    /// A replicated write sometimes carries the dot of its predecessor.
-    ReusedDot,
-    /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
-    DroppedSibling,
-    /// A replicated state sometimes carries another key's value.
-    ForeignValue,
-    /// A failure whose outcome is unknown is reported as not applied.
-    CertainFailure,
-    /// Some answers are never sent.
-    LostAnswer,
-}
-impl Planted {
-    pub const ALL: [Planted; 7] = [
-        Planted::SkippedSync,
-        Planted::ShortWrite,
-        Planted::ReusedDot,
-        Planted::DroppedSibling,
-        Planted::ForeignValue,
-        Planted::CertainFailure,
-        Planted::LostAnswer,
-    ];
-    pub fn name(self) -> &'static str {
-        match self {
-            Planted::SkippedSync => "skipped-sync",
-            Planted::ShortWrite => "short-write",
-            Planted::ReusedDot => "reused-dot",
-            Planted::DroppedSibling => "dropped-sibling",
-            Planted::ForeignValue => "foreign-value",
-            Planted::CertainFailure => "certain-failure",
-            Planted::LostAnswer => "lost-answer",
-        }
-    }
-    pub fn from_name(name: &str) -> Option<Planted> {
-        Planted::ALL.into_iter().find(|p| p.name() == name)
-    }
-}
 
 /// Faults of the network between nodes, as probabilities of one message.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -74,6 +30,14 @@ pub struct FaultPlan {
     pub clog_every: Duration,
     pub slow_disk_every: Duration,
     pub disk_error_every: Duration,
+    pub full_disk_every: Duration,
+    /// Flipped bits and misdirected writes on the medium of the unsound node.
+    pub rot_every: Duration,
+    /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
+    /// so that each has a good copy elsewhere and any loss is a defect.
+    pub unsound: Option<usize>,
+    /// Share of restarts with another number of shards.
+    pub reshard: f64,
     /// How long a node stays down, a link cut, a process paused.
     pub lasting: Duration,
     /// Nodes that may be down at once.
@@ -95,6 +59,8 @@ pub struct WorkloadPlan {
     pub mix: [u64; 7],
     /// Share of requests that override R or W.
     pub override_level: f64,
+    /// Whether single requests may ask for one acknowledgement only.
+    pub lone_writes: bool,
     /// Share of failed writes that are sent again under the same write id.
     pub retry: f64,
 }
@@ -137,11 +103,11 @@ impl Plan {
             2 => (n, 1),
             _ => (majority, majority),
         };
-        Plan {
+        let mut plan = Plan {
             seed,
             nodes,
             shards: prng.between(1, 2) as u16,
-            slices: prng.between(2, 6) as u16,
+            slices: prng.between(u64::from(SHARDS_MAX), 6) as u16,
             vnodes: prng.between(4, 24) as usize,
             n,
             r,
@@ -152,24 +118,61 @@ impl Plan {
             suspect_after: prng.duration(Duration::from_secs(2), Duration::from_secs(6)),
             drift_ppm_max: if prng.coin() { 0 } else { 500 },
             network: draw_network(&mut prng),
-            faults: draw_faults(&mut prng, duration),
+            faults: draw_faults(&mut prng, duration, nodes),
             workload: draw_workload(&mut prng),
             engine: draw_engine(&mut prng),
             planted: None,
+        };
+        if prng.chance(0.15) {
+            plan.without_crashes();
         }
+        if plan.faults.unsound.is_some() {
+            plan.w = plan.w.max(2);
+            plan.workload.lone_writes = false;
+        }
+        plan
     }
-    /// Plants a defect, and makes the conditions under which it does harm likely.
-    pub fn plant(mut self, planted: Planted) -> Plan {
-        self.planted = Some(planted);
-        match planted {
-            Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
-            Planted::ShortWrite => self.faults.kill_every = self.duration / 20,
-            Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
-            Planted::CertainFailure | Planted::LostAnswer => {}
+    /// No node ends, and no disk fails: what is left are links, pauses and slowness.
+    pub fn without_crashes(&mut self) {
+        let faults = &mut self.faults;
+        for every in [
+            &mut faults.kill_every,
+            &mut faults.power_loss_every,
+            &mut faults.power_cut_every,
+            &mut faults.disk_error_every,
+            &mut faults.full_disk_every,
+            &mut faults.rot_every,
+        ] {
+            *every = Duration::ZERO;
         }
-        self
+        faults.unsound = None;
+    }
+    /// Whether no node ends in this run: then hints alone make replicas equal.
+    pub fn crash_free(&self) -> bool {
+        let faults = &self.faults;
+        [
+            faults.kill_every,
+            faults.power_loss_every,
+            faults.power_cut_every,
+            faults.disk_error_every,
+            faults.full_disk_every,
+            faults.rot_every,
+        ]
+        .iter()
+        .all(Duration::is_zero)
+    }
+    /// Whether overlapping quorums promise anything: not when one disk may forget what it held.
+    pub fn overlaps(&self) -> bool {
+        self.faults.unsound.is_none()
     }
 }
+
+/// Bounds of the values' sizes; most values are much smaller than the bound of their run.
+const VALUE_BYTES: [usize; 14] =
+    [64, 64, 300, 300, 700, 700, 3_000, 3_000, 3_000, 3_000, 8_000, 20_000, 100_000, 400_000];
+
+/// Shards that a node may restart with.
+pub const SHARDS_MAX: u16 = 3;
 
 /// One of the values, or nothing at all in a share of the runs.
 fn sometimes(prng: &mut Prng, share: f64, draw: impl FnOnce(&mut Prng) -> f64) -> f64 {
@@ -189,19 +192,26 @@ fn draw_network(prng: &mut Prng) -> NetworkPlan {
     }
 }
 
-fn draw_faults(prng: &mut Prng, duration: Duration) -> FaultPlan {
+fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
+    let unsound = prng.chance(0.25).then(|| prng.index(nodes));
+    let reshard = sometimes(prng, 0.3, Prng::unit);
     let mut every = |share: f64, times: u64| {
         if prng.chance(share) { duration / prng.between(1, times) as u32 } else { Duration::ZERO }
     };
+    let rot_every = every(1.0, 20);
     FaultPlan {
-        kill_every: every(0.6, 15),
+        kill_every: every(0.6, 20),
         power_loss_every: every(0.5, 10),
         power_cut_every: every(0.3, 3),
-        pause_every: every(0.4, 8),
-        cut_every: every(0.5, 10),
-        clog_every: every(0.4, 10),
-        slow_disk_every: every(0.3, 8),
-        disk_error_every: every(0.3, 6),
+        pause_every: every(0.5, 30),
+        cut_every: every(0.6, 30),
+        clog_every: every(0.5, 70),
+        slow_disk_every: every(0.4, 25),
+        disk_error_every: every(0.3, 14),
+        full_disk_every: every(0.3, 12),
+        rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
+        unsound,
+        reshard,
         lasting: prng.duration(Duration::from_millis(500), Duration::from_secs(12)),
         down_max: prng.between(1, 3) as usize,
     }
@@ -214,12 +224,13 @@ fn draw_workload(prng: &mut Prng) -> WorkloadPlan {
         clients: prng.between(4, 24) as usize,
         keys: *prng.pick(&[8, 32, 100, 300]).unwrap_or(&32),
         zipf: prng.unit() * 1.3,
-        think: prng.duration(Duration::from_millis(5), Duration::from_millis(150)),
-        value_bytes_max: *prng.pick(&[64, 700, 3_000, 3_000, 20_000, 100_000]).unwrap_or(&700),
+        think: prng.duration(Duration::from_millis(5), Duration::from_millis(120)),
+        value_bytes_max: *prng.pick(&VALUE_BYTES).unwrap_or(&700),
         timeout_min: Duration::from_millis(500),
         timeout_max: prng.duration(Duration::from_secs(1), Duration::from_secs(5)),
         mix,
         override_level: sometimes(prng, 0.4, |p| p.unit() * 0.5),
+        lone_writes: true,
         retry: sometimes(prng, 0.8, |p| p.unit()),
     }
 }

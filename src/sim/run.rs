@@ -3,11 +3,15 @@
 
 use super::{
     checker::{Invariant, Violation},
-    cluster::{CallEnd, Cluster, FaultCounts},
+    cluster::Cluster,
+    counts::FaultCounts,
+    coverage::Coverage,
     disk::DiskCounts,
     executor::{Executor, Life},
     faults::Faults,
+    looks::Looks,
     plan::Plan,
+    sockets::CallEnd,
     trace::Sink,
     workload::{ClientCounts, Workload},
 };
@@ -45,6 +49,7 @@ pub struct Report {
     /// Keys whose replicas hints alone had not made equal: reads (and one day anti-entropy) had to.
     pub unequal_before_reads: usize,
     pub faults: FaultCounts,
+    pub coverage: Coverage,
     pub disk: DiskCounts,
     pub virtual_time: Duration,
     /// From healing until all replicas were equal.
@@ -136,6 +141,7 @@ impl Run {
     }
     /// Faults and clients together, for the duration of the plan; then the clients finish.
     fn load(&self) {
+        let looks = Looks::start(&self.cluster);
         let faults = Faults::start(&self.cluster);
         self.workload.start();
         let end = self.executor().now() + self.cluster.plan.duration;
@@ -147,9 +153,10 @@ impl Run {
         if !ended && !self.failed() {
             self.cluster.violate(Invariant::I11, "clients still wait long after their deadlines");
         }
+        looks.stop();
     }
-    /// After all faults have ended: the cluster becomes whole, hints drain, one read of each key makes its replicas
-    /// equal, and the history is judged.
+    /// After all faults have ended: the cluster becomes whole, hints drain, reading all keys makes equal the replicas
+    /// that hints alone could not, and the history is judged.
     fn heal(&self) -> Duration {
         let start = self.executor().now();
         let end = start + self.cluster.plan.heal_max;
@@ -162,20 +169,27 @@ impl Run {
         }
         let drained = !self.failed() && self.wait(end.since(self.executor().now()), || self.hints() == 0);
         if !drained && !self.failed() {
+            self.note_stats();
             self.cluster.violate(Invariant::I5, format!("{} hints do not drain", self.hints()));
         }
         if self.failed() {
             return Duration::ZERO;
         }
-        self.unequal.set(self.unequal_keys().len());
-        self.read_all_keys(false);
+        let unequal = self.unequal_keys();
+        self.unequal.set(unequal.len());
+        if self.cluster.plan.crash_free() {
+            for (text, _) in unequal.into_iter().filter(|(_, behind)| *behind) {
+                self.cluster.violate(Invariant::I5, format!("no node has ended, and hints left {text}"));
+            }
+        }
+        self.read_all_keys();
         self.executor().run_for(REPAIR_PAUSE);
-        for text in self.unequal_keys() {
+        for (text, _) in self.unequal_keys() {
             self.cluster.violate(Invariant::I5, text);
         }
         let healed = self.executor().now().since(start);
         if !self.failed() {
-            self.read_all_keys(true);
+            self.judge_all_keys();
         }
         healed
     }
@@ -183,15 +197,20 @@ impl Run {
     /// What keeps the cluster from being whole: every node up, and every shard sees every node up.
     fn why_not_whole(&self) -> Option<String> {
         let count = self.cluster.node_count();
+        let mut ring = None;
         for node in 0..count {
             if !self.cluster.listening(node) {
                 return Some(format!("node {node} does not listen"));
             }
-            for shard in 0..self.cluster.plan.shards {
+            for shard in 0..self.cluster.shard_count(node) {
                 let handle = self.cluster.handle(node, shard)?;
                 if !handle.ready() {
                     return Some(format!("{node}/{shard} is not ready"));
                 }
+                if ring.is_some_and(|r| r != handle.ring().digest()) {
+                    return Some(format!("{node}/{shard} has another ring than the first shard"));
+                }
+                ring = Some(handle.ring().digest());
                 let up = |(_, view, _): &(_, MemberView, f64)| *view == MemberView::Up;
                 let seen = handle.members().iter().filter(|m| up(m)).count();
                 if seen != count || handle.ring().node_count() != count {
@@ -201,15 +220,28 @@ impl Run {
         }
         None
     }
+    /// Into a printed trace: what every shard counts, where something does not come to its end.
+    fn note_stats(&self) {
+        for node in 0..self.cluster.node_count() {
+            for shard in 0..self.cluster.shard_count(node) {
+                let stats = self.cluster.handle(node, shard).map(|handle| handle.stats());
+                self.cluster.note(31, 0, || format!("{node}/{shard} {stats:?}"));
+            }
+        }
+    }
+    /// Hints that wait. Those that the unsound node keeps may be damaged: then they never go.
     fn hints(&self) -> u64 {
         let shards = (0..self.cluster.node_count())
-            .flat_map(|node| (0..self.cluster.plan.shards).map(move |shard| (node, shard)));
+            .filter(|node| self.cluster.plan.faults.unsound != Some(*node))
+            .flat_map(|node| (0..self.cluster.shard_count(node)).map(move |shard| (node, shard)));
         let handles = shards.filter_map(|(node, shard)| self.cluster.handle(node, shard));
         handles.map(|h| h.stats().shard.hints_pending).sum()
     }
 
-    /// Reads each key once at all replicas, some at a time; the last time judges what is read.
-    fn read_all_keys(&self, last: bool) {
+    /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
+    /// anti-entropy exists this is what makes up for hints that died with their coordinator. With an unsound medium not
+    /// all replicas can be read: each node is asked then, for a quorum.
+    fn read_all_keys(&self) {
         let keys: VecDeque<(u32, Key)> =
             self.workload.history.borrow().keys().map(|(index, key)| (index, key.clone())).collect();
         let queue = Rc::new(RefCell::new(keys));
@@ -220,8 +252,12 @@ impl Run {
             self.executor().spawn(Life::OUTSIDE, async move {
                 loop {
                     let Some((index, key)) = queue.borrow_mut().pop_front() else { break };
+                    if cluster.plan.faults.unsound.is_some() {
+                        read_at_each(&cluster, &key).await;
+                        continue;
+                    }
                     match read_everywhere(&cluster, &key, reader + index as usize).await {
-                        Ok(siblings) => judge(&cluster, &workload, index, &siblings, last),
+                        Ok(siblings) => judge(&cluster, &workload, index, &siblings, false),
                         Err(why) => {
                             let text = format!("{key:?} cannot be read at all replicas after healing: {why}");
                             cluster.violate(Invariant::Converge, text);
@@ -235,16 +271,41 @@ impl Run {
             self.cluster.violate(Invariant::I11, "reads after healing do not end");
         }
     }
-    /// The keys whose home replicas do not all hold the same state, with what they hold.
-    fn unequal_keys(&self) -> Vec<String> {
+    /// Holds what the replicas have agreed on against the history.
+    fn judge_all_keys(&self) {
+        let keys: Vec<(u32, Key)> = self.workload.history.borrow().keys().map(|(i, k)| (i, k.clone())).collect();
+        let done = Rc::new(Cell::new(false));
+        let (cluster, workload, finished) = (self.cluster.clone(), self.workload.clone(), done.clone());
+        self.executor().spawn(Life::OUTSIDE, async move {
+            for (index, key) in keys {
+                match gather(&cluster, &key, Want::Full).await {
+                    Ok(states) => {
+                        let all = states.iter().fold(Siblings::default(), |all, (_, state)| all.sync(state));
+                        judge(&cluster, &workload, index, &all.into_shown(), true);
+                    }
+                    Err(why) => cluster.violate(Invariant::Converge, format!("{key:?}: {why}")),
+                }
+            }
+            finished.set(true);
+        });
+        if !self.wait(self.cluster.plan.heal_max, || done.get()) && !self.failed() {
+            self.cluster.violate(Invariant::I11, "engines do not answer after healing");
+        }
+    }
+    /// The keys whose home replicas do not all hold the same state, with what they hold; and whether one knows less than
+    /// another. Two that know the same may still differ in a write that was sent twice, of which one has forgotten the
+    /// trace.
+    fn unequal_keys(&self) -> Vec<(String, bool)> {
         let keys: Vec<Key> = self.workload.history.borrow().keys().map(|(_, k)| k.clone()).collect();
         let done = Rc::new(Cell::new(false));
         let unequal = Rc::new(RefCell::new(Vec::new()));
         let (cluster, finished, found) = (self.cluster.clone(), done.clone(), unequal.clone());
         self.executor().spawn(Life::OUTSIDE, async move {
             for key in keys {
-                if let Err(why) = compare(&cluster, &key).await {
-                    found.borrow_mut().push(format!("{key:?}: {why}"));
+                match compare(&cluster, &key).await {
+                    Ok(None) => {}
+                    Ok(Some((why, behind))) => found.borrow_mut().push((format!("{key:?}: {why}"), behind)),
+                    Err(why) => found.borrow_mut().push((format!("{key:?}: {why}"), true)),
                 }
             }
             finished.set(true);
@@ -258,6 +319,7 @@ impl Run {
     fn report(&self, started: Instant, heal_time: Duration) -> Report {
         let history = self.workload.history.borrow();
         let mut disk = DiskCounts::default();
+        let mut faults = *self.cluster.counts.borrow();
         for node in 0..self.cluster.node_count() {
             let counts = self.cluster.disk(node).counts();
             disk.ios += counts.ios;
@@ -266,6 +328,8 @@ impl Run {
             disk.syncs += counts.syncs;
             disk.bytes_written += counts.bytes_written;
             disk.errors += counts.errors;
+            faults.rotten_pages += counts.bit_flips;
+            faults.misdirected_writes += counts.misdirected_writes;
         }
         Report {
             seed: self.cluster.plan.seed,
@@ -278,7 +342,8 @@ impl Run {
             values_read: history.values_read,
             revived_retries: history.revived_retries,
             unequal_before_reads: self.unequal.get(),
-            faults: *self.cluster.counts.borrow(),
+            faults,
+            coverage: *self.cluster.coverage.borrow(),
             disk,
             virtual_time: self.executor().now().since(started),
             heal_time,
@@ -316,26 +381,54 @@ async fn read_everywhere(cluster: &Rc<Cluster>, key: &Key, first: usize) -> Resu
     Err(why)
 }
 
-async fn compare(cluster: &Rc<Cluster>, key: &Key) -> Result<(), String> {
+/// Reads a key at a quorum, with each node as the coordinator if it can be.
+async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
+    for node in 0..cluster.node_count() {
+        let request = Request {
+            key: key.clone(),
+            operation: Operation::Get,
+            consistency: Consistency { level: Some(Level::Quorum), sloppy: None },
+            deadline: Instant::ZERO,
+        };
+        cluster.call(node, 0, request, READ_TIMEOUT).await;
+    }
+}
+
+/// What the engines of the home replicas hold of a key, with the node of each; that with an unsound medium is left out.
+async fn gather(cluster: &Rc<Cluster>, key: &Key, want: Want) -> Result<Vec<(usize, Siblings)>, String> {
     let token = key.token();
     let ring = cluster.handle(0, 0).ok_or("node 0 does not run")?.ring();
-    let mut first: Option<(usize, Head)> = None;
+    let mut states = Vec::new();
     for id in ring.walk(token, usize::from(cluster.plan.n)) {
         let (Some(node), Some(address)) = (cluster.index_of(id), ring.address(id, token)) else { continue };
+        if cluster.plan.faults.unsound == Some(node) {
+            continue;
+        }
         let handle = cluster.handle(node, address.shard.0).ok_or("a node does not run")?;
         let slice = ring.placement(id).map(|p| p.slice_of(token)).ok_or("a node is not in the ring")?;
-        let record = handle.engine().get(slice, &data_key(key), Want::Head).await.map_err(|e| e.to_string())?;
-        let head = match record {
-            None => Head::default(),
-            Some(record) => Head::decode(&record.head).map_err(|e| format!("node {node} holds a bad head: {e}"))?,
-        };
-        match &first {
-            None => first = Some((node, head)),
-            Some((other, state)) if !state.same_state(&head) => {
-                return Err(format!("node {other} holds {state:?}, node {node} holds {head:?}"));
+        let record = handle.engine().get(slice, &data_key(key), want).await.map_err(|e| format!("node {node}: {e}"))?;
+        let state = match record {
+            None => Siblings::default(),
+            Some(record) => {
+                let head = Head::decode(&record.head).map_err(|e| format!("node {node} holds a bad head: {e}"))?;
+                Siblings { head, values: record.values }
             }
-            Some(_) => {}
-        }
+        };
+        states.push((node, state));
     }
-    Ok(())
+    Ok(states)
+}
+
+/// How the home replicas of a key differ, and whether one knows less than another.
+async fn compare(cluster: &Rc<Cluster>, key: &Key) -> Result<Option<(String, bool)>, String> {
+    let states = gather(cluster, key, Want::Head).await?;
+    let Some(((first, expected), others)) = states.split_first() else { return Ok(None) };
+    let other = others.iter().find(|(_, state)| !state.head.same_state(&expected.head));
+    Ok(other.map(|(other, state)| {
+        let (left, right) = (&expected.head, &state.head);
+        let words =
+            |head: &Head| format!("{:?} {:?}", head.clock, head.entries.iter().map(|e| e.dot).collect::<Vec<_>>());
+        let text = format!("node {first} holds {}, node {other} holds {}", words(left), words(right));
+        (text, left.clock != right.clock)
+    }))
 }

@@ -2,16 +2,17 @@
 //! again under the same id at another node. All that they do and hear goes into the history.
 
 use super::{
-    checker::{self, End, EventId, History, Kind, Seen},
-    cluster::{CallEnd, Cluster, worth_a_retry},
+    checker::{self, End, EventId, Floor, History, Kind, Quorum, Seen, written_dot},
+    cluster::Cluster,
     executor::Life,
     plan::WorkloadPlan,
     prng::Prng,
+    sockets::{CallEnd, worth_a_retry},
 };
 use crate::{
     protocol::{
         message::{Answer, Operation, Request, Response},
-        versions::{Context, Dot, Siblings},
+        versions::{Context, Siblings},
     },
     types::{Consistency, ErrorCode, Instant, Key, Level, Outcome},
 };
@@ -73,7 +74,7 @@ impl Workload {
         });
         Rc::new(Workload {
             plan,
-            history: RefCell::new(History::new(names)),
+            history: RefCell::new(History::new(names, usize::from(cluster.plan.n), cluster.plan.overlaps())),
             counts: RefCell::default(),
             popularity: popularity.collect(),
             stop: Cell::new(false),
@@ -151,7 +152,7 @@ impl Workload {
     // ---- operations --------------------------------------------------------------------------------------------
 
     async fn read(&self, client: &mut Client, key: u32) -> Option<Memory> {
-        let consistency = self.draw_consistency(client);
+        let consistency = self.draw_consistency(client, false);
         let (node, shard) = self.draw_shard(client, key);
         let request = Request {
             key: self.history.borrow().key(key).clone(),
@@ -159,12 +160,14 @@ impl Workload {
             consistency,
             deadline: Instant::ZERO,
         };
+        let needed = self.quorum(consistency, self.cluster.plan.r).needed;
+        let floor = self.history.borrow().floor(key, needed);
         let end = self.call(client, node, shard, request).await;
         let CallEnd::Answered(Ok(Answer::Got(siblings))) = end else {
             self.counts.borrow_mut().failures += 1;
             return None;
         };
-        let seen = self.observe(key, &siblings)?;
+        let seen = self.observe(key, &floor, &siblings)?;
         let memory = Memory { context: siblings.head.clock.clone().into(), seen };
         // Kept for long, so that writers on old contexts are far behind.
         let slot = &mut client.old[key as usize];
@@ -173,8 +176,11 @@ impl Workload {
         }
         Some(memory)
     }
-    fn observe(&self, key: u32, siblings: &Siblings) -> Option<Seen> {
-        let observed = self.history.borrow_mut().observe(key, siblings);
+    fn observe(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Option<Seen> {
+        let mut history = self.history.borrow_mut();
+        let observed = history.observe(key, siblings);
+        let observed = observed.and_then(|seen| history.check_floor(key, floor, siblings).map(|()| seen));
+        drop(history);
         match observed {
             Ok(seen) => Some(seen),
             Err((invariant, text)) => {
@@ -210,9 +216,13 @@ impl Workload {
     /// acknowledged one.
     async fn write(&self, client: &mut Client, key: u32, id: EventId, operation: Operation) -> Option<Context> {
         let mut end = End::NotApplied;
+        let sent = match &operation {
+            Operation::Put { context, .. } | Operation::Delete { context, .. } => context.clone().unwrap_or_default(),
+            Operation::Get => Context::default(),
+        };
         for attempt in 0..ATTEMPTS_MAX {
             self.history.borrow_mut().attempt(id);
-            let consistency = self.draw_consistency(client);
+            let consistency = self.draw_consistency(client, true);
             let (node, shard) = self.draw_shard(client, key);
             let request = Request {
                 key: self.history.borrow().key(key).clone(),
@@ -223,6 +233,11 @@ impl Workload {
             let answer = self.call(client, node, shard, request).await;
             if let CallEnd::Answered(Ok(Answer::Written(context))) = answer {
                 self.finish(id, End::Acknowledged, Some(&context));
+                let quorum = self.quorum(consistency, self.cluster.plan.w);
+                let verdict = self.history.borrow_mut().acknowledge(id, quorum, &sent, &context);
+                if let Err((invariant, text)) = verdict {
+                    self.cluster.violate(invariant, text);
+                }
                 return Some(context);
             }
             // One attempt of unknown outcome makes the whole write unknown.
@@ -262,7 +277,10 @@ impl Workload {
     }
     /// Failures that no fault of the plan explains.
     fn check_failure(&self, key: &Key, code: ErrorCode, detail: &str) {
-        if matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge | ErrorCode::Damaged) {
+        let faults = &self.cluster.plan.faults;
+        let sound = faults.unsound.is_none() && faults.disk_error_every.is_zero();
+        let damage = code == ErrorCode::Damaged && sound;
+        if damage || matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge) {
             self.cluster.violate(checker::Invariant::Alive, format!("{key:?}: {}: {detail}", code.name()));
         }
     }
@@ -272,7 +290,7 @@ impl Workload {
     /// Mostly the shard that owns the key on some node, sometimes any.
     fn draw_shard(&self, client: &mut Client, key: u32) -> (usize, u16) {
         let node = client.prng.index(self.cluster.node_count());
-        let any = client.prng.below(u64::from(self.cluster.plan.shards)) as u16;
+        let any = client.prng.below(u64::from(self.cluster.shard_count(node))) as u16;
         if client.prng.chance(0.3) {
             return (node, any);
         }
@@ -284,28 +302,25 @@ impl Workload {
             client.prng.pick(&homes).and_then(|id| Some((self.cluster.index_of(*id)?, ring.address(*id, token)?)));
         home.map_or((node, any), |(index, address)| (index, address.shard.0))
     }
-    fn draw_consistency(&self, client: &mut Client) -> Consistency {
+    fn draw_consistency(&self, client: &mut Client, is_write: bool) -> Consistency {
         if !client.prng.chance(self.plan.override_level) {
             return Consistency::default();
         }
-        let levels = [Level::One, Level::Quorum, Level::All];
+        let lone = !is_write || self.plan.lone_writes;
+        let levels = [if lone { Level::One } else { Level::Quorum }, Level::Quorum, Level::All];
         let sloppy = if client.prng.chance(0.2) { Some(client.prng.coin()) } else { None };
         Consistency { level: client.prng.pick(&levels).copied(), sloppy }
+    }
+    /// What a request asks for, of a table with this R or W.
+    fn quorum(&self, consistency: Consistency, table: u8) -> Quorum {
+        let plan = &self.cluster.plan;
+        let needed = consistency.level.map_or(usize::from(table), |level| level.needed(usize::from(plan.n)));
+        Quorum { needed, strict: !consistency.sloppy.unwrap_or(plan.sloppy) }
     }
     fn draw_value_bytes(&self, prng: &mut Prng) -> usize {
         // Squared: most are small.
         let share = prng.unit();
         (share * share * self.plan.value_bytes_max as f64) as usize
-    }
-}
-
-/// The dot of a write, from the contexts before and after it; no dot when the second says more than that.
-fn written_dot(before: &Context, after: &Context) -> Dot {
-    let all = after.dots.iter().chain(after.clock.entries());
-    let mut fresh = all.copied().filter(|d| !before.covers(*d));
-    match (fresh.next(), fresh.next()) {
-        (Some(dot), None) => dot,
-        _ => Dot::default(),
     }
 }
 

@@ -101,14 +101,23 @@ impl Node {
     pub fn cut(&mut self) {
         self.child.as_mut().expect("a running node").kill().expect("a running node");
     }
+    /// Sends a signal by its name: `STOP`, `CONT`, ..
+    pub fn signal(&self, name: &str) {
+        let asked = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(asked.expect("kill runs").success(), "kill -{name}");
+    }
     /// SIGTERM: it should end by itself.
     pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
         let mut child = self.child.take().expect("a running node");
-        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
-        assert!(asked.success());
         wait::until(Duration::from_secs(20), "an orderly stop", || {
             child.try_wait().map_err(|e| e.to_string())?.ok_or("it still runs".to_string())
         })
+    }
+    /// Whether it has been started and not ended by the test.
+    #[allow(dead_code)] // The tests of partitions use it.
+    pub fn started(&self) -> bool {
+        self.child.is_some()
     }
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running node").id()

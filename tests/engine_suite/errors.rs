@@ -66,7 +66,7 @@ fn part(number: u64) {
                 let note = format!("seed {seed} io {io} {access:?} {fault:?}");
                 assert!(!matches!(end, End::Stopped), "{note}: a call never ended");
                 let reads = matches!(access, Access::Read(_));
-                assert!(!reads || end == End::Whole, "{note}: a failed read stopped the engine");
+                assert!(!reads || end == End::Whole, "{note}: a failed read stopped the engine: {end:?}");
                 let known = known.borrow().clone();
                 let (shards, deep) = (1 + io as u16 % 3, io.is_multiple_of(4));
                 check(disk.fork().kill(), &known, seed, shards, deep, &note);

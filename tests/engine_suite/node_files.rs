@@ -18,6 +18,7 @@ fn wish() -> NodeWish {
         vnodes: 128,
         seeds: vec!["10.1.2.4:7000".parse().expect("an address"), "[::1]:7001".parse().expect("an address")],
         random: 7,
+        copied: false,
     }
 }
 

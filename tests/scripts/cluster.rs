@@ -13,6 +13,7 @@
 //!   `heal B ..`: both over
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
 //!   `restart A`: what the disk had not answered is lost
+//! - `backup A`, `restore A`: what its disk held then is what it holds now; `clean A`: an orderly stop
 //! - `forge NAME A:6`: a context that claims this one write of `A`
 //! - `wait 300ms`: time passes, timers fire
 //! - `state KEY`: what each node has stored; `hints`; `members A`
@@ -51,6 +52,7 @@ struct Node {
     seeds: Vec<SocketAddr>,
     starts: u64,
     disk: BTreeMap<Bytes, (Bytes, Values)>,
+    backup: BTreeMap<Bytes, (Bytes, Values)>,
     /// Its disk answers no more: what it was asked.
     held: Option<VecDeque<Effect>>,
     holds_reads: bool,
@@ -172,6 +174,26 @@ impl super::Stage for Stage {
                 let node = self.node(letter(node)?)?;
                 (node.shard, node.held) = (None, None);
             }
+            ["backup", node] => {
+                let node = self.node(letter(node)?)?;
+                node.backup = node.disk.clone();
+            }
+            ["restore", node] => {
+                let node = self.node(letter(node)?)?;
+                node.disk = node.backup.clone();
+            }
+            ["clean", node] => {
+                let node = self.node(letter(node)?)?;
+                let farewell = node.shard.take().map(|shard| shard.farewell()).unwrap_or_default();
+                for Change { key, record, .. } in farewell {
+                    record.and_then(|record| node.disk.insert(key, record));
+                }
+            }
+            ["alarms", node] => {
+                let shard = self.node(letter(node)?)?.shard.as_ref().ok_or("it is down")?;
+                let alarms = shard.stats().identity_alarms;
+                self.lines.push(format!("{alarms} alarms"));
+            }
             ["restart", node] => self.start(letter(node)?),
             ["full", node] => self.tell(letter(node)?, Event::Space { short: true }),
             ["roomy", node] => self.tell(letter(node)?, Event::Space { short: false }),
@@ -264,6 +286,7 @@ impl Stage {
             seeds,
             starts: 0,
             disk: BTreeMap::new(),
+            backup: BTreeMap::new(),
             held: None,
             holds_reads: false,
         };
@@ -280,9 +303,13 @@ impl Stage {
         let lease = leases.begin(SliceId(0), last).expect("incarnations are left");
         node.disk.insert(keys::lease_key(), (keys::lease_head(lease), Values::new()));
         let mut owed: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
-        for (owner, key) in node.disk.keys().filter_map(keys::parse_hint_key) {
-            let count = owed.entry(owner).or_default();
-            *count = (count.0 + 1, count.1 + key.as_bytes().len() as u64);
+        let mut behind = Vec::new();
+        for (key, (head, _)) in &node.disk {
+            if let Some((owner, _, _)) = keys::parse_hint_key(key) {
+                let count = owed.entry(owner).or_default();
+                *count = (count.0 + 1, count.1 + keys::hint_bytes(key, head));
+            }
+            behind.extend(keys::parse_behind(key).map(|owner| (owner, SliceId(0))));
         }
         let tables = node.disk.get(&keys::tables_key()).and_then(|(head, _)| tables::decode(head));
         let tables = tables.map(|entries| (SliceId(0), entries));
@@ -298,6 +325,8 @@ impl Stage {
             stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
             tables: tables.into_iter().collect(),
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
+            behind,
+            copied: false,
             seed: letter as u64,
         };
         node.shard = Some(Shard::new(birth, now));
@@ -350,7 +379,7 @@ impl Stage {
                 }
             }
             Effect::Reply { client, response } => self.reply(client.0, response),
-            Effect::SaveMembers { members } => {
+            Effect::SaveMembers { members, .. } => {
                 if let Some(node) = self.nodes.get_mut(&letter) {
                     node.known = members;
                 }
@@ -528,7 +557,7 @@ impl Stage {
     }
     fn hints(&mut self) {
         for (letter, node) in &self.nodes {
-            for (owner, key) in node.disk.keys().filter_map(keys::parse_hint_key) {
+            for (owner, _, key) in node.disk.keys().filter_map(keys::parse_hint_key) {
                 let key = self.keys.iter().find(|(_, k)| **k == key).map_or("?", |(name, _)| name);
                 self.lines.push(format!("{letter} owes {} {key}", name(owner)));
             }
@@ -665,7 +694,10 @@ fn dot_text(dot: &Dot) -> String {
         // Nanoseconds of stamps count writes within one instant of the script.
         return format!("{}@{}+{}", name(dot.actor.node()), dot.counter / 1_000_000, dot.counter % 1_000_000);
     }
-    format!("{}:{}", name(dot.actor.node()), dot.counter)
+    // Incarnations after the first are told apart: `A.2:1`.
+    let incarnation = dot.actor.incarnation();
+    let incarnation = if incarnation > 1 { format!(".{incarnation}") } else { String::new() };
+    format!("{}{incarnation}:{}", name(dot.actor.node()), dot.counter)
 }
 fn clock_text(dots: &[Dot]) -> String {
     format!("[{}]", dots.iter().map(dot_text).collect::<Vec<_>>().join(" "))

@@ -743,6 +743,7 @@ impl Book {
             kind.done += 1;
             kind.bytes += bytes;
             self.second.done += 1;
+            self.second.answered.set(now);
         }
     }
 }

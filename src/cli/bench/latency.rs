@@ -51,6 +51,39 @@ pub struct Tally {
     pub failed: BTreeMap<String, u64>,
     /// Time in which the generator had nothing to do.
     pub idle_ns: u64,
+    /// In which milliseconds of the second an operation was answered well.
+    pub answered: Milliseconds,
+}
+
+/// A bit for each millisecond of a second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Milliseconds([u64; 16]);
+impl Milliseconds {
+    /// `ns`: since the start of the run.
+    pub fn set(&mut self, ns: u64) {
+        let millisecond = (ns / 1_000_000 % 1_000) as usize;
+        self.0[millisecond / 64] |= 1 << (millisecond % 64);
+    }
+    fn has(&self, millisecond: usize) -> bool {
+        self.0[millisecond / 64] >> (millisecond % 64) & 1 != 0
+    }
+    fn add(&mut self, other: &Milliseconds) {
+        self.0.iter_mut().zip(other.0).for_each(|(mine, theirs)| *mine |= theirs);
+    }
+}
+
+/// The longest time, in milliseconds, in which no operation was answered well, between the first and the last second
+/// given; and when it began, in milliseconds from the start of the first.
+pub fn longest_gap<'a>(seconds: impl IntoIterator<Item = &'a Tally>) -> (u64, u64) {
+    let (mut longest, mut begins, mut gap) = (0, 0, 0);
+    let bits = seconds.into_iter().flat_map(|s| (0..1_000).map(|ms| s.answered.has(ms)));
+    for (at, answered) in bits.enumerate() {
+        gap = if answered { 0 } else { gap + 1 };
+        if gap > longest {
+            (longest, begins) = (gap, at as u64 + 1 - gap);
+        }
+    }
+    (longest, begins)
 }
 
 impl Tally {
@@ -91,6 +124,7 @@ impl Tally {
         self.damaged += other.damaged;
         self.retried += other.retried;
         self.idle_ns += other.idle_ns;
+        self.answered.add(&other.answered);
         for (code, count) in &other.failed {
             *self.failed.entry(code.clone()).or_default() += count;
         }
@@ -133,6 +167,16 @@ impl Percentiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gaps_reach_over_seconds() {
+        let mut seconds = vec![Tally::default(); 3];
+        (0..1_000).filter(|ms| *ms < 900).for_each(|ms| seconds[0].answered.set(5_000_000_000 + ms * 1_000_000 + 7));
+        (30..1_000).for_each(|ms| seconds[1].answered.set(ms * 1_000_000));
+        (0..1_000).step_by(50).for_each(|ms| seconds[2].answered.set(ms * 1_000_000));
+        assert_eq!(longest_gap(&seconds), (130, 900));
+        assert_eq!(longest_gap(&seconds[2..]), (49, 1));
+    }
 
     #[test]
     fn merging_keeps_every_count_where_an_average_would_not() {

@@ -2,7 +2,7 @@
 
 use super::{
     environment::{CpuTime, Environment, LogCounts},
-    latency::{Percentiles, Tally},
+    latency::{Percentiles, Tally, longest_gap},
     plan::{Pace, Plan},
     session::{Mark, Outcome},
     workload::{Kind, Mix},
@@ -40,6 +40,10 @@ pub struct Report {
     /// From sending to the answer: hides what waited before it was sent.
     pub service: Percentiles,
     pub counts: Counts,
+    /// The longest time without an operation answered well, in whole milliseconds of the measured window, and when it
+    /// began.
+    pub longest_gap_ms: u64,
+    pub longest_gap_at_seconds: f64,
     pub generator: Generator,
     pub durability: Option<Durability>,
     pub machine: Machine,
@@ -110,6 +114,9 @@ impl Report {
         };
         let achieved = rate.map(|_| total.done as f64 / total.scheduled.max(1) as f64);
         let objections = objections(plan, outcome, achieved);
+        let window = plan.warmup.as_secs_f64().ceil() as usize..(plan.warmup + plan.measure).as_secs_f64() as usize;
+        let within = outcome.seconds.iter().take(window.end).skip(window.start);
+        let (longest_gap_ms, gap_begins_ms) = longest_gap(within);
         let (steal, idle) = around.cpu.1.shares_since(around.cpu.0);
         Report {
             target: around.target.clone(),
@@ -143,6 +150,8 @@ impl Report {
                 retried: total.retried,
                 failed: total.failed.clone(),
             },
+            longest_gap_ms,
+            longest_gap_at_seconds: window.start as f64 + gap_begins_ms as f64 / 1e3,
             generator: Generator {
                 lateness: Percentiles::of(&outcome.lateness),
                 idle: total.idle_ns as f64 / 1e9 / outcome.wall_seconds.max(1e-9) / plan.threads as f64,
@@ -195,6 +204,8 @@ impl Report {
         let c = &self.counts;
         write!(out, "counts       {} missing, {} with siblings, {} retried", c.missing, c.siblings, c.retried)?;
         writeln!(out, ", {} damaged, failed: {:?}", c.damaged, c.failed)?;
+        let (gap, at) = (self.longest_gap_ms, self.longest_gap_at_seconds);
+        writeln!(out, "longest gap  {gap} ms without an answer, at {at:.1} s")?;
         match self.durability {
             Some(d) => writeln!(
                 out,

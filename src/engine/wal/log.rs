@@ -197,18 +197,21 @@ impl<D: Disk> Log<D> {
         let first = |head: &Rc<Head<D>>| head.flying.borrow().iter().flatten().next().map(|r| r.sequence);
         self.heads().into_iter().filter_map(first).all(|first| first > sequence)
     }
-    /// Ready once every batch that has landed is durable, or the engine has failed.
+    /// Ready once every batch that has landed by now is durable, or the engine has failed.
     pub async fn synced(&self, has_failed: impl Fn() -> bool) {
+        let landed = |head: &Rc<Head<D>>| {
+            let active = head.active.borrow().clone().filter(|_| head.unsynced.get())?;
+            Some((head.clone(), active, head.landed_end.get()))
+        };
+        let late: Vec<_> = self.heads().into_iter().filter_map(landed).collect();
         let done = || {
-            let late: Vec<_> = self.heads().into_iter().filter(|head| head.unsynced.get()).collect();
-            if late.is_empty() || has_failed() {
-                return Some(());
-            }
-            for head in late {
+            let mut all = true;
+            for (head, ..) in late.iter().filter(|(_, segment, end)| segment.durable.get() < *end) {
                 head.sync_wanted.set(true);
                 head.changed.wake();
+                all = false;
             }
-            None
+            (all || has_failed()).then_some(())
         };
         self.landed.until(done).await;
     }

@@ -84,6 +84,8 @@ pub struct Segment<F> {
     pub shared: bool,
     /// This core's part of it: of its slices, those that are this core's.
     pub share: f64,
+    /// Is being collected.
+    pub in_hand: Cell<bool>,
     /// This core's live records have been copied out of it; tables still point to the old ones.
     pub copied: Cell<bool>,
 }
@@ -163,6 +165,7 @@ impl<F: DiskFile> Segment<F> {
             end_position: Cell::new(0),
             shared: false,
             share: 1.0,
+            in_hand: Cell::new(false),
             copied: Cell::new(false),
             header,
         }

@@ -111,8 +111,16 @@ impl Forward {
         if lost { self.fail(now, id, self.lost(), out) } else { None }
     }
 
+    /// The next one is asked as well; those who were asked may still answer.
     pub fn late(&mut self, now: Instant, id: u64, out: &mut Vec<Act>) -> Option<Instant> {
         self.try_next(now, id, out)
+    }
+    /// Those who have been asked and have said nothing.
+    pub fn waits_for(&self) -> impl Iterator<Item = NodeId> {
+        self.targets.iter().filter(|(_, state)| *state == State::Waiting).map(|(address, _)| address.node)
+    }
+    pub fn is_read(&self) -> bool {
+        !self.request.operation.is_write()
     }
 
     fn lost(&self) -> Failure {

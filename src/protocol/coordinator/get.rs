@@ -2,13 +2,18 @@
 //!
 //! The value is read from the own copy, the heads from the other home replicas. When R have answered, their heads are
 //! merged; if the own copy holds every sibling of the merge the answer is complete, otherwise the missing values are
-//! fetched from a replica that has them. Replicas found stale are written back after the answer.
+//! fetched from a replica that has them. Replicas found stale are written back after the answer. A value that takes
+//! longer than most is asked of another replica as well.
+//!
+//! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They count,
+//! but that a key holds nothing is believed of home replicas alone.
 
 use super::{Act, Plan, exchange, replicate};
 use crate::{
     limits::BACKGROUND_TIMEOUT,
     protocol::{
         message::{Answer, Depth, Fetched, Message, Purpose, Refusal, Response},
+        ring::Nodes,
         versions::{Head, Siblings, Values},
     },
     types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
@@ -33,6 +38,10 @@ struct Target {
     state: State,
     /// Its values have been asked for.
     asked: bool,
+    /// They were, and it took too long.
+    slow: bool,
+    /// A home replica of the key, not a stand-in.
+    home: bool,
 }
 
 pub(super) struct Get {
@@ -41,20 +50,30 @@ pub(super) struct Get {
     conflict: Conflict,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
+    /// Replicas that are asked only when one of these fails or is slow.
+    others: SmallVec<[(Address, bool); 4]>,
     result: Option<Result<Siblings, Failure>>,
     replied: Option<Siblings>,
     repair_deadline: Instant,
     late: bool,
 }
 
+fn target(address: Address, home: bool) -> Target {
+    Target { address, state: State::Waiting, asked: false, slow: false, home }
+}
+
 impl Get {
     pub fn begin(id: u64, me: Address, key: &Key, deadline: Instant, plan: Plan, out: &mut Vec<Act>) -> Get {
-        let target = |address| Target { address, state: State::Waiting, asked: false };
-        let mut targets: SmallVec<[Target; 4]> = [target(me)].into_iter().collect();
-        targets.extend(plan.healthy().filter(|a| a.node != me.node).map(target));
+        let others = plan.healthy().filter(|a| a.node != me.node).map(|a| (a, true));
+        let mut others: SmallVec<[(Address, bool); 4]> = others.collect();
+        let lacking = plan.needed.saturating_sub(1 + others.len());
+        if plan.sloppy {
+            others.extend(plan.spares.iter().take(lacking).map(|a| (*a, false)));
+        }
+        let mut targets: SmallVec<[Target; 4]> = [target(me, !plan.stands_in)].into_iter().collect();
         // With R = 1 the own copy is the answer; asking the others would only repair them.
-        if plan.needed == 1 {
-            targets.truncate(1);
+        if plan.needed > 1 {
+            targets.extend(others.drain(..).map(|(address, home)| target(address, home)));
         }
         out.push(Act::Load { operation: id, key: key.clone(), depth: Depth::Full });
         for (index, target) in targets.iter().enumerate().skip(1) {
@@ -66,6 +85,7 @@ impl Get {
             epoch: plan.epoch,
             conflict: plan.conflict,
             targets,
+            others,
             result: None,
             replied: None,
             repair_deadline: deadline + BACKGROUND_TIMEOUT,
@@ -125,14 +145,60 @@ impl Get {
         self.evaluate(id, key, deadline, out);
     }
 
-    pub fn late(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
-        self.late = true;
-        for target in self.targets.iter_mut().filter(|t| t.state == State::Waiting) {
-            target.state = State::Late;
+    /// The slow ones (this one alone, if named) are waited for no more; they may still answer. Gives who they are.
+    pub fn late(&mut self, id: u64, only: Option<NodeId>, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> Nodes {
+        self.late |= only.is_none();
+        let meant = |t: &Target| only.is_none_or(|node| node == t.address.node);
+        let mut slow = Nodes::new();
+        for target in self.targets.iter_mut().filter(|t| meant(t)) {
+            if target.state == State::Waiting || target.asked {
+                slow.push(target.address.node);
+            }
+            if target.state == State::Waiting {
+                target.state = State::Late;
+            }
+            target.slow |= std::mem::take(&mut target.asked);
         }
-        // A replica that was asked for values and is slow: another may be asked.
-        self.targets.iter_mut().for_each(|t| t.asked = false);
+        if self.targets[0].state == State::Late && self.needed == 1 {
+            self.ask_another(id, key, deadline, out);
+        }
         self.evaluate(id, key, deadline, out);
+        // The own copy is not another node.
+        slow.retain(|node| *node != self.targets[0].address.node);
+        slow
+    }
+
+    /// The answer takes longer than most: asks another replica for the value. Whether there was one to ask.
+    pub fn hedge(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> bool {
+        if self.result.is_some() || self.replied.is_some() {
+            return false;
+        }
+        let asked_before = out.len();
+        if self.targets.iter().any(|t| t.asked) {
+            // The values are on their way from a slow one.
+            self.targets.iter_mut().for_each(|t| t.slow |= std::mem::take(&mut t.asked));
+            self.evaluate(id, key, deadline, out);
+        } else if self.targets[0].state == State::Waiting {
+            match self.targets.iter().position(|t| matches!(t.state, State::Answered { values: None, .. })) {
+                Some(index) => self.ask_for_values(id, index, key, deadline, out),
+                None => self.ask_another(id, key, deadline, out),
+            }
+        }
+        out.len() > asked_before
+    }
+    /// Asks a replica that has not been asked for anything yet for all it has.
+    fn ask_another(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        if !self.others.is_empty() {
+            let (address, home) = self.others.remove(0);
+            self.targets.push(target(address, home));
+            self.ask_for_values(id, self.targets.len() - 1, key, deadline, out);
+        }
+    }
+    fn ask_for_values(&mut self, id: u64, index: usize, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        self.targets[index].asked = true;
+        let message = Message::Fetch { key: key.clone(), depth: Depth::Full, epoch: self.epoch };
+        let to = self.targets[index].address;
+        out.push(Act::Send { to, exchange: exchange(id, index + VALUES), deadline, message });
     }
 
     fn answers(&self) -> impl Iterator<Item = (&Head, Option<&Values>)> {
@@ -150,12 +216,23 @@ impl Get {
         let answered = self.answers().count();
         if answered < self.needed {
             let open = self.targets.iter().filter(|t| matches!(t.state, State::Waiting | State::Late)).count();
-            if answered + open < self.needed {
+            if answered + open < self.needed && !self.others.is_empty() {
+                self.ask_another(id, key, deadline, out);
+            } else if answered + open < self.needed {
                 self.result = Some(Err(self.failure(answered)));
             }
             return;
         }
         let merged = self.answers().fold(Head::default(), |all, (head, _)| all.join(head, self.conflict).head);
+        let home = |t: &Target| t.home && matches!(t.state, State::Answered { .. });
+        if merged.entries.is_empty() && !self.targets.iter().any(home) {
+            // Stand-ins that hold nothing know nothing.
+            let waiting = |t: &Target| t.home && matches!(t.state, State::Waiting | State::Late);
+            if !self.targets.iter().any(waiting) {
+                self.result = Some(Err(self.failure(0)));
+            }
+            return;
+        }
         match self.assemble(&merged) {
             Some(values) => self.result = Some(Ok(Siblings { head: merged, values })),
             None => self.ask_values(id, &merged, key, deadline, out),
@@ -187,13 +264,9 @@ impl Get {
             head.entries.iter().any(|e| !have.contains(&e.dot) && merged.entries.iter().any(|m| m.dot == e.dot))
         };
         let lacks = |t: &Target| matches!(&t.state, State::Answered { head, values: None } if missing(head));
-        match self.targets.iter().position(lacks) {
-            Some(index) => {
-                self.targets[index].asked = true;
-                let message = Message::Fetch { key: key.clone(), depth: Depth::Full, epoch: self.epoch };
-                let to = self.targets[index].address;
-                out.push(Act::Send { to, exchange: exchange(id, index + VALUES), deadline, message });
-            }
+        let quick = self.targets.iter().position(|t| lacks(t) && !t.slow);
+        match quick.or_else(|| self.targets.iter().position(lacks)) {
+            Some(index) => self.ask_for_values(id, index, key, deadline, out),
             // Those that knew of the value cannot give it any more.
             None => self.result = Some(Err(self.failure(self.answers().count()))),
         }
@@ -233,7 +306,8 @@ impl Get {
         let mut repaired = 0;
         for (index, target) in self.targets.iter().enumerate() {
             let State::Answered { head, .. } = &target.state else { continue };
-            if head.join(&siblings.head, self.conflict).head.same_state(head) {
+            // What stand-ins hold is on its way home already.
+            if !target.home || head.join(&siblings.head, self.conflict).head.same_state(head) {
                 continue;
             }
             repaired += 1;

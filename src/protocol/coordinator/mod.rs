@@ -4,19 +4,24 @@
 //! all the other replicas at once, and answered at the W-th acknowledgement. A get reads the value here and the heads
 //! elsewhere, and fetches values from another replica only when the heads differ.
 //!
+//! A replica that does not answer in time is replaced, and the caller is told who it was ([`Act::Late`]): if it turns out
+//! to be away, all that waits for it is moved on at once ([`Coordinator::doubted`]). Reads that take longer than most
+//! are hedged within a budget.
+//!
 //! The machine keeps one entry for each request in hand. It is told what happened (`begin`, `prepared`, `applied`,
-//! `loaded`, `replicated`, `fetched`, `forwarded`, `unreachable`, `expire`) and says what is to be done as [`Act`]s. It reads
+//! `loaded`, `replicated`, `fetched`, `forwarded`, `unreachable`, `doubted`, `expire`) and says what is to be done as [`Act`]s. It reads
 //! no clock; [`Coordinator::next_deadline`] says when it wants to be called.
 
 mod forward;
 mod get;
+mod hedge;
 pub mod plan;
 mod put;
 
 pub use plan::{Home, Plan};
 
 use crate::{
-    limits::{REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX},
+    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX},
     protocol::{
         message::{ClientToken, Depth, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
@@ -24,7 +29,7 @@ use crate::{
     },
     types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Who waits for the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +78,10 @@ pub enum Act {
         asker: Asker,
         response: Response,
     },
+    /// The node has not answered a request for [`REPLICA_LATE`].
+    Late {
+        node: NodeId,
+    },
 }
 
 enum Work {
@@ -86,8 +95,11 @@ struct Op {
     key: Key,
     bytes: usize,
     deadline: Instant,
+    began: Instant,
     /// When the timer of this operation fires.
     alarm: Instant,
+    /// What it is for: a read may be hedged before anything counts as late.
+    hedges: bool,
     /// Whether the asker has its answer; what follows is repair and bookkeeping.
     replied: bool,
     work: Work,
@@ -100,6 +112,9 @@ pub struct Coordinator {
     alarms: BTreeSet<(Instant, u64)>,
     next: u64,
     bytes: usize,
+    /// Of the gets coordinated here, and of those passed on.
+    get_hedge: hedge::Hedge,
+    forward_hedge: hedge::Hedge,
     pub counters: Counters,
 }
 
@@ -111,6 +126,7 @@ pub struct Counters {
     pub deletes: u64,
     pub forwards: u64,
     pub read_repairs: u64,
+    pub hedges: u64,
     pub failures: u64,
     pub overloads: u64,
 }
@@ -130,6 +146,8 @@ impl Coordinator {
             alarms: BTreeSet::new(),
             next: first,
             bytes: 0,
+            get_hedge: hedge::Hedge::default(),
+            forward_hedge: hedge::Hedge::default(),
             counters: Counters::default(),
         }
     }
@@ -163,10 +181,10 @@ impl Coordinator {
         } else {
             Work::Get(Box::new(get::Get::begin(id, self.me, &key, deadline, plan, out)))
         };
-        self.insert(
-            id,
-            Op { asker, key, bytes, deadline, alarm: deadline.min(now + REPLICA_LATE), replied: false, work },
-        );
+        let hedge = if matches!(work, Work::Get(_)) { self.get_hedge.begin() } else { None };
+        let alarm = deadline.min(now + hedge.unwrap_or(REPLICA_LATE));
+        let hedges = hedge.is_some();
+        self.insert(id, Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied: false, work });
     }
 
     /// Passes a request on to one of `targets`, home replicas in order of preference; the next one when it fails.
@@ -189,7 +207,10 @@ impl Coordinator {
         let id = self.next_id();
         match forward::Forward::begin(now, id, request, targets.into_iter().collect(), hops, out) {
             Ok((work, alarm)) => {
-                self.insert(id, Op { asker, key, bytes, deadline, alarm, replied: false, work: Work::Forward(work) });
+                let hedge = if work.is_read() { self.forward_hedge.begin() } else { None };
+                let alarm = hedge.map_or(alarm, |delay| alarm.min(now + delay));
+                let (hedges, work) = (hedge.is_some(), Work::Forward(work));
+                self.insert(id, Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied: false, work });
             }
             Err(failure) => out.push(Act::Reply { asker, response: Err(failure) }),
         }
@@ -236,6 +257,7 @@ impl Coordinator {
     /// The own copy has minted the dot of this write: send its state to the others.
     pub fn prepared(
         &mut self,
+        now: Instant,
         operation: u64,
         siblings: Siblings,
         context: crate::protocol::versions::Context,
@@ -245,18 +267,21 @@ impl Coordinator {
             && let Work::Put(put) = &mut op.work
         {
             put.prepared(operation, &op.key, op.deadline, siblings, context, out);
+            // The others have been asked now, however long the own disk took.
+            let alarm = op.deadline.min(now + REPLICA_LATE);
+            self.rearm(operation, Some(alarm));
         }
     }
     /// The own copy is durable, or was refused (`failure` says how).
-    pub fn applied(&mut self, operation: u64, result: Result<(), Failure>, out: &mut Vec<Act>) {
-        self.step(operation, out, |op, _| match &mut op.work {
+    pub fn applied(&mut self, now: Instant, operation: u64, result: Result<(), Failure>, out: &mut Vec<Act>) {
+        self.step(now, operation, out, |op, _| match &mut op.work {
             Work::Put(put) => put.applied(result),
             Work::Get(_) | Work::Forward(_) => {}
         });
     }
     /// The own copy has been read.
-    pub fn loaded(&mut self, operation: u64, result: Result<Siblings, Refusal>, out: &mut Vec<Act>) {
-        self.step(operation, out, |op, out| match &mut op.work {
+    pub fn loaded(&mut self, now: Instant, operation: u64, result: Result<Siblings, Refusal>, out: &mut Vec<Act>) {
+        self.step(now, operation, out, |op, out| match &mut op.work {
             Work::Get(get) => get.loaded(operation, &op.key, op.deadline, result, out),
             Work::Put(_) | Work::Forward(_) => {}
         });
@@ -265,7 +290,7 @@ impl Coordinator {
     pub fn answered(&mut self, now: Instant, exchange: u64, message: Message, out: &mut Vec<Act>) {
         let (operation, index) = (exchange >> 8, (exchange & 0xff) as usize);
         let mut alarm = None;
-        self.step(operation, out, |op, out| match (&mut op.work, message) {
+        self.step(now, operation, out, |op, out| match (&mut op.work, message) {
             (Work::Put(put), Message::Replicated(result)) => {
                 put.replicated(operation, index, &op.key, op.deadline, result, out);
             }
@@ -285,10 +310,25 @@ impl Coordinator {
         ids.sort_unstable();
         for id in ids {
             let mut alarm = None;
-            self.step(id, out, |op, out| match &mut op.work {
+            self.step(now, id, out, |op, out| match &mut op.work {
                 Work::Put(put) => put.unreachable(id, &op.key, op.deadline, node, out),
                 Work::Get(get) => get.unreachable(id, &op.key, op.deadline, node, out),
                 Work::Forward(forward) => alarm = forward.unreachable(now, id, node, out),
+            });
+            self.rearm(id, alarm);
+        }
+    }
+    /// A node lets requests wait and says nothing: what was asked of it is asked of another.
+    pub fn doubted(&mut self, now: Instant, node: NodeId, out: &mut Vec<Act>) {
+        let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(node)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let mut alarm = None;
+            self.step(now, id, out, |op, out| match &mut op.work {
+                Work::Put(put) => drop(put.late(id, Some(node), &op.key, op.deadline, out)),
+                Work::Get(get) => drop(get.late(id, Some(node), &op.key, op.deadline, out)),
+                Work::Forward(forward) if forward.waits_for().any(|n| n == node) => alarm = forward.late(now, id, out),
+                Work::Forward(_) => {}
             });
             self.rearm(id, alarm);
         }
@@ -298,7 +338,7 @@ impl Coordinator {
         while let Some(&(at, id)) = self.alarms.first()
             && at <= now
         {
-            let Some(op) = self.ops.get(&id) else {
+            let Some(op) = self.ops.get_mut(&id) else {
                 self.alarms.pop_first();
                 continue;
             };
@@ -307,24 +347,57 @@ impl Coordinator {
                 self.time_out(id, out);
                 continue;
             }
-            let mut alarm = None;
-            self.step(id, out, |op, out| match &mut op.work {
-                Work::Put(put) => put.late(id, &op.key, op.deadline, out),
-                Work::Get(get) => get.late(id, &op.key, op.deadline, out),
-                Work::Forward(forward) => alarm = forward.late(now, id, out),
+            if std::mem::take(&mut op.hedges) {
+                self.hedge(now, id, out);
+                continue;
+            }
+            let (mut alarm, mut slow) = (None, Nodes::new());
+            self.step(now, id, out, |op, out| match &mut op.work {
+                Work::Put(put) => slow = put.late(id, None, &op.key, op.deadline, out),
+                Work::Get(get) => slow = get.late(id, None, &op.key, op.deadline, out),
+                Work::Forward(forward) => {
+                    slow.extend(forward.waits_for());
+                    alarm = forward.late(now, id, out);
+                }
             });
-            self.rearm(id, Some(alarm.unwrap_or(deadline).min(deadline).max(now + std::time::Duration::from_nanos(1))));
+            out.extend(slow.into_iter().map(|node| Act::Late { node }));
+            self.rearm(id, Some(alarm.unwrap_or(deadline).min(deadline).max(now + Duration::from_nanos(1))));
         }
     }
 
+    /// A read takes longer than most: another replica is asked as well, if the budget allows.
+    fn hedge(&mut self, now: Instant, id: u64, out: &mut Vec<Act>) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let (forwarded, open) = (matches!(op.work, Work::Forward(_)), !op.replied);
+        let late = if forwarded { FORWARD_LATE } else { REPLICA_LATE };
+        let alarm = (op.began + late).min(op.deadline).max(now + Duration::from_nanos(1));
+        let hedge = if forwarded { &mut self.forward_hedge } else { &mut self.get_hedge };
+        if open && hedge.spend() {
+            let mut asked = false;
+            self.step(now, id, out, |op, out| match &mut op.work {
+                Work::Get(get) => asked = get.hedge(id, &op.key, op.deadline, out),
+                Work::Forward(forward) => asked = forward.late(now, id, out).is_some(),
+                Work::Put(_) => {}
+            });
+            self.counters.hedges += u64::from(asked);
+        }
+        self.rearm(id, Some(alarm));
+    }
     /// Runs one step of an operation, then sees whether it has an answer and whether it is over.
-    fn step(&mut self, id: u64, out: &mut Vec<Act>, step: impl FnOnce(&mut Op, &mut Vec<Act>)) {
+    fn step(&mut self, now: Instant, id: u64, out: &mut Vec<Act>, step: impl FnOnce(&mut Op, &mut Vec<Act>)) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         step(op, out);
         if !op.replied
             && let Some(response) = op.answer()
         {
             op.replied = true;
+            match &op.work {
+                Work::Get(_) if response.is_ok() => self.get_hedge.record(now.since(op.began)),
+                Work::Forward(forward) if forward.is_read() && response.is_ok() => {
+                    self.forward_hedge.record(now.since(op.began));
+                }
+                Work::Get(_) | Work::Forward(_) | Work::Put(_) => {}
+            }
             self.counters.failures += u64::from(response.is_err());
             out.push(Act::Reply { asker: op.asker, response });
         }
@@ -353,8 +426,13 @@ impl Coordinator {
             };
             out.push(Act::Reply { asker: op.asker, response: Err(failure) });
         }
-        if let Work::Get(get) = &mut op.work {
-            self.counters.read_repairs += get.repair(id, &op.key, out);
+        match &mut op.work {
+            Work::Get(get) => self.counters.read_repairs += get.repair(id, &op.key, out),
+            Work::Put(put) => {
+                let owe = |owner| Act::Owe { key: op.key.clone(), owner };
+                out.extend(put.unpaid().into_iter().map(owe));
+            }
+            Work::Forward(_) => {}
         }
         self.remove(id);
     }

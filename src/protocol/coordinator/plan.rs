@@ -17,7 +17,7 @@ pub struct Plan {
     pub n: usize,
     /// The preference list: the first `n` nodes clockwise, fewer when the cluster has fewer.
     pub homes: SmallVec<[Home; 4]>,
-    /// Healthy nodes after them, in order: they stand in for absent homes.
+    /// Healthy nodes after them, in order, without this one: they stand in for absent homes.
     pub spares: SmallVec<[Address; 4]>,
     /// Whether stand-ins count.
     pub sloppy: bool,
@@ -27,6 +27,8 @@ pub struct Plan {
     pub conflict: Conflict,
     /// The latest drop of the key's table that this shard has carried out.
     pub epoch: u64,
+    /// No home replica can be reached: this node coordinates in the place of the first of them.
+    pub stands_in: bool,
 }
 
 impl Plan {
@@ -39,7 +41,7 @@ impl Plan {
     }
     /// How many could answer.
     pub fn reachable(&self) -> usize {
-        let healthy = self.healthy().count();
+        let healthy = self.healthy().count() + usize::from(self.stands_in);
         let absent = self.homes.len() - healthy;
         healthy + if self.sloppy { absent.min(self.spares.len()) } else { 0 }
     }

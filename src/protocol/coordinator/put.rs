@@ -2,7 +2,8 @@
 //!
 //! The own copy mints the dot and merges; the merged state goes to every other home replica at once. A home that is
 //! down, fails or is late is replaced by the next spare node, which parks the state under the home's name; without a
-//! spare a marker is kept here, which counts for nothing.
+//! spare a marker is kept here, which counts for nothing. When no home can be reached at all, this node is a spare
+//! itself: its own copy, with a marker for the first home, counts in that home's place.
 
 use super::{Act, Plan, exchange, replicate};
 use crate::{
@@ -24,6 +25,7 @@ enum State {
     Failed,
 }
 
+#[derive(Clone, Copy)]
 struct Target {
     address: Address,
     purpose: Purpose,
@@ -56,9 +58,11 @@ impl Put {
         let mut spares = if plan.sloppy { plan.spares.clone() } else { SmallVec::new() };
         let mut targets = SmallVec::new();
         let mut owed = Nodes::new();
-        for home in plan.homes.iter().filter(|h| h.address.node != me.node) {
+        for (place, home) in plan.homes.iter().enumerate().filter(|(_, h)| h.address.node != me.node) {
             let node = home.address.node;
-            if home.healthy {
+            if plan.stands_in && place == 0 {
+                owed.push(node);
+            } else if home.healthy {
                 targets.push(Target { address: home.address, purpose: Purpose::Write, state: State::Waiting });
             } else if spares.is_empty() {
                 owed.push(node);
@@ -148,16 +152,20 @@ impl Put {
         }
     }
 
-    /// The slow ones are replaced; they may still answer.
-    pub fn late(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+    /// The slow ones (this one alone, if named) are replaced; they may still answer. Gives who they are.
+    pub fn late(&mut self, id: u64, only: Option<NodeId>, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> Nodes {
+        let mut slow = Nodes::new();
         if self.prepared.is_none() {
-            return;
+            return slow;
         }
         for index in 0..self.targets.len() {
-            if self.targets[index].state == State::Waiting {
+            let Target { address, state, .. } = self.targets[index];
+            if state == State::Waiting && only.is_none_or(|node| node == address.node) {
+                slow.push(address.node);
                 self.replace(id, index, State::Late, key, deadline, out);
             }
         }
+        slow
     }
 
     fn replace(&mut self, id: u64, index: usize, state: State, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
@@ -199,6 +207,18 @@ impl Put {
     }
     pub fn is_over(&self) -> bool {
         self.settled(&[State::Waiting])
+    }
+    /// Owners of whom nobody has been heard when time runs out, neither they nor a stand-in. With the request the memory
+    /// of them ends, so each must be owed a hint.
+    pub fn unpaid(&self) -> Nodes {
+        let paid = |owner| self.targets.iter().any(|t| t.state == State::Acked && t.owner() == owner);
+        let mut owners = Nodes::new();
+        for target in self.targets.iter().filter(|t| self.prepared.is_some() && t.state == State::Waiting) {
+            if !paid(target.owner()) && !owners.contains(&target.owner()) {
+                owners.push(target.owner());
+            }
+        }
+        owners
     }
     pub fn awaits(&self, node: NodeId) -> bool {
         self.targets.iter().any(|t| t.address.node == node && matches!(t.state, State::Waiting | State::Late))

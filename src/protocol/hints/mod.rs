@@ -4,14 +4,22 @@
 //! are for each owner and replays them. A replay walks the owner's hints slice by slice, a window of deliveries at a
 //! time: read what is owed (a parked state from the hint, otherwise the key's own record), send it, and drop the hint
 //! after the owner's durable acknowledgement, if it is still the same hint.
+//!
+//! The owner sets the pace: the window grows while it answers quickly, and shrinks when it takes long or refuses. A
+//! replay begins a random moment after the owner's return, so that not all who owe it something begin at once.
+//!
+//! Hints are bounded in bytes. At the bound a hint is dropped and its range marked, durably, as one in which the owner
+//! lacks something: never is a client's write refused for it.
 
 use crate::{
-    limits::{BACKGROUND_TIMEOUT, HINT_INTERVAL, HINT_SCAN, HINT_WINDOW},
+    limits::{
+        BACKGROUND_TIMEOUT, HINT_ANSWER_GOAL, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN, HINT_WINDOW, HINT_WINDOW_START,
+    },
     protocol::{
         message::{Depth, Message, Purpose, Refusal},
         replica::{
             Stored,
-            keys::{HintHead, HintKind, data_key, hints_of, parse_hint_key},
+            keys::{HintForm, HintHead, HintKind, data_key, hint_bytes, hints_of, parse_hint_key},
         },
         ring::{FixedMap, Ring},
         versions::{Head, Siblings},
@@ -19,7 +27,10 @@ use crate::{
     types::{Address, Instant, Key, NodeId, SliceId},
 };
 use bytes::{Bytes, BytesMut};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 /// What the machine wants done. `io` and `delivery` numbers come back with the answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,18 +61,49 @@ pub enum Act {
         slice: SliceId,
         key: Key,
         owner: NodeId,
+        form: HintForm,
         stamp: u64,
     },
 }
 
 /// What is owed to one node.
-#[derive(Default)]
 struct Owed {
     /// An upper bound: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
     replay: Option<Replay>,
     not_before: Instant,
+    /// The owner has been seen to be back; its replay may begin at `not_before`.
+    back: bool,
+    /// Deliveries in flight at once.
+    window: usize,
+    /// Quick answers since the window grew, and answers to come before it shrinks again.
+    quick: usize,
+    shrunk: usize,
+}
+impl Owed {
+    fn new(count: u64, bytes: u64) -> Owed {
+        let window = HINT_WINDOW_START;
+        let not_before = Instant::ZERO;
+        Owed { count, bytes, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
+    }
+    /// The owner has answered after so long, well or not.
+    fn pace(&mut self, took: Duration, well: bool) {
+        self.shrunk = self.shrunk.saturating_sub(1);
+        if !well || took > HINT_ANSWER_GOAL {
+            // Answers to what was sent before it shrank say nothing new.
+            if self.shrunk == 0 {
+                self.window = (self.window / 2).max(1);
+                self.shrunk = self.window;
+            }
+            self.quick = 0;
+        } else {
+            self.quick += 1;
+            if self.quick >= self.window {
+                (self.window, self.quick) = ((self.window + 1).min(HINT_WINDOW), 0);
+            }
+        }
+    }
 }
 
 /// One walk over an owner's hints.
@@ -82,8 +124,11 @@ struct Delivery {
     slice: SliceId,
     key: Key,
     stamp: u64,
+    /// What the hint counts for, and what was sent.
     bytes: u64,
-    parked: bool,
+    sent_bytes: u64,
+    form: HintForm,
+    sent: Instant,
     give_up: Instant,
 }
 
@@ -95,21 +140,28 @@ pub struct Hints {
     scans: FixedMap<u64, (NodeId, SliceId)>,
     next: u64,
     next_look: Instant,
+    random: fastrand::Rng,
+    /// Where a hint was dropped.
+    marked: BTreeSet<(NodeId, SliceId)>,
+    pub stored: u64,
     pub delivered: u64,
+    /// Bytes of values that owners have acknowledged.
+    pub delivered_bytes: u64,
     /// Hints not kept because of the bound in bytes.
     pub dropped: u64,
 }
 
 impl Hints {
-    /// `found`: hints that lie in the engine at start: owner, count, bytes. `first`: where the numbers of deliveries
-    /// start, different in each life.
+    /// `found`: hints that lie in the engine at start: owner, count, bytes; `marked`: where hints were dropped. `first`:
+    /// where the numbers of deliveries start, different in each life.
     pub fn new(
         slices: Vec<SliceId>,
         found: impl IntoIterator<Item = (NodeId, u64, u64)>,
+        marked: impl IntoIterator<Item = (NodeId, SliceId)>,
         first: u64,
         now: Instant,
     ) -> Hints {
-        let owners = found.into_iter().map(|(n, count, bytes)| (n, Owed { count, bytes, ..Owed::default() }));
+        let owners = found.into_iter().map(|(node, count, bytes)| (node, Owed::new(count, bytes)));
         Hints {
             slices,
             owners: owners.collect(),
@@ -117,7 +169,11 @@ impl Hints {
             scans: FixedMap::default(),
             next: first,
             next_look: now + HINT_INTERVAL,
+            random: fastrand::Rng::with_seed(first),
+            marked: marked.into_iter().collect(),
+            stored: 0,
             delivered: 0,
+            delivered_bytes: 0,
             dropped: 0,
         }
     }
@@ -130,12 +186,21 @@ impl Hints {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.owners.values().any(|o| o.count > 0).then_some(self.next_look)
     }
+    /// Ranges in which an owner lacks something, and each owner counts by itself.
+    pub fn ranges_marked(&self) -> u64 {
+        self.marked.len() as u64
+    }
+    /// It is noted that the owner lacks something of the slice.
+    pub fn mark(&mut self, owner: NodeId, slice: SliceId) {
+        self.marked.insert((owner, slice));
+    }
     /// A hint has been written.
     pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
         if self.owners.values().all(|o| o.count == 0) {
             self.next_look = now + HINT_INTERVAL;
         }
-        let owed = self.owners.entry(owner).or_default();
+        self.stored += 1;
+        let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
         owed.count += 1;
         owed.bytes += bytes;
     }
@@ -153,12 +218,15 @@ impl Hints {
         let owners: Vec<NodeId> = self.owners.keys().copied().collect();
         for owner in owners {
             let Some(owed) = self.owners.get_mut(&owner) else { continue };
-            if owed.count > 0
-                && now >= owed.not_before
-                && owed.replay.is_none()
-                && healthy(owner)
-                && ring.contains(owner)
-            {
+            if owed.count == 0 || !healthy(owner) || !ring.contains(owner) {
+                owed.back = false;
+            } else if !owed.back {
+                owed.back = true;
+                let jitter = Duration::from_nanos(self.random.u64(..HINT_JITTER_MAX.as_nanos() as u64));
+                owed.not_before = owed.not_before.max(now + jitter);
+                self.next_look = self.next_look.min(owed.not_before);
+            }
+            if owed.back && now >= owed.not_before && owed.replay.is_none() {
                 owed.replay = Some(Replay { from: hints_of(owner).0, ..Replay::default() });
             }
             self.pump(now, owner, ring, out);
@@ -169,7 +237,7 @@ impl Hints {
     fn pump(&mut self, now: Instant, owner: NodeId, ring: &Ring, out: &mut Vec<Act>) {
         let Some(owed) = self.owners.get_mut(&owner) else { return };
         let Some(replay) = &mut owed.replay else { return };
-        while replay.in_flight < HINT_WINDOW && !replay.failed {
+        while replay.in_flight < owed.window && !replay.failed {
             let Some((slice, key, head)) = replay.waiting.pop_front() else { break };
             self.next += 1;
             if let Some((delivery, load)) = deliver(now, self.next, slice, key, &head) {
@@ -241,19 +309,21 @@ impl Hints {
         ring: &Ring,
         out: &mut Vec<Act>,
     ) {
-        let Some(d) = self.deliveries.get(&delivery) else { return };
-        let (owner, slice, key, stamp) = (d.owner, d.slice, d.key.clone(), d.stamp);
+        let Some(d) = self.deliveries.get_mut(&delivery) else { return };
+        let (owner, slice, key, form, stamp) = (d.owner, d.slice, d.key.clone(), d.form, d.stamp);
         let siblings = match result {
-            Ok(Some(stored)) => decode(stored, d.parked),
+            Ok(Some(stored)) => decode(stored, form),
             // A marker for a record that is gone: nothing is owed.
             Ok(None) => {
-                out.push(Act::Drop { delivery, slice, key, owner, stamp });
+                out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
                 return;
             }
             Err(_) => None,
         };
         match (siblings, ring.address(owner, key.token())) {
             (Some(siblings), Some(to)) => {
+                d.sent = now;
+                d.sent_bytes = siblings.head.value_bytes() as u64;
                 let message = Message::Replicate { key, siblings, purpose: Purpose::Replay, epoch: 0 };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
@@ -275,10 +345,14 @@ impl Hints {
     ) {
         let Some(d) = self.deliveries.get(&delivery) else { return };
         let owner = d.owner;
+        if let Some(owed) = self.owners.get_mut(&owner) {
+            owed.pace(now.since(d.sent), result.is_ok());
+        }
         match result {
             Ok(()) => {
-                let (slice, key, stamp) = (d.slice, d.key.clone(), d.stamp);
-                out.push(Act::Drop { delivery, slice, key, owner, stamp });
+                let (slice, key, form, stamp) = (d.slice, d.key.clone(), d.form, d.stamp);
+                self.delivered_bytes += d.sent_bytes;
+                out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
             }
             Err(_) => {
                 self.end(now, delivery, false);
@@ -317,22 +391,23 @@ impl Hints {
         }
         if !ok {
             owed.not_before = now + HINT_INTERVAL;
+            owed.window = HINT_WINDOW_START.min(owed.window);
         }
     }
 }
 
 fn deliver(now: Instant, id: u64, slice: SliceId, engine_key: Bytes, head: &[u8]) -> Option<(Delivery, Act)> {
-    let (owner, key) = parse_hint_key(&engine_key)?;
-    let hint = HintHead::decode(head).ok()?;
-    let parked = matches!(hint.kind, HintKind::Parked(_));
-    let bytes = engine_key.len() as u64;
-    let source = if parked { engine_key } else { data_key(&key) };
-    let delivery = Delivery { owner, slice, key, stamp: hint.stamp, bytes, parked, give_up: now + BACKGROUND_TIMEOUT };
+    let (owner, form, key) = parse_hint_key(&engine_key)?;
+    let stamp = HintHead::decode(head).ok()?.stamp;
+    let bytes = hint_bytes(&engine_key, head);
+    let source = if form == HintForm::Parked { engine_key } else { data_key(&key) };
+    let give_up = now + BACKGROUND_TIMEOUT;
+    let delivery = Delivery { owner, slice, key, stamp, bytes, sent_bytes: 0, form, sent: now, give_up };
     Some((delivery, Act::Load { io: id, slice, key: source, depth: Depth::Full }))
 }
 
-fn decode(stored: Stored, parked: bool) -> Option<Siblings> {
-    let head = if parked {
+fn decode(stored: Stored, form: HintForm) -> Option<Siblings> {
+    let head = if form == HintForm::Parked {
         match HintHead::decode(&stored.head).ok()?.kind {
             HintKind::Parked(head) => head,
             HintKind::Marker => return None,

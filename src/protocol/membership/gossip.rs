@@ -35,7 +35,10 @@ impl Membership {
                         > (ours.generation, ours.revision, ours.heartbeat)
                 }
             };
-            if newer && theirs.node != self.me.id {
+            // Of this node itself only a later start is news, and a strange one.
+            let own = (self.me.generation, self.me.heartbeat);
+            let strange = theirs.node == self.me.id && (theirs.generation, theirs.heartbeat) > own;
+            if newer && (theirs.node != self.me.id || strange) {
                 wanted.push(theirs.node);
             }
         }
@@ -97,7 +100,7 @@ impl Membership {
 
     fn take_member(&mut self, now: Instant, member: Member) {
         if member.id == self.me.id {
-            return;
+            return self.take_own(&member);
         }
         let room = self.peers.len() + 1 < MEMBERS_MAX;
         match self.peers.get_mut(&member.id) {
@@ -120,6 +123,25 @@ impl Membership {
                     peer.heard = now;
                 }
             }
+        }
+    }
+
+    /// Others know a later start of this node than it remembers itself: from the same address, then its disk is an older
+    /// state, and it goes on after that start; or from elsewhere, then another node uses its name.
+    fn take_own(&mut self, member: &Member) {
+        let own = (self.me.generation, self.me.heartbeat);
+        if member.state == MemberState::Removed || (member.generation, member.heartbeat) <= own {
+            return;
+        }
+        let place = (member.ip, member.ports);
+        if place == (self.me.ip, self.me.ports) && member.generation > self.me.generation {
+            self.me.generation = member.generation + 1;
+            self.me.revision = 0;
+            self.identity_alarms += 1;
+            self.changed = true;
+        } else if place != (self.me.ip, self.me.ports) && self.twin != Some(place) {
+            self.twin = Some(place);
+            self.identity_alarms += 1;
         }
     }
 

@@ -13,9 +13,13 @@ mod gossip;
 use crate::{
     limits::{GOSSIP_DOWN_EVERY, MEMBERS_MAX},
     protocol::message::{DigestEntry, Message, News},
-    types::{Instant, Member, MemberState, MemberView, NodeId},
+    types::{Instant, Member, MemberState, MemberView, NodeId, Ports},
 };
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// When rounds happen and when silence becomes suspicion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +56,11 @@ pub struct Membership {
     next_round: Instant,
     random: fastrand::Rng,
     changed: bool,
+    /// A later start of this node is known to others, or another place where it runs: its disk is an older state or a
+    /// copy.
+    pub identity_alarms: u64,
+    /// Where else this node is said to run.
+    twin: Option<(IpAddr, Ports)>,
 }
 
 impl Membership {
@@ -74,10 +83,16 @@ impl Membership {
             next_round: now,
             random: fastrand::Rng::with_seed(seed),
             changed: true,
+            identity_alarms: 0,
+            twin: None,
         }
     }
     pub fn next_deadline(&self) -> Instant {
         self.next_round
+    }
+    /// This node's own, which has been raised if others knew a later one.
+    pub fn generation(&self) -> u64 {
+        self.me.generation
     }
     /// All members, this node first.
     pub fn members(&self) -> impl Iterator<Item = &Member> {

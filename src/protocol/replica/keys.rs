@@ -1,7 +1,7 @@
 //! The engine keys of a shard's records, and the form of a hint. The rulers are in `schema/record.md`.
 //!
 //! Data: `0x00, token 8 big-endian, key`, so that a token range is a key range. Hints: `0x01, owner 8 big-endian,
-//! token 8, key`, so that all that one owner is owed lies together. System: `0x02, name`.
+//! form, token 8, key`, so that all that one owner is owed lies together. System: `0x02, name`.
 
 use super::LeaseRecord;
 use crate::{
@@ -15,7 +15,7 @@ const HINT: u8 = 1;
 const SYSTEM: u8 = 2;
 /// Bytes before the user's key.
 const DATA_FIXED: usize = 9;
-const HINT_FIXED: usize = 17;
+const HINT_FIXED: usize = 18;
 
 pub fn data_key(key: &Key) -> Bytes {
     let mut out = BytesMut::with_capacity(9 + key.as_bytes().len());
@@ -33,10 +33,22 @@ pub fn data_from(token: Token) -> Bytes {
     out.freeze()
 }
 
-pub fn hint_key(owner: NodeId, key: &Key) -> Bytes {
-    let mut out = BytesMut::with_capacity(17 + key.as_bytes().len());
+/// What a hint is. A key may have one of each for one owner: a node that stood in for it as coordinator, and parks
+/// what another node coordinated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum HintForm {
+    /// The owner is owed what the key's own record holds.
+    Marker = 1,
+    /// The owner is owed the state in the hint.
+    Parked = 2,
+}
+
+pub fn hint_key(owner: NodeId, form: HintForm, key: &Key) -> Bytes {
+    let mut out = BytesMut::with_capacity(18 + key.as_bytes().len());
     out.put_u8(HINT);
     out.put_u64(owner.0);
+    out.put_u8(form as u8);
     out.put_u64(key.token().0);
     out.put_slice(key.as_bytes());
     out.freeze()
@@ -58,13 +70,40 @@ pub fn all_hints() -> (Bytes, Bytes) {
     (Bytes::from_static(&[HINT]), Bytes::from_static(&[SYSTEM]))
 }
 
-/// Owner and user key of a hint's engine key.
-pub fn parse_hint_key(engine_key: &Bytes) -> Option<(NodeId, Key)> {
-    let (head, _) = engine_key.split_at_checked(17)?;
+/// Owner, form and user key of a hint's engine key.
+pub fn parse_hint_key(engine_key: &Bytes) -> Option<(NodeId, HintForm, Key)> {
+    let (head, _) = engine_key.split_at_checked(18)?;
     let owner = NodeId(u64::from_be_bytes(head[1..9].try_into().ok()?));
-    let key: Result<Key, KeyError> = Key::new(engine_key.slice(17..));
+    let form = [HintForm::Marker, HintForm::Parked].into_iter().find(|f| *f as u8 == head[9])?;
+    let key: Result<Key, KeyError> = Key::new(engine_key.slice(18..));
     (head[0] == HINT).then_some(())?;
-    Some((owner, key.ok()?))
+    Some((owner, form, key.ok()?))
+}
+/// Bytes that a hint counts for: its key and the values in it.
+pub fn hint_bytes(engine_key: &Bytes, head: &[u8]) -> u64 {
+    let values = match HintHead::decode(head).map(|hint| hint.kind) {
+        Ok(HintKind::Parked(head)) => head.value_bytes(),
+        Ok(HintKind::Marker) | Err(_) => 0,
+    };
+    (engine_key.len() + values) as u64
+}
+
+const BEHIND: &[u8] = b"\x02behind";
+
+/// The record that says that a hint for this owner was dropped: what it holds of the slice must be compared.
+pub fn behind_key(owner: NodeId) -> Bytes {
+    let mut out = BytesMut::with_capacity(BEHIND.len() + 8);
+    out.put_slice(BEHIND);
+    out.put_u64(owner.0);
+    out.freeze()
+}
+/// Bounds of all of them.
+pub fn all_behind() -> (Bytes, Bytes) {
+    (Bytes::from_static(BEHIND), Bytes::from_static(b"\x02behine"))
+}
+pub fn parse_behind(engine_key: &[u8]) -> Option<NodeId> {
+    let owner = engine_key.strip_prefix(BEHIND)?;
+    Some(NodeId(u64::from_be_bytes(owner.try_into().ok()?)))
 }
 
 /// The user's key in an engine key of data or of a hint.

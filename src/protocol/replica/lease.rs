@@ -6,6 +6,10 @@
 //! clock without its value having been seen, and the write would vanish. So a slice that was not closed in good
 //! order, or whose store of a prepared write failed, goes on as a new actor. After an orderly stop it keeps its actor
 //! and continues its counter: clocks grow by crashes only.
+//!
+//! A disk may also be an old one: a backup, a copy. The start leaves out many incarnations where that is known
+//! ([`Leases::begin_far`]); where it is not, a version that names a dot which this node does not remember tells
+//! ([`Leases::notice`]), and the next dot is minted by a new actor.
 
 use crate::{
     limits::{DOT_LEASE, LOST_INCARNATIONS},
@@ -34,6 +38,8 @@ struct Lease {
     ceiling: u64,
     /// Others may hold a dot of this incarnation that the own copy lost: none is minted until the next one is durable.
     doubted: bool,
+    /// The greatest incarnation of this node that any version has named.
+    named: u16,
     /// This record is being stored.
     renewing: Option<LeaseRecord>,
 }
@@ -58,13 +64,16 @@ impl Leases {
             Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.checked_add(1)?, 1),
         };
         let ceiling = next.checked_add(DOT_LEASE)?;
-        self.slices.insert(slice, Lease { incarnation, next, ceiling, doubted: false, renewing: None });
+        self.slices.insert(slice, Lease { incarnation, next, ceiling, doubted: false, named: 0, renewing: None });
         Some(LeaseRecord { incarnation, clean: false, ceiling })
     }
-    /// As [`Leases::begin`] for a slice whose last lease may be lost: `last` is one that was written at some time. Leaves
-    /// out many more incarnations than can have been used since.
-    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
-        let incarnation = last.map_or(0, |l| l.incarnation).checked_add(LOST_INCARNATIONS)?;
+    /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written at
+    /// some time. Leaves out many more incarnations than can have been used since; how many is drawn (`draw`: any
+    /// bits), so that two copies of one disk do not go on as one actor.
+    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, draw: u64) -> Option<LeaseRecord> {
+        let least = last.map_or(0, |l| l.incarnation).checked_add(LOST_INCARNATIONS)?;
+        let room = u64::from(u16::MAX - least) / 16;
+        let incarnation = least + u16::try_from(draw % (room + 1)).ok()?;
         self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0 }))
     }
     /// Whether the slice has a lease at all: it has none when its record is damaged.
@@ -79,6 +88,20 @@ impl Leases {
     /// of an actor.
     pub fn is_foreign(&self, slice: SliceId, highest: impl Fn(Actor) -> u64) -> bool {
         highest(self.actor(slice)) >= self.slices.get(&slice).map_or(0, |l| l.next)
+    }
+    /// A version from elsewhere names this event. Whether it is one of this node's that the slice does not remember, for
+    /// the first time: then a new incarnation is due.
+    pub fn notice(&mut self, slice: SliceId, dot: Dot) -> bool {
+        let (own, incarnation) = (dot.actor.node() == self.node, dot.actor.incarnation());
+        let Some(lease) = self.slices.get_mut(&slice).filter(|_| own) else { return false };
+        let forgotten =
+            incarnation > lease.incarnation || (incarnation == lease.incarnation && dot.counter >= lease.next);
+        let known = lease.doubted && incarnation <= lease.named.max(lease.incarnation);
+        if forgotten {
+            lease.doubted = true;
+            lease.named = lease.named.max(incarnation);
+        }
+        forgotten && !known
     }
     /// A new dot of the slice. `None` when the lease is used up or in doubt and its renewal is not durable yet.
     pub fn mint(&mut self, slice: SliceId) -> Option<Dot> {
@@ -103,8 +126,11 @@ impl Leases {
         if lease.renewing.is_some() || !(used || lease.doubted) {
             return None;
         }
-        let (incarnation, base) =
-            if lease.doubted { (lease.incarnation.checked_add(1)?, 1) } else { (lease.incarnation, lease.ceiling) };
+        let (incarnation, base) = if lease.doubted {
+            (lease.incarnation.max(lease.named).checked_add(1)?, 1)
+        } else {
+            (lease.incarnation, lease.ceiling)
+        };
         lease.renewing = Some(LeaseRecord { incarnation, clean: false, ceiling: base.checked_add(DOT_LEASE)? });
         lease.renewing
     }
@@ -116,7 +142,9 @@ impl Leases {
             return;
         }
         if record.incarnation != lease.incarnation {
-            (lease.incarnation, lease.next, lease.doubted) = (record.incarnation, 1, false);
+            // Perhaps a later one has been named while this was written.
+            let doubted = lease.named >= record.incarnation;
+            (lease.incarnation, lease.next, lease.doubted) = (record.incarnation, 1, doubted);
         }
         lease.ceiling = record.ceiling;
     }

@@ -25,23 +25,23 @@ use crate::{
     types::{Conflict, Instant, Key, NodeId, SliceId, Value, WriteId},
 };
 use bytes::Bytes;
-use keys::{HintHead, HintKind, data_key, hint_key};
+use keys::{HintForm, HintHead, HintKind, data_key, hint_key};
 use stamps::Stamps;
 use std::collections::VecDeque;
 
 /// What is to be done to a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Work {
-    /// A client's put. `owed`: absent home replicas without a stand-in, for which a marker hint is kept.
+    /// A client's put.
     Put {
         context: Option<Context>,
         value: Value,
         write_id: WriteId,
-        owed: Nodes,
+        owed: Owed,
     },
     Delete {
         context: Option<Context>,
-        owed: Nodes,
+        owed: Owed,
     },
     /// A state from another replica.
     Merge {
@@ -55,8 +55,22 @@ pub enum Work {
     /// The hint was delivered: drop it if it is still the one with this stamp.
     DropHint {
         owner: NodeId,
+        form: HintForm,
         stamp: u64,
     },
+    /// There is no room for a hint: note that the owner lacks something of the slice.
+    MarkBehind {
+        owner: NodeId,
+    },
+}
+
+/// Absent home replicas without a stand-in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owed {
+    /// A marker hint is kept for these.
+    pub markers: Nodes,
+    /// There is no room for one: what they hold of the slice must be compared one day.
+    pub behind: Nodes,
 }
 
 impl Work {
@@ -64,7 +78,10 @@ impl Work {
         match self {
             Work::Put { value, .. } => value.bytes.len(),
             Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
-            Work::Delete { .. } | Work::KeepHint { parked: None, .. } | Work::DropHint { .. } => 0,
+            Work::Delete { .. }
+            | Work::KeepHint { parked: None, .. }
+            | Work::DropHint { .. }
+            | Work::MarkBehind { .. } => 0,
         }
     }
 }
@@ -155,6 +172,10 @@ pub struct Replica<O> {
     pub short_of_space: bool,
     /// Hints written since the start, by owner; taken by the hints machine.
     pub hints_kept: Vec<(NodeId, u64)>,
+    /// Slices in which an owner is noted to be behind; likewise.
+    pub marked: Vec<(NodeId, SliceId)>,
+    /// Times that a version named a dot of this node that it does not remember.
+    pub identity_alarms: u64,
 }
 
 /// I/O numbers: even for tasks, odd for lease renewals.
@@ -173,6 +194,8 @@ impl<O: Clone> Replica<O> {
             next_stamp: generation << 40,
             short_of_space: false,
             hints_kept: Vec::new(),
+            marked: Vec::new(),
+            identity_alarms: 0,
         }
     }
     /// Tasks in hand.
@@ -212,10 +235,23 @@ impl<O: Clone> Replica<O> {
         let id = self.next_task;
         queue.push_back(id);
         let first = queue.len() == 1;
+        if let Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } = &work {
+            self.notice(slice, &siblings.head, out);
+        }
         self.bytes += work.bytes();
         self.tasks.insert(id, Task { origin, key, slice, conflict, work, deadline, stamp: None });
         if first {
             self.start(now, id, out);
+        }
+    }
+
+    /// Looks whether a version from elsewhere names dots of this node that it does not remember: then its disk is an old
+    /// one, or another node uses its name.
+    fn notice(&mut self, slice: SliceId, head: &Head, out: &mut Vec<Step<O>>) {
+        let alarms = head.clock.entries().iter().filter(|dot| self.leases.notice(slice, **dot)).count();
+        if alarms > 0 {
+            self.identity_alarms += alarms as u64;
+            self.renew_lease(slice, out);
         }
     }
 
@@ -237,10 +273,16 @@ impl<O: Clone> Replica<O> {
                 out.push(Step::Load { io, slice, key: data_key(key), depth: Depth::Head });
             }
             Work::KeepHint { owner, parked: Some(_) } => {
-                out.push(Step::Load { io, slice, key: hint_key(*owner, key), depth: Depth::Full });
+                let key = hint_key(*owner, HintForm::Parked, key);
+                out.push(Step::Load { io, slice, key, depth: Depth::Full });
             }
-            Work::DropHint { owner, .. } => {
-                out.push(Step::Load { io, slice, key: hint_key(*owner, key), depth: Depth::Head });
+            Work::DropHint { owner, form, .. } => {
+                out.push(Step::Load { io, slice, key: hint_key(*owner, *form, key), depth: Depth::Head });
+            }
+            Work::MarkBehind { owner } => {
+                let owner = *owner;
+                let mark = self.mark(slice, owner);
+                out.push(Step::Store { io, changes: vec![mark] });
             }
             Work::KeepHint { owner, parked: None } => {
                 let (owner, key) = (*owner, key.clone());
@@ -268,7 +310,10 @@ impl<O: Clone> Replica<O> {
                 let (owner, parked) = (*owner, parked.clone());
                 self.park(id, owner, parked.unwrap_or_default(), stored)
             }
-            Work::DropHint { owner, stamp } => Ok(drop_hint(task.slice, hint_key(*owner, &task.key), *stamp, stored)),
+            Work::DropHint { owner, form, stamp } => {
+                Ok(drop_hint(task.slice, hint_key(*owner, *form, &task.key), *stamp, stored))
+            }
+            Work::MarkBehind { .. } => Ok(Next::Nothing),
         };
         self.advance(now, id, next, out);
     }
@@ -334,7 +379,8 @@ impl<O: Clone> Replica<O> {
                 }
                 if let Work::Put { owed, .. } | Work::Delete { owed, .. } = &task.work {
                     let (owed, key) = (owed.clone(), task.key.clone());
-                    changes.extend(owed.iter().map(|owner| self.marker(slice, *owner, &key)));
+                    changes.extend(owed.markers.iter().map(|owner| self.marker(slice, *owner, &key)));
+                    changes.extend(owed.behind.iter().map(|owner| self.mark(slice, *owner)));
                 }
                 out.push(Step::Store { io, changes });
                 self.renew_lease(slice, out);
@@ -390,6 +436,7 @@ impl<O: Clone> Replica<O> {
                 if self.leases.is_foreign(task.slice, |actor| head.clock.get(actor)) {
                     // The record knows a later dot of this actor than its lease: the disk has forgotten something.
                     self.leases.doubt(task.slice);
+                    self.identity_alarms += 1;
                 }
                 let dot = self.leases.mint(task.slice).ok_or(Rejection::Refused(Refusal::Overloaded))?;
                 let entry = entry_of(value, dot, *write_id);
@@ -423,7 +470,9 @@ impl<O: Clone> Replica<O> {
                 }
                 Ok(Next::Write { siblings, context: Some(context) })
             }
-            Work::Merge { .. } | Work::KeepHint { .. } | Work::DropHint { .. } => Ok(Next::Nothing),
+            Work::Merge { .. } | Work::KeepHint { .. } | Work::DropHint { .. } | Work::MarkBehind { .. } => {
+                Ok(Next::Nothing)
+            }
         }
     }
 
@@ -453,7 +502,7 @@ impl<O: Clone> Replica<O> {
                 self.stamps.refused += u64::from(ahead);
                 ahead.then_some(Err(Rejection::Refused(Refusal::ClockAhead)))
             }
-            Work::KeepHint { parked: None, .. } | Work::DropHint { .. } => None,
+            Work::KeepHint { parked: None, .. } | Work::DropHint { .. } | Work::MarkBehind { .. } => None,
         }
     }
     /// A client's write upon what is stored, which may be of a time that this clock has not reached.
@@ -503,7 +552,7 @@ impl<O: Clone> Replica<O> {
     /// Merges a parked state with the one that the hint holds already.
     fn park(&mut self, id: u64, owner: NodeId, new: Siblings, stored: Option<Stored>) -> Result<Next, Rejection> {
         let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
-        let (slice, key) = (task.slice, hint_key(owner, &task.key));
+        let (slice, key) = (task.slice, hint_key(owner, HintForm::Parked, &task.key));
         let merged = match stored {
             None => new,
             Some(stored) => match HintHead::decode(&stored.head).map_err(|_| DAMAGED)?.kind {
@@ -520,9 +569,13 @@ impl<O: Clone> Replica<O> {
 
     fn marker(&mut self, slice: SliceId, owner: NodeId, key: &Key) -> Change {
         let head = HintHead { stamp: self.stamp(), kind: HintKind::Marker }.encode();
-        let key = hint_key(owner, key);
+        let key = hint_key(owner, HintForm::Marker, key);
         self.hints_kept.push((owner, key.len() as u64));
         Change { slice, key, record: Some((head, Values::new())) }
+    }
+    fn mark(&mut self, slice: SliceId, owner: NodeId) -> Change {
+        self.marked.push((owner, slice));
+        Change { slice, key: keys::behind_key(owner), record: Some((Bytes::new(), Values::new())) }
     }
     fn stamp(&mut self) -> u64 {
         self.next_stamp += 1;

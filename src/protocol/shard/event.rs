@@ -83,8 +83,9 @@ pub enum Effect {
         to: Bytes,
         limit: usize,
     },
-    /// The others have changed: save them for the next start. Nobody waits.
+    /// The others have changed, or this node's generation: save them for the next start. Nobody waits.
     SaveMembers {
         members: Vec<Member>,
+        generation: u64,
     },
 }

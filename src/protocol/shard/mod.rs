@@ -12,6 +12,7 @@ pub use event::{Effect, Event};
 
 use super::{
     coordinator::{self, Asker, Coordinator},
+    health::{Health, Standing},
     hints::{self, Hints},
     membership::{self, Membership, Timing},
     message::{Envelope, Message, Refusal},
@@ -96,6 +97,10 @@ pub struct Birth {
     pub stamps: Vec<(SliceId, u64)>,
     /// What the slices' records say of tables: each entry, and the latest drop carried out.
     pub tables: Vec<(SliceId, Vec<(TableEntry, u64)>)>,
+    /// Where hints have been dropped: owners lack something of these slices.
+    pub behind: Vec<(NodeId, SliceId)>,
+    /// The data directory is a copy, or an older state, of one that has been used elsewhere or later.
+    pub copied: bool,
     pub seed: u64,
 }
 
@@ -106,11 +111,20 @@ pub struct ShardStats {
     pub in_flight: u64,
     pub hints_pending: u64,
     pub hints_pending_bytes: u64,
+    pub hints_stored: u64,
     pub hints_delivered: u64,
+    pub hints_delivered_bytes: u64,
     pub hints_dropped: u64,
+    /// Ranges in which an absent replica lacks something because of a dropped hint.
+    pub ranges_marked: u64,
+    /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
+    pub identity_alarms: u64,
     pub expired_messages: u64,
     /// Writes refused because their stamp was too far ahead of this node's clock.
     pub stamps_refused: u64,
+    /// Times that a peer was lost because it let requests wait, and that one that came back was not trusted at once.
+    pub silences: u64,
+    pub dampings: u64,
 }
 
 /// Whose task or read it is.
@@ -130,6 +144,20 @@ struct Fetch {
     full: bool,
 }
 
+/// All that this node holds of a key of which it is no home replica, while it is being read.
+struct Gather {
+    reader: Reader,
+    conflict: Conflict,
+    loads: usize,
+    found: Result<Siblings, Refusal>,
+}
+/// Who wants it.
+#[derive(Clone, Copy)]
+enum Reader {
+    Operation(u64),
+    Fetch(u64),
+}
+
 /// See the module.
 pub struct Shard {
     me: Address,
@@ -137,9 +165,9 @@ pub struct Shard {
     placement: Placement,
     members: Vec<Member>,
     ring: Rc<Ring>,
-    /// Routed around: as shard 0 sees it, and as this shard's own connections say.
+    /// Routed around, as shard 0 sees it.
     avoided: Vec<NodeId>,
-    unreachable: Vec<NodeId>,
+    health: Health,
     coordinator: Coordinator,
     replica: Replica<Origin>,
     hints: Hints,
@@ -149,9 +177,12 @@ pub struct Shard {
     /// On shard 0 only.
     membership: Option<Membership>,
     fetches: FixedMap<u64, Fetch>,
+    gathers: FixedMap<u64, Gather>,
+    /// Of fetches and gathers.
     next_fetch: u64,
     random: fastrand::Rng,
     expired_messages: u64,
+    copied: bool,
 }
 
 /// Lowest bits of I/O numbers.
@@ -162,7 +193,8 @@ mod io_tag {
     pub const COORDINATOR: u64 = 1;
     pub const FETCH: u64 = 2;
     pub const HINTS: u64 = 3;
-    pub const TABLES: u64 = 4;
+    pub const GATHER: u64 = 4;
+    pub const TABLES: u64 = 5;
 }
 /// Lowest bits of exchange numbers.
 mod exchange_tag {
@@ -174,7 +206,21 @@ mod exchange_tag {
 
 impl Shard {
     pub fn new(birth: Birth, now: Instant) -> Shard {
-        let Birth { me, generation, member, known, seeds, settings, leases, hints, stamps, tables, seed } = birth;
+        let Birth {
+            me,
+            generation,
+            member,
+            known,
+            seeds,
+            settings,
+            leases,
+            hints,
+            behind,
+            copied,
+            stamps,
+            tables,
+            seed,
+        } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
         let slices = placement.slices_of(me.shard);
         let timing = Timing {
@@ -195,18 +241,20 @@ impl Shard {
             ring: Rc::new(Ring::new(&members)),
             members,
             avoided: Vec::new(),
-            unreachable: Vec::new(),
+            health: Health::default(),
             coordinator: Coordinator::new(me, first),
             replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
             tables: TableState::new(Tables::new(settings.table(), known_tables), Drops::new(slices.clone(), &tables)),
             delivering: FixedMap::default(),
             settings,
-            hints: Hints::new(slices, hints, first, now),
+            hints: Hints::new(slices, hints, behind, first, now),
             membership,
             fetches: FixedMap::default(),
+            gathers: FixedMap::default(),
             next_fetch: 0,
             random,
             expired_messages: 0,
+            copied,
         }
     }
 
@@ -241,7 +289,7 @@ impl Shard {
             MemberState::Removed => MemberView::Removed,
         };
         let view = self.membership.as_ref().and_then(|m| m.view(now, member.id)).unwrap_or(said);
-        if view.healthy() && !self.healthy(member.id) { MemberView::Suspect } else { view }
+        if view.healthy() && !self.healthy(now, member.id) { MemberView::Suspect } else { view }
     }
     pub fn stats(&self) -> ShardStats {
         ShardStats {
@@ -249,15 +297,23 @@ impl Shard {
             in_flight: self.coordinator.len() as u64,
             hints_pending: self.hints.count(),
             hints_pending_bytes: self.hints.bytes(),
+            hints_stored: self.hints.stored,
             hints_delivered: self.hints.delivered,
+            hints_delivered_bytes: self.hints.delivered_bytes,
             hints_dropped: self.hints.dropped,
+            ranges_marked: self.hints.ranges_marked(),
+            identity_alarms: self.replica.identity_alarms
+                + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
             expired_messages: self.expired_messages,
             stamps_refused: self.replica.stamps.refused,
+            silences: self.health.silences,
+            dampings: self.health.dampings,
         }
     }
     /// Nothing of a client's or another shard's is in hand.
     pub fn is_idle(&self) -> bool {
-        self.coordinator.is_empty() && self.replica.is_empty() && self.fetches.is_empty() && self.tables.is_idle()
+        let machines = self.coordinator.is_empty() && self.replica.is_empty() && self.tables.is_idle();
+        machines && self.fetches.is_empty() && self.gathers.is_empty()
     }
     /// What to store before an orderly stop, when the shard is idle.
     pub fn farewell(&self) -> Vec<Change> {
@@ -269,8 +325,11 @@ impl Shard {
         let held = self.tables.next_deadline();
         [self.coordinator.next_deadline(), self.hints.next_deadline(), membership, held].into_iter().flatten().min()
     }
-    fn healthy(&self, node: NodeId) -> bool {
-        node == self.me.node || !(self.avoided.contains(&node) || self.unreachable.contains(&node))
+    fn standing(&self, now: Instant, node: NodeId) -> Standing {
+        if node == self.me.node { Standing::Usable } else { self.health.standing(now, node) }
+    }
+    fn healthy(&self, now: Instant, node: NodeId) -> bool {
+        self.standing(now, node) == Standing::Usable
     }
 
     /// The wall clock shows so many nanoseconds since 1970; it may jump, and need not agree with anything.
@@ -313,8 +372,8 @@ impl Shard {
         self.coordinator.expire(now, &mut acts);
         self.run_acts(now, acts, out);
         let mut acts = Vec::new();
-        let (avoided, unreachable, me) = (&self.avoided, &self.unreachable, self.me.node);
-        let healthy = |n: NodeId| n == me || !(avoided.contains(&n) || unreachable.contains(&n));
+        let (health, me) = (&self.health, self.me.node);
+        let healthy = |n: NodeId| n == me || health.standing(now, n) == Standing::Usable;
         self.hints.tick(now, &self.ring, healthy, &mut acts);
         self.run_hints(now, acts, out);
         self.expire_held(now, out);
@@ -329,9 +388,8 @@ impl Shard {
     }
 
     fn connection(&mut self, now: Instant, node: NodeId, works: bool, out: &mut Vec<Effect>) {
-        self.unreachable.retain(|n| *n != node);
+        self.health.connection(now, node, works);
         if !works {
-            self.unreachable.push(node);
             let mut acts = Vec::new();
             self.coordinator.unreachable(now, node, &mut acts);
             self.hints.unreachable(now, node);
@@ -352,6 +410,9 @@ impl Shard {
         let removed = |m: &&Member| m.id == from.node && m.state == MemberState::Removed;
         if self.members.iter().any(|m| removed(&m)) {
             return;
+        }
+        if from.node != self.me.node {
+            self.health.heard(now, from.node);
         }
         match message {
             Message::Forward { request, hops } => {
@@ -399,6 +460,7 @@ impl Shard {
             Message::Tables { digest, news, wanted } => self.tables_told(now, from, (digest, news, wanted), out),
             Message::View { members, avoided } => {
                 if from.node == self.me.node {
+                    self.health.avoid(now, &avoided);
                     self.avoided = avoided;
                     self.set_members(members);
                 }
@@ -433,10 +495,11 @@ impl Shard {
             }
             io_tag::COORDINATOR => {
                 let mut acts = Vec::new();
-                self.coordinator.loaded(number, result.and_then(siblings), &mut acts);
+                self.coordinator.loaded(now, number, result.and_then(siblings), &mut acts);
                 self.run_acts(now, acts, out);
             }
-            io_tag::FETCH => self.fetched(now, number, result, out),
+            io_tag::FETCH => self.fetched(now, number, result.and_then(siblings), out),
+            io_tag::GATHER => self.gathered(now, number, result, out),
             _ => {
                 let mut acts = Vec::new();
                 let result = self.still_owed(number, result);
@@ -463,7 +526,7 @@ impl Shard {
 
     fn run_gossip(&mut self, now: Instant, acts: Vec<membership::Act>, out: &mut Vec<Effect>) {
         let Some(membership) = &mut self.membership else { return };
-        let changed = membership.take_changed();
+        let (changed, generation) = (membership.take_changed(), membership.generation());
         let avoided = membership.avoided(now);
         // The new view comes first: what is said may go to a member that is new in it.
         if changed || avoided != self.avoided {
@@ -476,9 +539,10 @@ impl Shard {
             }
             if changed {
                 let others = members.iter().filter(|m| m.id != self.me.node).cloned().collect();
-                out.push(Effect::SaveMembers { members: others });
+                out.push(Effect::SaveMembers { members: others, generation });
                 self.set_members(members);
             }
+            self.health.avoid(now, &avoided);
             self.avoided = avoided;
         }
         for act in acts {

@@ -1,8 +1,8 @@
 //! Requests and the traffic between replicas, routed to the machines and back.
 
 use super::{
-    Asker, Context, Effect, Envelope, Fetch, Message, Origin, Refusal, Shard, Step, Stored, coordinator, exchange_tag,
-    hints, io_tag, siblings,
+    Asker, Context, Effect, Envelope, Fetch, Gather, Message, Origin, Reader, Refusal, Shard, Standing, Step, Stored,
+    coordinator, exchange_tag, hints, io_tag, siblings,
 };
 use crate::{
     limits,
@@ -10,8 +10,8 @@ use crate::{
         coordinator::{Home, Plan, plan::needed},
         message::{Depth, Fetched, Operation, Purpose, Request},
         replica::{
-            Change, Rejection, Subject, Work,
-            keys::{data_key, user_key},
+            Change, Owed, Rejection, Subject, Work,
+            keys::{HintForm, HintHead, HintKind, data_key, hint_key, user_key},
         },
         versions::Siblings,
     },
@@ -50,8 +50,24 @@ impl Shard {
         let homes = self.ring.walk(token, usize::from(table.n));
         let mine = self.placement.shard_of(self.placement.slice_of(token)) == self.me.shard;
         let mut acts = Vec::new();
-        if mine && homes.contains(&self.me.node) {
-            match self.plan(&request, token, table) {
+        let targets = self.targets(now, sloppy(&request, table), &homes, token);
+        // A stand-in that was asked as one does not pass the request on.
+        let stands_in = !homes.contains(&self.me.node)
+            && !targets.iter().any(|t| homes.contains(&t.node))
+            && (hops > 0 || targets.first().is_some_and(|t| t.node == self.me.node))
+            && sloppy(&request, table);
+        if targets.is_empty() && !homes.contains(&self.me.node) {
+            let failure =
+                Failure::new(ErrorCode::QuorumUnavailable, Outcome::NotApplied, "no replica of the key can be reached");
+            let usual = if request.operation.is_write() { table.w } else { table.r };
+            let failure = match needed(request.consistency, usize::from(usual), usize::from(table.n), homes.len()) {
+                Ok(needed) => failure.counts(0, needed),
+                Err(failure) => failure,
+            };
+            return self.reply(asker, Err(failure), out);
+        }
+        if mine && (homes.contains(&self.me.node) || stands_in) {
+            match self.plan(now, &request, token, stands_in, table) {
                 Ok(plan) => self.coordinator.begin(now, asker, request, plan, &mut acts),
                 Err(failure) => return self.reply(asker, Err(failure), out),
             }
@@ -60,13 +76,28 @@ impl Shard {
                 Failure::new(ErrorCode::NotReady, Outcome::NotApplied, "this shard does not own the key any more");
             return self.reply(asker, Err(failure), out);
         } else {
-            // The own node first: it saves a hop over the network. Then the healthy ones in order, the rest last.
-            let own = homes.iter().filter(|n| **n == self.me.node);
-            let healthy = homes.iter().filter(|n| **n != self.me.node && self.healthy(**n));
-            let targets: Vec<Address> = own.chain(healthy).filter_map(|n| self.ring.address(*n, token)).collect();
             self.coordinator.forward(now, asker, request, targets, hops + 1, &mut acts);
         }
         self.run_acts(now, acts, out);
+    }
+
+    /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
+    /// then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after them.
+    fn targets(&self, now: Instant, sloppy: bool, homes: &[NodeId], token: Token) -> Vec<Address> {
+        let with = |wanted: Standing| {
+            homes.iter().copied().filter(move |n| *n != self.me.node && self.standing(now, *n) == wanted)
+        };
+        let own = homes.iter().copied().filter(|n| *n == self.me.node);
+        let mut nodes: Vec<NodeId> = own.chain(with(Standing::Usable)).chain(with(Standing::Doubtful)).collect();
+        if nodes.is_empty() && sloppy {
+            nodes = self.spares(now, token, homes.len());
+        }
+        nodes.into_iter().filter_map(|n| self.ring.address(n, token)).collect()
+    }
+    /// Healthy nodes clockwise after the homes, this one perhaps among them.
+    fn spares(&self, now: Instant, token: Token, homes: usize) -> Vec<NodeId> {
+        let all = self.ring.walk(token, self.ring.node_count().min(homes + limits::REPLICAS_MAX));
+        all.into_iter().skip(homes).filter(|node| self.healthy(now, *node)).collect()
     }
 
     fn check(&self, request: &Request) -> Result<(), Failure> {
@@ -83,24 +114,27 @@ impl Shard {
     }
 
     /// Who takes part, as of now.
-    fn plan(&self, request: &Request, token: Token, table: TableSettings) -> Result<Plan, Failure> {
+    fn plan(&self, now: Instant, request: &Request, token: Token, stands_in: bool, table: TableSettings) -> Result<Plan, Failure> {
         let n = usize::from(table.n);
         let is_write = request.operation.is_write();
-        let sloppy = is_write && request.consistency.sloppy.unwrap_or(table.sloppy);
+        let sloppy = sloppy(request, table);
         let nodes = self.ring.walk(token, n);
-        let home = |node: NodeId| Some(Home { address: self.ring.address(node, token)?, healthy: self.healthy(node) });
-        let homes: smallvec::SmallVec<[Home; 4]> = nodes.iter().filter_map(|node| home(*node)).collect();
-        // Stand-ins are looked for by writes only: a read asks the homes.
-        let spares = if is_write && sloppy {
-            let all = self.ring.walk(token, self.ring.node_count().min(n + limits::REPLICAS_MAX));
-            let after = all.into_iter().skip(n).filter(|node| self.healthy(*node));
-            after.filter_map(|node| self.ring.address(node, token)).collect()
-        } else {
-            smallvec::SmallVec::new()
-        };
         let usual = if is_write { table.w } else { table.r };
-        let needed = needed(request.consistency, usize::from(usual), n, homes.len())?;
-        Ok(Plan { n, homes, spares, sloppy, needed, conflict: table.conflict, epoch: self.epoch(&request.key) })
+        let needed = needed(request.consistency, usize::from(usual), n, nodes.len())?;
+        let mut spares = if sloppy { self.spares(now, token, n) } else { Vec::new() };
+        spares.retain(|node| *node != self.me.node);
+        let standings: smallvec::SmallVec<[Standing; 4]> = nodes.iter().map(|n| self.standing(now, *n)).collect();
+        // Those that are not trusted yet are asked before a request fails; a read prefers them to stand-ins.
+        let usable = standings.iter().filter(|s| **s == Standing::Usable).count() + usize::from(stands_in);
+        let enough = usable + if is_write { spares.len() } else { 0 } >= needed;
+        let worst = if enough { Standing::Usable } else { Standing::Doubtful };
+        let home = |(node, standing): (&NodeId, &Standing)| {
+            Some(Home { address: self.ring.address(*node, token)?, healthy: *standing <= worst })
+        };
+        let homes = nodes.iter().zip(&standings).filter_map(home).collect();
+        let spares = spares.into_iter().filter_map(|node| self.ring.address(node, token)).collect();
+        let (conflict, epoch) = (table.conflict, self.epoch(&request.key));
+        Ok(Plan { n, homes, spares, sloppy, needed, stands_in, conflict, epoch })
     }
 
     pub(super) fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
@@ -127,9 +161,9 @@ impl Shard {
                     let (key, deadline) = (request.key.clone(), request.deadline);
                     let owed = if self.hints.bytes() > limits::HINT_BYTES_MAX {
                         self.hints.dropped += owed.len() as u64;
-                        Default::default()
+                        Owed { behind: owed, ..Owed::default() }
                     } else {
-                        owed
+                        Owed { markers: owed, ..Owed::default() }
                     };
                     let work = match request.operation {
                         Operation::Put { context, value, write_id } => Work::Put { context, value, write_id, owed },
@@ -146,9 +180,14 @@ impl Shard {
                     self.apply(now, Origin::Nobody, key, Work::Merge { siblings }, deadline, out);
                 }
                 Act::Owe { key, owner } => self.keep_hint(now, Origin::Nobody, key, owner, None, out),
-                Act::Load { operation, key, depth } => {
-                    let io = operation << io_tag::BITS | io_tag::COORDINATOR;
-                    out.push(Effect::Load { io, slice: self.slice(&key), key: data_key(&key), depth });
+                Act::Load { operation, key, depth } => self.read_own(Reader::Operation(operation), &key, depth, out),
+                Act::Late { node } => {
+                    if self.health.late(now, node) {
+                        let mut acts = Vec::new();
+                        self.coordinator.doubted(now, node, &mut acts);
+                        self.hints.unreachable(now, node);
+                        self.run_acts(now, acts, out);
+                    }
                 }
                 Act::Reply { asker, response } => self.reply(asker, response, out),
             }
@@ -179,17 +218,27 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         if self.hints.bytes() > limits::HINT_BYTES_MAX {
+            // A stand-in says no: whoever asked takes the next one, or does as below itself.
+            if parked.is_some() {
+                let refused = Err(Rejection::Refused(Refusal::Overloaded));
+                return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
+            }
             self.hints.dropped += 1;
-            let refused = Err(Rejection::Refused(Refusal::Overloaded));
-            return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
+            let deadline = now + limits::BACKGROUND_TIMEOUT;
+            return self.apply(now, origin, key, Work::MarkBehind { owner }, deadline, out);
         }
-        let deadline = now + limits::BACKGROUND_TIMEOUT;
+        // What this shard owes on its own account is not forgotten for being late: nobody else would remember it.
+        let own = origin == Origin::Nobody;
+        let deadline = if own { Instant::NEVER } else { now + limits::BACKGROUND_TIMEOUT };
         self.apply(now, origin, key, Work::KeepHint { owner, parked }, deadline, out);
     }
 
     pub(super) fn run_steps(&mut self, now: Instant, steps: Vec<Step<Origin>>, out: &mut Vec<Effect>) {
         for (owner, bytes) in std::mem::take(&mut self.replica.hints_kept) {
             self.hints.kept(now, owner, bytes);
+        }
+        for (owner, slice) in std::mem::take(&mut self.replica.marked) {
+            self.hints.mark(owner, slice);
         }
         for step in steps {
             match step {
@@ -209,7 +258,7 @@ impl Shard {
     fn prepared(&mut self, now: Instant, origin: Origin, siblings: Siblings, context: Context, out: &mut Vec<Effect>) {
         if let Origin::Operation(operation) = origin {
             let mut acts = Vec::new();
-            self.coordinator.prepared(operation, siblings, context, &mut acts);
+            self.coordinator.prepared(now, operation, siblings, context, &mut acts);
             self.run_acts(now, acts, out);
         }
     }
@@ -218,7 +267,7 @@ impl Shard {
         match origin {
             Origin::Operation(operation) => {
                 let mut acts = Vec::new();
-                self.coordinator.applied(operation, result.map_err(failure), &mut acts);
+                self.coordinator.applied(now, operation, result.map_err(failure), &mut acts);
                 self.run_acts(now, acts, out);
             }
             Origin::Remote { to, exchange, deadline } => {
@@ -258,8 +307,8 @@ impl Shard {
                     let exchange = delivery << exchange_tag::BITS | exchange_tag::HINTS;
                     out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
                 }
-                Act::Drop { delivery, slice, key, owner, stamp } => {
-                    let (origin, work) = (Origin::Delivery(delivery), Work::DropHint { owner, stamp });
+                Act::Drop { delivery, slice, key, owner, form, stamp } => {
+                    let (origin, work) = (Origin::Delivery(delivery), Work::DropHint { owner, form, stamp });
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     let mut steps = Vec::new();
                     let subject = Subject { slice, key, conflict: Conflict::Siblings };
@@ -327,27 +376,98 @@ impl Shard {
         self.next_fetch += 1;
         let full = depth == Depth::Full;
         self.fetches.insert(self.next_fetch, Fetch { to, exchange, deadline, full });
-        let io = self.next_fetch << io_tag::BITS | io_tag::FETCH;
-        out.push(Effect::Load { io, slice: self.slice(&key), key: data_key(&key), depth });
+        self.read_own(Reader::Fetch(self.next_fetch), &key, depth, out);
     }
 
-    pub(super) fn fetched(
+    /// Reads what this node holds of a key: its own copy, and where it is no home replica also what is parked here for
+    /// those who are.
+    fn read_own(&mut self, reader: Reader, key: &Key, depth: Depth, out: &mut Vec<Effect>) {
+        let table = self.tables.registry.of(key.as_bytes());
+        let (slice, homes) = (self.slice(key), self.ring.walk(key.token(), usize::from(table.n)));
+        if homes.contains(&self.me.node) {
+            let io = match reader {
+                Reader::Operation(operation) => operation << io_tag::BITS | io_tag::COORDINATOR,
+                Reader::Fetch(number) => number << io_tag::BITS | io_tag::FETCH,
+            };
+            return out.push(Effect::Load { io, slice, key: data_key(key), depth });
+        }
+        self.next_fetch += 1;
+        let io = |hint: u64| (self.next_fetch << 1 | hint) << io_tag::BITS | io_tag::GATHER;
+        out.push(Effect::Load { io: io(0), slice, key: data_key(key), depth });
+        let hint =
+            |owner: &NodeId| Effect::Load { io: io(1), slice, key: hint_key(*owner, HintForm::Parked, key), depth };
+        out.extend(homes.iter().map(hint));
+        let conflict = table.conflict;
+        let gather = Gather { reader, conflict, loads: 1 + homes.len(), found: Ok(Siblings::default()) };
+        self.gathers.insert(self.next_fetch, gather);
+    }
+    pub(super) fn gathered(
         &mut self,
         now: Instant,
         number: u64,
         result: Result<Option<Stored>, Refusal>,
         out: &mut Vec<Effect>,
     ) {
+        let (number, hint) = (number >> 1, number & 1 != 0);
+        let Some(gather) = self.gathers.get_mut(&number) else { return };
+        gather.loads -= 1;
+        let more = result.and_then(|stored| if hint { parked(stored) } else { siblings(stored) });
+        let found = std::mem::replace(&mut gather.found, Ok(Siblings::default()));
+        gather.found = found.and_then(|all| Ok(join(all, more?, gather.conflict)));
+        if gather.loads > 0 {
+            return;
+        }
+        let Some(Gather { reader, found, .. }) = self.gathers.remove(&number) else { return };
+        match reader {
+            Reader::Operation(operation) => {
+                let mut acts = Vec::new();
+                self.coordinator.loaded(now, operation, found, &mut acts);
+                self.run_acts(now, acts, out);
+            }
+            Reader::Fetch(number) => self.fetched(now, number, found, out),
+        }
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        now: Instant,
+        number: u64,
+        result: Result<Siblings, Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(Fetch { to, exchange, deadline, full }) = self.fetches.remove(&number) else { return };
         if now > deadline {
             return;
         }
-        let fetched = match result {
-            Ok(None) => Ok(Fetched::Nothing),
-            stored => stored.and_then(siblings).map(|s| if full { Fetched::Full(s) } else { Fetched::Head(s.head) }),
-        };
+        let fetched = result.map(|s| match full {
+            _ if s.head.is_empty() => Fetched::Nothing,
+            true => Fetched::Full(s),
+            false => Fetched::Head(s.head),
+        });
         out.push(Effect::Send(self.envelope(to, exchange, deadline, Message::Fetched(fetched))));
     }
+}
+
+/// Whether stand-ins count.
+fn sloppy(request: &Request, table: TableSettings) -> bool {
+    request.consistency.sloppy.unwrap_or(table.sloppy)
+}
+
+/// The state that a hint holds, if it holds any.
+fn parked(stored: Option<Stored>) -> Result<Siblings, Refusal> {
+    let Some(stored) = stored else { return Ok(Siblings::default()) };
+    match HintHead::decode(&stored.head).map_err(|_| Refusal::Damaged)?.kind {
+        HintKind::Parked(head) => Ok(Siblings { head, values: stored.values }),
+        HintKind::Marker => Ok(Siblings::default()),
+    }
+}
+/// Both together; heads alone when neither has values.
+fn join(one: Siblings, other: Siblings, conflict: Conflict) -> Siblings {
+    let whole = |s: &Siblings| s.values.len() == s.head.entries.len();
+    if whole(&one) && whole(&other) {
+        return one.join(&other, conflict);
+    }
+    Siblings { head: one.head.join(&other.head, conflict).head, values: Default::default() }
 }
 
 /// What a client is told when the own copy did not take its write.

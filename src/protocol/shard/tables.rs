@@ -147,7 +147,7 @@ impl Shard {
         }
         if source == self.me.node {
             let others: Vec<NodeId> =
-                self.members.iter().map(|m| m.id).filter(|id| *id != self.me.node && self.healthy(*id)).collect();
+                self.members.iter().map(|m| m.id).filter(|id| *id != self.me.node && self.healthy(now, *id)).collect();
             for node in others {
                 self.tell(now, Address { node, shard: ShardId(0) }, message.clone(), out);
             }

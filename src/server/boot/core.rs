@@ -182,7 +182,7 @@ pub(super) fn host(
         match kind {
             Background::Log => ring.spawn(future),
             Background::Compaction => {
-                glommio::spawn_local_into(future, compaction).map_err(text)?.detach();
+                glommio::spawn_local_into(ring.attend(future), compaction).map_err(text)?.detach();
             }
         }
     }
@@ -221,13 +221,24 @@ impl SharesManager for Urgency {
     }
 }
 
-/// Keeps the backlog's figures up to date, and says when there is too much, or when a clock is wrong.
+/// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's identity
+/// is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    let mut refused = 0;
+    let (mut alarms, mut refused) = (0, 0);
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
-        world.backlog.look(clock::now(), world.address.shard, handle.engine().stats());
-        refused = tell_skew(refused, handle.stats().shard.stamps_refused, world.address.shard);
+        let stats = handle.stats();
+        world.backlog.look(clock::now(), world.address.shard, stats.engine);
+        refused = tell_skew(refused, stats.shard.stamps_refused, world.address.shard);
+        if stats.shard.identity_alarms > alarms {
+            alarms = stats.shard.identity_alarms;
+            tracing::error!(
+                node = %world.address.node,
+                shard = world.address.shard.0,
+                alarms,
+                "this node's disk is an older state or a copy, or another node uses its name; new writes get a new identity"
+            );
+        }
     }
 }
 

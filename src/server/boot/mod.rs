@@ -14,6 +14,7 @@ mod core;
 pub mod doctor;
 pub mod embedded;
 mod error;
+mod place;
 
 pub use error::StartError;
 
@@ -96,6 +97,7 @@ fn catch_signals() -> Result<Receiver<i32>, StartError> {
 /// Loads or makes the node's identity, on an executor that lives only for this.
 fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError> {
     let failed = |e: String| StartError::Failed(e);
+    let copied = place::is_copy(&options.data)?;
     let executor = executor(Placement::Unbound, options, "start").make().map_err(|e| failed(e.to_string()))?;
     let options = options.clone();
     // Without it this executor, too, may park for ever with work to do: one start in a hundred on a busy machine.
@@ -119,6 +121,7 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
             vnodes: options.vnodes,
             seeds: options.join.clone(),
             random: random(),
+            copied,
         };
         let identity = identity::open(&disk, &wish).await?;
         drop(disk);
@@ -287,6 +290,10 @@ impl Node {
                     Ok(Progress::Serving(shard)) => {
                         tracing::debug!(shard, "serving");
                         serving += 1;
+                        if serving == self.threads.len() {
+                            // Dots are leased: what was found to be a copy is a place of its own from here on.
+                            place::take(&options.data)?;
+                        }
                     }
                     Ok(Progress::Bell(..)) => {}
                     Ok(Progress::Ended(shard, result)) => failure = Some(self.failed(shard, result)),

@@ -19,9 +19,9 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
@@ -130,6 +130,12 @@ impl Ring {
         Wanted(self)
     }
 
+    /// A future for another queue of this core: when it is woken the core does not wait in the ring, where it would not run,
+    /// but goes to the executor.
+    pub fn attend<F: Future + Unpin>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        Attended { future, woken: Woken { woken: self.woken.clone(), is: Arc::default() }, waker: None }
+    }
+
     /// Ends [`Ring::drive`] at its next turn, whatever is in flight.
     pub fn stop(&self) {
         self.stopped.set(true);
@@ -176,7 +182,7 @@ impl Ring {
 
     /// How long the turn to come may wait; `None` when there is something to do.
     fn patience(&self, company: &impl Company) -> Option<Duration> {
-        if self.wanted.get() > 0 {
+        if self.wanted.get() > 0 || self.woken.load(Ordering::Relaxed) > 0 {
             return None;
         }
         self.bell.wait_in(IN_RING);
@@ -250,6 +256,71 @@ unsafe impl Payload for Hearing {
         opcode::Read::new(Fd(self.bell.raw()), (&raw mut *self.count).cast(), size_of::<u64>() as u32).build()
     }
     fn finish(self, _: io::Result<u32>) {}
+}
+
+/// Whether a future has been woken and has not run since, and how many have.
+#[derive(Clone)]
+struct Woken {
+    woken: Arc<AtomicU32>,
+    is: Arc<AtomicBool>,
+}
+impl Woken {
+    fn mark(&self) {
+        if !self.is.swap(true, Ordering::Relaxed) {
+            self.woken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    fn clear(&self) {
+        if self.is.swap(false, Ordering::Relaxed) {
+            self.woken.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct AttendedWaker {
+    woken: Woken,
+    inner: Waker,
+}
+impl Wake for AttendedWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.mark();
+        self.inner.wake_by_ref();
+    }
+}
+
+/// See [`Ring::attend`].
+struct Attended<F> {
+    future: F,
+    woken: Woken,
+    /// As made at the last poll, and what it wakes.
+    waker: Option<(Waker, Waker)>,
+}
+impl<F: Future + Unpin> Future for Attended<F> {
+    type Output = F::Output;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        this.woken.clear();
+        let waker = match this.waker.take() {
+            Some((waker, inner)) if inner.will_wake(cx.waker()) => (waker, inner),
+            _ => {
+                let inner = cx.waker().clone();
+                let made = Arc::new(AttendedWaker { woken: this.woken.clone(), inner: inner.clone() });
+                (Waker::from(made), inner)
+            }
+        };
+        let (waker, _) = this.waker.insert(waker);
+        Pin::new(&mut this.future).poll(&mut Context::from_waker(waker))
+    }
+}
+impl<F> Drop for Attended<F> {
+    fn drop(&mut self) {
+        self.woken.clear();
+        // Whoever still holds its waker wakes nobody.
+        self.woken.is.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A task whose polls are counted.

@@ -36,7 +36,10 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     rc::Rc,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64},
+    },
     task::{Poll, Waker},
     time::Duration,
 };
@@ -89,6 +92,8 @@ pub struct Ring {
     polls: Rc<Cell<u64>>,
     /// Background work that could run.
     wanted: Cell<u32>,
+    /// Futures of [`Ring::attend`] that were woken and have not run yet.
+    woken: Arc<AtomicU32>,
     spin: Cell<Duration>,
     /// The driver waits for the bell on the ring.
     listening: Cell<bool>,
@@ -136,6 +141,7 @@ impl Ring {
             stopped: Cell::new(false),
             polls: Rc::default(),
             wanted: Cell::new(0),
+            woken: Arc::default(),
             spin: Cell::new(Duration::ZERO),
             listening: Cell::new(false),
             turns: RefCell::default(),

@@ -39,7 +39,8 @@ impl Disk for VirtualDisk {
         if let Some(number) = created {
             self.state.borrow_mut().complete_name(number);
         }
-        Ok(Rc::new(VirtualFile { disk: self.clone(), inode: inode?, writable: mode != OpenMode::Read }))
+        let (writable, spared) = (mode != OpenMode::Read, path.starts_with("node/"));
+        Ok(Rc::new(VirtualFile { disk: self.clone(), inode: inode?, writable, spared }))
     }
 
     async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
@@ -136,6 +137,8 @@ pub struct VirtualFile {
     disk: VirtualDisk,
     inode: File,
     writable: bool,
+    /// Its writes never go astray: the node's own small files.
+    spared: bool,
 }
 
 fn check_aligned(offset: u64, bytes: u64) -> io::Result<()> {
@@ -154,11 +157,13 @@ impl VirtualFile {
         let page = |chunk: &[u8]| {
             let mut page = [0; PAGE];
             page.copy_from_slice(chunk);
-            Some(Rc::new(page))
+            Rc::new(page)
         };
-        let pages = bytes.chunks_exact(PAGE).take(kept_pages).map(page).collect();
-        let number = self.disk.state.borrow_mut().number();
-        self.inode.borrow_mut().add(number, Change::Write { first: (offset / PAGE_BYTES) as usize, pages });
+        let pages: Vec<Page> = bytes.chunks_exact(PAGE).take(kept_pages).map(page).collect();
+        let state = &mut *self.disk.state.borrow_mut();
+        let first = state.lead_astray(self.spared, &self.inode, (offset / PAGE_BYTES) as usize, &pages);
+        let number = state.number();
+        self.inode.borrow_mut().add(number, Change::Write { first, pages: pages.into_iter().map(Some).collect() });
         Some(number)
     }
     /// How many pages of a write reach the file, and what its caller is told.

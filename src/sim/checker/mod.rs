@@ -1,27 +1,44 @@
-//! What must hold, checked against the history that the clients keep. Linear in the history.
+//! What must hold, checked against the history that the clients keep and against looks at the nodes. Linear in the
+//! history.
 //!
 //! The oracle is causality by value: each write knows which values its writer had been shown (`seen`). Clocks are
 //! looked at as well, where they say more: a write that was sent twice under one id may have two dots, and the context
 //! of a write among siblings keeps its dot apart.
 //!
 //! - I1: an acknowledged write, or one that any read has shown, is in the end among the siblings, or was superseded by
-//!   a writer who had seen it (or by a blind delete that may have come after it), and so was that one, up to a sibling.
-//! - I2: no read shows a value beside one whose writer had seen it; in the end, none that an acknowledged write or
-//!   delete has superseded. One dot names one write.
-//! - I3: every value read was written to that key, whole.
+//!   a writer who had seen it (or by a blind delete that may have come after it), and so was that one, up to a sibling;
+//!   and its dot is known ([`ending`]).
+//! - I2: no read shows a value beside one whose writer had seen it; in the end, none that an acknowledged write has
+//!   superseded. One dot names one write.
+//! - I3: every value read was written to that key, whole ([`value`]).
+//! - I4: in the end, and wherever quorums overlap, none that an acknowledged delete has superseded.
+//! - I6, I7: see [`floor`].
 //! - I9: a write whose outcome is `not_applied` never appears.
+//! - I10: see [`rings`]. I12: see [`bounds`].
+//!
+//! I5 and I11 are judged where they are seen: after healing by the run, at the clients' sockets by the cluster. I8
+//! waits for tables with `last_write_wins` in the virtual world.
+
+pub mod bounds;
+mod ending;
+pub mod floor;
+pub mod rings;
+mod value;
+
+pub use floor::{Floor, Quorum, written_dot};
+pub use value::{VALUE_BYTES_MIN, make_value};
 
 use crate::{
     limits::CONTEXT_DOTS_MAX,
     protocol::{
         ring::FixedMap,
-        versions::{Context, Dot, Siblings},
+        versions::{Context, Dot, Siblings, VersionVector},
     },
-    types::{Instant, Key, Outcome, Value, WriteId},
+    types::{Instant, Key, Outcome, WriteId},
 };
 use smallvec::SmallVec;
 use std::fmt;
-use xxhash_rust::xxh3::xxh3_64;
+use value::parse_value;
 
 /// Which promise was broken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -29,9 +46,14 @@ pub enum Invariant {
     I1,
     I2,
     I3,
+    I4,
     I5,
+    I6,
+    I7,
     I9,
+    I10,
     I11,
+    I12,
     /// The cluster does not come back to work in time after healing.
     Converge,
     /// A node ended, or made or met an unreadable message, without a fault that explains it.
@@ -43,9 +65,14 @@ impl Invariant {
             Invariant::I1 => "I1 (no acknowledged write is lost)",
             Invariant::I2 => "I2 (siblings are exactly the concurrent values)",
             Invariant::I3 => "I3 (values are whole and belong to their key)",
+            Invariant::I4 => "I4 (a delete stays deleted)",
             Invariant::I5 => "I5 (replicas become equal, hints drain)",
+            Invariant::I6 => "I6 (reads see what overlapping quorums have acknowledged)",
+            Invariant::I7 => "I7 (contexts carry what was seen)",
             Invariant::I9 => "I9 (not_applied never appears)",
+            Invariant::I10 => "I10 (one view, one ring)",
             Invariant::I11 => "I11 (every request ends within its deadline)",
+            Invariant::I12 => "I12 (all stays within its bounds)",
             Invariant::Converge => "liveness after healing",
             Invariant::Alive => "nodes stay up on sound disks",
         }
@@ -125,6 +152,10 @@ struct KeyHistory {
     puts: Vec<EventId>,
     deletes: Vec<EventId>,
     dots: FixedMap<Dot, EventId>,
+    /// The dots of all acknowledged puts.
+    acknowledged: VersionVector,
+    /// By W, from 1 on: see [`Floor`].
+    floors: Vec<Floor>,
 }
 
 /// What happened to all keys, as the clients know it.
@@ -132,57 +163,23 @@ pub struct History {
     events: Vec<Event>,
     keys: Vec<KeyHistory>,
     names: Vec<Key>,
+    /// N.
+    replicas: usize,
+    /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
+    overlaps: bool,
     /// Values that came back after all because their write had been sent twice and its trace was forgotten.
     pub revived_retries: u64,
     pub reads: u64,
     pub values_read: u64,
 }
 
-const MAGIC: &[u8; 4] = b"DYSV";
-const HEADER_BYTES: usize = 24;
-const TRAILER_BYTES: usize = 8;
-/// The least bytes of a self-describing value.
-pub const VALUE_BYTES_MIN: usize = HEADER_BYTES + TRAILER_BYTES;
-
-/// `magic 4, key 4, write id 8, length 8, noise, xxh3-64 of all before`.
-pub fn make_value(key: u32, id: EventId, bytes: usize) -> Value {
-    let bytes = bytes.max(VALUE_BYTES_MIN);
-    let mut value = Vec::with_capacity(bytes);
-    value.extend_from_slice(MAGIC);
-    value.extend_from_slice(&key.to_le_bytes());
-    value.extend_from_slice(&id.write_id().0.to_le_bytes());
-    value.extend_from_slice(&(bytes as u64).to_le_bytes());
-    let noise = xxh3_64(&value).to_le_bytes();
-    while value.len() < bytes - TRAILER_BYTES {
-        let take = noise.len().min(bytes - TRAILER_BYTES - value.len());
-        value.extend_from_slice(&noise[..take]);
-    }
-    value.extend_from_slice(&xxh3_64(&value).to_le_bytes());
-    Value::json(value)
-}
-
-/// The key and write that a value names, if it is whole.
-fn parse_value(value: &[u8]) -> Result<(u32, WriteId), &'static str> {
-    let Some((body, trailer)) = value.split_last_chunk::<TRAILER_BYTES>() else { return Err("cut short") };
-    if body.len() < HEADER_BYTES || &body[..4] != MAGIC {
-        return Err("not a value of this run");
-    }
-    if xxh3_64(body) != u64::from_le_bytes(*trailer) {
-        return Err("damaged");
-    }
-    let word = |at: usize| -> u64 { (0..8).fold(0, |w, i| w | u64::from(body[at + i]) << (8 * i)) };
-    if word(16) != value.len() as u64 {
-        return Err("of another length");
-    }
-    Ok((word(4) as u32, WriteId(word(8))))
-}
-
-type Verdict = Result<(), (Invariant, String)>;
+pub type Verdict = Result<(), (Invariant, String)>;
 
 impl History {
-    pub fn new(names: Vec<Key>) -> History {
+    /// `replicas` is N; `overlaps`: whether R + W > N promises anything in this run.
+    pub fn new(names: Vec<Key>, replicas: usize, overlaps: bool) -> History {
         let keys = names.iter().map(|_| KeyHistory::default()).collect();
-        History { events: Vec::new(), keys, names, revived_retries: 0, reads: 0, values_read: 0 }
+        History { events: Vec::new(), keys, names, replicas, overlaps, revived_retries: 0, reads: 0, values_read: 0 }
     }
     pub fn key(&self, key: u32) -> &Key {
         &self.names[key as usize]
@@ -269,6 +266,7 @@ impl History {
             shown.push((id, entry.dot));
         }
         self.check_siblings(key, &shown)?;
+        self.check_causes(key, &shown, &siblings.head.clock)?;
         Ok(shown)
     }
     fn check_value(&mut self, key: u32, write_id: WriteId, value: &[u8]) -> Result<EventId, (Invariant, String)> {
@@ -332,154 +330,7 @@ impl History {
         self.revived_retries += 1;
         false
     }
-
-    // ---- in the end --------------------------------------------------------------------------------------------
-
-    /// The cluster has converged; these are the siblings of a key, as a last read of all replicas has shown them.
-    pub fn check_final(&mut self, key: u32, last: &Siblings) -> Verdict {
-        let shown = self.observe(key, last)?;
-        self.check_resurrection(key, &shown)?;
-        self.check_losses(key, &shown)
-    }
-    fn check_resurrection(&mut self, key: u32, shown: &Seen) -> Verdict {
-        let history = &self.keys[key as usize];
-        let acknowledged = |id: &&EventId| self.events[id.0 as usize].end == End::Acknowledged;
-        let later: Vec<EventId> = history.puts.iter().chain(&history.deletes).filter(acknowledged).copied().collect();
-        for newer in later {
-            for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
-                if self.supersedes(newer, older, dot) {
-                    let (kind, name) = (self.events[newer.0 as usize].kind, self.key(key));
-                    let (newer, older) = (newer.0 + 1, older.0 + 1);
-                    let text = format!(
-                        "{name:?}: write {older} is back, though the acknowledged {kind:?} {newer} had removed it"
-                    );
-                    return Err((Invariant::I2, text));
-                }
-            }
-        }
-        Ok(())
-    }
-    /// Who had seen a write, and who had seen those, with their ends: where a chain of causes breaks.
-    fn successors(&self, key: u32, id: EventId, depth: usize) -> String {
-        let history = &self.keys[key as usize];
-        let mut words = Vec::new();
-        for later in history.puts.iter().chain(&history.deletes) {
-            let event = &self.events[later.0 as usize];
-            if event.seen.iter().any(|(seen, _)| *seen == id) {
-                let next = if depth > 1 { self.successors(key, *later, depth - 1) } else { "..".to_string() };
-                words.push(format!("{} {:?} x{} <- {next}", later.0 + 1, event.end, event.attempts));
-            }
-            if words.len() == 3 {
-                words.push("..".to_string());
-                break;
-            }
-        }
-        format!("[{}]", words.join(", "))
-    }
-    /// Walks from the siblings and deletes to all that they have legitimately superseded; what must survive and is not
-    /// reached is lost.
-    fn check_losses(&self, key: u32, shown: &Seen) -> Verdict {
-        let history = &self.keys[key as usize];
-        let mut reached: FixedMap<EventId, ()> = FixedMap::default();
-        let effective = |id: &&EventId| self.events[id.0 as usize].end != End::NotApplied;
-        let shown_ids = shown.iter().map(|(id, _)| id);
-        let mut open: Vec<EventId> = history.deletes.iter().filter(effective).chain(shown_ids).copied().collect();
-        while let Some(id) = open.pop() {
-            if reached.insert(id, ()).is_none() {
-                open.extend(self.events[id.0 as usize].seen.iter().map(|(id, _)| *id));
-            }
-        }
-        let blind_until = self.blind_until(key);
-        for id in &history.puts {
-            let event = &self.events[id.0 as usize];
-            let must_survive = event.end == End::Acknowledged || event.shown;
-            if must_survive && !reached.contains_key(id) && event.started >= blind_until {
-                let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
-                let text = format!(
-                    "{:?}: write {} {how} and is lost; siblings now {:?}; seen by {}",
-                    self.key(key),
-                    id.0 + 1,
-                    shown.iter().map(|(id, dot)| (id.0 + 1, dot)).collect::<Vec<_>>(),
-                    self.successors(key, *id, 4),
-                );
-                return Err((Invariant::I1, text));
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::versions::{Actor, Entry, Head, VersionVector};
-
-    fn dot(actor: u64, counter: u64) -> Dot {
-        Dot { actor: Actor(actor), counter }
-    }
-    fn state(clock: &[Dot], entries: &[(Dot, EventId)]) -> Siblings {
-        let head = Head { clock: VersionVector::from_dots(clock.iter().copied()), ..Head::default() };
-        let mut siblings = Siblings { head, ..Siblings::default() };
-        for (dot, id) in entries {
-            let value = make_value(0, *id, 50);
-            let (bytes, checksum) = (value.bytes.len() as u32, value.checksum);
-            let entry = Entry { dot: *dot, write_id: id.write_id(), media: value.media, bytes, checksum };
-            siblings.head.entries.push(entry);
-            siblings.values.push(value.bytes);
-        }
-        siblings
-    }
-    fn history() -> History {
-        History::new(vec![Key::new(&b"k"[..]).unwrap()])
-    }
-    fn put(history: &mut History, seen: &[EventId], clock: &[Dot], end: End) -> EventId {
-        let context = VersionVector::from_dots(clock.iter().copied()).into();
-        let seen = seen.iter().map(|id| (*id, dot(1, 1))).collect();
-        let id = history.begin(Instant(1), Kind::Put, 0, seen, context);
-        history.attempt(id);
-        history.finish(Instant(2), id, end, None);
-        id
-    }
-    fn broken(verdict: Verdict) -> Option<Invariant> {
-        verdict.err().map(|(i, _)| i)
-    }
-
-    #[test]
-    fn a_lost_write_is_noticed_and_a_superseded_one_is_not() {
-        let mut h = history();
-        let one = put(&mut h, &[], &[], End::Acknowledged);
-        let two = put(&mut h, &[one], &[dot(1, 1)], End::Acknowledged);
-        let three = put(&mut h, &[], &[], End::Acknowledged);
-        let good = state(&[dot(1, 2), dot(2, 1)], &[(dot(1, 2), two), (dot(2, 1), three)]);
-        assert_eq!(h.check_final(0, &good), Ok(()));
-        let lost = state(&[dot(1, 2), dot(2, 1)], &[(dot(1, 2), two)]);
-        assert_eq!(broken(h.check_final(0, &lost)), Some(Invariant::I1));
-    }
-
-    #[test]
-    fn false_siblings_and_returns_are_noticed() {
-        let mut h = history();
-        let one = put(&mut h, &[], &[], End::Acknowledged);
-        let two = put(&mut h, &[one], &[dot(1, 1)], End::Acknowledged);
-        let both = state(&[dot(1, 2)], &[(dot(1, 1), one), (dot(1, 2), two)]);
-        assert_eq!(broken(h.observe(0, &both).map(drop)), Some(Invariant::I2));
-        let back = state(&[dot(1, 2)], &[(dot(1, 1), one)]);
-        assert_eq!(broken(h.check_final(0, &back)), Some(Invariant::I2));
-    }
-
-    #[test]
-    fn reused_dots_foreign_values_and_undead_failures_are_noticed() {
-        let mut h = history();
-        let one = put(&mut h, &[], &[], End::Acknowledged);
-        let two = put(&mut h, &[], &[], End::Unknown);
-        let never = put(&mut h, &[], &[], End::NotApplied);
-        h.observe(0, &state(&[dot(1, 1)], &[(dot(1, 1), one)])).unwrap();
-        assert_eq!(broken(h.observe(0, &state(&[dot(1, 1)], &[(dot(1, 1), two)])).map(drop)), Some(Invariant::I2));
-        assert_eq!(broken(h.observe(0, &state(&[dot(3, 1)], &[(dot(3, 1), never)])).map(drop)), Some(Invariant::I9));
-        let mut foreign = state(&[dot(1, 1)], &[(dot(1, 1), one)]);
-        foreign.values[0] = make_value(0, two, 50).bytes;
-        assert_eq!(broken(h.observe(0, &foreign).map(drop)), Some(Invariant::I3));
-        foreign.values[0] = foreign.values[0].slice(..40);
-        assert_eq!(broken(h.observe(0, &foreign).map(drop)), Some(Invariant::I3));
-    }
-}
+mod tests;

@@ -1,0 +1,123 @@
+//! What a read must show when its replicas and those of earlier writes overlap (I6), and what a context carries from
+//! one request of a client to the next (I7).
+//!
+//! A write that W home replicas have acknowledged is in the clock of at least one of any R of them when R + W > N. Of
+//! each key the history keeps, by W, the dots of all writes acknowledged so far and what those had superseded: the
+//! *floor* of a read that starts now. Its answer must know every dot of the floor and show nothing that was superseded
+//! there. Writes for which stand-ins may have counted have no floor.
+
+use super::{EventId, History, Invariant, Kind, Verdict};
+use crate::protocol::versions::{Context, Dot, Siblings, VersionVector};
+
+/// What reads must know of a key from some instant on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Floor {
+    /// The dots of acknowledged writes.
+    pub written: VersionVector,
+    /// What acknowledged puts had superseded.
+    pub overwritten: VersionVector,
+    /// What acknowledged deletes had superseded.
+    pub deleted: VersionVector,
+}
+impl Floor {
+    fn join(&mut self, other: &Floor) {
+        let join = |mine: &mut VersionVector, theirs: &VersionVector| {
+            theirs.entries().iter().for_each(|d| mine.record(*d));
+        };
+        join(&mut self.written, &other.written);
+        join(&mut self.overwritten, &other.overwritten);
+        join(&mut self.deleted, &other.deleted);
+    }
+}
+
+/// How many replicas a request waits for, and whether only home replicas count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quorum {
+    pub needed: usize,
+    pub strict: bool,
+}
+
+impl History {
+    /// A write was acknowledged with this context. The context covers what it was sent with: a client that passes it
+    /// on loses sight of nothing.
+    pub fn acknowledge(&mut self, id: EventId, quorum: Quorum, sent: &Context, answer: &Context) -> Verdict {
+        let event = &self.events[id.0 as usize];
+        let (key, kind) = (event.key as usize, event.kind);
+        let lost = sent.clock.entries().iter().find(|d| !answer.clock.covers(**d));
+        if let Some(dot) = lost {
+            let text = format!("{:?}: the answer to write {} has forgotten {dot:?}", self.names[key], id.0 + 1);
+            return Err((Invariant::I7, text));
+        }
+        let dot = written_dot(sent, answer);
+        let (n, history) = (self.replicas, &mut self.keys[key]);
+        if kind == Kind::Put {
+            history.acknowledged.record(dot);
+        }
+        if !(quorum.strict && self.overlaps) || quorum.needed == 0 || quorum.needed > n {
+            return Ok(());
+        }
+        history.floors.resize_with(n, Floor::default);
+        let floor = &mut history.floors[quorum.needed - 1];
+        let superseded = match kind {
+            Kind::Put => {
+                floor.written.record(dot);
+                &mut floor.overwritten
+            }
+            Kind::Delete | Kind::BlindDelete => &mut floor.deleted,
+        };
+        sent.clock.entries().iter().for_each(|d| superseded.record(*d));
+        Ok(())
+    }
+    /// What a read that starts now and waits for so many home replicas must know.
+    pub fn floor(&self, key: u32, needed: usize) -> Floor {
+        let mut floor = Floor::default();
+        let floors = &self.keys[key as usize].floors;
+        let overlapping = floors.iter().enumerate().filter(|(w, _)| w + 1 + needed > self.replicas);
+        overlapping.for_each(|(_, f)| floor.join(f));
+        floor
+    }
+    /// An answer against the floor from before its request.
+    pub fn check_floor(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Verdict {
+        let name = self.key(key);
+        let head = &siblings.head;
+        if let Some(dot) = floor.written.entries().iter().find(|d| !head.clock.covers(**d)) {
+            let text =
+                format!("{name:?}: {dot:?} was acknowledged before this read, which knows {:?} only", head.clock);
+            return Err((Invariant::I6, text));
+        }
+        for entry in &head.entries {
+            let (dot, id) = (entry.dot, entry.write_id.0);
+            if floor.deleted.covers(dot) {
+                let text = format!("{name:?}: write {id} is read, though a delete of it was acknowledged before");
+                return Err((Invariant::I4, text));
+            }
+            if floor.overwritten.covers(dot) {
+                let text = format!("{name:?}: write {id} is read, though a later one was acknowledged before");
+                return Err((Invariant::I6, text));
+            }
+        }
+        Ok(())
+    }
+    /// Whoever is shown a write is shown as well all that its writer had seen: the state's clock covers its context.
+    pub(super) fn check_causes(&self, key: u32, shown: &[(EventId, Dot)], clock: &VersionVector) -> Verdict {
+        for (id, _) in shown {
+            let context = &self.events[id.0 as usize].context;
+            if let Some(dot) = context.clock.entries().iter().find(|d| !clock.covers(**d)) {
+                let name = self.key(key);
+                let text = format!("{name:?}: write {} is shown without {dot:?}, which its writer had seen", id.0 + 1);
+                return Err((Invariant::I7, text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The dot of a write, from the contexts before and after it; no dot when the second says more than that.
+pub fn written_dot(before: &Context, after: &Context) -> Dot {
+    let all = after.dots.iter().chain(after.clock.entries());
+    let mut fresh = all.copied().filter(|d| !before.covers(*d));
+    match (fresh.next(), fresh.next()) {
+        (Some(dot), None) => dot,
+        _ => Dot::default(),
+    }
+}

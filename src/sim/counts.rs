@@ -1,0 +1,59 @@
+//! How often each fault has struck.
+
+/// Makes the struct with its names and sum, so that no counter is forgotten.
+macro_rules! fault_counts {
+    ($($(#[$doc:meta])* $name:ident $of:literal,)*) => {
+        /// See the module. Faults of nodes, links and disks count into [`FaultCounts::total`]; single messages and
+        /// consequences do not.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct FaultCounts {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+        impl FaultCounts {
+            /// Each kind of fault by name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+            /// Faults of nodes, links and disks.
+            pub fn total(&self) -> u64 {
+                0 $(+ if $of { self.$name } else { 0 })*
+            }
+            pub fn add(&mut self, other: &FaultCounts) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+fault_counts! {
+    kills true,
+    power_losses true,
+    /// All nodes at once; each counts as a loss of power as well.
+    power_cuts false,
+    restarts false,
+    /// Restarts with another number of shards.
+    reshards true,
+    pauses true,
+    /// Directions of single links.
+    links_cut true,
+    cuts_two_way false,
+    cuts_one_way false,
+    clogs true,
+    slow_disks true,
+    disk_errors true,
+    full_disks true,
+    /// Flipped bits on a medium.
+    rotten_pages true,
+    misdirected_writes true,
+    storage_failures false,
+    messages_lost false,
+    messages_doubled false,
+    messages_held false,
+    messages_to_the_dead false,
+    connections_broken false,
+    client_losses false,
+    lost_writes false,
+    torn_writes false,
+    lost_names false,
+    planted false,
+}

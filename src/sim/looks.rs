@@ -1,0 +1,52 @@
+//! Regular looks at every running shard: rings (I10), bounds (I12), and what nodes have been doing, for the coverage of
+//! faults.
+
+use super::{
+    checker::{bounds::Bounds, rings::Rings},
+    cluster::Cluster,
+    executor::Life,
+};
+use crate::types::Member;
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The looks of a run, until it is dropped or stopped.
+pub struct Looks {
+    stop: Cell<bool>,
+}
+
+impl Looks {
+    pub fn start(cluster: &Rc<Cluster>) -> Rc<Looks> {
+        let looks = Rc::new(Looks { stop: Cell::new(false) });
+        let (cluster, this) = (cluster.clone(), looks.clone());
+        let executor = cluster.executor.clone();
+        executor.spawn(Life::OUTSIDE, async move {
+            let (mut rings, bounds) = (Rings::default(), Bounds::of(&cluster.plan.engine));
+            while !this.stop.get() {
+                cluster.executor.sleep(EVERY).await;
+                look(&cluster, &mut rings, &bounds);
+            }
+        });
+        looks
+    }
+    pub fn stop(&self) {
+        self.stop.set(true);
+    }
+}
+
+fn look(cluster: &Rc<Cluster>, rings: &mut Rings, bounds: &Bounds) {
+    for node in 0..cluster.node_count() {
+        cluster.remember_doings(node);
+        for shard in 0..cluster.shard_count(node) {
+            let Some(handle) = cluster.handle(node, shard) else { continue };
+            let members: Vec<Member> = handle.members().into_iter().map(|(member, ..)| member).collect();
+            let waiting = cluster.inbox(node, shard).map_or(0, |inbox| inbox.len());
+            let verdict = rings.look(handle.address(), &members, &handle.ring());
+            let verdict = verdict.and_then(|()| bounds.check(waiting, &handle.stats()));
+            if let Err((invariant, text)) = verdict {
+                cluster.violate(invariant, format!("node {node} shard {shard}: {text}"));
+            }
+        }
+    }
+}

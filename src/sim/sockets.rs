@@ -1,0 +1,189 @@
+//! The clients' side of the nodes' sockets: a request goes to a shard, and its answer, a refusal, a broken connection or
+//! silence comes back. Requests and answers may be lost on the way; whoever is silent past a deadline without a fault
+//! that explains it breaks I11.
+
+use super::{checker::Invariant, cluster::Cluster, prng::Prng};
+use crate::{
+    driver::world::{Arrival, ClientToken},
+    protocol::message::{Request, Response},
+    types::{ErrorCode, Failure, Instant},
+};
+use std::{
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+/// What became of a client's request.
+#[derive(Clone, PartialEq, Debug)]
+pub enum CallEnd {
+    Answered(Response),
+    /// Nobody listened: the request was not delivered.
+    Refused,
+    /// The connection broke while the answer was awaited.
+    Broken,
+    /// No answer in time.
+    Silent,
+}
+
+pub(super) struct Call {
+    node: usize,
+    life: u64,
+    delivered: Option<Instant>,
+    /// The fault plan swallows the request or its answer.
+    swallowed: bool,
+    end: Option<CallEnd>,
+    waker: Option<Waker>,
+}
+
+/// Answers may be so much later than their deadline: the way back, and the grain of timers.
+const ANSWER_SLACK: Duration = Duration::from_millis(300);
+
+impl Cluster {
+    /// Sends a request to a shard and waits for its end. `request.deadline` is ignored: it is `timeout` from now.
+    pub async fn call(self: &Rc<Self>, node: usize, shard: u16, mut request: Request, timeout: Duration) -> CallEnd {
+        let number = self.next_call.get() + 1;
+        self.next_call.set(number);
+        let (delay, swallowed, swallowed_early) = {
+            let mut prng = self.client_prng.borrow_mut();
+            let loss = prng.chance(self.network.borrow().client_loss());
+            (self.client_delay(&mut prng), loss, loss && prng.coin())
+        };
+        if swallowed {
+            self.count(|c| c.client_losses += 1);
+        }
+        let life = self.life(node);
+        let call = Call { node, life, delivered: None, swallowed, end: None, waker: None };
+        self.calls.borrow_mut().insert(number, call);
+        if !swallowed_early {
+            let cluster = self.clone();
+            self.executor.schedule(self.executor.now() + delay, move || {
+                request.deadline = cluster.local_now(node) + timeout;
+                cluster.deliver_call(number, node, shard, request);
+            });
+        }
+        let give_up = self.executor.now() + timeout + delay + ANSWER_SLACK;
+        let end = self.wait_for_call(number, give_up).await;
+        if let Some(call) = self.calls.borrow_mut().remove(&number)
+            && end == CallEnd::Silent
+        {
+            self.check_silence(&call, node);
+        }
+        end
+    }
+    fn client_delay(&self, prng: &mut Prng) -> Duration {
+        prng.duration(Duration::from_micros(30), Duration::from_micros(400))
+    }
+    fn deliver_call(&self, number: u64, node: usize, shard: u16, request: Request) {
+        let life = self.life(node);
+        let inbox = if self.listening(node) { self.inbox(node, shard) } else { None };
+        let Some(inbox) = inbox else {
+            return self.end_call(number, CallEnd::Refused);
+        };
+        if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
+            call.life = life;
+            call.delivered = Some(self.executor.now());
+            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {}", words_of(&request)));
+            inbox.push(Arrival::Request { client: ClientToken(number), request });
+        }
+    }
+    /// A shard answers a client.
+    pub(super) fn reply(self: &Rc<Self>, client: ClientToken, response: Response) {
+        let number = client.0;
+        self.note(11, number ^ detail_of(&response), || {
+            let words = match &response {
+                Ok(crate::protocol::message::Answer::Got(s)) => format!("{:?}", s.head),
+                Ok(crate::protocol::message::Answer::Written(c)) => format!("written {c:?}"),
+                Err(e) => format!("{e:?}"),
+            };
+            format!("answer {number}: {words}")
+        });
+        let spoiled = self.spoil_answer(response, &mut self.client_prng.borrow_mut());
+        let Some(response) = spoiled else { return };
+        if self.calls.borrow().get(&number).is_none_or(|c| c.swallowed) {
+            return;
+        }
+        let delay = self.client_delay(&mut self.client_prng.borrow_mut());
+        let cluster = self.clone();
+        self.executor.schedule(self.executor.now() + delay, move || {
+            cluster.end_call(number, CallEnd::Answered(response));
+        });
+    }
+    fn end_call(&self, number: u64, end: CallEnd) {
+        let mut calls = self.calls.borrow_mut();
+        if let Some(call) = calls.get_mut(&number)
+            && call.end.is_none()
+        {
+            call.end = Some(end);
+            if let Some(waker) = call.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+    async fn wait_for_call(&self, number: u64, give_up: Instant) -> CallEnd {
+        let mut sleep = self.executor.sleep_until(give_up);
+        std::future::poll_fn(|context| {
+            let mut calls = self.calls.borrow_mut();
+            let Some(call) = calls.get_mut(&number) else { return Poll::Ready(CallEnd::Silent) };
+            if let Some(end) = call.end.take() {
+                return Poll::Ready(end);
+            }
+            call.waker = Some(context.waker().clone());
+            drop(calls);
+            std::pin::Pin::new(&mut sleep).poll(context).map(|()| CallEnd::Silent)
+        })
+        .await
+    }
+    /// I11: a delivered request is answered by its deadline, unless its node died or stood still meanwhile.
+    fn check_silence(&self, call: &Call, node: usize) {
+        let Some(delivered) = call.delivered.filter(|_| !call.swallowed) else { return };
+        let undisturbed = self.lives(node, call.life) && !self.paused(node) && self.disturbed(node) < delivered;
+        if undisturbed {
+            self.violate(Invariant::I11, format!("node {node} left a request unanswered past its deadline"));
+        }
+    }
+    pub(super) fn break_calls(self: &Rc<Self>, index: usize, life: u64) {
+        let mut broken: Vec<u64> = Vec::new();
+        for (number, call) in self.calls.borrow().iter() {
+            if call.node == index && call.life == life && call.delivered.is_some() && call.end.is_none() {
+                broken.push(*number);
+            }
+        }
+        broken.sort_unstable();
+        for number in broken {
+            let delay = self.client_delay(&mut self.client_prng.borrow_mut());
+            let cluster = self.clone();
+            self.executor.schedule(self.executor.now() + delay, move || cluster.end_call(number, CallEnd::Broken));
+        }
+    }
+}
+
+fn words_of(request: &Request) -> String {
+    use crate::protocol::message::Operation;
+    let operation = match &request.operation {
+        Operation::Get => "get".to_string(),
+        Operation::Put { context, value, write_id } => {
+            format!("put {} ({} bytes) context {context:?}", write_id.0, value.bytes.len())
+        }
+        Operation::Delete { context, write_id } => format!("delete {} context {context:?}", write_id.0),
+    };
+    format!("{:?} {operation} {:?}", request.key, request.consistency)
+}
+
+fn detail_of(response: &Response) -> u64 {
+    use crate::protocol::message::Answer;
+    match response {
+        Ok(Answer::Got(siblings)) => siblings
+            .head
+            .entries
+            .iter()
+            .fold(1, |h, e| (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        Ok(Answer::Written(context)) => context.clock.entries().iter().fold(2, |h, d| h ^ d.actor.0 ^ d.counter << 20),
+        Err(failure) => failure.code as u64 + 1000,
+    }
+}
+
+/// Whether another node may be tried after this failure.
+pub fn worth_a_retry(failure: &Failure) -> bool {
+    failure.code.retryable() || failure.code == ErrorCode::DiskFull
+}
