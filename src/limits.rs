@@ -122,6 +122,8 @@ pub const EVENTS_PER_TURN: usize = 256;
 pub const INBOX_MESSAGES_MAX: usize = 64 * 1024;
 /// Bytes of those messages; more are dropped.
 pub const INBOX_BYTES_MAX: usize = 128 * MIB;
+/// Reads for other shards that a shard has in hand; more are refused.
+pub const FETCHES_MAX: usize = 32 * 1024;
 /// Bytes of states from other replicas that a shard has in hand; more are refused.
 pub const REPLICA_BYTES_IN_FLIGHT_MAX: usize = 256 * MIB;
 /// Bytes queued towards one peer core, for long frames and for others; more are dropped and the peer counts as late.

@@ -20,7 +20,7 @@ use crate::{
     limits::{EVENTS_PER_TURN, MEMBERS_MAX, SCAN_KEYS_MAX},
     protocol::{
         message::{Depth, Refusal},
-        replica::{self, Leases, Stored, keys},
+        replica::{self, Leases, Stored, keys, stamps::UNKNOWN},
         ring::{Placement, Ring},
         shard::{Birth, Effect, Event, Shard, ShardStats},
         tables::{self, Tables},
@@ -258,10 +258,10 @@ async fn load_stamps<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
     let mut floors = Vec::new();
     for &slice in slices {
         let floor = match engine.get(slice, &keys::stamps_key(), Want::Head).await {
-            _ if engine.may_have_lost(slice) => u64::MAX,
+            _ if engine.may_have_lost(slice) => UNKNOWN,
             Ok(None) => continue,
-            Ok(Some(record)) => keys::parse_stamps(&record.head).unwrap_or(u64::MAX),
-            Err(EngineError::Damaged(_)) => u64::MAX,
+            Ok(Some(record)) => keys::parse_stamps(&record.head).unwrap_or(UNKNOWN),
+            Err(EngineError::Damaged(_)) => UNKNOWN,
             Err(error) => return Err(error),
         };
         floors.push((slice, floor));

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     driver::world::Arrival,
-    limits::{HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
+    limits::{
+        HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN,
+    },
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
     types::{Address, MemberState, NodeId, Ports},

@@ -56,7 +56,8 @@ impl Connection {
         let received = vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice();
         let (session, unsent, read_timeout) = (Session::new(), VecDeque::new(), Duration::ZERO);
         let waiting = Outbox::default();
-        let mut connection = Connection { stream, session, clock, unsent, waiting, received, blocking: false, read_timeout };
+        let mut connection =
+            Connection { stream, session, clock, unsent, waiting, received, blocking: false, read_timeout };
         let hello = connection.session.hello().map_err(protocol)?;
         connection.queue(hello);
         match connection.recv(until)? {

@@ -22,6 +22,9 @@ use crate::{
     types::{NodeId, SliceId, Token},
 };
 
+/// The floor of a slice of which nothing is known: everything in it is read before it is replaced.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// By time, then node.
 fn order(stamp: Dot) -> (u64, u64) {
     (stamp.counter, stamp.actor.0)
@@ -56,9 +59,10 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// `floors`: what the slices' records say.
+    /// `floors`: what the slices' records say; [`UNKNOWN`] for one that cannot be read.
     pub fn new(node: NodeId, floors: Vec<(SliceId, u64)>) -> Stamps {
-        let slice = |(id, floor)| (id, Slice { floor, ceiling: floor, greatest: 0 });
+        let ceiling = |floor| if floor == UNKNOWN { 0 } else { floor };
+        let slice = |(id, floor)| (id, Slice { floor, ceiling: ceiling(floor), greatest: 0 });
         Stamps {
             node,
             wall: 0,
@@ -124,7 +128,9 @@ impl Stamps {
     }
     /// Exact floors for the next life, at an orderly stop: of the slices that stored any stamp.
     pub fn clean(&self) -> Vec<(SliceId, u64)> {
-        let floor = |(id, s): (&SliceId, &Slice)| (s.greatest > 0).then(|| (*id, s.greatest.max(s.floor)));
+        // What was not known is not above a ceiling of now, unless clocks were wrong by more than its lead.
+        let least = |s: &Slice| if s.floor == UNKNOWN { s.ceiling } else { s.floor };
+        let floor = |(id, s): (&SliceId, &Slice)| (s.greatest > 0).then(|| (*id, s.greatest.max(least(s))));
         let mut floors: Vec<(SliceId, u64)> = self.slices.iter().filter_map(floor).collect();
         floors.sort_unstable();
         floors
@@ -204,16 +210,24 @@ mod tests {
     fn after_a_crash_nothing_is_taken_for_new_that_might_not_be() {
         let mut before = stamps(100 * SECOND);
         let stamp = before.mint(None);
-        let ceiling = before.raise(SLICE, stamp).expect("the first one");
-        before.stored(SLICE, Token(1), stamp, Some(ceiling));
-        assert_eq!(before.raise(SLICE, Dot::stamp(ceiling, B)), None);
+        let known = before.raise(SLICE, stamp).expect("the first one");
+        before.stored(SLICE, Token(1), stamp, Some(known));
+        assert_eq!(before.raise(SLICE, Dot::stamp(known, B)), None);
         assert_eq!(before.clean(), [(SLICE, stamp.counter)]);
-        let mut after = Stamps::new(A, vec![(SLICE, ceiling)]);
+        let mut after = Stamps::new(A, vec![(SLICE, known)]);
         // The clock was set back meanwhile.
         after.time_is(50 * SECOND);
         let early = after.mint(None);
         assert!(!after.is_newest(SLICE, Token(1), early) && after.is_newest(SliceId(4), Token(1), early));
-        after.time_is(ceiling + 1);
+        let mut lost = Stamps::new(A, vec![(SLICE, UNKNOWN)]);
+        lost.time_is(100 * SECOND);
+        let stamp = lost.mint(None);
+        assert!(!lost.is_newest(SLICE, Token(1), stamp));
+        let ceiling = lost.raise(SLICE, stamp);
+        assert!(ceiling.is_some_and(|c| c > stamp.counter));
+        lost.stored(SLICE, Token(1), stamp, ceiling);
+        assert_eq!(lost.clean(), [(SLICE, ceiling.unwrap_or(0))]);
+        after.time_is(known + 1);
         let late = after.mint(None);
         assert!(after.is_newest(SLICE, Token(1), late));
     }

@@ -114,7 +114,14 @@ impl Shard {
     }
 
     /// Who takes part, as of now.
-    fn plan(&self, now: Instant, request: &Request, token: Token, stands_in: bool, table: TableSettings) -> Result<Plan, Failure> {
+    fn plan(
+        &self,
+        now: Instant,
+        request: &Request,
+        token: Token,
+        stands_in: bool,
+        table: TableSettings,
+    ) -> Result<Plan, Failure> {
         let n = usize::from(table.n);
         let is_write = request.operation.is_write();
         let sloppy = sloppy(request, table);
@@ -370,6 +377,11 @@ impl Shard {
     ) {
         if !self.serves(&key) || !self.ready() {
             let message = Message::Fetched(Err(Refusal::NotMine));
+            out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
+            return;
+        }
+        if self.fetches.len() >= limits::FETCHES_MAX {
+            let message = Message::Fetched(Err(Refusal::Overloaded));
             out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
             return;
         }
