@@ -210,6 +210,9 @@ pub const FILTER_BITS_PER_KEY: usize = 10;
 pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Bytes of values that a core caches.
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
+/// Bytes of filters and indexes of all tables of a core, some 300 M keys' worth; beyond, the deepest tables do without
+/// filters.
+pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
