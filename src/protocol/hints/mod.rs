@@ -48,6 +48,7 @@ pub enum Act {
         key: Bytes,
         depth: Depth,
     },
+    /// The shard says which drops of its table the state comes after.
     Send {
         to: Address,
         delivery: u64,
@@ -323,7 +324,7 @@ impl Hints {
             (Some(siblings), Some(to)) => {
                 d.sent = now;
                 d.sent_bytes = siblings.head.value_bytes() as u64;
-                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay };
+                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay, epoch: 0 };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             _ => {
