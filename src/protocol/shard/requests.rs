@@ -15,7 +15,7 @@ use crate::{
         },
         versions::Siblings,
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, Token, WriteId},
+    types::{Address, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId, Token, WriteId},
 };
 
 impl Shard {
@@ -88,8 +88,10 @@ impl Shard {
         }
         nodes.into_iter().filter_map(|n| self.ring.address(n, token)).collect()
     }
+    /// Whether stand-ins count. A read of all replicas means them.
     fn sloppy(&self, request: &Request) -> bool {
-        request.consistency.sloppy.unwrap_or(self.settings.sloppy)
+        let all = !request.operation.is_write() && request.consistency.level == Some(Level::All);
+        request.consistency.sloppy.unwrap_or(self.settings.sloppy && !all)
     }
     /// Healthy nodes clockwise after the homes, this one perhaps among them.
     fn spares(&self, now: Instant, token: Token, homes: usize) -> Vec<NodeId> {
