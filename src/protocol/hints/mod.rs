@@ -116,6 +116,9 @@ struct Replay {
     waiting: VecDeque<(SliceId, Bytes, Bytes)>,
     in_flight: usize,
     found: u64,
+    /// Deliveries that the owner, or the own disk, refused: each for its key alone.
+    refused: u64,
+    /// The owner takes nothing now: the walk ends.
     failed: bool,
 }
 
@@ -257,7 +260,7 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed) = (replay.found, replay.failed);
+            let (found, failed) = (replay.found, replay.failed || replay.refused > 0);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
@@ -328,9 +331,17 @@ impl Hints {
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             _ => {
-                self.end(now, delivery, false);
+                self.skip(delivery);
                 self.pump(now, owner, ring, out);
             }
+        }
+    }
+    /// This one is tried again with the next walk.
+    fn skip(&mut self, delivery: u64) {
+        let owner = self.deliveries.remove(&delivery).map(|d| d.owner);
+        if let Some(replay) = owner.and_then(|o| self.owners.get_mut(&o)).and_then(|o| o.replay.as_mut()) {
+            replay.in_flight -= 1;
+            replay.refused += 1;
         }
     }
 
@@ -353,6 +364,11 @@ impl Hints {
                 let (slice, key, form, stamp) = (d.slice, d.key.clone(), d.form, d.stamp);
                 self.delivered_bytes += d.sent_bytes;
                 out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
+            }
+            // Something is wrong with this key there; the others can be delivered.
+            Err(Refusal::Damaged) => {
+                self.skip(delivery);
+                self.pump(now, owner, ring, out);
             }
             Err(_) => {
                 self.end(now, delivery, false);

@@ -16,8 +16,8 @@ use crate::{
         versions::Siblings,
     },
     types::{
-        Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, TableSettings,
-        Token, WriteId,
+        Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId,
+        TableSettings, Token, WriteId,
     },
 };
 
@@ -462,7 +462,8 @@ impl Shard {
 
 /// Whether stand-ins count.
 fn sloppy(request: &Request, table: TableSettings) -> bool {
-    request.consistency.sloppy.unwrap_or(table.sloppy)
+    let all = !request.operation.is_write() && request.consistency.level == Some(Level::All);
+    request.consistency.sloppy.unwrap_or(table.sloppy && !all)
 }
 
 /// The state that a hint holds, if it holds any.
