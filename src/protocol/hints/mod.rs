@@ -70,6 +70,8 @@ struct Owed {
     /// An upper bound: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
+    /// Hints that are being written: a walk may pass by before they can be seen.
+    writing: u64,
     replay: Option<Replay>,
     not_before: Instant,
     /// The owner has been seen to be back; its replay may begin at `not_before`.
@@ -84,7 +86,7 @@ impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
         let window = HINT_WINDOW_START;
         let not_before = Instant::ZERO;
-        Owed { count, bytes, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
+        Owed { count, bytes, writing: 0, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
     }
     /// The owner has answered after so long, well or not.
     fn pace(&mut self, took: Duration, well: bool) {
@@ -116,6 +118,8 @@ struct Replay {
     in_flight: usize,
     found: u64,
     failed: bool,
+    /// No hint was being written when it began, and none has been since: what it does not find does not exist.
+    complete: bool,
 }
 
 struct Delivery {
@@ -193,7 +197,7 @@ impl Hints {
     pub fn mark(&mut self, owner: NodeId, slice: SliceId) {
         self.marked.insert((owner, slice));
     }
-    /// A hint has been written.
+    /// A hint is being written.
     pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
         if self.owners.values().all(|o| o.count == 0) {
             self.next_look = now + HINT_INTERVAL;
@@ -202,6 +206,16 @@ impl Hints {
         let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
         owed.count += 1;
         owed.bytes += bytes;
+        owed.writing += 1;
+        if let Some(replay) = &mut owed.replay {
+            replay.complete = false;
+        }
+    }
+    /// The writing of a hint has ended, well or not.
+    pub fn written(&mut self, owner: NodeId) {
+        if let Some(owed) = self.owners.get_mut(&owner) {
+            owed.writing = owed.writing.saturating_sub(1);
+        }
     }
 
     /// Looks for owners that are back, and for deliveries that got no answer.
@@ -226,7 +240,8 @@ impl Hints {
                 self.next_look = self.next_look.min(owed.not_before);
             }
             if owed.back && now >= owed.not_before && owed.replay.is_none() {
-                owed.replay = Some(Replay { from: hints_of(owner).0, ..Replay::default() });
+                let complete = owed.writing == 0;
+                owed.replay = Some(Replay { from: hints_of(owner).0, complete, ..Replay::default() });
             }
             self.pump(now, owner, ring, out);
         }
@@ -256,11 +271,11 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed) = (replay.found, replay.failed);
+            let (found, failed, complete) = (replay.found, replay.failed, replay.complete);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
-            } else if found == 0 {
+            } else if found == 0 && complete {
                 (owed.count, owed.bytes) = (0, 0);
             }
         }
@@ -326,6 +341,10 @@ impl Hints {
                 let message = Message::Replicate { key, siblings, purpose: Purpose::Replay };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
+            (None, _) => {
+                self.set_aside(now, delivery);
+                self.pump(now, owner, ring, out);
+            }
             _ => {
                 self.end(now, delivery, false);
                 self.pump(now, owner, ring, out);
@@ -352,6 +371,10 @@ impl Hints {
                 let (slice, key, form, stamp) = (d.slice, d.key.clone(), d.form, d.stamp);
                 self.delivered_bytes += d.sent_bytes;
                 out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
+            }
+            Err(Refusal::Damaged) => {
+                self.set_aside(now, delivery);
+                self.pump(now, owner, ring, out);
             }
             Err(_) => {
                 self.end(now, delivery, false);
@@ -391,6 +414,18 @@ impl Hints {
         if !ok {
             owed.not_before = now + HINT_INTERVAL;
             owed.window = HINT_WINDOW_START.min(owed.window);
+        }
+    }
+}
+
+impl Hints {
+    /// One record is damaged, here or at the owner: it keeps its hint, and the others go on.
+    fn set_aside(&mut self, now: Instant, delivery: u64) {
+        let Some(d) = self.deliveries.remove(&delivery) else { return };
+        let Some(owed) = self.owners.get_mut(&d.owner) else { return };
+        owed.not_before = now + HINT_INTERVAL * 2;
+        if let Some(replay) = &mut owed.replay {
+            replay.in_flight -= 1;
         }
     }
 }

@@ -142,6 +142,8 @@ pub struct Replica<O> {
     pub short_of_space: bool,
     /// Hints written since the start, by owner; taken by the hints machine.
     pub hints_kept: Vec<(NodeId, u64)>,
+    /// Owners of hints whose writing has ended, one for each of `hints_kept`; likewise.
+    pub hints_ended: Vec<NodeId>,
     /// Slices in which an owner is noted to be behind; likewise.
     pub marked: Vec<(NodeId, SliceId)>,
     /// Times that a version named a dot of this node that it does not remember.
@@ -162,6 +164,7 @@ impl<O: Clone> Replica<O> {
             next_stamp: generation << 40,
             short_of_space: false,
             hints_kept: Vec::new(),
+            hints_ended: Vec::new(),
             marked: Vec::new(),
             identity_alarms: 0,
         }
@@ -274,6 +277,11 @@ impl<O: Clone> Replica<O> {
             return;
         }
         let id = io >> 1;
+        match self.tasks.get(&id).map(|task| &task.work) {
+            Some(Work::Put { owed, .. } | Work::Delete { owed, .. }) => self.hints_ended.extend(&owed.markers),
+            Some(Work::KeepHint { owner, .. }) => self.hints_ended.push(*owner),
+            _ => {}
+        }
         if let (Err(_), Some(task)) = (result, self.tasks.get(&id))
             && matches!(task.work, Work::Put { .. })
         {
