@@ -71,6 +71,8 @@ struct Owed {
     /// An upper bound: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
+    /// Hints that are being written: a walk may pass by before they can be seen.
+    writing: u64,
     replay: Option<Replay>,
     not_before: Instant,
     /// The owner has been seen to be back; its replay may begin at `not_before`.
@@ -85,7 +87,7 @@ impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
         let window = HINT_WINDOW_START;
         let not_before = Instant::ZERO;
-        Owed { count, bytes, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
+        Owed { count, bytes, writing: 0, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
     }
     /// The owner has answered after so long, well or not.
     fn pace(&mut self, took: Duration, well: bool) {
@@ -120,6 +122,8 @@ struct Replay {
     refused: u64,
     /// The owner takes nothing now: the walk ends.
     failed: bool,
+    /// No hint was being written when it began, and none has been since: what it does not find does not exist.
+    complete: bool,
 }
 
 struct Delivery {
@@ -197,7 +201,7 @@ impl Hints {
     pub fn mark(&mut self, owner: NodeId, slice: SliceId) {
         self.marked.insert((owner, slice));
     }
-    /// A hint has been written.
+    /// A hint is being written.
     pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
         if self.owners.values().all(|o| o.count == 0) {
             self.next_look = now + HINT_INTERVAL;
@@ -206,6 +210,16 @@ impl Hints {
         let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
         owed.count += 1;
         owed.bytes += bytes;
+        owed.writing += 1;
+        if let Some(replay) = &mut owed.replay {
+            replay.complete = false;
+        }
+    }
+    /// The writing of a hint has ended, well or not.
+    pub fn written(&mut self, owner: NodeId) {
+        if let Some(owed) = self.owners.get_mut(&owner) {
+            owed.writing = owed.writing.saturating_sub(1);
+        }
     }
 
     /// Looks for owners that are back, and for deliveries that got no answer.
@@ -230,7 +244,8 @@ impl Hints {
                 self.next_look = self.next_look.min(owed.not_before);
             }
             if owed.back && now >= owed.not_before && owed.replay.is_none() {
-                owed.replay = Some(Replay { from: hints_of(owner).0, ..Replay::default() });
+                let complete = owed.writing == 0;
+                owed.replay = Some(Replay { from: hints_of(owner).0, complete, ..Replay::default() });
             }
             self.pump(now, owner, ring, out);
         }
@@ -260,11 +275,12 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed) = (replay.found, replay.failed || replay.refused > 0);
+            let failed = replay.failed || replay.refused > 0;
+            let (found, complete) = (replay.found, replay.complete);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
-            } else if found == 0 {
+            } else if found == 0 && complete {
                 (owed.count, owed.bytes) = (0, 0);
             }
         }

@@ -244,6 +244,9 @@ impl Shard {
         for (owner, bytes) in std::mem::take(&mut self.replica.hints_kept) {
             self.hints.kept(now, owner, bytes);
         }
+        for owner in std::mem::take(&mut self.replica.hints_ended) {
+            self.hints.written(owner);
+        }
         for (owner, slice) in std::mem::take(&mut self.replica.marked) {
             self.hints.mark(owner, slice);
         }
