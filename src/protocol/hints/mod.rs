@@ -13,7 +13,8 @@
 
 use crate::{
     limits::{
-        BACKGROUND_TIMEOUT, HINT_ANSWER_GOAL, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN, HINT_WINDOW, HINT_WINDOW_START,
+        BACKGROUND_TIMEOUT, HINT_ANSWER_SLACK, HINT_ANSWER_TIMES, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN,
+        HINT_WINDOW, HINT_WINDOW_START,
     },
     protocol::{
         message::{Depth, Message, Purpose, Refusal},
@@ -79,17 +80,30 @@ struct Owed {
     /// Quick answers since the window grew, and answers to come before it shrinks again.
     quick: usize,
     shrunk: usize,
+    /// How quickly it answers when little is asked of it; forgotten slowly.
+    best: Duration,
 }
 impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
         let window = HINT_WINDOW_START;
         let not_before = Instant::ZERO;
-        Owed { count, bytes, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
+        Owed {
+            count,
+            bytes,
+            replay: None,
+            not_before,
+            back: false,
+            window,
+            quick: 0,
+            shrunk: 0,
+            best: BACKGROUND_TIMEOUT,
+        }
     }
     /// The owner has answered after so long, well or not.
     fn pace(&mut self, took: Duration, well: bool) {
         self.shrunk = self.shrunk.saturating_sub(1);
-        if !well || took > HINT_ANSWER_GOAL {
+        self.best = took.min(self.best + self.best / 128);
+        if !well || took > self.best * HINT_ANSWER_TIMES + HINT_ANSWER_SLACK {
             // Answers to what was sent before it shrank say nothing new.
             if self.shrunk == 0 {
                 self.window = (self.window / 2).max(1);
@@ -117,6 +131,8 @@ struct Replay {
     found: u64,
     /// Deliveries that the owner, or the own disk, refused: each for its key alone.
     refused: u64,
+    /// A hint was written since the walk began, perhaps where it has been already.
+    grew: bool,
     /// The owner takes nothing now: the walk ends.
     failed: bool,
 }
@@ -205,6 +221,9 @@ impl Hints {
         let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
         owed.count += 1;
         owed.bytes += bytes;
+        if let Some(replay) = &mut owed.replay {
+            replay.grew = true;
+        }
     }
 
     /// Looks for owners that are back, and for deliveries that got no answer.
@@ -259,11 +278,11 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed) = (replay.found, replay.failed || replay.refused > 0);
+            let (found, failed) = (replay.found > 0 || replay.grew, replay.failed || replay.refused > 0);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
-            } else if found == 0 {
+            } else if !found {
                 (owed.count, owed.bytes) = (0, 0);
             }
         }
