@@ -7,6 +7,8 @@ use crate::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use crate::types::Durability;
+
 /// Bytes of an engine key: a space byte, an owner, a token and a user's key.
 pub const ENGINE_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 24;
 
@@ -79,17 +81,6 @@ impl ValuePointer {
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.length))
     }
-}
-
-/// When a write is acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Durability {
-    /// After the sync of its batch.
-    #[default]
-    Sync,
-    /// Once the device has it, before its sync, which follows within [`limits::SYNC_INTERVAL`]: the last writes before a
-    /// power cut may be lost, those before them not.
-    Interval,
 }
 
 /// Sizes of one core's engine. Defaults are those of [`crate::limits`]; the simulator shrinks them.

@@ -215,7 +215,12 @@ impl Run {
                 let up = |(_, view, _): &(_, MemberView, f64)| *view == MemberView::Up;
                 let seen = handle.members().iter().filter(|m| up(m)).count();
                 if seen != count || handle.ring().node_count() != count {
-                    return Some(format!("{node}/{shard} sees {seen} of {count} nodes up"));
+                    let odd = handle
+                        .members()
+                        .into_iter()
+                        .find(|m| !up(m))
+                        .map(|(m, view, _)| (self.cluster.index_of(m.id), view));
+                    return Some(format!("{node}/{shard} sees {seen} of {count} nodes up, and {odd:?}"));
                 }
             }
         }
@@ -230,13 +235,18 @@ impl Run {
             }
         }
     }
-    /// Hints that wait. Those that the unsound node keeps may be damaged: then they never go.
+    /// Hints that wait. A node on an unsound medium may keep some that it cannot read, and takes none for a key whose
+    /// record it cannot read: then they never go, as long as nothing repairs it.
     fn hints(&self) -> u64 {
-        let shards = (0..self.cluster.node_count())
-            .filter(|node| self.cluster.plan.faults.unsound != Some(*node))
-            .flat_map(|node| (0..self.cluster.shard_count(node)).map(move |shard| (node, shard)));
-        let handles = shards.filter_map(|(node, shard)| self.cluster.handle(node, shard));
-        handles.map(|h| h.stats().shard.hints_pending).sum()
+        let unsound = self.cluster.plan.faults.unsound;
+        let stats = |node: usize| {
+            let shards = 0..self.cluster.shard_count(node);
+            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats())
+        };
+        if unsound.is_some_and(|node| stats(node).any(|s| s.engine.damaged_places + s.engine.damaged_reads > 0)) {
+            return 0;
+        }
+        (0..self.cluster.node_count()).flat_map(stats).map(|s| s.shard.hints_pending).sum()
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
@@ -370,7 +380,7 @@ async fn read_everywhere(cluster: &Rc<Cluster>, key: &Key, first: usize) -> Resu
         let request = Request {
             key: key.clone(),
             operation: Operation::Get,
-            consistency: Consistency { level: Some(Level::All), sloppy: None },
+            consistency: Consistency { level: Some(Level::All), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };
         match cluster.call(node, 0, request, READ_TIMEOUT).await {
@@ -388,7 +398,7 @@ async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
         let request = Request {
             key: key.clone(),
             operation: Operation::Get,
-            consistency: Consistency { level: Some(Level::Quorum), sloppy: None },
+            consistency: Consistency { level: Some(Level::Quorum), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };
         cluster.call(node, 0, request, READ_TIMEOUT).await;

@@ -57,10 +57,11 @@ pub enum Act {
         request: Request,
         owed: Nodes,
     },
-    /// Merge into the own copy; nobody waits.
+    /// Merge into the own copy, unless its table has been dropped since; nobody waits.
     Merge {
         key: Key,
         siblings: Siblings,
+        epoch: u64,
     },
     /// Keep a marker hint for an absent owner; nobody waits.
     Owe {
@@ -469,6 +470,6 @@ fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
     (now >= deadline).then(|| Failure::new(ErrorCode::Deadline, Outcome::NotApplied, "the deadline has passed"))
 }
 
-fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose) -> Message {
-    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose }
+fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, epoch: u64) -> Message {
+    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, epoch }
 }

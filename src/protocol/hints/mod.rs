@@ -49,6 +49,7 @@ pub enum Act {
         key: Bytes,
         depth: Depth,
     },
+    /// The shard says which drops of its table the state comes after.
     Send {
         to: Address,
         delivery: u64,
@@ -71,6 +72,8 @@ struct Owed {
     /// An upper bound: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
+    /// Hints that are being written: a walk may pass by before they can be seen.
+    writing: u64,
     replay: Option<Replay>,
     not_before: Instant,
     /// The owner has been seen to be back; its replay may begin at `not_before`.
@@ -90,6 +93,7 @@ impl Owed {
         Owed {
             count,
             bytes,
+            writing: 0,
             replay: None,
             not_before,
             back: false,
@@ -131,10 +135,10 @@ struct Replay {
     found: u64,
     /// Deliveries that the owner, or the own disk, refused: each for its key alone.
     refused: u64,
-    /// A hint was written since the walk began, perhaps where it has been already.
-    grew: bool,
     /// The owner takes nothing now: the walk ends.
     failed: bool,
+    /// No hint was being written when it began, and none has been since: what it does not find does not exist.
+    complete: bool,
 }
 
 struct Delivery {
@@ -212,7 +216,7 @@ impl Hints {
     pub fn mark(&mut self, owner: NodeId, slice: SliceId) {
         self.marked.insert((owner, slice));
     }
-    /// A hint has been written.
+    /// A hint is being written.
     pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
         if self.owners.values().all(|o| o.count == 0) {
             self.next_look = now + HINT_INTERVAL;
@@ -221,8 +225,15 @@ impl Hints {
         let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
         owed.count += 1;
         owed.bytes += bytes;
+        owed.writing += 1;
         if let Some(replay) = &mut owed.replay {
-            replay.grew = true;
+            replay.complete = false;
+        }
+    }
+    /// The writing of a hint has ended, well or not.
+    pub fn written(&mut self, owner: NodeId) {
+        if let Some(owed) = self.owners.get_mut(&owner) {
+            owed.writing = owed.writing.saturating_sub(1);
         }
     }
 
@@ -248,7 +259,8 @@ impl Hints {
                 self.next_look = self.next_look.min(owed.not_before);
             }
             if owed.back && now >= owed.not_before && owed.replay.is_none() {
-                owed.replay = Some(Replay { from: hints_of(owner).0, ..Replay::default() });
+                let complete = owed.writing == 0;
+                owed.replay = Some(Replay { from: hints_of(owner).0, complete, ..Replay::default() });
             }
             self.pump(now, owner, ring, out);
         }
@@ -278,11 +290,12 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed) = (replay.found > 0 || replay.grew, replay.failed || replay.refused > 0);
+            let failed = replay.failed || replay.refused > 0;
+            let (found, complete) = (replay.found, replay.complete);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
-            } else if !found {
+            } else if found == 0 && complete {
                 (owed.count, owed.bytes) = (0, 0);
             }
         }
@@ -345,7 +358,7 @@ impl Hints {
             (Some(siblings), Some(to)) => {
                 d.sent = now;
                 d.sent_bytes = siblings.head.value_bytes() as u64;
-                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay };
+                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay, epoch: 0 };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             _ => {
