@@ -34,6 +34,22 @@ pub const RECENT_WRITES_MAX: usize = 4;
 /// Replicas of one key.
 pub const REPLICAS_MAX: usize = 7;
 
+// ---- tables ----------------------------------------------------------------------------------------------------
+/// Bytes of a table's name.
+pub const TABLE_NAME_BYTES_MAX: usize = 64;
+/// Tables of a cluster, the markers of dropped ones included. Two sides of a partition may make as many each.
+pub const TABLES_MAX: usize = 256;
+/// Tables that are taken from other nodes: both sides of a partition may have made so many.
+pub const TABLE_ENTRIES_MAX: usize = 2 * TABLES_MAX;
+/// How far a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted.
+pub const SKEW_MAX: Duration = Duration::from_millis(500);
+/// How far ahead a slice's ceiling of stamps is durably raised.
+pub const STAMP_LEAD: Duration = Duration::from_secs(10);
+/// Stamps of a generation that a shard keeps in memory; it keeps two.
+pub const STAMPS_KEPT: usize = 32 * 1024;
+/// Requests and messages of a shard that wait for a table to be dropped; more are refused.
+pub const HELD_MAX: usize = 1024;
+
 // ---- ring ------------------------------------------------------------------------------------------------------
 /// Virtual nodes of a node by default.
 pub const VNODES: usize = 256;
@@ -106,7 +122,13 @@ pub const LATCH_WAITERS_MAX: usize = 1024;
 pub const EVENTS_PER_TURN: usize = 256;
 /// Messages from other nodes that wait in a shard's inbox; more are dropped (their senders' deadlines notice).
 pub const INBOX_MESSAGES_MAX: usize = 64 * 1024;
-/// Bytes queued towards one peer core; more are dropped and the peer counts as late.
+/// Bytes of those messages; more are dropped.
+pub const INBOX_BYTES_MAX: usize = 128 * MIB;
+/// Reads for other shards that a shard has in hand; more are refused.
+pub const FETCHES_MAX: usize = 32 * 1024;
+/// Bytes of states from other replicas that a shard has in hand; more are refused.
+pub const REPLICA_BYTES_IN_FLIGHT_MAX: usize = 256 * MIB;
+/// Bytes queued towards one peer core, for long frames and for others; more are dropped and the peer counts as late.
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
 /// Messages queued from one core of a node to another.
 pub const MESH_QUEUE_MESSAGES: usize = 1024;
@@ -140,6 +162,8 @@ pub const CLIENT_FRAME_BYTES_MAX: usize = SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILI
 /// Tables in one flatbuffer, and their depth.
 pub const FLATBUFFER_TABLES_MAX: usize = 16 * 1024;
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// A frame longer than this is sent after those that are not, and between nodes over a connection of its own.
+pub const LONG_FRAME_BYTES: usize = 16 * KIB;
 /// Values in one frame.
 pub const FRAME_VALUES_MAX: usize = 2 * SIBLINGS_MAX;
 /// Connections that a shard serves; more are told so and closed.
@@ -212,6 +236,9 @@ pub const FILTER_BITS_PER_KEY: usize = 10;
 pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Bytes of values that a core caches.
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
+/// Bytes of filters and indexes of all tables of a core, some 300 M keys' worth; beyond, the deepest tables do without
+/// filters.
+pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.

@@ -32,6 +32,8 @@ mod identity;
 mod refused_starts;
 #[path = "cluster/slices.rs"]
 mod slices;
+#[path = "cluster/tables.rs"]
+mod tables;
 
 /// Whether the long form was asked for.
 fn long() -> bool {

@@ -32,6 +32,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "protocol::replica::Stored",
         ],
     ),
+    ("protocol::tables", MACHINE),
     ("protocol::repair", MACHINE),
     ("protocol::shard", &["types", "limits", "protocol"]),
     ("engine", &["types", "limits"]),
@@ -45,6 +46,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "protocol::shard",
             "protocol::ring",
             "protocol::versions",
+            "protocol::tables",
             // Records as they are stored, leases.
             "protocol::replica",
         ],

@@ -74,6 +74,13 @@ pub fn get_within(host: &Host, path: &str, connect: Duration, answer: Duration) 
     send(host, &request, connect, answer)
 }
 
+/// Changes or drops a table: a PUT with a JSON body, or a DELETE.
+pub fn change(host: &Host, method: &str, path: &str, body: &str) -> Result<Fetched, Stop> {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{length}\r\n{body}");
+    send(host, &request, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
+}
+
 /// PUTs a JSON body, with the context of a read.
 pub fn put(host: &Host, path: &str, context: Option<&str>, body: &str) -> Result<Fetched, Stop> {
     let context = context.map_or(String::new(), |context| format!("X-Version-Context: {context}\r\n"));

@@ -23,6 +23,7 @@ mod serve;
 mod settings;
 mod simulate;
 mod store;
+mod tables;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{fmt, process::ExitCode};
@@ -64,6 +65,9 @@ enum Command {
     /// Show the ring, or where a key lives
     #[command(after_help = look::RING_EXAMPLE)]
     Ring(look::RingArgs),
+    /// Show the tables, make, alter or drop one
+    #[command(after_help = tables::EXAMPLE)]
+    Table(tables::TableArgs),
     /// Print what a file of a data directory holds and verify its checksums
     #[command(after_help = inspect::EXAMPLE)]
     Inspect(inspect::InspectArgs),
@@ -143,6 +147,7 @@ pub fn run() -> ExitCode {
         Command::Load(args) => load::run(args),
         Command::Status(args) => look::status(args),
         Command::Ring(args) => look::ring(args),
+        Command::Table(args) => tables::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => return bench::run(args),

@@ -13,17 +13,21 @@ use crate::{
     engine::{
         Background, Engine, Opened,
         disk::Disk,
+        drops::Group,
         error::EngineError,
         types::{Change, Durability, EngineOptions, EngineStats, Record, Want, Write},
     },
     limits::{EVENTS_PER_TURN, MEMBERS_MAX, SCAN_KEYS_MAX},
     protocol::{
         message::{Depth, Refusal},
-        replica::{self, Leases, Stored, keys},
+        replica::{self, Leases, Stored, keys, stamps::UNKNOWN},
         ring::{Placement, Ring},
         shard::{Birth, Effect, Event, Shard, ShardStats},
+        tables::{self, Tables},
     },
-    types::{Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId},
+    types::{
+        Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId, TableEntry, TableName,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{
@@ -41,8 +45,6 @@ pub struct CoreSetup {
     pub identity: Identity,
     pub shard: ShardId,
     pub settings: Settings,
-    /// Of what clients write and what is kept for other replicas. The shard's own records are always synced.
-    pub durability: Durability,
     pub engine: EngineOptions,
     /// For the shard's choices that need randomness.
     pub seed: u64,
@@ -89,6 +91,10 @@ impl<W: World, D: Disk> Handle<W, D> {
     pub fn member(&self, node: NodeId) -> Option<Member> {
         self.shard.borrow().members().iter().find(|m| m.id == node).cloned()
     }
+    /// Which tables there are, as this shard knows.
+    pub fn tables(&self) -> Tables {
+        self.shard.borrow().tables().clone()
+    }
     pub fn ring(&self) -> Rc<Ring> {
         self.shard.borrow().ring().clone()
     }
@@ -117,18 +123,20 @@ pub async fn start<W: World, D: Disk>(
     inbox: Inbox,
     setup: CoreSetup,
 ) -> Result<Core<W, D>, BootError> {
-    let CoreSetup { identity, shard, settings, durability, engine: options, seed } = setup;
+    let CoreSetup { identity, shard, settings, engine: options, seed } = setup;
     let slices = Placement::new(&identity.tokens, identity.slices, identity.shards).slices_of(shard);
     let options = EngineOptions { seed: seed ^ identity.generation, ..options };
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
     let mut background = background;
-    let (leases, hints, behind) = {
+    let (leases, hints, behind, tables, stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
             let leases = lease_dots(&engine, &identity, &slices, seed).await?;
             let hints = count_hints(&engine, &slices).await?;
-            Ok::<_, EngineError>((leases, hints, find_marks(&engine, &slices).await?))
+            let behind = find_marks(&engine, &slices).await?;
+            let tables = load_tables(&engine, &slices).await?;
+            Ok::<_, EngineError>((leases, hints, behind, tables, load_stamps(&engine, &slices).await?))
         };
         let mut prepare = std::pin::pin!(prepare);
         poll_fn(|cx| {
@@ -146,6 +154,8 @@ pub async fn start<W: World, D: Disk>(
         settings,
         leases,
         hints,
+        tables,
+        stamps,
         behind,
         copied: identity.copied,
         seed,
@@ -153,19 +163,8 @@ pub async fn start<W: World, D: Disk>(
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
     let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone() };
     let calls = FuturesUnordered::new();
-    let driver = Driver {
-        world,
-        disk,
-        inbox,
-        identity,
-        shard,
-        engine,
-        durability,
-        calls,
-        saving: None,
-        stopping: false,
-        short: false,
-    };
+    let driver =
+        Driver { world, disk, inbox, identity, shard, engine, calls, saving: None, stopping: false, short: false };
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
@@ -231,6 +230,54 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
     Ok(owners.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect())
 }
 
+/// What the slices' records say of tables. A record that is damaged is taken to say what another slice's does: they are
+/// written together, and to drop a table twice would lose what was written in between.
+async fn load_tables<D: Disk>(
+    engine: &Engine<D>,
+    slices: &[SliceId],
+) -> Result<Vec<(SliceId, Vec<(TableEntry, u64)>)>, EngineError> {
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+    for &slice in slices {
+        match engine.get(slice, &keys::tables_key(), Want::Head).await {
+            Ok(None) => {}
+            Ok(Some(record)) => match tables::decode(&record.head) {
+                Some(entries) => found.push((slice, entries)),
+                None => damaged.push(slice),
+            },
+            Err(EngineError::Damaged(_)) => damaged.push(slice),
+            Err(error) => return Err(error),
+        }
+    }
+    let sound = found.first().map(|(_, entries)| entries.clone()).unwrap_or_default();
+    found.extend(damaged.into_iter().map(|slice| (slice, sound.clone())));
+    Ok(found)
+}
+
+/// What no stamp of each slice is above. Of one whose record is damaged, or may be lost, nothing is known.
+async fn load_stamps<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(SliceId, u64)>, EngineError> {
+    let mut floors = Vec::new();
+    for &slice in slices {
+        let floor = match engine.get(slice, &keys::stamps_key(), Want::Head).await {
+            _ if engine.may_have_lost(slice) => UNKNOWN,
+            Ok(None) => continue,
+            Ok(Some(record)) => keys::parse_stamps(&record.head).unwrap_or(UNKNOWN),
+            Err(EngineError::Damaged(_)) => UNKNOWN,
+            Err(error) => return Err(error),
+        };
+        floors.push((slice, floor));
+    }
+    Ok(floors)
+}
+
+/// Drops the records and the hints of all keys that begin with the table's name and a colon.
+async fn drop_table<D: Disk>(engine: &Engine<D>, slices: &[SliceId], name: &TableName) -> Result<(), EngineError> {
+    for (space, skip) in keys::TABLE_SPACES {
+        let group = Group { space, skip: skip as u16, name: Bytes::from(format!("{name}:")) };
+        engine.drop_group(&group, slices).await?;
+    }
+    Ok(())
+}
+
 /// Where hints have been dropped. A slice has one mark for each owner at most.
 async fn find_marks<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(NodeId, SliceId)>, EngineError> {
     let (from, to) = keys::all_behind();
@@ -265,7 +312,6 @@ struct Driver<W: World, D: Disk> {
     identity: Identity,
     shard: Rc<RefCell<Shard>>,
     engine: Engine<D>,
-    durability: Durability,
     calls: FuturesUnordered<LocalBoxFuture<'static, Completion>>,
     /// A save is under way; the list to save after it, if it has changed again.
     saving: Option<Option<Vec<Member>>>,
@@ -304,6 +350,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                 self.short = short;
                 self.take(Event::Space { short }, &mut effects);
             }
+            self.shard.borrow_mut().wall_time_is(self.world.wall_time());
             let mut failed = None;
             for event in events.drain(..) {
                 failed = failed.or(self.failure(&event));
@@ -346,11 +393,12 @@ impl<W: World, D: Disk> Driver<W, D> {
 
     fn arrive(&mut self, arrival: Arrival, events: &mut Vec<Event>) {
         match arrival {
-            Arrival::Request { client, .. } if self.stopping => {
+            Arrival::Request { client, .. } | Arrival::TableChange { client, .. } if self.stopping => {
                 let failure = Failure::new(ErrorCode::NotReady, Outcome::NotApplied, "the node is stopping");
                 self.world.reply(client, Err(failure));
             }
             Arrival::Request { client, request } => events.push(Event::Request { client, request }),
+            Arrival::TableChange { client, change } => events.push(Event::TableChange { client, change }),
             Arrival::Message(envelope) => events.push(Event::Message(envelope)),
             Arrival::PeerReachable(node) => events.push(Event::PeerReachable(node)),
             Arrival::PeerUnreachable(node) => events.push(Event::PeerUnreachable(node)),
@@ -396,10 +444,15 @@ impl<W: World, D: Disk> Driver<W, D> {
                         Completion::Event(Event::Loaded { io, result })
                     }));
                 }
-                Effect::Store { io, changes } => {
+                Effect::DropTable { io, slices, name } => {
                     let engine = self.engine.clone();
-                    let own = changes.iter().any(|change| keys::is_system(&change.key));
-                    let durability = if own { Durability::Sync } else { self.durability };
+                    self.calls.push(Box::pin(async move {
+                        let result = drop_table(&engine, &slices, &name).await.map_err(refusal);
+                        Completion::Event(Event::Stored { io, result })
+                    }));
+                }
+                Effect::Store { io, changes, durability } => {
+                    let engine = self.engine.clone();
                     let writes = changes.into_iter().map(write).collect();
                     self.calls.push(Box::pin(async move {
                         let result = engine.write(writes, durability).await.map_err(refusal);

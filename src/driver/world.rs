@@ -5,7 +5,7 @@
 
 use crate::{
     protocol::message::{Envelope, Message, Request, Response},
-    types::{Instant, NodeId},
+    types::{Instant, NodeId, TableChange},
 };
 use std::{
     cell::RefCell,
@@ -22,6 +22,8 @@ pub use crate::protocol::message::ClientToken;
 pub enum Arrival {
     /// A client of this shard asks.
     Request { client: ClientToken, request: Request },
+    /// A client of this shard makes, alters or drops a table; answered like a write, with an empty context.
+    TableChange { client: ClientToken, change: TableChange },
     /// Another shard speaks.
     Message(Envelope),
     /// A connection to this node works (again).
@@ -34,9 +36,25 @@ pub enum Arrival {
     Stop,
 }
 
+impl Arrival {
+    fn bytes(&self) -> usize {
+        match self {
+            Arrival::Request { request, .. } => request.operation.bytes(),
+            Arrival::Message(envelope) => envelope.message.bytes(),
+            Arrival::TableChange { .. }
+            | Arrival::PeerReachable(_)
+            | Arrival::PeerUnreachable(_)
+            | Arrival::Wake
+            | Arrival::Stop => 0,
+        }
+    }
+}
+
 /// The surroundings of one shard.
 pub trait World: 'static {
     fn now(&self) -> Instant;
+    /// Nanoseconds since 1970 by the wall clock, which may be wrong and may jump.
+    fn wall_time(&self) -> u64;
     /// Sends to another shard, of this node or another. May lose it silently.
     fn send(&self, envelope: Envelope);
     /// Sends to shard 0 of whatever node answers at this address and peer port: the first words of a newcomer.
@@ -56,6 +74,7 @@ pub struct Inbox(Rc<RefCell<InboxState>>);
 #[derive(Default)]
 struct InboxState {
     arrivals: VecDeque<Arrival>,
+    bytes: usize,
     waker: Option<Waker>,
 }
 
@@ -65,6 +84,7 @@ impl Inbox {
     }
     pub fn push(&self, arrival: Arrival) {
         let mut state = self.0.borrow_mut();
+        state.bytes += arrival.bytes();
         state.arrivals.push_back(arrival);
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -77,8 +97,15 @@ impl Inbox {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Bytes of values in them.
+    pub fn bytes(&self) -> usize {
+        self.0.borrow().bytes
+    }
     pub fn pop(&self) -> Option<Arrival> {
-        self.0.borrow_mut().arrivals.pop_front()
+        let mut state = self.0.borrow_mut();
+        let arrival = state.arrivals.pop_front()?;
+        state.bytes -= arrival.bytes();
+        Some(arrival)
     }
     /// Ready when something has arrived.
     pub fn poll_arrived(&self, waker: &Waker) -> Poll<()> {

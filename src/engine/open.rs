@@ -11,7 +11,7 @@ use super::{
     memtable::{ENTRY_OVERHEAD, pointers},
     recover,
     snapshot::{Snapshot, recent, walk},
-    store::{Slice, Store, count},
+    store::{Store, count},
     types::{
         Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
         ValuePointer, Values, Want, Write,
@@ -183,20 +183,20 @@ impl<D: Disk> Engine<D> {
         store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
-    /// Drops every record of a group that was acknowledged before, durably and at once: what it costs does not depend on
-    /// how many there are. Writes that are on their way may go either way. Errors as of [`Engine::write`].
-    pub async fn drop_group(&self, group: &Group) -> Result<(), EngineError> {
+    /// Drops every record of a group in these slices that was acknowledged before, durably and at once: what it costs does
+    /// not depend on how many there are. Writes that are on their way may go either way. Errors as of [`Engine::write`].
+    pub async fn drop_group(&self, group: &Group, slices: &[SliceId]) -> Result<(), EngineError> {
         let store = &self.0;
         store.check()?;
         if group.name.len() > NAME_BYTES_MAX || group.space == RESERVED {
             return Err(EngineError::Failed("no such group can be".into()));
         }
         let change = Change::Put { head: Bytes::new(), values: Values::new() };
-        for slice in store.slices() {
-            store.serving(slice.id)?;
+        for &slice in slices {
+            store.serving(slice)?;
         }
-        let drop = |slice: &Rc<Slice<D>>| Write { slice: slice.id, key: group.key(), change: change.clone() };
-        let writes = store.slices().map(drop).collect();
+        let drop = |&slice: &SliceId| Write { slice, key: group.key(), change: change.clone() };
+        let writes = slices.iter().map(drop).collect();
         let done = store.log.hot.push(writes, Durability::Sync, None, store.options.inline_value_bytes);
         done.wait().await?;
         store.work.wake();

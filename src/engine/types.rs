@@ -7,6 +7,8 @@ use crate::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use crate::types::Durability;
+
 /// Bytes of an engine key: a space byte, an owner, a token and a user's key.
 pub const ENGINE_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 24;
 
@@ -81,17 +83,6 @@ impl ValuePointer {
     }
 }
 
-/// When a write is acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Durability {
-    /// After the sync of its batch.
-    #[default]
-    Sync,
-    /// Once the device has it, before its sync, which follows within [`limits::SYNC_INTERVAL`]: the last writes before a
-    /// power cut may be lost, those before them not.
-    Interval,
-}
-
 /// Sizes of one core's engine. Defaults are those of [`crate::limits`]; the simulator shrinks them.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -104,6 +95,7 @@ pub struct EngineOptions {
     pub level_factor: usize,
     pub block_cache_bytes: usize,
     pub value_cache_bytes: usize,
+    pub table_memory_bytes: usize,
     pub inline_value_bytes: usize,
     pub segment_dead_percent: u64,
     pub space_percent_start: u64,
@@ -125,6 +117,7 @@ impl Default for EngineOptions {
             level_factor: limits::LEVEL_FACTOR,
             block_cache_bytes: limits::BLOCK_CACHE_BYTES,
             value_cache_bytes: limits::VALUE_CACHE_BYTES,
+            table_memory_bytes: limits::TABLE_MEMORY_BYTES,
             inline_value_bytes: limits::INLINE_VALUE_BYTES,
             segment_dead_percent: limits::SEGMENT_DEAD_PERCENT,
             space_percent_start: limits::SPACE_PERCENT_START,

@@ -18,6 +18,7 @@ mod problem;
 mod render;
 mod request;
 mod route;
+mod tables;
 pub mod views;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use problem::{Problem, too_large};
 pub use render::{HealthReply, Reply, health_reply, json_reply, key_reply, metrics_reply, openapi_reply, ready_reply};
 pub use request::request;
 pub use route::{Form, KeyRequest, Routed, Verb, route};
+pub use tables::{TableBody, TableView, TablesView, dropped_reply, no_such_table, table_wish};
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     limits::{KIB, REPLICAS_MAX, REQUEST_TIMEOUT_MAX},
     protocol::versions::Context,
-    types::{Consistency, Key, Level, Token, WriteId},
+    types::{Consistency, Key, Level, TableName, Token, WriteId},
 };
 use std::time::Duration;
 
@@ -25,6 +25,12 @@ pub enum Verb {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Routed {
     Key(Box<KeyRequest>),
+    Tables,
+    /// One table; a PUT's body says what of it is to change.
+    Table {
+        name: TableName,
+        verb: Verb,
+    },
     Cluster,
     /// One key's preference list, or the ring as a whole.
     Ring {
@@ -81,7 +87,11 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
     if let Some(key) = path.strip_prefix("/v1/keys/") {
         return route_key(method, key, query, headers).map(|k| Routed::Key(Box::new(k)));
     }
+    if let Some(name) = path.strip_prefix("/v1/tables/") {
+        return route_table(method, name, query);
+    }
     let routed = match path {
+        "/v1/tables" => Routed::Tables,
         "/v1/cluster" => Routed::Cluster,
         "/v1/ring" => Routed::Ring { key: None },
         "/v1/node" => Routed::Node,
@@ -104,12 +114,7 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
 }
 
 fn route_key<H: Headers + ?Sized>(method: &str, key: &str, query: &str, headers: &H) -> Result<KeyRequest, Problem> {
-    let verb = match method {
-        "GET" | "HEAD" => Verb::Get,
-        "PUT" => Verb::Put,
-        "DELETE" => Verb::Delete,
-        _ => return Err(Problem::method_not_allowed(method, "GET, HEAD, PUT, DELETE")),
-    };
+    let verb = parse_verb(method)?;
     let key = parse_key(key)?;
     let asked = Parameters::parse(query)?;
     let header_level = single(headers, CONSISTENCY_HEADER)?.map(parse_consistency).transpose()?;
@@ -132,6 +137,25 @@ fn route_key<H: Headers + ?Sized>(method: &str, key: &str, query: &str, headers:
         raw: media::accepts_raw(headers.value("accept", 0)),
         key,
     })
+}
+
+fn route_table(method: &str, name: &str, query: &str) -> Result<Routed, Problem> {
+    let verb = parse_verb(method)?;
+    if let Some((parameter, _)) = parameters(query).next() {
+        return Err(unknown_parameter(parameter, "none"));
+    }
+    let name = String::from_utf8(percent_decode(name)?).unwrap_or_default();
+    let name = name.parse().map_err(|e: crate::types::TableError| Problem::bad_request(e.to_string()))?;
+    Ok(Routed::Table { name, verb })
+}
+
+fn parse_verb(method: &str) -> Result<Verb, Problem> {
+    match method {
+        "GET" | "HEAD" => Ok(Verb::Get),
+        "PUT" => Ok(Verb::Put),
+        "DELETE" => Ok(Verb::Delete),
+        _ => Err(Problem::method_not_allowed(method, "GET, HEAD, PUT, DELETE")),
+    }
 }
 
 fn ring_key(query: &str) -> Result<Option<Key>, Problem> {

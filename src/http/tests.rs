@@ -212,7 +212,7 @@ fn routes_and_methods() {
     assert_eq!(route_to("GET", "/v1/ring?key=").expect_err("empty").status, 400);
     assert_eq!(route_to("GET", "/v1/ring?kee=a").expect_err("unknown").status, 400);
     assert_eq!(route_to("GET", "/v1/node?x=1").expect_err("unknown").status, 400);
-    for unknown in ["/", "", "/v1", "/v1/keys", "/ui", "/v1/tables", "/v1/cluster/", "*", "/metricsx"] {
+    for unknown in ["/", "", "/v1", "/v1/keys", "/ui", "/v1/tablets", "/v1/cluster/", "*", "/metricsx"] {
         assert_eq!(route_to("GET", unknown).expect_err(unknown).status, 404, "{unknown}");
     }
     let wrong = route_to("DELETE", "/v1/cluster").expect_err("405").reply();
@@ -326,7 +326,7 @@ fn failures_have_status_code_and_outcome() {
 fn the_api_description_is_json_and_names_every_route() {
     let body = openapi_reply().body.concat();
     let document: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    for path in ["/v1/cluster", "/v1/ring", "/v1/node", "/metrics", "/healthz", "/readyz"] {
+    for path in ["/v1/tables", "/v1/cluster", "/v1/ring", "/v1/node", "/metrics", "/healthz", "/readyz"] {
         assert!(route_to("GET", path).is_ok() && document["paths"][path].is_object(), "{path}");
     }
     assert!(document["paths"]["/v1/keys/{key}"]["put"].is_object());
@@ -356,6 +356,43 @@ fn figures_add_up_and_metrics_name_each_once() {
     types.sort();
     types.dedup();
     assert_eq!(types.len(), count);
+}
+
+#[test]
+fn tables() {
+    use crate::types::{Conflict, Durability, TableWish};
+    let routed = |method, target| route_to(method, target).map_err(|p| (p.status, p.detail));
+    for (method, verb) in [("GET", Verb::Get), ("HEAD", Verb::Get), ("PUT", Verb::Put), ("DELETE", Verb::Delete)] {
+        let name = "cart".parse().expect("a name");
+        assert_eq!(routed(method, "/v1/tables/cart"), Ok(Routed::Table { name, verb }));
+    }
+    assert_eq!(routed("GET", "/v1/tables"), Ok(Routed::Tables));
+    let refusals = [
+        ("POST", "/v1/tables/cart", 405),
+        ("PUT", "/v1/tables", 405),
+        ("GET", "/v1/tables/", 400),
+        ("GET", "/v1/tables/a:b", 400),
+        ("GET", "/v1/tables/%FF", 400),
+        ("GET", "/v1/tables/cart?n=1", 400),
+    ];
+    for (method, target, status) in refusals {
+        assert_eq!(routed(method, target).expect_err(target).0, status, "{target}");
+    }
+    let all = r#"{"n": 5, "r": 1, "w": 3, "conflict": "last_write_wins", "sloppy": false, "durability": "interval"}"#;
+    let wish = TableWish {
+        n: Some(5),
+        r: Some(1),
+        w: Some(3),
+        conflict: Some(Conflict::LastWriteWins),
+        sloppy: Some(false),
+        durability: Some(Durability::Interval),
+    };
+    assert_eq!(table_wish(all.as_bytes()), Ok(wish));
+    assert_eq!(table_wish(b" {} "), Ok(TableWish::default()));
+    assert_eq!(table_wish(b""), Ok(TableWish::default()));
+    for bad in ["[3,2,2]", "7", "{\"m\": 1}", "{\"n\": 300}", "{\"conflict\": \"none\"}", "{\"durability\": 1}", "{"] {
+        assert_eq!(table_wish(bad.as_bytes()).expect_err(bad).status, 400, "{bad}");
+    }
 }
 
 proptest! {

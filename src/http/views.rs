@@ -195,6 +195,8 @@ figures! {
     hints_delivered_bytes: Counter,
     /// Hints dropped because the bound on their bytes was reached.
     hints_dropped: Counter,
+    /// Writes refused because their stamp was too far ahead of this node's clock.
+    stamps_refused: Counter,
     /// Ranges, of each absent replica, in which it lacks something because a hint was dropped.
     ranges_marked: Gauge,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.

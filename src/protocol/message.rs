@@ -4,7 +4,7 @@
 //! sides: the frame carries what is left of it.
 
 use super::versions::{Context, Head, Siblings};
-use crate::types::{Address, Consistency, Failure, Instant, Key, Member, NodeId, Value, WriteId};
+use crate::types::{Address, Consistency, Failure, Instant, Key, Member, NodeId, TableEntry, Value, WriteId};
 
 /// A client's request in hand, by the number that the world gave it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -90,6 +90,8 @@ pub enum Message {
         key: Key,
         siblings: Siblings,
         purpose: Purpose,
+        /// The version of the latest drop of the key's table that the state comes after, 0: none.
+        epoch: u64,
     },
     Replicated(Result<(), Refusal>),
 
@@ -97,6 +99,8 @@ pub enum Message {
     Fetch {
         key: Key,
         depth: Depth,
+        /// As of a state that is sent.
+        epoch: u64,
     },
     Fetched(Result<Fetched, Refusal>),
 
@@ -120,6 +124,27 @@ pub enum Message {
         members: Vec<Member>,
         avoided: Vec<NodeId>,
     },
+
+    /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it wants to
+    /// hear what the other knows better.
+    Tables {
+        digest: u64,
+        news: Vec<TableEntry>,
+        wanted: bool,
+    },
+}
+
+impl Message {
+    /// Bytes of values that the message keeps in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Message::Forward { request, .. } => request.operation.bytes(),
+            Message::Forwarded(Ok(Answer::Got(siblings)))
+            | Message::Replicate { siblings, .. }
+            | Message::Fetched(Ok(Fetched::Full(siblings))) => siblings.head.value_bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// Why a state is sent to a replica.
@@ -163,6 +188,8 @@ pub enum Refusal {
     NotMine = 5,
     /// The work was dropped because its deadline had passed.
     Expired = 6,
+    /// The write's stamp is too far ahead of the replica's clock.
+    ClockAhead = 7,
 }
 
 /// A member in a digest: how new the sender's knowledge of it is.

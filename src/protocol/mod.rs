@@ -1,7 +1,7 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, health, membership) never import
-//! each other; the shard owns one of each and only routes.
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, health, membership, tables) never
+//! import each other; the shard owns one of each and only routes.
 #![forbid(unsafe_code)]
 
 pub mod versions;
@@ -19,5 +19,7 @@ pub mod hints;
 pub mod health;
 
 pub mod membership;
+
+pub mod tables;
 
 pub mod shard;

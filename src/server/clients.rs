@@ -1,7 +1,7 @@
 //! The client protocol: many requests in flight on a connection, answers in any order.
 //!
 //! A connection is one task with two halves. The receiving half reads as much as there is, hands every request to the
-//! shard and goes on; the sending half takes all answers that have gathered and sends them in one operation. Nothing is
+//! shard and goes on; the sending half takes the answers that have gathered, long ones last, and sends them in one operation. Nothing is
 //! spawned and no timer set for a request. Reading pauses while too many requests are in flight or too many answers
 //! wait for a client that does not read.
 
@@ -16,7 +16,7 @@ use crate::{
     limits::{CLIENT_FRAME_BYTES_MAX, HELLO_TIMEOUT, MIB, REQUESTS_PER_CONNECTION_MAX, STALLED_TIMEOUT},
     protocol::message::{ClientMessage, Hello, Request, Response, ServerMessage, Welcome},
     types::{ErrorCode, Failure, Outcome},
-    wire::{self, CLIENT_REVISION, FEATURES, Frame, FrameDecoder},
+    wire::{self, CLIENT_REVISION, FEATURES, Frame, FrameDecoder, Outbox},
 };
 use futures_util::future::{Either, select};
 use std::{
@@ -55,8 +55,7 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener, connections_max: 
 /// What both halves of a connection, and the answers on their way to it, share.
 struct Client {
     world: Rc<ServerWorld>,
-    outbox: RefCell<Pieces>,
-    outbox_bytes: Cell<usize>,
+    outbox: RefCell<Outbox>,
     in_flight: Cell<usize>,
     /// Nothing more will be answered: the sending half ends when all is sent.
     finishing: Cell<bool>,
@@ -97,8 +96,7 @@ impl Client {
             })
         };
         if let Ok(pieces) = pieces {
-            self.outbox_bytes.set(self.outbox_bytes.get() + pieces.bytes());
-            self.outbox.borrow_mut().extend(pieces.into_parts());
+            self.outbox.borrow_mut().push(pieces);
             wake(&self.sender);
         }
     }
@@ -121,12 +119,13 @@ impl Client {
             if !more {
                 return Ok(());
             }
-            let pieces = self.outbox.replace(std::mem::take(&mut spare));
-            let bytes = self.outbox_bytes.replace(0);
+            let mut pieces = std::mem::take(&mut spare);
+            let full = self.outbox.borrow().bytes() > OUTBOX_BYTES;
+            self.outbox.borrow_mut().take(&mut pieces);
             let (emptied, result) = socket.send_all(pieces).await;
             result?;
             spare = emptied;
-            if bytes > OUTBOX_BYTES {
+            if full {
                 wake(&self.receiver);
             }
         }
@@ -135,7 +134,7 @@ impl Client {
     /// Ready when another request may be taken on.
     fn room(&self) -> impl Future<Output = ()> + '_ {
         poll_fn(|cx| {
-            if self.in_flight.get() < REQUESTS_PER_CONNECTION_MAX && self.outbox_bytes.get() <= OUTBOX_BYTES {
+            if self.in_flight.get() < REQUESTS_PER_CONNECTION_MAX && self.outbox.borrow().bytes() <= OUTBOX_BYTES {
                 return Poll::Ready(());
             }
             *self.receiver.borrow_mut() = Some(cx.waker().clone());
@@ -154,7 +153,6 @@ async fn connection(world: &Rc<ServerWorld>, socket: Socket, crowded: bool) -> R
     let client = Rc::new(Client {
         world: world.clone(),
         outbox: RefCell::default(),
-        outbox_bytes: Cell::new(0),
         in_flight: Cell::new(0),
         finishing: Cell::new(false),
         sender: RefCell::default(),

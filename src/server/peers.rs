@@ -1,4 +1,5 @@
-//! Between nodes: each core connects to each core of each other node that it speaks to.
+//! Between nodes: each core connects to each core of each other node that it speaks to, and once more for long frames, so that
+//! large values delay nobody.
 //!
 //! A connection carries messages one way, from the core that made it; answers come back over the other core's own
 //! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
@@ -13,7 +14,9 @@ use super::{
 };
 use crate::{
     driver::world::Arrival,
-    limits::{HELLO_TIMEOUT, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
+    limits::{
+        HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN,
+    },
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
     types::{Address, MemberState, NodeId, Ports},
@@ -78,7 +81,7 @@ struct Contact {
 pub struct Peers {
     own: PeerSelf,
     ring: Rc<Ring>,
-    routes: RefCell<FixedMap<Address, Rc<Route>>>,
+    routes: RefCell<FixedMap<(Address, Lane), Rc<Route>>>,
     /// Nodes that have introduced themselves and may not be members yet.
     strangers: RefCell<FixedMap<NodeId, Contact>>,
     seed_calls: Cell<usize>,
@@ -133,23 +136,24 @@ impl Peers {
 
     /// Queues a frame for a core of another node.
     pub fn send(self: &Rc<Self>, to: Address, pieces: wire::Pieces) {
-        let route = {
-            let mut routes = self.routes.borrow_mut();
-            match routes.get(&to) {
-                Some(route) => route.clone(),
-                None => {
-                    let route = Rc::new(Route::new(to));
-                    routes.insert(to, route.clone());
-                    self.ring.spawn(self.clone().keep_route(route.clone()));
-                    route
-                }
-            }
-        };
+        let lane = if pieces.bytes() > LONG_FRAME_BYTES { Lane::Long } else { Lane::Short };
+        let route = self.route(to, lane);
         if !route.push(pieces)
             && let Some(world) = self.world()
         {
             world.drop_message();
         }
+    }
+
+    fn route(self: &Rc<Self>, to: Address, lane: Lane) -> Rc<Route> {
+        let mut routes = self.routes.borrow_mut();
+        if let Some(route) = routes.get(&(to, lane)) {
+            return route.clone();
+        }
+        let route = Rc::new(Route::new(to));
+        routes.insert((to, lane), route.clone());
+        self.ring.spawn(self.clone().keep_route(route.clone()));
+        route
     }
 
     /// Keeps a connection to one core of another node while there is something to say. Runs for ever.
@@ -300,6 +304,13 @@ impl Peers {
         select(drained, self.ring.pause(CONNECT_TIMEOUT)).await;
         Ok(())
     }
+}
+
+/// Frames of one kind share a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Lane {
+    Short,
+    Long,
 }
 
 /// What waits for one core of another node.

@@ -150,6 +150,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         hints_delivered: shard.hints_delivered,
         hints_delivered_bytes: shard.hints_delivered_bytes,
         hints_dropped: shard.hints_dropped,
+        stamps_refused: shard.stamps_refused,
         ranges_marked: shard.ranges_marked,
         identity_alarms: shard.identity_alarms,
         peer_silences: shard.silences,
@@ -182,7 +183,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
 /// Where a key lives: every node of its walk in order, the first N at home.
 pub fn key_ring(handle: &Handle<ServerWorld, RingDisk>, key: &Key) -> KeyRingView {
     let (ring, members) = (handle.ring(), handle.members());
-    let n = usize::from(handle.settings().n);
+    let n = usize::from(handle.tables().of(key.as_bytes()).n);
     let token = key.token();
     let mut lines = Vec::new();
     for (place, node) in ring.walk(token, ring.node_count()).into_iter().enumerate() {

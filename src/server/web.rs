@@ -11,10 +11,11 @@ use super::{
     world::{Asker, ServerWorld, count},
 };
 use crate::{
-    driver::world::Arrival,
-    http::{self, HttpLimits, KeyRequest, Problem, Reply, Routed, views},
+    driver::world::{Arrival, ClientToken},
+    http::{self, HttpLimits, KeyRequest, Problem, Reply, Routed, TableView, TablesView, Verb, views},
     limits::{HTTP_HEAD_BYTES_MAX, KIB, MIB, STALLED_TIMEOUT},
     protocol::message::Response,
+    types::{TableChange, TableChangeKind, TableName},
 };
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::{LocalBoxFuture, select};
@@ -41,6 +42,8 @@ use std::{
 const OUTGOING_BYTES: usize = 256 * KIB;
 /// Bytes of a refused body that are read and thrown away, so that its sender gets to read the answer.
 const DISCARD_BYTES: usize = 16 * MIB;
+/// Bytes of a table's settings.
+const TABLE_BODY_BYTES_MAX: usize = 4 * KIB;
 /// How long the other side may take to close after us.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -184,6 +187,16 @@ async fn answer(web: &Rc<Web>, watch: &Watch, request: hyper::Request<Incoming>)
             return (problem.reply(), !drained);
         }
     };
+    if let Routed::Table { name, verb } = routed {
+        return match read_body(watch, body, TABLE_BODY_BYTES_MAX).await {
+            Ok(bytes) => (table(web, name, verb, &bytes).await, false),
+            Err(Refused::TooLarge { drained }) => {
+                (Problem::bad_request("a table's settings are a few words, this body is longer").reply(), !drained)
+            }
+            Err(Refused::Late) => (Problem::slow_client().reply(), true),
+            Err(Refused::Broken(reason)) => (Problem::bad_request(reason).reply(), true),
+        };
+    }
     let Routed::Key(asked) = routed else {
         let drained = discard(watch, body).await;
         return (look(web, routed).await, !drained);
@@ -205,18 +218,48 @@ async fn ask(web: &Rc<Web>, asked: KeyRequest, body: Bytes) -> Reply {
         Ok(request) => request,
         Err(problem) => return problem.reply(),
     };
+    http::key_reply(form, put_to_shard(web, |client| Arrival::Request { client, request }).await)
+}
+
+/// Hands something to the shard and waits for its answer.
+async fn put_to_shard(web: &Rc<Web>, arrival: impl FnOnce(ClientToken) -> Arrival) -> Response {
     let waiting = Rc::new(Waiting::default());
     let token = web.world.replies.expect(waiting.clone(), 0);
-    web.world.inbox.push(Arrival::Request { client: token, request });
-    let response = poll_fn(|cx| match waiting.response.borrow_mut().take() {
+    web.world.inbox.push(arrival(token));
+    poll_fn(|cx| match waiting.response.borrow_mut().take() {
         Some(response) => Poll::Ready(response),
         None => {
             *waiting.waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         }
     })
-    .await;
-    http::key_reply(form, response)
+    .await
+}
+
+/// A table is looked at, made, altered or dropped.
+async fn table(web: &Rc<Web>, name: TableName, verb: Verb, body: &[u8]) -> Reply {
+    let Some(handle) = web.world.handle.get() else {
+        return Problem::not_ready("the node is starting").reply();
+    };
+    let shown = || match handle.tables().get(name.as_str()) {
+        Some(settings) => http::json_reply(&TableView::new(&name, &settings)),
+        None => http::no_such_table(&name).reply(),
+    };
+    let kind = match verb {
+        Verb::Get => return shown(),
+        Verb::Put => match http::table_wish(body) {
+            Ok(wish) => TableChangeKind::Set(wish),
+            Err(problem) => return problem.reply(),
+        },
+        Verb::Delete if handle.tables().get(name.as_str()).is_none() => return http::no_such_table(&name).reply(),
+        Verb::Delete => TableChangeKind::Drop,
+    };
+    let change = TableChange { name: name.clone(), kind };
+    match put_to_shard(web, |client| Arrival::TableChange { client, change }).await {
+        Err(failure) => Problem::from(failure).reply(),
+        Ok(_) if verb == Verb::Delete => http::dropped_reply(&name),
+        Ok(_) => shown(),
+    }
 }
 
 #[derive(Default)]
@@ -249,8 +292,14 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
     let cluster = || views::ClusterView::new(&handle.members(), digest);
     match routed {
         Routed::Cluster => http::json_reply(&cluster()),
+        Routed::Tables => {
+            let tables = handle.tables().list();
+            let tables = tables.iter().map(|(name, settings)| TableView::new(name, settings)).collect();
+            http::json_reply(&TablesView { tables })
+        }
         Routed::Ring { key: None } => {
-            http::json_reply(&views::RingView::new(&handle.members(), handle.settings().n, digest))
+            let n = handle.tables().of(b"").n;
+            http::json_reply(&views::RingView::new(&handle.members(), n, digest))
         }
         Routed::Ring { key: Some(key) } => http::json_reply(&report::key_ring(handle, &key)),
         Routed::Node => http::json_reply(&web.reports.node(&web.world).await),
@@ -260,7 +309,7 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
         }
         Routed::Readyz if handle.ready() => http::ready_reply(Ok(())),
         Routed::Readyz => http::ready_reply(Err("the node has not joined its cluster yet")),
-        Routed::Healthz | Routed::OpenApi | Routed::Key(_) => http::health_reply(),
+        Routed::Healthz | Routed::OpenApi | Routed::Key(_) | Routed::Table { .. } => http::health_reply(),
     }
 }
 

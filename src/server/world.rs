@@ -15,7 +15,7 @@ use crate::{
         core::Handle,
         world::{Arrival, ClientToken, Inbox, World},
     },
-    limits::INBOX_MESSAGES_MAX,
+    limits::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX},
     protocol::message::{Envelope, Message, Response},
     types::{Address, Instant},
     wire::{self, Frame, FrameEncoder, Trust},
@@ -88,7 +88,8 @@ impl ServerWorld {
 
     /// Takes in a message from another shard, unless too many wait.
     pub fn arrive(&self, envelope: Envelope) {
-        if envelope.to != self.address || self.inbox.len() >= INBOX_MESSAGES_MAX {
+        let full = self.inbox.len() >= INBOX_MESSAGES_MAX || self.inbox.bytes() >= INBOX_BYTES_MAX;
+        if envelope.to != self.address || full {
             return self.drop_message();
         }
         self.inbox.push(Arrival::Message(envelope));
@@ -133,6 +134,10 @@ impl ServerWorld {
 impl World for ServerWorld {
     fn now(&self) -> Instant {
         clock::now()
+    }
+
+    fn wall_time(&self) -> u64 {
+        clock::wall()
     }
 
     fn send(&self, envelope: Envelope) {

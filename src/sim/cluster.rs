@@ -25,7 +25,7 @@ use crate::{
         identity::{self, Identity, NodeWish},
         world::Inbox,
     },
-    engine::types::{Durability, EngineOptions},
+    engine::types::EngineOptions,
     limits::KIB,
     protocol::ring::FixedMap,
     types::{Instant, NodeId, Ports, ShardId},
@@ -151,6 +151,13 @@ impl Cluster {
     }
     pub fn local_now(&self, node: usize) -> Instant {
         self.clock(node).local(self.executor.now())
+    }
+    /// By the node's wall clock: true time and a skew of its own, up to a fifth of a second to either side.
+    pub fn wall_time(&self, node: usize) -> u64 {
+        const BEGIN: u64 = 1_700_000_000_000_000_000;
+        const SKEW: u64 = 200_000_000;
+        let skew = Prng::stream(self.plan.seed ^ node as u64, "wall clock").bits() % (2 * SKEW);
+        BEGIN + self.executor.now().0 + skew - SKEW
     }
     /// Known from the node's first start on.
     pub fn node_id(&self, node: usize) -> Option<NodeId> {
@@ -290,7 +297,6 @@ impl Cluster {
             identity,
             shard: ShardId(shard),
             settings: self.settings(),
-            durability: Durability::Sync,
             engine: self.engine_options(),
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };

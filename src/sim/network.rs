@@ -345,16 +345,17 @@ fn name(message: &Message) -> &'static str {
         Message::GossipDelta { .. } => "gossip delta",
         Message::GossipNews { .. } => "gossip news",
         Message::View { .. } => "view",
+        Message::Tables { .. } => "tables",
     }
 }
 
 /// A message in words, without values.
 fn describe(message: &Message) -> String {
     match message {
-        Message::Replicate { key, siblings, purpose } => {
+        Message::Replicate { key, siblings, purpose, .. } => {
             format!("replicate {purpose:?} {key:?} {:?}", siblings.head)
         }
-        Message::Fetch { key, depth } => format!("fetch {key:?} {depth:?}"),
+        Message::Fetch { key, depth, .. } => format!("fetch {key:?} {depth:?}"),
         Message::Forward { request, hops } => format!("forward {:?} hops {hops}", request.key),
         Message::Replicated(result) => format!("replicated {result:?}"),
         other => name(other).to_string(),

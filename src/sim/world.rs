@@ -82,6 +82,9 @@ impl World for ShardWorld {
     fn now(&self) -> Instant {
         self.cluster.upgrade().map_or(Instant::ZERO, |c| c.local_now(self.node))
     }
+    fn wall_time(&self) -> u64 {
+        self.cluster.upgrade().map_or(0, |c| c.wall_time(self.node))
+    }
     fn send(&self, envelope: Envelope) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.send(self.node, envelope);

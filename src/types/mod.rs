@@ -6,6 +6,7 @@ mod instant;
 mod key;
 mod member;
 mod request;
+mod table;
 mod value;
 
 pub use address::{Address, NodeId, Ports, ShardId, SliceId, Token};
@@ -14,4 +15,7 @@ pub use instant::Instant;
 pub use key::{Key, KeyError};
 pub use member::{Member, MemberState, MemberView};
 pub use request::{Consistency, Level, WriteId};
+pub use table::{
+    Conflict, Durability, TableChange, TableChangeKind, TableEntry, TableError, TableName, TableSettings, TableWish,
+};
 pub use value::{Media, Value, ValueError};

@@ -57,9 +57,10 @@ pub enum Kind {
     GossipDelta = 40,
     GossipNews = 41,
     View = 42,
+    Tables = 43,
 }
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::ClientHello,
         Kind::Request,
         Kind::RingRequest,
@@ -78,6 +79,7 @@ impl Kind {
         Kind::GossipDelta,
         Kind::GossipNews,
         Kind::View,
+        Kind::Tables,
     ];
     fn from_number(number: u16) -> Option<Kind> {
         Self::ALL.into_iter().find(|k| *k as u16 == number)

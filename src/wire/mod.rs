@@ -20,12 +20,14 @@ mod error;
 mod fields;
 pub mod frame;
 mod generated;
+mod outbox;
 mod peer;
 mod stream;
 
 pub use client::{decode_client, decode_server, encode_client, encode_server};
 pub use error::WireError;
 pub use frame::{Frame, FrameEncoder, Header, Kind, Pieces};
+pub use outbox::Outbox;
 pub use peer::{ConnectionPurpose, PeerHello, decode_peer, decode_peer_hello, encode_peer, encode_peer_hello};
 pub use stream::FrameDecoder;
 

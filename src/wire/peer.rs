@@ -7,9 +7,9 @@ use super::{
     generated as fb,
 };
 use crate::{
-    limits::MEMBERS_MAX,
+    limits::{MEMBERS_MAX, TABLE_ENTRIES_MAX},
     protocol::message::{Depth, DigestEntry, Envelope, Fetched, Message, News, Purpose, Refusal},
-    types::{Instant, NodeId, Ports, ShardId},
+    types::{Conflict, Durability, Instant, NodeId, Ports, ShardId, TableEntry, TableName, TableSettings},
 };
 use bytes::Bytes;
 use flatbuffers::{ForwardsUOffset, Vector, WIPOffset};
@@ -107,7 +107,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Forwarded::create(builder, &fb::ForwardedArgs { route, response: Some(offset) });
             encoder.finish(label(Kind::Forwarded), root, fields::response_values(response).iter())
         }
-        Message::Replicate { key, siblings, purpose } => {
+        Message::Replicate { key, siblings, purpose, epoch } => {
             let (purpose, owner) = put_purpose(*purpose);
             let args = fb::ReplicateArgs {
                 route,
@@ -115,6 +115,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
                 head: Some(fields::put_siblings(builder, siblings)?),
                 purpose,
                 owner,
+                epoch: *epoch,
             };
             let root = fb::Replicate::create(builder, &args);
             encoder.finish(label(Kind::Replicate), root, siblings.values.iter())
@@ -124,9 +125,10 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Replicated::create(builder, &fb::ReplicatedArgs { route, refusal });
             encoder.finish(label(Kind::Replicated), root, [].iter())
         }
-        Message::Fetch { key, depth } => {
+        Message::Fetch { key, depth, epoch } => {
             let key = Some(fields::put_bytes(builder, key.as_bytes()));
-            let root = fb::Fetch::create(builder, &fb::FetchArgs { route, key, depth: put_depth(*depth) });
+            let root =
+                fb::Fetch::create(builder, &fb::FetchArgs { route, key, depth: put_depth(*depth), epoch: *epoch });
             encoder.finish(label(Kind::Fetch), root, [].iter())
         }
         Message::Fetched(result) => {
@@ -156,6 +158,15 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let avoided = Some(put_nodes(builder, avoided)?);
             let root = fb::View::create(builder, &fb::ViewArgs { route, members, avoided });
             encoder.finish(label(Kind::View), root, [].iter())
+        }
+        Message::Tables { digest, news, wanted } => {
+            if news.len() > TABLE_ENTRIES_MAX {
+                return Err(WireError::Unsendable("more tables than there can be"));
+            }
+            let news: Vec<_> = news.iter().map(|entry| put_table(builder, entry)).collect();
+            let news = Some(builder.create_vector(&news));
+            let root = fb::Tables::create(builder, &fb::TablesArgs { route, digest: *digest, news, wanted: *wanted });
+            encoder.finish(label(Kind::Tables), root, [].iter())
         }
     }
 }
@@ -218,6 +229,29 @@ fn put_piece_of_news(builder: &mut Builder, news: &News) -> WIPOffset<fb::News<'
         }
     }
 }
+fn put_table(builder: &mut Builder, entry: &TableEntry) -> WIPOffset<fb::TableEntry<'static>> {
+    let name = Some(builder.create_string(entry.name.as_str()));
+    let absent = fb::TableEntryArgs {
+        name,
+        version: entry.version,
+        node: entry.node.0,
+        dropped: entry.dropped,
+        ..Default::default()
+    };
+    let args = entry.settings.map_or(absent, |settings| fb::TableEntryArgs {
+        name,
+        version: entry.version,
+        node: entry.node.0,
+        dropped: entry.dropped,
+        n: settings.n,
+        r: settings.r,
+        w: settings.w,
+        conflict: u8::from(settings.conflict == Conflict::LastWriteWins),
+        sloppy: settings.sloppy,
+        durability: u8::from(settings.durability == Durability::Interval),
+    });
+    fb::TableEntry::create(builder, &args)
+}
 fn put_nodes(builder: &mut Builder, nodes: &[NodeId]) -> Result<WIPOffset<Vector<'static, u64>>, WireError> {
     check_count(nodes.len())?;
     Ok(builder.create_vector_from_iter(nodes.iter().map(|n| n.0)))
@@ -259,7 +293,7 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let table = frame.root::<fb::Replicate>()?;
             let key = fields::take_key(frame, table.key())?;
             let siblings = fields::take_siblings(Some(table.head()), &mut body, trust)?;
-            (table.route(), Message::Replicate { key, siblings, purpose: take_purpose(table)? })
+            (table.route(), Message::Replicate { key, siblings, purpose: take_purpose(table)?, epoch: table.epoch() })
         }
         Kind::Replicated => {
             let table = frame.root::<fb::Replicated>()?;
@@ -272,7 +306,7 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
         Kind::Fetch => {
             let table = frame.root::<fb::Fetch>()?;
             let key = fields::take_key(frame, table.key())?;
-            (table.route(), Message::Fetch { key, depth: take_depth(table.depth())? })
+            (table.route(), Message::Fetch { key, depth: take_depth(table.depth())?, epoch: table.epoch() })
         }
         Kind::Fetched => {
             let table = frame.root::<fb::Fetched>()?;
@@ -305,6 +339,14 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let (members, avoided) = (fields::take_members(table.members())?, take_nodes(table.avoided())?);
             (table.route(), Message::View { members, avoided })
         }
+        Kind::Tables => {
+            let table = frame.root::<fb::Tables>()?;
+            if table.news().len() > TABLE_ENTRIES_MAX {
+                return Err(WireError::Field("tables"));
+            }
+            let news = table.news().iter().map(take_table).collect::<Result<_, _>>()?;
+            (table.route(), Message::Tables { digest: table.digest(), news, wanted: table.wanted() })
+        }
         Kind::ClientHello
         | Kind::Request
         | Kind::RingRequest
@@ -336,7 +378,7 @@ fn take_depth(number: u8) -> Result<Depth, WireError> {
 }
 fn take_refusal(number: u8) -> Result<Refusal, WireError> {
     use Refusal::*;
-    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired];
+    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead];
     refusals.into_iter().find(|r| *r as u8 == number).ok_or(WireError::Field("refusal"))
 }
 fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {
@@ -358,6 +400,36 @@ fn take_news(news: Vector<'_, ForwardsUOffset<fb::News<'_>>>) -> Result<Vec<News
         (Some(_), Some(_)) | (None, None) => Err(WireError::Field("news")),
     };
     news.iter().map(take).collect()
+}
+fn take_table(entry: fb::TableEntry<'_>) -> Result<TableEntry, WireError> {
+    let name: TableName = entry.name().parse().map_err(|_| WireError::Field("a table's name"))?;
+    let settings = TableSettings {
+        n: entry.n(),
+        r: entry.r(),
+        w: entry.w(),
+        conflict: match entry.conflict() {
+            0 => Conflict::Siblings,
+            1 => Conflict::LastWriteWins,
+            _ => return Err(WireError::Field("conflict")),
+        },
+        sloppy: entry.sloppy(),
+        durability: match entry.durability() {
+            0 => Durability::Sync,
+            1 => Durability::Interval,
+            _ => return Err(WireError::Field("durability")),
+        },
+    };
+    let settings = (settings.n > 0).then_some(settings);
+    if settings.is_some_and(|s| s.check().is_err()) {
+        return Err(WireError::Field("a table's settings"));
+    }
+    Ok(TableEntry {
+        name,
+        version: entry.version(),
+        node: fields::take_node(entry.node())?,
+        dropped: entry.dropped(),
+        settings,
+    })
 }
 fn take_nodes(nodes: Vector<'_, u64>) -> Result<Vec<NodeId>, WireError> {
     limit_count(nodes.len())?;

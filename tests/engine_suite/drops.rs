@@ -1,6 +1,6 @@
 //! Groups of keys dropped at once, against a map that loses them one by one.
 
-use crate::rig::{Rig, slow, tiny};
+use crate::rig::{Rig, dealt, slow, tiny};
 use bytes::Bytes;
 use dynarc::{
     engine::{
@@ -33,7 +33,7 @@ fn key(prng: &mut Prng) -> Vec<u8> {
     [&[0], &(number * 0x0123_4567_89AB).to_be_bytes()[..], name.as_bytes(), number.to_string().as_bytes()].concat()
 }
 fn drop_all(rig: &Rig, name: &str) -> Result<(), EngineError> {
-    rig.executor.block_on(rig.engine.drop_group(&group(name)))
+    rig.executor.block_on(rig.engine.drop_group(&group(name), &dealt(0, rig.engines.len() as u16)))
 }
 fn forget(map: &mut Map, name: &str) {
     map.retain(|(_, key), _| !key[usize::from(SKIP)..].starts_with(name.as_bytes()));
@@ -176,5 +176,8 @@ fn the_reserved_byte_is_refused() {
         Err(EngineError::Failed(_))
     ));
     let nonsense = Group { space: RESERVED, skip: 0, name: Bytes::new() };
-    assert!(matches!(rig.executor.block_on(rig.engine.drop_group(&nonsense)), Err(EngineError::Failed(_))));
+    assert!(matches!(
+        rig.executor.block_on(rig.engine.drop_group(&nonsense, &dealt(0, rig.engines.len() as u16))),
+        Err(EngineError::Failed(_))
+    ));
 }

@@ -6,6 +6,9 @@
 //! - `join D via A`: a new node
 //! - `put A KEY VALUE [after NAME] [w N] [id N] [strict] [as NAME]`, `get A KEY [r N] [as NAME]`,
 //!   `delete A KEY [after NAME]`: a client asks node `A`; `as` keeps the context
+//! - `table A NAME [n N] [r N] [w N] [lww] [strict] [interval]`: a client of node `A` makes or alters a table; `drop A NAME`;
+//!   `tables`: what each node knows of them
+//! - `clock A ahead 100ms`, `clock A behind 2s`: its wall clock is wrong by this
 //! - `silence B ..`: nothing reaches or leaves it; `refuse B ..`: its connections fail, and all are told;
 //!   `heal B ..`: both over
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
@@ -25,11 +28,12 @@ use dynarc::{
         replica::{Change, Leases, Stored, keys},
         ring::Ring,
         shard::{Birth, Effect, Event, Settings, Shard},
+        tables,
         versions::{Actor, Context, Dot, Head, Values},
     },
     types::{
-        Address, Consistency, Instant, Key, Level, Member, MemberState, NodeId, Outcome, Ports, SliceId, Token, Value,
-        WriteId,
+        Address, Conflict, Consistency, Durability, Instant, Key, Level, Member, MemberState, NodeId, Outcome, Ports,
+        SliceId, TableChange, TableChangeKind, TableError, TableName, TableSettings, TableWish, Token, Value, WriteId,
     },
 };
 use std::{
@@ -58,12 +62,16 @@ pub struct Stage {
     nodes: BTreeMap<char, Node>,
     now: Instant,
     settings: Settings,
+    /// Of wall clocks against true time, in nanoseconds.
+    skews: BTreeMap<char, i64>,
     silent: BTreeSet<char>,
     refusing: BTreeSet<char>,
     network: VecDeque<Envelope>,
     contexts: BTreeMap<String, Context>,
     /// Clients that wait, and the name that the context of the answer is kept under.
     clients: BTreeMap<u64, Option<String>>,
+    /// Those that change tables.
+    table_clients: BTreeSet<u64>,
     next_client: u64,
     keys: BTreeMap<String, Key>,
     trace_disk: bool,
@@ -76,13 +84,15 @@ impl Default for Stage {
         let quiet = Settings { gossip_interval: NEVER, suspect_after: NEVER, down_after: NEVER, ..Settings::default() };
         Stage {
             nodes: BTreeMap::new(),
-            now: Instant(1_000_000_000),
+            now: Instant(20_000_000_000),
             settings: quiet,
+            skews: BTreeMap::new(),
             silent: BTreeSet::new(),
             refusing: BTreeSet::new(),
             network: VecDeque::new(),
             contexts: BTreeMap::new(),
             clients: BTreeMap::new(),
+            table_clients: BTreeSet::new(),
             next_client: 0,
             keys: BTreeMap::new(),
             trace_disk: false,
@@ -116,6 +126,18 @@ impl super::Stage for Stage {
                 let operation = Operation::Delete { context: options.context.clone(), write_id: options.id };
                 self.ask(node, key, operation, options)?;
             }
+            ["clock", node, "ahead", time] => {
+                self.skews.insert(letter(node)?, parse_time(time)?.as_nanos() as i64);
+            }
+            ["clock", node, "behind", time] => {
+                self.skews.insert(letter(node)?, -(parse_time(time)?.as_nanos() as i64));
+            }
+            ["table", node, name, wishes @ ..] => {
+                let kind = TableChangeKind::Set(parse_wish(wishes)?);
+                self.change_table(node, name, kind)?;
+            }
+            ["drop", node, name] => self.change_table(node, name, TableChangeKind::Drop)?,
+            ["tables"] => self.tables(),
             ["forge", name, dot] => {
                 let (actor, counter) = dot.split_once(':').ok_or("a dot is A:1")?;
                 let counter = counter.parse().map_err(|_| format!("{counter} is no number"))?;
@@ -289,6 +311,9 @@ impl Stage {
             }
             behind.extend(keys::parse_behind(key).map(|owner| (owner, SliceId(0))));
         }
+        let tables = node.disk.get(&keys::tables_key()).and_then(|(head, _)| tables::decode(head));
+        let tables = tables.map(|entries| (SliceId(0), entries));
+        let floor = node.disk.get(&keys::stamps_key()).and_then(|(head, _)| keys::parse_stamps(head));
         let birth = Birth {
             me: address(letter),
             generation: node.starts,
@@ -297,6 +322,8 @@ impl Stage {
             seeds: node.seeds.clone(),
             settings: self.settings.clone(),
             leases,
+            stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
+            tables: tables.into_iter().collect(),
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             behind,
             copied: false,
@@ -318,6 +345,16 @@ impl Stage {
         self.tell(node, Event::Request { client: ClientToken(self.next_client), request });
         Ok(())
     }
+    fn change_table(&mut self, node: &str, name: &str, kind: TableChangeKind) -> Result<(), String> {
+        let node = letter(node)?;
+        self.node(node)?;
+        self.next_client += 1;
+        self.clients.insert(self.next_client, None);
+        self.table_clients.insert(self.next_client);
+        let change = TableChange { name: name.parse().map_err(|e: TableError| e.to_string())?, kind };
+        self.tell(node, Event::TableChange { client: ClientToken(self.next_client), change });
+        Ok(())
+    }
     fn tell_all(&mut self, but: char, event: Event) {
         let others: Vec<char> = self.nodes.keys().copied().filter(|l| *l != but).collect();
         others.into_iter().for_each(|l| self.tell(l, event.clone()));
@@ -325,7 +362,9 @@ impl Stage {
     fn tell(&mut self, letter: char, event: Event) {
         let now = self.now;
         let mut effects = Vec::new();
+        let wall = self.now.0.wrapping_add_signed(self.skews.get(&letter).copied().unwrap_or(0));
         if let Some(shard) = self.nodes.get_mut(&letter).and_then(|n| n.shard.as_mut()) {
+            shard.wall_time_is(wall);
             shard.handle(now, event, &mut effects);
         }
         effects.into_iter().for_each(|effect| self.perform(letter, effect));
@@ -345,13 +384,15 @@ impl Stage {
                     node.known = members;
                 }
             }
-            io @ (Effect::Load { .. } | Effect::Store { .. } | Effect::Scan { .. }) => self.disk(letter, io),
+            io @ (Effect::Load { .. } | Effect::Store { .. } | Effect::DropTable { .. } | Effect::Scan { .. }) => {
+                self.disk(letter, io);
+            }
         }
     }
     fn disk(&mut self, letter: char, io: Effect) {
         let Some(node) = self.nodes.get_mut(&letter) else { return };
         if let Some(held) = &mut node.held
-            && (node.holds_reads || matches!(io, Effect::Store { .. }))
+            && (node.holds_reads || matches!(io, Effect::Store { .. } | Effect::DropTable { .. }))
         {
             held.push_back(io);
             return;
@@ -365,7 +406,7 @@ impl Stage {
                 let depth = if depth == Depth::Full { "whole" } else { "head" };
                 (Event::Loaded { io, result: Ok(found) }, format!("{letter} disk: read {depth}"))
             }
-            Effect::Store { io, changes } => {
+            Effect::Store { io, changes, durability } => {
                 let count = changes.len();
                 for Change { key, record, .. } in changes {
                     match record {
@@ -373,8 +414,15 @@ impl Stage {
                         None => drop(node.disk.remove(&key)),
                     }
                 }
-                let line = format!("{letter} disk: write {count} record{}", if count == 1 { "" } else { "s" });
+                let late = if durability == Durability::Interval { ", synced later" } else { "" };
+                let line = format!("{letter} disk: write {count} record{}{late}", if count == 1 { "" } else { "s" });
                 (Event::Stored { io, result: Ok(()) }, line)
+            }
+            Effect::DropTable { io, name, .. } => {
+                let of_table =
+                    |key: &Bytes| keys::user_key(key).and_then(TableName::of_key).is_some_and(|of| of == name.as_str());
+                node.disk.retain(|key, _| !of_table(key));
+                (Event::Stored { io, result: Ok(()) }, format!("{letter} disk: drop {name}"))
             }
             Effect::Scan { io, from, to, limit, .. } => {
                 let found = node.disk.range(from..to).take(limit).map(|(key, (head, _))| (key.clone(), head.clone()));
@@ -424,6 +472,7 @@ impl Stage {
         let line = match &response {
             Ok(Answer::Got(siblings)) => siblings_text(&siblings.head, Some(&siblings.values)),
             Ok(Answer::Written(context)) => format!("written, context {}", context_text(context)),
+            Err(failure) if self.table_clients.contains(&client) => format!("refused: {}", failure.detail),
             Err(failure) => {
                 let outcome = if failure.outcome == Outcome::NotApplied { "not applied" } else { "outcome unknown" };
                 let counts = match failure.needed {
@@ -456,7 +505,7 @@ impl Stage {
             Message::Forwarded(response) => {
                 format!("forwarded: {}", response.as_ref().map_or_else(|f| f.code.name(), |_| "done"))
             }
-            Message::Replicate { key: k, siblings, purpose } => {
+            Message::Replicate { key: k, siblings, purpose, .. } => {
                 let purpose = match purpose {
                     Purpose::Write => "replicate".to_string(),
                     Purpose::Hint { owner } => format!("hint for {}", name(*owner)),
@@ -467,7 +516,7 @@ impl Stage {
             }
             Message::Replicated(Ok(())) => "stored".into(),
             Message::Replicated(Err(refusal)) => format!("refused: {refusal:?}"),
-            Message::Fetch { key: k, depth } => {
+            Message::Fetch { key: k, depth, .. } => {
                 format!("{} {}", if *depth == Depth::Full { "fetch" } else { "fetch head of" }, key(k))
             }
             Message::Fetched(Ok(Fetched::Nothing)) => "has nothing".into(),
@@ -483,6 +532,13 @@ impl Stage {
             | Message::GossipDelta { .. }
             | Message::GossipNews { .. }
             | Message::View { .. } => return None,
+            Message::Tables { news, wanted, .. } => {
+                if !self.trace_gossip {
+                    return None;
+                }
+                let asks = if *wanted { ", asks" } else { "" };
+                format!("tables: {} news{asks}", news.len())
+            }
         })
     }
     fn state(&mut self, key_name: &str) -> Result<(), String> {
@@ -508,6 +564,15 @@ impl Stage {
         }
         if self.lines.is_empty() {
             self.lines.push("nobody owes anything".into());
+        }
+    }
+    fn tables(&mut self) {
+        for (letter, node) in &self.nodes {
+            let Some(shard) = &node.shard else { continue };
+            let named = shard.tables().list();
+            let named: Vec<String> =
+                named.iter().map(|(name, settings)| format!("{name} {}", table_text(settings))).collect();
+            self.lines.push(format!("{letter}: {}", named.join("; ")));
         }
     }
     fn members(&mut self, letter: char) -> Result<(), String> {
@@ -537,6 +602,49 @@ impl Stage {
 
 // ---- names -----------------------------------------------------------------------------------------------------
 
+fn parse_wish(mut words: &[&str]) -> Result<TableWish, String> {
+    let mut wish = TableWish::default();
+    loop {
+        words = match words {
+            [] => return Ok(wish),
+            ["lww", rest @ ..] => {
+                wish.conflict = Some(Conflict::LastWriteWins);
+                rest
+            }
+            ["strict", rest @ ..] => {
+                wish.sloppy = Some(false);
+                rest
+            }
+            ["interval", rest @ ..] => {
+                wish.durability = Some(Durability::Interval);
+                rest
+            }
+            [word @ ("n" | "r" | "w"), number, rest @ ..] => {
+                let number: u8 = number.parse().map_err(|_| format!("{number} is no number"))?;
+                match *word {
+                    "n" => wish.n = Some(number),
+                    "r" => wish.r = Some(number),
+                    _ => wish.w = Some(number),
+                }
+                rest
+            }
+            other => return Err(format!("unknown settings {other:?}")),
+        }
+    }
+}
+fn table_text(table: &TableSettings) -> String {
+    let mut text = format!("n {} r {} w {}", table.n, table.r, table.w);
+    if table.conflict == Conflict::LastWriteWins {
+        text += " lww";
+    }
+    if !table.sloppy {
+        text += " strict";
+    }
+    if table.durability == Durability::Interval {
+        text += " interval";
+    }
+    text
+}
 fn letter(word: &str) -> Result<char, String> {
     let mut letters = word.chars().filter(|c| ('A'..='H').contains(c));
     letters.next().filter(|_| word.len() == 1).ok_or(format!("{word:?} is no node"))
@@ -582,6 +690,10 @@ fn member(letter: char, state: MemberState) -> Member {
     }
 }
 fn dot_text(dot: &Dot) -> String {
+    if dot.is_stamp() {
+        // Nanoseconds of stamps count writes within one instant of the script.
+        return format!("{}@{}+{}", name(dot.actor.node()), dot.counter / 1_000_000, dot.counter % 1_000_000);
+    }
     // Incarnations after the first are told apart: `A.2:1`.
     let incarnation = dot.actor.incarnation();
     let incarnation = if incarnation > 1 { format!(".{incarnation}") } else { String::new() };

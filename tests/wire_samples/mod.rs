@@ -113,7 +113,7 @@ pub fn response(rng: &mut Rng) -> Response {
 }
 fn refusal(rng: &mut Rng) -> Refusal {
     use Refusal::*;
-    [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired][rng.usize(0..6)]
+    [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead][rng.usize(0..7)]
 }
 pub fn member(rng: &mut Rng) -> Member {
     use MemberState::*;
@@ -152,7 +152,22 @@ fn news(rng: &mut Rng) -> News {
     News::Heartbeat { node, generation, revision, heartbeat }
 }
 
-pub const PEER_KINDS: u8 = 10;
+fn table(rng: &mut Rng) -> TableEntry {
+    let name = "x".repeat(rng.usize(1..=64)).parse().expect("a name");
+    let n = rng.u8(1..=7);
+    let settings = TableSettings {
+        n,
+        r: rng.u8(1..=n),
+        w: rng.u8(1..=n),
+        conflict: if rng.bool() { Conflict::Siblings } else { Conflict::LastWriteWins },
+        sloppy: rng.bool(),
+        durability: if rng.bool() { Durability::Sync } else { Durability::Interval },
+    };
+    let settings = rng.bool().then_some(settings);
+    TableEntry { name, version: rng.u64(..), node: node(rng), dropped: rng.u64(..), settings }
+}
+
+pub const PEER_KINDS: u8 = 11;
 /// A message of the `kind`-th kind.
 pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
     match kind {
@@ -160,10 +175,19 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         1 => Message::Forwarded(response(rng)),
         2 => {
             let purposes = [Purpose::Write, Purpose::Hint { owner: node(rng) }, Purpose::Repair, Purpose::Replay];
-            Message::Replicate { key: key(rng), siblings: siblings(rng), purpose: purposes[rng.usize(0..4)] }
+            Message::Replicate {
+                key: key(rng),
+                siblings: siblings(rng),
+                purpose: purposes[rng.usize(0..4)],
+                epoch: rng.u64(..),
+            }
         }
         3 => Message::Replicated(if rng.bool() { Ok(()) } else { Err(refusal(rng)) }),
-        4 => Message::Fetch { key: key(rng), depth: if rng.bool() { Depth::Head } else { Depth::Full } },
+        4 => Message::Fetch {
+            key: key(rng),
+            depth: if rng.bool() { Depth::Head } else { Depth::Full },
+            epoch: rng.u64(..),
+        },
         5 => Message::Fetched(match rng.u8(0..4) {
             0 => Ok(Fetched::Nothing),
             1 => Ok(Fetched::Head(siblings(rng).head)),
@@ -173,6 +197,7 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         6 => Message::GossipDigest { entries: many(rng, digest_entry) },
         7 => Message::GossipDelta { news: many(rng, news), wanted: many(rng, node) },
         8 => Message::GossipNews { news: many(rng, news) },
+        9 => Message::Tables { digest: rng.u64(..), news: many(rng, table), wanted: rng.bool() },
         _ => Message::View { members: many(rng, member), avoided: many(rng, node) },
     }
 }

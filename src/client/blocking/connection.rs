@@ -6,7 +6,7 @@ use crate::{
     limits::RECEIVE_BUFFER_BYTES,
     protocol::message::{Request, Welcome},
     types::{Failure, Instant, Member, Outcome},
-    wire::{Pieces, WireError},
+    wire::{Outbox, Pieces, WireError},
 };
 use bytes::{Buf, Bytes};
 use std::{
@@ -29,7 +29,9 @@ pub struct Connection {
     stream: TcpStream,
     session: Session,
     clock: Clock,
+    /// Being sent.
     unsent: VecDeque<Bytes>,
+    waiting: Outbox,
     received: Box<[u8]>,
     blocking: bool,
     read_timeout: Duration,
@@ -53,7 +55,9 @@ impl Connection {
         stream.set_nonblocking(true).map_err(refused)?;
         let received = vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice();
         let (session, unsent, read_timeout) = (Session::new(), VecDeque::new(), Duration::ZERO);
-        let mut connection = Connection { stream, session, clock, unsent, received, blocking: false, read_timeout };
+        let waiting = Outbox::default();
+        let mut connection =
+            Connection { stream, session, clock, unsent, waiting, received, blocking: false, read_timeout };
         let hello = connection.session.hello().map_err(protocol)?;
         connection.queue(hello);
         match connection.recv(until)? {
@@ -93,7 +97,7 @@ impl Connection {
         Ok(id)
     }
     fn queue(&mut self, pieces: Pieces) {
-        self.unsent.extend(pieces.into_parts());
+        self.waiting.push(pieces);
     }
     /// Gives a request up; its answer will be dropped.
     pub fn forget(&mut self, id: u64) {
@@ -102,7 +106,7 @@ impl Connection {
 
     /// Sends what the socket takes without waiting. Whether everything is sent.
     pub fn flush(&mut self) -> Result<bool, ClientError> {
-        if self.unsent.is_empty() {
+        if self.all_sent() {
             return Ok(true);
         }
         self.set_blocking(false)?;
@@ -133,7 +137,7 @@ impl Connection {
             if now >= until {
                 return self.next_event();
             }
-            let pause = if self.unsent.is_empty() { until.since(now) } else { UNSENT_PAUSE.min(until.since(now)) };
+            let pause = if self.all_sent() { until.since(now) } else { UNSENT_PAUSE.min(until.since(now)) };
             self.set_blocking(true)?;
             self.set_read_timeout(pause)?;
             self.read()?;
@@ -171,9 +175,15 @@ impl Connection {
         }
         Ok(())
     }
+    fn all_sent(&self) -> bool {
+        self.unsent.is_empty() && self.waiting.is_empty()
+    }
     /// Writes until all is sent or the socket takes no more.
     fn write(&mut self) -> Result<bool, ClientError> {
-        while !self.unsent.is_empty() {
+        while !self.all_sent() {
+            if self.unsent.is_empty() {
+                self.waiting.take(&mut self.unsent);
+            }
             let mut slices = [IoSlice::new(&[]); PIECES_PER_SEND];
             let count = self.unsent.len().min(PIECES_PER_SEND);
             slices.iter_mut().zip(&self.unsent).for_each(|(slice, piece)| *slice = IoSlice::new(piece));

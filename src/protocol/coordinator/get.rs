@@ -16,7 +16,7 @@ use crate::{
         ring::Nodes,
         versions::{Head, Siblings, Values},
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
 };
 use smallvec::SmallVec;
 
@@ -46,6 +46,8 @@ struct Target {
 
 pub(super) struct Get {
     needed: usize,
+    epoch: u64,
+    conflict: Conflict,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
     /// Replicas that are asked only when one of these fails or is slow.
@@ -75,11 +77,13 @@ impl Get {
         }
         out.push(Act::Load { operation: id, key: key.clone(), depth: Depth::Full });
         for (index, target) in targets.iter().enumerate().skip(1) {
-            let message = Message::Fetch { key: key.clone(), depth: Depth::Head };
+            let message = Message::Fetch { key: key.clone(), depth: Depth::Head, epoch: plan.epoch };
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         Get {
             needed: plan.needed,
+            epoch: plan.epoch,
+            conflict: plan.conflict,
             targets,
             others,
             result: None,
@@ -192,7 +196,7 @@ impl Get {
     }
     fn ask_for_values(&mut self, id: u64, index: usize, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
         self.targets[index].asked = true;
-        let message = Message::Fetch { key: key.clone(), depth: Depth::Full };
+        let message = Message::Fetch { key: key.clone(), depth: Depth::Full, epoch: self.epoch };
         let to = self.targets[index].address;
         out.push(Act::Send { to, exchange: exchange(id, index + VALUES), deadline, message });
     }
@@ -219,7 +223,7 @@ impl Get {
             }
             return;
         }
-        let merged = self.answers().fold(Head::default(), |all, (head, _)| all.sync(head).head);
+        let merged = self.answers().fold(Head::default(), |all, (head, _)| all.join(head, self.conflict).head);
         let home = |t: &Target| t.home && matches!(t.state, State::Answered { .. });
         if merged.entries.is_empty() && !self.targets.iter().any(home) {
             // Stand-ins that hold nothing know nothing.
@@ -303,14 +307,14 @@ impl Get {
         for (index, target) in self.targets.iter().enumerate() {
             let State::Answered { head, .. } = &target.state else { continue };
             // What stand-ins hold is on its way home already.
-            if !target.home || head.sync(&siblings.head).head.same_state(head) {
+            if !target.home || head.join(&siblings.head, self.conflict).head.same_state(head) {
                 continue;
             }
             repaired += 1;
             if index == 0 {
-                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone() });
+                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone(), epoch: self.epoch });
             } else {
-                let message = replicate(key, &siblings, Purpose::Repair);
+                let message = replicate(key, &siblings, Purpose::Repair, self.epoch);
                 let (to, deadline) = (target.address, self.repair_deadline);
                 out.push(Act::Send { to, exchange: exchange(id, REPAIR), deadline, message });
             }

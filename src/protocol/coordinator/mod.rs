@@ -57,10 +57,11 @@ pub enum Act {
         request: Request,
         owed: Nodes,
     },
-    /// Merge into the own copy; nobody waits.
+    /// Merge into the own copy, unless its table has been dropped since; nobody waits.
     Merge {
         key: Key,
         siblings: Siblings,
+        epoch: u64,
     },
     /// Keep a marker hint for an absent owner; nobody waits.
     Owe {
@@ -359,6 +360,10 @@ impl Coordinator {
                     alarm = forward.late(now, id, out);
                 }
             });
+            if !slow.is_empty() && self.ops.get(&id).is_some_and(|op| matches!(op.work, Work::Put(_))) {
+                // Those that stand in for them may be slow, too.
+                alarm = Some(now + REPLICA_LATE);
+            }
             out.extend(slow.into_iter().map(|node| Act::Late { node }));
             self.rearm(id, Some(alarm.unwrap_or(deadline).min(deadline).max(now + Duration::from_nanos(1))));
         }
@@ -465,6 +470,6 @@ fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
     (now >= deadline).then(|| Failure::new(ErrorCode::Deadline, Outcome::NotApplied, "the deadline has passed"))
 }
 
-fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose) -> Message {
-    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose }
+fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, epoch: u64) -> Message {
+    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, epoch }
 }

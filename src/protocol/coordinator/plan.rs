@@ -1,6 +1,6 @@
 //! Who takes part in one request, as the ring and the health of the moment say.
 
-use crate::types::{Address, Consistency, Failure, Level, NodeId};
+use crate::types::{Address, Conflict, Consistency, Failure, Level, NodeId};
 use smallvec::SmallVec;
 
 /// One home replica of the key.
@@ -23,6 +23,10 @@ pub struct Plan {
     pub sloppy: bool,
     /// Answers wanted: R or W.
     pub needed: usize,
+    /// How conflicts of the key's table end.
+    pub conflict: Conflict,
+    /// The latest drop of the key's table that this shard has carried out.
+    pub epoch: u64,
     /// No home replica can be reached: this node coordinates in the place of the first of them.
     pub stands_in: bool,
 }

@@ -43,6 +43,7 @@ impl Target {
 
 pub(super) struct Put {
     needed: usize,
+    epoch: u64,
     targets: SmallVec<[Target; 4]>,
     spares: SmallVec<[Address; 4]>,
     own: State,
@@ -71,7 +72,16 @@ impl Put {
             }
         }
         out.push(Act::Write { operation: id, request, owed });
-        Put { needed: plan.needed, targets, spares, own: State::Waiting, acks: 0, prepared: None, refused: None }
+        Put {
+            needed: plan.needed,
+            epoch: plan.epoch,
+            targets,
+            spares,
+            own: State::Waiting,
+            acks: 0,
+            prepared: None,
+            refused: None,
+        }
     }
 
     pub fn prepared(
@@ -84,7 +94,7 @@ impl Put {
         out: &mut Vec<Act>,
     ) {
         for (index, target) in self.targets.iter().enumerate().filter(|(_, t)| t.state == State::Waiting) {
-            let message = replicate(key, &siblings, target.purpose);
+            let message = replicate(key, &siblings, target.purpose, self.epoch);
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         self.prepared = Some((siblings, context));
@@ -168,7 +178,8 @@ impl Put {
         let (address, purpose) = (self.spares.remove(0), Purpose::Hint { owner });
         if let Some((siblings, _)) = &self.prepared {
             let exchange = exchange(id, self.targets.len());
-            out.push(Act::Send { to: address, exchange, deadline, message: replicate(key, siblings, purpose) });
+            let message = replicate(key, siblings, purpose, self.epoch);
+            out.push(Act::Send { to: address, exchange, deadline, message });
         }
         self.targets.push(Target { address, purpose, state: State::Waiting });
     }

@@ -48,6 +48,7 @@ pub enum Act {
         key: Bytes,
         depth: Depth,
     },
+    /// The shard says which drops of its table the state comes after.
     Send {
         to: Address,
         delivery: u64,
@@ -117,6 +118,9 @@ struct Replay {
     waiting: VecDeque<(SliceId, Bytes, Bytes)>,
     in_flight: usize,
     found: u64,
+    /// Deliveries that the owner, or the own disk, refused: each for its key alone.
+    refused: u64,
+    /// The owner takes nothing now: the walk ends.
     failed: bool,
     /// No hint was being written when it began, and none has been since: what it does not find does not exist.
     complete: bool,
@@ -271,7 +275,8 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed, complete) = (replay.found, replay.failed, replay.complete);
+            let failed = replay.failed || replay.refused > 0;
+            let (found, complete) = (replay.found, replay.complete);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
@@ -338,17 +343,21 @@ impl Hints {
             (Some(siblings), Some(to)) => {
                 d.sent = now;
                 d.sent_bytes = siblings.head.value_bytes() as u64;
-                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay };
+                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay, epoch: 0 };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
-            (None, _) => {
-                self.set_aside(now, delivery);
-                self.pump(now, owner, ring, out);
-            }
             _ => {
-                self.end(now, delivery, false);
+                self.skip(delivery);
                 self.pump(now, owner, ring, out);
             }
+        }
+    }
+    /// This one is tried again with the next walk.
+    fn skip(&mut self, delivery: u64) {
+        let owner = self.deliveries.remove(&delivery).map(|d| d.owner);
+        if let Some(replay) = owner.and_then(|o| self.owners.get_mut(&o)).and_then(|o| o.replay.as_mut()) {
+            replay.in_flight -= 1;
+            replay.refused += 1;
         }
     }
 
@@ -372,8 +381,9 @@ impl Hints {
                 self.delivered_bytes += d.sent_bytes;
                 out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
             }
+            // Something is wrong with this key there; the others can be delivered.
             Err(Refusal::Damaged) => {
-                self.set_aside(now, delivery);
+                self.skip(delivery);
                 self.pump(now, owner, ring, out);
             }
             Err(_) => {
@@ -414,18 +424,6 @@ impl Hints {
         if !ok {
             owed.not_before = now + HINT_INTERVAL;
             owed.window = HINT_WINDOW_START.min(owed.window);
-        }
-    }
-}
-
-impl Hints {
-    /// One record is damaged, here or at the owner: it keeps its hint, and the others go on.
-    fn set_aside(&mut self, now: Instant, delivery: u64) {
-        let Some(d) = self.deliveries.remove(&delivery) else { return };
-        let Some(owed) = self.owners.get_mut(&d.owner) else { return };
-        owed.not_before = now + HINT_INTERVAL * 2;
-        if let Some(replay) = &mut owed.replay {
-            replay.in_flight -= 1;
         }
     }
 }

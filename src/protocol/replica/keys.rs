@@ -13,6 +13,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 const DATA: u8 = 0;
 const HINT: u8 = 1;
 const SYSTEM: u8 = 2;
+/// Bytes before the user's key.
+const DATA_FIXED: usize = 9;
+const HINT_FIXED: usize = 18;
 
 pub fn data_key(key: &Key) -> Bytes {
     let mut out = BytesMut::with_capacity(9 + key.as_bytes().len());
@@ -103,9 +106,34 @@ pub fn parse_behind(engine_key: &[u8]) -> Option<NodeId> {
     Some(NodeId(u64::from_be_bytes(owner.try_into().ok()?)))
 }
 
+/// The user's key in an engine key of data or of a hint.
+pub fn user_key(engine_key: &[u8]) -> Option<&[u8]> {
+    match engine_key.first()? {
+        &DATA => engine_key.get(DATA_FIXED..),
+        &HINT => engine_key.get(HINT_FIXED..),
+        _ => None,
+    }
+}
+/// What all engine keys of a table's data, and of hints of it, have in common: the space, and where the name stands.
+pub const TABLE_SPACES: [(u8, usize); 2] = [(DATA, DATA_FIXED), (HINT, HINT_FIXED)];
+
 /// Whether it is a record of the shard itself.
 pub fn is_system(engine_key: &[u8]) -> bool {
     engine_key.first() == Some(&SYSTEM)
+}
+/// The record of a slice that holds the tables.
+pub fn tables_key() -> Bytes {
+    Bytes::from_static(b"\x02tables")
+}
+/// The record of a slice that no stamp in it is above: nanoseconds since 1970, little-endian.
+pub fn stamps_key() -> Bytes {
+    Bytes::from_static(b"\x02stamps")
+}
+pub fn stamps_head(ceiling: u64) -> Bytes {
+    Bytes::copy_from_slice(&ceiling.to_le_bytes())
+}
+pub fn parse_stamps(head: &[u8]) -> Option<u64> {
+    head.try_into().ok().map(u64::from_le_bytes)
 }
 /// The record that leases dots to a slice.
 pub fn lease_key() -> Bytes {

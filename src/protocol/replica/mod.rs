@@ -5,10 +5,13 @@
 //! mints its dot here, from counters leased durably before use, and is *prepared* (its merged state goes to the other
 //! replicas) in the moment in which its own store begins.
 //!
+//! In a table where the last write wins a write is stored without a read: [`stamps`] says when that is right.
+//!
 //! Input: [`Replica::begin`], [`Replica::loaded`], [`Replica::stored`]. Output: [`Step`]s. One I/O a task at a time.
 
 pub mod keys;
 mod lease;
+pub mod stamps;
 
 pub use lease::{LeaseRecord, Leases};
 
@@ -17,12 +20,13 @@ use crate::{
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
-        versions::{Context, Entry, Head, Merged, Pick, Siblings, Side, Values},
+        versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values},
     },
-    types::{Instant, Key, NodeId, SliceId, Value, WriteId},
+    types::{Conflict, Instant, Key, NodeId, SliceId, Value, WriteId},
 };
 use bytes::Bytes;
 use keys::{HintForm, HintHead, HintKind, data_key, hint_key};
+use stamps::Stamps;
 use std::collections::VecDeque;
 
 /// What is to be done to a key.
@@ -67,6 +71,27 @@ pub struct Owed {
     pub markers: Nodes,
     /// There is no room for one: what they hold of the slice must be compared one day.
     pub behind: Nodes,
+}
+
+impl Work {
+    fn bytes(&self) -> usize {
+        match self {
+            Work::Put { value, .. } => value.bytes.len(),
+            Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
+            Work::Delete { .. }
+            | Work::KeepHint { parked: None, .. }
+            | Work::DropHint { .. }
+            | Work::MarkBehind { .. } => 0,
+        }
+    }
+}
+
+/// What a task is about: a key in its slice, and how conflicts of its table end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subject {
+    pub slice: SliceId,
+    pub key: Key,
+    pub conflict: Conflict,
 }
 
 /// Why a task did not do its work.
@@ -125,17 +150,22 @@ struct Task<O> {
     origin: O,
     key: Key,
     slice: SliceId,
+    conflict: Conflict,
     work: Work,
     deadline: Instant,
+    /// The stamp that is being stored, and its slice's new ceiling.
+    stamp: Option<(Dot, Option<u64>)>,
 }
 
 /// See the module.
 pub struct Replica<O> {
     leases: Leases,
+    pub stamps: Stamps,
     /// Tasks of each key in order; the first holds the latch.
     latches: FixedMap<Key, VecDeque<u64>>,
     tasks: FixedMap<u64, Task<O>>,
     next_task: u64,
+    bytes: usize,
     next_stamp: u64,
     /// The disk takes no more values. A write that needs space is refused before its dot is minted: one that failed
     /// later would cost an incarnation, and nobody could say that it was not applied.
@@ -155,12 +185,14 @@ const LEASE_IO: u64 = 1;
 
 impl<O: Clone> Replica<O> {
     /// `generation` makes the stamps of hints differ between starts.
-    pub fn new(leases: Leases, generation: u64) -> Replica<O> {
+    pub fn new(leases: Leases, stamps: Stamps, generation: u64) -> Replica<O> {
         Replica {
             leases,
+            stamps,
             latches: FixedMap::default(),
             tasks: FixedMap::default(),
             next_task: 0,
+            bytes: 0,
             next_stamp: generation << 40,
             short_of_space: false,
             hints_kept: Vec::new(),
@@ -177,12 +209,21 @@ impl<O: Clone> Replica<O> {
         self.tasks.is_empty()
     }
 
+    /// Bytes of the values that tasks bring along.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+    /// Whether any task is about such a key.
+    pub fn busy_with(&self, which: impl Fn(&Key) -> bool) -> bool {
+        self.latches.keys().any(which)
+    }
+
     /// Queues a task behind the key's latch.
     pub fn begin(
         &mut self,
         now: Instant,
         origin: O,
-        (slice, key): (SliceId, Key),
+        Subject { slice, key, conflict }: Subject,
         work: Work,
         deadline: Instant,
         out: &mut Vec<Step<O>>,
@@ -200,7 +241,8 @@ impl<O: Clone> Replica<O> {
         if let Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } = &work {
             self.notice(slice, &siblings.head, out);
         }
-        self.tasks.insert(id, Task { origin, key, slice, work, deadline });
+        self.bytes += work.bytes();
+        self.tasks.insert(id, Task { origin, key, slice, conflict, work, deadline, stamp: None });
         if first {
             self.start(now, id, out);
         }
@@ -222,6 +264,12 @@ impl<O: Clone> Replica<O> {
         if now > task.deadline {
             return self.finish(now, id, Err(Rejection::Refused(Refusal::Expired)), out);
         }
+        if task.conflict == Conflict::LastWriteWins
+            && let Some(next) = self.without_read(id)
+        {
+            return self.advance(now, id, next, out);
+        }
+        let Some(task) = self.tasks.get(&id) else { return };
         let (slice, key) = (task.slice, &task.key);
         match &task.work {
             Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. } => {
@@ -256,8 +304,11 @@ impl<O: Clone> Replica<O> {
             Err(refusal) => return self.finish(now, id, Err(Rejection::Refused(refusal)), out),
         };
         let next = match &task.work {
+            Work::Put { .. } | Work::Delete { .. } if task.conflict == Conflict::LastWriteWins => {
+                self.write_stamped(id, stored)
+            }
             Work::Put { .. } | Work::Delete { .. } => self.write(id, stored),
-            Work::Merge { siblings } => merge(siblings, stored),
+            Work::Merge { siblings } => merge(siblings, stored, task.conflict),
             Work::KeepHint { owner, parked } => {
                 let (owner, parked) = (*owner, parked.clone());
                 self.park(id, owner, parked.unwrap_or_default(), stored)
@@ -277,6 +328,9 @@ impl<O: Clone> Replica<O> {
             return;
         }
         let id = io >> 1;
+        if let (Ok(()), Some(Task { slice, key, stamp: Some((stamp, ceiling)), .. })) = (result, self.tasks.get(&id)) {
+            self.stamps.stored(*slice, key.token(), *stamp, *ceiling);
+        }
         match self.tasks.get(&id).map(|task| &task.work) {
             Some(Work::Put { owed, .. } | Work::Delete { owed, .. }) => self.hints_ended.extend(&owed.markers),
             Some(Work::KeepHint { owner, .. }) => self.hints_ended.push(*owner),
@@ -284,6 +338,7 @@ impl<O: Clone> Replica<O> {
         }
         if let (Err(_), Some(task)) = (result, self.tasks.get(&id))
             && matches!(task.work, Work::Put { .. })
+            && task.stamp.is_none()
         {
             // The others may hold its dot.
             let slice = task.slice;
@@ -298,7 +353,11 @@ impl<O: Clone> Replica<O> {
             let record = Some((keys::lease_head(lease), Values::new()));
             Change { slice, key: keys::lease_key(), record }
         };
-        self.leases.clean().into_iter().map(change).collect()
+        let floor = |(slice, floor)| {
+            let record = Some((keys::stamps_head(floor), Values::new()));
+            Change { slice, key: keys::stamps_key(), record }
+        };
+        self.leases.clean().into_iter().map(change).chain(self.stamps.clean().into_iter().map(floor)).collect()
     }
 
     fn advance(&mut self, now: Instant, id: u64, next: Result<Next, Rejection>, out: &mut Vec<Step<O>>) {
@@ -321,6 +380,8 @@ impl<O: Clone> Replica<O> {
             Ok(Next::Write { siblings, context }) => {
                 let record = Some((siblings.head.encode(), siblings.values.clone()));
                 let mut changes = vec![Change { slice, key: data_key(&task.key), record }];
+                changes.extend(self.note_stamp(id, &siblings.head));
+                let Some(task) = self.tasks.get(&id) else { return };
                 if let Some(context) = context {
                     out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
                 }
@@ -338,6 +399,7 @@ impl<O: Clone> Replica<O> {
 
     fn finish(&mut self, now: Instant, id: u64, result: Result<(), Rejection>, out: &mut Vec<Step<O>>) {
         let Some(task) = self.tasks.remove(&id) else { return };
+        self.bytes -= task.work.bytes();
         out.push(Step::Done { origin: task.origin, result });
         let Some(queue) = self.latches.get_mut(&task.key) else { return };
         debug_assert_eq!(queue.front(), Some(&id));
@@ -385,13 +447,7 @@ impl<O: Clone> Replica<O> {
                     self.identity_alarms += 1;
                 }
                 let dot = self.leases.mint(task.slice).ok_or(Rejection::Refused(Refusal::Overloaded))?;
-                let entry = Entry {
-                    dot,
-                    write_id: *write_id,
-                    media: value.media.clone(),
-                    bytes: value.bytes.len() as u32,
-                    checksum: value.checksum,
-                };
+                let entry = entry_of(value, dot, *write_id);
                 let merged = head.put(&seen, entry);
                 let alone = merged.head.entries.len() == 1;
                 // What the writer knew and this copy does not stays apart.
@@ -428,6 +484,79 @@ impl<O: Clone> Replica<O> {
         }
     }
 
+    // ---- the last write wins -----------------------------------------------------------------------------------
+
+    /// What a stamped write does if nothing stored can be newer; `None`: the record must be read.
+    fn without_read(&mut self, id: u64) -> Option<Result<Next, Rejection>> {
+        let task = self.tasks.get(&id)?;
+        let (slice, token) = (task.slice, task.key.token());
+        match &task.work {
+            Work::Put { .. } | Work::Delete { .. } => {
+                let stamp = self.next_stamp_of(id, None)?;
+                self.stamps.is_newest(slice, token, stamp).then(|| self.stamped(id, stamp))
+            }
+            Work::Merge { siblings } => {
+                let stamp = siblings.head.stamp()?;
+                if !self.stamps.meet(stamp) {
+                    self.stamps.refused += 1;
+                    return Some(Err(Rejection::Refused(Refusal::ClockAhead)));
+                }
+                let siblings = siblings.join(siblings, Conflict::LastWriteWins);
+                let newest = self.stamps.is_newest(slice, token, stamp);
+                newest.then_some(Ok(Next::Write { siblings, context: None }))
+            }
+            Work::KeepHint { parked: Some(parked), .. } => {
+                let ahead = parked.head.stamp().is_some_and(|stamp| !self.stamps.meet(stamp));
+                self.stamps.refused += u64::from(ahead);
+                ahead.then_some(Err(Rejection::Refused(Refusal::ClockAhead)))
+            }
+            Work::KeepHint { parked: None, .. } | Work::DropHint { .. } | Work::MarkBehind { .. } => None,
+        }
+    }
+    /// A client's write upon what is stored, which may be of a time that this clock has not reached.
+    fn write_stamped(&mut self, id: u64, stored: Option<Stored>) -> Result<Next, Rejection> {
+        let (head, _) = parse(stored)?;
+        match self.next_stamp_of(id, head.stamp()) {
+            Some(stamp) => self.stamped(id, stamp),
+            None => Ok(Next::Nothing),
+        }
+    }
+    /// After all that this shard has met, and all that the writer has read.
+    fn next_stamp_of(&mut self, id: u64, stored: Option<Dot>) -> Option<Dot> {
+        let (Work::Put { context, .. } | Work::Delete { context, .. }) = &self.tasks.get(&id)?.work else {
+            return None;
+        };
+        let seen = context.iter().flat_map(|context| context.clock.entries().iter().chain(&context.dots));
+        let seen = seen.copied().filter(|dot| dot.is_stamp()).max_by_key(|dot| dot.counter);
+        if let Some(seen) = seen {
+            self.stamps.meet(seen);
+        }
+        Some(self.stamps.mint(stored))
+    }
+    fn stamped(&self, id: u64, stamp: Dot) -> Result<Next, Rejection> {
+        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
+        let siblings = match &task.work {
+            Work::Put { .. } if self.short_of_space => return Err(Rejection::Refused(Refusal::DiskFull)),
+            Work::Put { value, write_id, .. } => {
+                let entry = entry_of(value, stamp, *write_id);
+                let values: Values = [value.bytes.clone()].into_iter().collect();
+                Siblings { head: Head::stamped(stamp, Some(entry)), values }
+            }
+            _ => Siblings { head: Head::stamped(stamp, None), values: Values::new() },
+        };
+        let context = Context::from(siblings.head.clock.clone());
+        Ok(Next::Write { siblings, context: Some(context) })
+    }
+    /// Remembers what is being stored; the slice's new ceiling, if it needs one.
+    fn note_stamp(&mut self, id: u64, head: &Head) -> Option<Change> {
+        let task = self.tasks.get_mut(&id)?;
+        let stamp = head.stamp().filter(|_| task.conflict == Conflict::LastWriteWins)?;
+        let ceiling = self.stamps.raise(task.slice, stamp);
+        task.stamp = Some((stamp, ceiling));
+        let record = Some((keys::stamps_head(ceiling?), Values::new()));
+        Some(Change { slice: task.slice, key: keys::stamps_key(), record })
+    }
+
     /// Merges a parked state with the one that the hint holds already.
     fn park(&mut self, id: u64, owner: NodeId, new: Siblings, stored: Option<Stored>) -> Result<Next, Rejection> {
         let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
@@ -436,7 +565,7 @@ impl<O: Clone> Replica<O> {
             None => new,
             Some(stored) => match HintHead::decode(&stored.head).map_err(|_| DAMAGED)?.kind {
                 HintKind::Marker => new,
-                HintKind::Parked(head) => Siblings { head, values: stored.values }.sync(&new),
+                HintKind::Parked(head) => Siblings { head, values: stored.values }.join(&new, task.conflict),
             },
         };
         let stamp = self.stamp();
@@ -510,6 +639,10 @@ fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
     }
 }
 
+fn entry_of(value: &Value, dot: Dot, write_id: WriteId) -> Entry {
+    Entry { dot, write_id, media: value.media.clone(), bytes: value.bytes.len() as u32, checksum: value.checksum }
+}
+
 fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rejection> {
     let survivors = head.entries.iter().filter(|e| !seen.covers(e.dot));
     let (count, bytes) = survivors.fold((1, new_bytes), |(n, b), e| (n + 1, b + e.bytes as usize));
@@ -528,9 +661,9 @@ fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {
 }
 
 /// A state from another replica upon what is stored: with the head alone first, with the values when some survive.
-fn merge(incoming: &Siblings, stored: Option<Stored>) -> Result<Next, Rejection> {
+fn merge(incoming: &Siblings, stored: Option<Stored>, conflict: Conflict) -> Result<Next, Rejection> {
     let (head, values) = parse(stored)?;
-    let merged = head.sync(&incoming.head);
+    let merged = head.join(&incoming.head, conflict);
     if merged.head.same_state(&head) {
         return Ok(Next::Nothing);
     }

@@ -5,7 +5,7 @@ use crate::{
         message::{ClientToken, Depth, Envelope, Message, Refusal, Request, Response},
         replica::{Change, Stored},
     },
-    types::{Member, NodeId, SliceId},
+    types::{Durability, Member, NodeId, SliceId, TableChange, TableName},
 };
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -16,6 +16,11 @@ pub enum Event {
     Request {
         client: ClientToken,
         request: Request,
+    },
+    /// A client of this node makes, alters or drops a table.
+    TableChange {
+        client: ClientToken,
+        change: TableChange,
     },
     Message(Envelope),
     PeerReachable(NodeId),
@@ -59,10 +64,17 @@ pub enum Effect {
         key: Bytes,
         depth: Depth,
     },
-    /// All or nothing, durable before `Stored`.
+    /// All or nothing, as durable as is said before `Stored`.
     Store {
         io: u64,
         changes: Vec<Change>,
+        durability: Durability,
+    },
+    /// All records and hints of the table's keys in these slices go, durably; answered by `Stored`.
+    DropTable {
+        io: u64,
+        slices: Vec<SliceId>,
+        name: TableName,
     },
     Scan {
         io: u64,

@@ -6,6 +6,7 @@
 
 mod event;
 mod requests;
+mod tables;
 
 pub use event::{Effect, Event};
 
@@ -15,17 +16,23 @@ use super::{
     hints::{self, Hints},
     membership::{self, Membership, Timing},
     message::{Envelope, Message, Refusal},
-    replica::{Change, Leases, Replica, Step, Stored},
+    replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring},
+    tables::{Drops, Tables},
     versions::{Context, Head, Siblings},
 };
 use crate::{
     limits,
-    types::{Address, Instant, Member, MemberState, MemberView, NodeId, ShardId, SliceId},
+    types::{
+        Address, Conflict, Durability, Instant, Key, Member, MemberState, MemberView, NodeId, ShardId, SliceId,
+        TableEntry, TableSettings,
+    },
 };
 use std::{net::SocketAddr, rc::Rc, time::Duration};
+use tables::{Gate, TableState};
 
-/// What an operator may set. Durations are those of `limits.rs` by default.
+/// What an operator may set; the first five are those of the table `default` until somebody alters it. Durations are those
+/// of `limits.rs` by default.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
     /// Replicas of a key.
@@ -35,6 +42,8 @@ pub struct Settings {
     pub w: u8,
     /// Whether stand-ins for absent replicas count.
     pub sloppy: bool,
+    /// Of what clients write and what is kept for other replicas.
+    pub durability: Durability,
     pub value_bytes_max: usize,
     pub gossip_interval: Duration,
     pub suspect_after: Duration,
@@ -48,11 +57,25 @@ impl Default for Settings {
             r: 2,
             w: 2,
             sloppy: true,
+            durability: Durability::Sync,
             value_bytes_max: limits::VALUE_BYTES_MAX,
             gossip_interval: limits::GOSSIP_INTERVAL,
             suspect_after: limits::SUSPECT_AFTER,
             down_after: limits::DOWN_AFTER,
             request_timeout: limits::REQUEST_TIMEOUT,
+        }
+    }
+}
+
+impl Settings {
+    fn table(&self) -> TableSettings {
+        TableSettings {
+            n: self.n,
+            r: self.r,
+            w: self.w,
+            conflict: Conflict::Siblings,
+            sloppy: self.sloppy,
+            durability: self.durability,
         }
     }
 }
@@ -70,6 +93,10 @@ pub struct Birth {
     pub leases: Leases,
     /// Hints that lie in the engine: owner, count, bytes.
     pub hints: Vec<(NodeId, u64, u64)>,
+    /// What no stamp of each slice is above, as its record says.
+    pub stamps: Vec<(SliceId, u64)>,
+    /// What the slices' records say of tables: each entry, and the latest drop carried out.
+    pub tables: Vec<(SliceId, Vec<(TableEntry, u64)>)>,
     /// Where hints have been dropped: owners lack something of these slices.
     pub behind: Vec<(NodeId, SliceId)>,
     /// The data directory is a copy, or an older state, of one that has been used elsewhere or later.
@@ -93,6 +120,8 @@ pub struct ShardStats {
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     pub identity_alarms: u64,
     pub expired_messages: u64,
+    /// Writes refused because their stamp was too far ahead of this node's clock.
+    pub stamps_refused: u64,
     /// Times that a peer was lost because it let requests wait, and that one that came back was not trusted at once.
     pub silences: u64,
     pub dampings: u64,
@@ -118,6 +147,7 @@ struct Fetch {
 /// All that this node holds of a key of which it is no home replica, while it is being read.
 struct Gather {
     reader: Reader,
+    conflict: Conflict,
     loads: usize,
     found: Result<Siblings, Refusal>,
 }
@@ -141,6 +171,9 @@ pub struct Shard {
     coordinator: Coordinator,
     replica: Replica<Origin>,
     hints: Hints,
+    tables: TableState,
+    /// What hints are being read for, and the epoch of its table.
+    delivering: FixedMap<u64, (Key, u64)>,
     /// On shard 0 only.
     membership: Option<Membership>,
     fetches: FixedMap<u64, Fetch>,
@@ -155,11 +188,13 @@ pub struct Shard {
 /// Lowest bits of I/O numbers.
 mod io_tag {
     pub const BITS: u32 = 3;
+    pub const MASK: u64 = (1 << BITS) - 1;
     pub const REPLICA: u64 = 0;
     pub const COORDINATOR: u64 = 1;
     pub const FETCH: u64 = 2;
     pub const HINTS: u64 = 3;
     pub const GATHER: u64 = 4;
+    pub const TABLES: u64 = 5;
 }
 /// Lowest bits of exchange numbers.
 mod exchange_tag {
@@ -171,7 +206,21 @@ mod exchange_tag {
 
 impl Shard {
     pub fn new(birth: Birth, now: Instant) -> Shard {
-        let Birth { me, generation, member, known, seeds, settings, leases, hints, behind, copied, seed } = birth;
+        let Birth {
+            me,
+            generation,
+            member,
+            known,
+            seeds,
+            settings,
+            leases,
+            hints,
+            behind,
+            copied,
+            stamps,
+            tables,
+            seed,
+        } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
         let slices = placement.slices_of(me.shard);
         let timing = Timing {
@@ -182,18 +231,22 @@ impl Shard {
         let mut random =
             fastrand::Rng::with_seed(xxhash_rust::xxh3::xxh3_64_with_seed(&generation.to_le_bytes(), seed));
         let first = random.u64(..) >> 12;
+        let known_tables =
+            tables.iter().flat_map(|(_, entries)| entries.iter().map(|(entry, _)| entry.clone())).collect();
         let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
         let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
         Shard {
             me,
-            settings,
             placement,
             ring: Rc::new(Ring::new(&members)),
             members,
             avoided: Vec::new(),
             health: Health::default(),
             coordinator: Coordinator::new(me, first),
-            replica: Replica::new(leases, generation),
+            replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
+            tables: TableState::new(Tables::new(settings.table(), known_tables), Drops::new(slices.clone(), &tables)),
+            delivering: FixedMap::default(),
+            settings,
             hints: Hints::new(slices, hints, behind, first, now),
             membership,
             fetches: FixedMap::default(),
@@ -212,6 +265,10 @@ impl Shard {
     }
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+    /// Which tables there are.
+    pub fn tables(&self) -> &Tables {
+        &self.tables.registry
     }
     pub fn ring(&self) -> &Rc<Ring> {
         &self.ring
@@ -248,13 +305,15 @@ impl Shard {
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
             expired_messages: self.expired_messages,
+            stamps_refused: self.replica.stamps.refused,
             silences: self.health.silences,
             dampings: self.health.dampings,
         }
     }
     /// Nothing of a client's or another shard's is in hand.
     pub fn is_idle(&self) -> bool {
-        self.coordinator.is_empty() && self.replica.is_empty() && self.fetches.is_empty() && self.gathers.is_empty()
+        let machines = self.coordinator.is_empty() && self.replica.is_empty() && self.tables.is_idle();
+        machines && self.fetches.is_empty() && self.gathers.is_empty()
     }
     /// What to store before an orderly stop, when the shard is idle.
     pub fn farewell(&self) -> Vec<Change> {
@@ -263,7 +322,8 @@ impl Shard {
     /// When [`Event::Wake`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let membership = self.membership.as_ref().map(|m| m.next_deadline());
-        [self.coordinator.next_deadline(), self.hints.next_deadline(), membership].into_iter().flatten().min()
+        let held = self.tables.next_deadline();
+        [self.coordinator.next_deadline(), self.hints.next_deadline(), membership, held].into_iter().flatten().min()
     }
     fn standing(&self, now: Instant, node: NodeId) -> Standing {
         if node == self.me.node { Standing::Usable } else { self.health.standing(now, node) }
@@ -272,18 +332,27 @@ impl Shard {
         self.standing(now, node) == Standing::Usable
     }
 
+    /// The wall clock shows so many nanoseconds since 1970; it may jump, and need not agree with anything.
+    pub fn wall_time_is(&mut self, wall: u64) {
+        self.replica.stamps.time_is(wall);
+    }
+
     // ---- events ------------------------------------------------------------------------------------------------
 
     /// Takes one event and appends what is to be done.
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Request { client, request } => self.request(now, Asker::Client(client), request, 0, out),
+            Event::TableChange { client, change } => self.change_table(client, change, now, out),
             Event::Message(envelope) => self.message(now, envelope, out),
             Event::PeerReachable(node) => self.connection(now, node, true, out),
             Event::PeerUnreachable(node) => self.connection(now, node, false, out),
             Event::Wake => self.wake(now, out),
             Event::Space { short } => self.replica.short_of_space = short,
             Event::Loaded { io, result } => self.loaded(now, io, result, out),
+            Event::Stored { io, result } if io & io_tag::MASK == io_tag::TABLES => {
+                self.tables_stored(now, io >> io_tag::BITS, result, out);
+            }
             Event::Stored { io, result } => {
                 let mut steps = Vec::new();
                 self.replica.stored(now, io >> io_tag::BITS, result, &mut steps);
@@ -295,6 +364,7 @@ impl Shard {
                 self.run_hints(now, acts, out);
             }
         }
+        self.drive_drops(now, out);
     }
 
     fn wake(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -306,12 +376,14 @@ impl Shard {
         let healthy = |n: NodeId| n == me || health.standing(now, n) == Standing::Usable;
         self.hints.tick(now, &self.ring, healthy, &mut acts);
         self.run_hints(now, acts, out);
+        self.expire_held(now, out);
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now
         {
             let mut acts = Vec::new();
             membership.tick(now, &mut acts);
             self.run_gossip(now, acts, out);
+            self.greet_cores(now, out);
         }
     }
 
@@ -347,11 +419,34 @@ impl Shard {
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
                 self.request(now, Asker::Shard { address: from, exchange }, request, hops, out);
             }
-            Message::Replicate { key, siblings, purpose } => {
+            Message::Replicate { key, siblings, purpose, epoch } => {
+                match self.gate(&key, epoch) {
+                    Gate::Open => {}
+                    // What was written before a drop is gone by it.
+                    Gate::Late => {
+                        let message = Message::Replicated(Ok(()));
+                        return out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+                    }
+                    Gate::Wait => {
+                        let message = Message::Replicate { key, siblings, purpose, epoch };
+                        let waiting = Envelope { from, to: self.me, exchange, deadline, message };
+                        return self.wait_for_drop(now, waiting, out);
+                    }
+                }
                 let origin = Origin::Remote { to: from, exchange, deadline };
                 self.take_replica(now, origin, (key, siblings, purpose), deadline, out);
             }
-            Message::Fetch { key, depth } => self.fetch((from, exchange), key, depth, deadline, out),
+            Message::Fetch { key, depth, epoch } => match self.gate(&key, epoch) {
+                Gate::Open => self.fetch((from, exchange), key, depth, deadline, out),
+                Gate::Late => {
+                    let message = Message::Fetched(Err(Refusal::NotMine));
+                    out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+                }
+                Gate::Wait => {
+                    let message = Message::Fetch { key, depth, epoch };
+                    self.wait_for_drop(now, Envelope { from, to: self.me, exchange, deadline, message }, out);
+                }
+            },
             answer @ (Message::Replicated(_) | Message::Fetched(_) | Message::Forwarded(_)) => {
                 self.answered(now, exchange, answer, out);
             }
@@ -362,6 +457,7 @@ impl Shard {
                 m.delta_arrived(now, from.node, news, &wanted, acts);
             }),
             Message::GossipNews { news } => self.gossip(now, out, |m, _| m.news_arrived(now, from.node, news)),
+            Message::Tables { digest, news, wanted } => self.tables_told(now, from, (digest, news, wanted), out),
             Message::View { members, avoided } => {
                 if from.node == self.me.node {
                     self.health.avoid(now, &avoided);
@@ -393,7 +489,7 @@ impl Shard {
 
     fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Effect>) {
         let number = io >> io_tag::BITS;
-        match io & ((1 << io_tag::BITS) - 1) {
+        match io & io_tag::MASK {
             io_tag::REPLICA => {
                 let mut steps = Vec::new();
                 self.replica.loaded(now, number, result, &mut steps);
@@ -408,6 +504,7 @@ impl Shard {
             io_tag::GATHER => self.gathered(now, number, result, out),
             _ => {
                 let mut acts = Vec::new();
+                let result = self.still_owed(number, result);
                 self.hints.loaded(now, number, result, &self.ring, &mut acts);
                 self.run_hints(now, acts, out);
             }
@@ -455,6 +552,9 @@ impl Shard {
             match act {
                 membership::Act::Say { to, message } => {
                     let to = Address { node: to, shard: ShardId(0) };
+                    if matches!(message, Message::GossipDigest { .. }) {
+                        self.greet(now, to, out);
+                    }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
                 }

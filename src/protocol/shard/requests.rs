@@ -10,12 +10,15 @@ use crate::{
         coordinator::{Home, Plan, plan::needed},
         message::{Depth, Fetched, Operation, Purpose, Request},
         replica::{
-            Owed, Rejection, Work,
-            keys::{HintForm, HintHead, HintKind, data_key, hint_key},
+            Change, Owed, Rejection, Subject, Work,
+            keys::{HintForm, HintHead, HintKind, data_key, hint_key, user_key},
         },
         versions::Siblings,
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, Token, WriteId},
+    types::{
+        Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId,
+        TableSettings, Token, WriteId,
+    },
 };
 
 impl Shard {
@@ -39,29 +42,32 @@ impl Shard {
             // An identity of its own, so that forwarding it twice makes one event.
             *write_id = WriteId(self.random.u64(1..));
         }
+        if self.is_dropping(&request.key) {
+            return self.wait_for_table(asker, request, hops, out);
+        }
         let token = request.key.token();
-        let homes = self.ring.walk(token, usize::from(self.settings.n));
+        let table = self.tables.registry.of(request.key.as_bytes());
+        let homes = self.ring.walk(token, usize::from(table.n));
         let mine = self.placement.shard_of(self.placement.slice_of(token)) == self.me.shard;
         let mut acts = Vec::new();
-        let targets = self.targets(now, &request, &homes, token);
+        let targets = self.targets(now, sloppy(&request, table), &homes, token);
         // A stand-in that was asked as one does not pass the request on.
         let stands_in = !homes.contains(&self.me.node)
             && !targets.iter().any(|t| homes.contains(&t.node))
             && (hops > 0 || targets.first().is_some_and(|t| t.node == self.me.node))
-            && self.sloppy(&request);
+            && sloppy(&request, table);
         if targets.is_empty() && !homes.contains(&self.me.node) {
             let failure =
                 Failure::new(ErrorCode::QuorumUnavailable, Outcome::NotApplied, "no replica of the key can be reached");
-            let table = if request.operation.is_write() { self.settings.w } else { self.settings.r };
-            let n = usize::from(self.settings.n);
-            let failure = match needed(request.consistency, usize::from(table), n, homes.len()) {
+            let usual = if request.operation.is_write() { table.w } else { table.r };
+            let failure = match needed(request.consistency, usize::from(usual), usize::from(table.n), homes.len()) {
                 Ok(needed) => failure.counts(0, needed),
                 Err(failure) => failure,
             };
             return self.reply(asker, Err(failure), out);
         }
         if mine && (homes.contains(&self.me.node) || stands_in) {
-            match self.plan(now, &request, token, stands_in) {
+            match self.plan(now, &request, token, stands_in, table) {
                 Ok(plan) => self.coordinator.begin(now, asker, request, plan, &mut acts),
                 Err(failure) => return self.reply(asker, Err(failure), out),
             }
@@ -77,19 +83,16 @@ impl Shard {
 
     /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
     /// then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after them.
-    fn targets(&self, now: Instant, request: &Request, homes: &[NodeId], token: Token) -> Vec<Address> {
+    fn targets(&self, now: Instant, sloppy: bool, homes: &[NodeId], token: Token) -> Vec<Address> {
         let with = |wanted: Standing| {
             homes.iter().copied().filter(move |n| *n != self.me.node && self.standing(now, *n) == wanted)
         };
         let own = homes.iter().copied().filter(|n| *n == self.me.node);
         let mut nodes: Vec<NodeId> = own.chain(with(Standing::Usable)).chain(with(Standing::Doubtful)).collect();
-        if nodes.is_empty() && self.sloppy(request) {
+        if nodes.is_empty() && sloppy {
             nodes = self.spares(now, token, homes.len());
         }
         nodes.into_iter().filter_map(|n| self.ring.address(n, token)).collect()
-    }
-    fn sloppy(&self, request: &Request) -> bool {
-        request.consistency.sloppy.unwrap_or(self.settings.sloppy)
     }
     /// Healthy nodes clockwise after the homes, this one perhaps among them.
     fn spares(&self, now: Instant, token: Token, homes: usize) -> Vec<NodeId> {
@@ -111,13 +114,20 @@ impl Shard {
     }
 
     /// Who takes part, as of now.
-    fn plan(&self, now: Instant, request: &Request, token: Token, stands_in: bool) -> Result<Plan, Failure> {
-        let n = usize::from(self.settings.n);
+    fn plan(
+        &self,
+        now: Instant,
+        request: &Request,
+        token: Token,
+        stands_in: bool,
+        table: TableSettings,
+    ) -> Result<Plan, Failure> {
+        let n = usize::from(table.n);
         let is_write = request.operation.is_write();
-        let sloppy = self.sloppy(request);
+        let sloppy = sloppy(request, table);
         let nodes = self.ring.walk(token, n);
-        let table = if is_write { self.settings.w } else { self.settings.r };
-        let needed = needed(request.consistency, usize::from(table), n, nodes.len())?;
+        let usual = if is_write { table.w } else { table.r };
+        let needed = needed(request.consistency, usize::from(usual), n, nodes.len())?;
         let mut spares = if sloppy { self.spares(now, token, n) } else { Vec::new() };
         spares.retain(|node| *node != self.me.node);
         let standings: smallvec::SmallVec<[Standing; 4]> = nodes.iter().map(|n| self.standing(now, *n)).collect();
@@ -130,10 +140,11 @@ impl Shard {
         };
         let homes = nodes.iter().zip(&standings).filter_map(home).collect();
         let spares = spares.into_iter().filter_map(|node| self.ring.address(node, token)).collect();
-        Ok(Plan { n, homes, spares, sloppy, needed, stands_in })
+        let (conflict, epoch) = (table.conflict, self.epoch(&request.key));
+        Ok(Plan { n, homes, spares, sloppy, needed, stands_in, conflict, epoch })
     }
 
-    fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
+    pub(super) fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
         match asker {
             Asker::Client(client) => out.push(Effect::Reply { client, response }),
             Asker::Shard { address, exchange } => {
@@ -168,7 +179,10 @@ impl Shard {
                     };
                     self.apply(now, Origin::Operation(operation), key, work, deadline, out);
                 }
-                Act::Merge { key, siblings } => {
+                Act::Merge { key, siblings, epoch } => {
+                    if epoch != self.epoch(&key) || self.is_dropping(&key) {
+                        continue;
+                    }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     self.apply(now, Origin::Nobody, key, Work::Merge { siblings }, deadline, out);
                 }
@@ -189,14 +203,15 @@ impl Shard {
 
     // ---- the own copies ----------------------------------------------------------------------------------------
 
-    fn slice(&self, key: &Key) -> SliceId {
+    pub(super) fn slice(&self, key: &Key) -> SliceId {
         self.placement.slice_of(key.token())
     }
 
     fn apply(&mut self, now: Instant, origin: Origin, key: Key, work: Work, deadline: Instant, out: &mut Vec<Effect>) {
-        let place = (self.slice(&key), key);
+        let conflict = self.tables.registry.of(key.as_bytes()).conflict;
+        let subject = Subject { slice: self.slice(&key), key, conflict };
         let mut steps = Vec::new();
-        self.replica.begin(now, origin, place, work, deadline, &mut steps);
+        self.replica.begin(now, origin, subject, work, deadline, &mut steps);
         self.run_steps(now, steps, out);
     }
 
@@ -241,7 +256,8 @@ impl Shard {
                     out.push(Effect::Load { io: io << io_tag::BITS | io_tag::REPLICA, slice, key, depth });
                 }
                 Step::Store { io, changes } => {
-                    out.push(Effect::Store { io: io << io_tag::BITS | io_tag::REPLICA, changes });
+                    let durability = self.durability(&changes);
+                    out.push(Effect::Store { io: io << io_tag::BITS | io_tag::REPLICA, changes, durability });
                 }
                 Step::Prepared { origin, siblings, context } => self.prepared(now, origin, siblings, context, out),
                 Step::Done { origin, result } => self.done(now, origin, result, out),
@@ -290,10 +306,14 @@ impl Shard {
                     out.push(Effect::Scan { io, slice, from, to, limit });
                 }
                 Act::Load { io, slice, key, depth } => {
+                    self.reading_hint(io, &key);
                     let io = io << io_tag::BITS | io_tag::HINTS;
                     out.push(Effect::Load { io, slice, key, depth });
                 }
-                Act::Send { to, delivery, deadline, message } => {
+                Act::Send { to, delivery, deadline, mut message } => {
+                    if let Message::Replicate { key, epoch, .. } = &mut message {
+                        *epoch = self.epoch(key);
+                    }
                     let exchange = delivery << exchange_tag::BITS | exchange_tag::HINTS;
                     out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
                 }
@@ -301,11 +321,21 @@ impl Shard {
                     let (origin, work) = (Origin::Delivery(delivery), Work::DropHint { owner, form, stamp });
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     let mut steps = Vec::new();
-                    self.replica.begin(now, origin, (slice, key), work, deadline, &mut steps);
+                    let subject = Subject { slice, key, conflict: Conflict::Siblings };
+                    self.replica.begin(now, origin, subject, work, deadline, &mut steps);
                     self.run_steps(now, steps, out);
                 }
             }
         }
+    }
+
+    /// As the tables of the keys say; the shard's own records are always synced.
+    fn durability(&self, changes: &[Change]) -> Durability {
+        let interval = |change: &Change| {
+            let key = user_key(&change.key);
+            key.is_some_and(|key| self.tables.registry.of(key).durability == Durability::Interval)
+        };
+        if changes.iter().all(interval) { Durability::Interval } else { Durability::Sync }
     }
 
     // ---- for other shards --------------------------------------------------------------------------------------
@@ -324,6 +354,10 @@ impl Shard {
     ) {
         if !self.serves(&key) {
             let refused = Err(Rejection::Refused(Refusal::NotMine));
+            return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
+        }
+        if self.replica.bytes() > limits::REPLICA_BYTES_IN_FLIGHT_MAX {
+            let refused = Err(Rejection::Refused(Refusal::Overloaded));
             return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
         }
         match purpose {
@@ -349,6 +383,11 @@ impl Shard {
             out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
             return;
         }
+        if self.fetches.len() >= limits::FETCHES_MAX {
+            let message = Message::Fetched(Err(Refusal::Overloaded));
+            out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
+            return;
+        }
         self.next_fetch += 1;
         let full = depth == Depth::Full;
         self.fetches.insert(self.next_fetch, Fetch { to, exchange, deadline, full });
@@ -358,7 +397,8 @@ impl Shard {
     /// Reads what this node holds of a key: its own copy, and where it is no home replica also what is parked here for
     /// those who are.
     fn read_own(&mut self, reader: Reader, key: &Key, depth: Depth, out: &mut Vec<Effect>) {
-        let (slice, homes) = (self.slice(key), self.ring.walk(key.token(), usize::from(self.settings.n)));
+        let table = self.tables.registry.of(key.as_bytes());
+        let (slice, homes) = (self.slice(key), self.ring.walk(key.token(), usize::from(table.n)));
         if homes.contains(&self.me.node) {
             let io = match reader {
                 Reader::Operation(operation) => operation << io_tag::BITS | io_tag::COORDINATOR,
@@ -372,7 +412,8 @@ impl Shard {
         let hint =
             |owner: &NodeId| Effect::Load { io: io(1), slice, key: hint_key(*owner, HintForm::Parked, key), depth };
         out.extend(homes.iter().map(hint));
-        let gather = Gather { reader, loads: 1 + homes.len(), found: Ok(Siblings::default()) };
+        let conflict = table.conflict;
+        let gather = Gather { reader, conflict, loads: 1 + homes.len(), found: Ok(Siblings::default()) };
         self.gathers.insert(self.next_fetch, gather);
     }
     pub(super) fn gathered(
@@ -387,7 +428,7 @@ impl Shard {
         gather.loads -= 1;
         let more = result.and_then(|stored| if hint { parked(stored) } else { siblings(stored) });
         let found = std::mem::replace(&mut gather.found, Ok(Siblings::default()));
-        gather.found = found.and_then(|all| Ok(join(all, more?)));
+        gather.found = found.and_then(|all| Ok(join(all, more?, gather.conflict)));
         if gather.loads > 0 {
             return;
         }
@@ -422,6 +463,12 @@ impl Shard {
     }
 }
 
+/// Whether stand-ins count.
+fn sloppy(request: &Request, table: TableSettings) -> bool {
+    let all = !request.operation.is_write() && request.consistency.level == Some(Level::All);
+    request.consistency.sloppy.unwrap_or(table.sloppy && !all)
+}
+
 /// The state that a hint holds, if it holds any.
 fn parked(stored: Option<Stored>) -> Result<Siblings, Refusal> {
     let Some(stored) = stored else { return Ok(Siblings::default()) };
@@ -431,12 +478,12 @@ fn parked(stored: Option<Stored>) -> Result<Siblings, Refusal> {
     }
 }
 /// Both together; heads alone when neither has values.
-fn join(one: Siblings, other: Siblings) -> Siblings {
+fn join(one: Siblings, other: Siblings, conflict: Conflict) -> Siblings {
     let whole = |s: &Siblings| s.values.len() == s.head.entries.len();
     if whole(&one) && whole(&other) {
-        return one.sync(&other);
+        return one.join(&other, conflict);
     }
-    Siblings { head: one.head.sync(&other.head).head, values: Default::default() }
+    Siblings { head: one.head.join(&other.head, conflict).head, values: Default::default() }
 }
 
 /// What a client is told when the own copy did not take its write.
@@ -458,6 +505,7 @@ fn failure(rejection: Rejection) -> Failure {
             Refusal::Damaged => {
                 (ErrorCode::Damaged, Outcome::NotApplied, "the stored record is damaged; nothing was stored")
             }
+            Refusal::ClockAhead => (ErrorCode::Internal, Outcome::NotApplied, "the write's stamp is in the future"),
             Refusal::Expired => (ErrorCode::Deadline, Outcome::NotApplied, "the deadline passed in the queue"),
             Refusal::NotMine => (ErrorCode::NotReady, Outcome::NotApplied, "this shard does not serve the key"),
             Refusal::Failed => (ErrorCode::Internal, Outcome::Unknown, "the storage of this shard has failed"),

@@ -8,6 +8,7 @@ use crate::{
     },
     engine::{Background, Engine},
     http::HttpLimits,
+    limits::SKEW_MAX,
     server::{
         clients, clock,
         disk::RingDisk,
@@ -220,13 +221,15 @@ impl SharesManager for Urgency {
     }
 }
 
-/// Keeps the backlog's figures up to date, and says when there is too much, or when the node's identity is in doubt.
+/// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's identity
+/// is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    let mut alarms = 0;
+    let (mut alarms, mut refused) = (0, 0);
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
         let stats = handle.stats();
         world.backlog.look(clock::now(), world.address.shard, stats.engine);
+        refused = tell_skew(refused, stats.shard.stamps_refused, world.address.shard);
         if stats.shard.identity_alarms > alarms {
             alarms = stats.shard.identity_alarms;
             tracing::error!(
@@ -237,6 +240,18 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
             );
         }
     }
+}
+
+/// Says that stamps were refused, once a period; gives how many there have been.
+fn tell_skew(known: u64, refused: u64, shard: ShardId) -> u64 {
+    if refused > known {
+        tracing::warn!(
+            shard = shard.0,
+            writes = refused - known,
+            "refused writes that are stamped more than {SKEW_MAX:?} ahead of this node's clock: a node's clock is wrong"
+        );
+    }
+    refused
 }
 
 /// Runs a core until the node stops.
@@ -283,7 +298,6 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         identity: core.identity,
         shard: address.shard,
         settings: core.settings.clone(),
-        durability: core.options.durability,
         engine: core.options.engine.clone(),
         seed: super::random(),
     };

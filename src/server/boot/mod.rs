@@ -346,6 +346,7 @@ fn settings(options: &ServeOptions) -> Settings {
         r: protocol.r,
         w: protocol.w,
         sloppy: protocol.sloppy,
+        durability: options.durability,
         value_bytes_max: protocol.value_bytes_max,
         gossip_interval: protocol.gossip_interval,
         suspect_after: protocol.suspect_after,

@@ -2629,6 +2629,415 @@ impl ::core::fmt::Debug for GossipNews<'_> {
       ds.finish()
   }
 }
+pub enum TableEntryOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What is known of a table.
+pub struct TableEntry<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TableEntry<'a> {
+  type Inner = TableEntry<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TableEntry<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DROPPED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_N: ::flatbuffers::VOffsetT = 12;
+  pub const VT_R: ::flatbuffers::VOffsetT = 14;
+  pub const VT_W: ::flatbuffers::VOffsetT = 16;
+  pub const VT_CONFLICT: ::flatbuffers::VOffsetT = 18;
+  pub const VT_SLOPPY: ::flatbuffers::VOffsetT = 20;
+  pub const VT_DURABILITY: ::flatbuffers::VOffsetT = 22;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TableEntry { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TableEntryArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<TableEntry<'bldr>> {
+    let mut builder = TableEntryBuilder::new(_fbb);
+    builder.add_dropped(args.dropped);
+    builder.add_node(args.node);
+    builder.add_version(args.version);
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_durability(args.durability);
+    builder.add_sloppy(args.sloppy);
+    builder.add_conflict(args.conflict);
+    builder.add_w(args.w);
+    builder.add_r(args.r);
+    builder.add_n(args.n);
+    builder.finish()
+  }
+
+
+  /// 1 to 64 letters, digits, '-', '_' and '.'.
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TableEntry::VT_NAME, None).unwrap()}
+  }
+  /// Newer is the greater (version, node).
+  #[inline]
+  pub fn version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_NODE, Some(0)).unwrap()}
+  }
+  /// The version of the latest drop; 0: never. Of two entries the greater counts, whichever is newer.
+  #[inline]
+  pub fn dropped(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_DROPPED, Some(0)).unwrap()}
+  }
+  /// 0: dropped, and nothing below counts.
+  #[inline]
+  pub fn n(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TableEntry::VT_N, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn r(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TableEntry::VT_R, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn w(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TableEntry::VT_W, Some(0)).unwrap()}
+  }
+  /// 0 siblings, 1 last write wins.
+  #[inline]
+  pub fn conflict(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TableEntry::VT_CONFLICT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sloppy(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(TableEntry::VT_SLOPPY, Some(false)).unwrap()}
+  }
+  /// 0 sync, 1 interval.
+  #[inline]
+  pub fn durability(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TableEntry::VT_DURABILITY, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TableEntry<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<u64>("version", Self::VT_VERSION, false)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u64>("dropped", Self::VT_DROPPED, false)?
+     .visit_field::<u8>("n", Self::VT_N, false)?
+     .visit_field::<u8>("r", Self::VT_R, false)?
+     .visit_field::<u8>("w", Self::VT_W, false)?
+     .visit_field::<u8>("conflict", Self::VT_CONFLICT, false)?
+     .visit_field::<bool>("sloppy", Self::VT_SLOPPY, false)?
+     .visit_field::<u8>("durability", Self::VT_DURABILITY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TableEntryArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub version: u64,
+    pub node: u64,
+    pub dropped: u64,
+    pub n: u8,
+    pub r: u8,
+    pub w: u8,
+    pub conflict: u8,
+    pub sloppy: bool,
+    pub durability: u8,
+}
+impl<'a> Default for TableEntryArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TableEntryArgs {
+      name: None, // required field
+      version: 0,
+      node: 0,
+      dropped: 0,
+      n: 0,
+      r: 0,
+      w: 0,
+      conflict: 0,
+      sloppy: false,
+      durability: 0,
+    }
+  }
+}
+
+pub struct TableEntryBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TableEntryBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TableEntry::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_dropped(&mut self, dropped: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_DROPPED, dropped, 0);
+  }
+  #[inline]
+  pub fn add_n(&mut self, n: u8) {
+    self.fbb_.push_slot::<u8>(TableEntry::VT_N, n, 0);
+  }
+  #[inline]
+  pub fn add_r(&mut self, r: u8) {
+    self.fbb_.push_slot::<u8>(TableEntry::VT_R, r, 0);
+  }
+  #[inline]
+  pub fn add_w(&mut self, w: u8) {
+    self.fbb_.push_slot::<u8>(TableEntry::VT_W, w, 0);
+  }
+  #[inline]
+  pub fn add_conflict(&mut self, conflict: u8) {
+    self.fbb_.push_slot::<u8>(TableEntry::VT_CONFLICT, conflict, 0);
+  }
+  #[inline]
+  pub fn add_sloppy(&mut self, sloppy: bool) {
+    self.fbb_.push_slot::<bool>(TableEntry::VT_SLOPPY, sloppy, false);
+  }
+  #[inline]
+  pub fn add_durability(&mut self, durability: u8) {
+    self.fbb_.push_slot::<u8>(TableEntry::VT_DURABILITY, durability, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TableEntryBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TableEntryBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TableEntry<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, TableEntry::VT_NAME,"name");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TableEntry<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TableEntry");
+      ds.field("name", &self.name());
+      ds.field("version", &self.version());
+      ds.field("node", &self.node());
+      ds.field("dropped", &self.dropped());
+      ds.field("n", &self.n());
+      ds.field("r", &self.r());
+      ds.field("w", &self.w());
+      ds.field("conflict", &self.conflict());
+      ds.field("sloppy", &self.sloppy());
+      ds.field("durability", &self.durability());
+      ds.finish()
+  }
+}
+pub enum TablesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 43. From any shard to any other. Nothing to tell and something wanted: the first words; the receiver answers, where
+/// its digest differs, with all that it has. All that the other has, and something wanted: the receiver answers with what it
+/// knows better.
+pub struct Tables<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Tables<'a> {
+  type Inner = Tables<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Tables<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_DIGEST: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NEWS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_WANTED: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Tables { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TablesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Tables<'bldr>> {
+    let mut builder = TablesBuilder::new(_fbb);
+    builder.add_digest(args.digest);
+    if let Some(x) = args.news { builder.add_news(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_wanted(args.wanted);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Tables::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn digest(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Tables::VT_DIGEST, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn news(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TableEntry<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TableEntry>>>>(Tables::VT_NEWS, None).unwrap()}
+  }
+  #[inline]
+  pub fn wanted(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Tables::VT_WANTED, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Tables<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("digest", Self::VT_DIGEST, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TableEntry>>>>("news", Self::VT_NEWS, true)?
+     .visit_field::<bool>("wanted", Self::VT_WANTED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TablesArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub digest: u64,
+    pub news: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TableEntry<'a>>>>>,
+    pub wanted: bool,
+}
+impl<'a> Default for TablesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TablesArgs {
+      route: None, // required field
+      digest: 0,
+      news: None, // required field
+      wanted: false,
+    }
+  }
+}
+
+pub struct TablesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TablesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Tables::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_digest(&mut self, digest: u64) {
+    self.fbb_.push_slot::<u64>(Tables::VT_DIGEST, digest, 0);
+  }
+  #[inline]
+  pub fn add_news(&mut self, news: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<TableEntry<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Tables::VT_NEWS, news);
+  }
+  #[inline]
+  pub fn add_wanted(&mut self, wanted: bool) {
+    self.fbb_.push_slot::<bool>(Tables::VT_WANTED, wanted, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TablesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TablesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Tables<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Tables::VT_ROUTE,"route");
+    self.fbb_.required(o, Tables::VT_NEWS,"news");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Tables<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Tables");
+      ds.field("route", &self.route());
+      ds.field("digest", &self.digest());
+      ds.field("news", &self.news());
+      ds.field("wanted", &self.wanted());
+      ds.finish()
+  }
+}
 pub enum ViewOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3286,6 +3695,7 @@ impl<'a> Replicate<'a> {
   pub const VT_HEAD: ::flatbuffers::VOffsetT = 8;
   pub const VT_PURPOSE: ::flatbuffers::VOffsetT = 10;
   pub const VT_OWNER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3297,6 +3707,7 @@ impl<'a> Replicate<'a> {
     args: &'args ReplicateArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Replicate<'bldr>> {
     let mut builder = ReplicateBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
     builder.add_owner(args.owner);
     if let Some(x) = args.head { builder.add_head(x); }
     if let Some(x) = args.key { builder.add_key(x); }
@@ -3342,6 +3753,14 @@ impl<'a> Replicate<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Replicate::VT_OWNER, Some(0)).unwrap()}
   }
+  /// The latest drop of the key's table that the state comes after; 0: none.
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Replicate::VT_EPOCH, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Replicate<'_> {
@@ -3355,6 +3774,7 @@ impl ::flatbuffers::Verifiable for Replicate<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("head", Self::VT_HEAD, true)?
      .visit_field::<u8>("purpose", Self::VT_PURPOSE, false)?
      .visit_field::<u64>("owner", Self::VT_OWNER, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
      .finish();
     Ok(())
   }
@@ -3365,6 +3785,7 @@ pub struct ReplicateArgs<'a> {
     pub head: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub purpose: u8,
     pub owner: u64,
+    pub epoch: u64,
 }
 impl<'a> Default for ReplicateArgs<'a> {
   #[inline]
@@ -3375,6 +3796,7 @@ impl<'a> Default for ReplicateArgs<'a> {
       head: None, // required field
       purpose: 0,
       owner: 0,
+      epoch: 0,
     }
   }
 }
@@ -3405,6 +3827,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicateBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Replicate::VT_OWNER, owner, 0);
   }
   #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(Replicate::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ReplicateBuilder {
@@ -3430,6 +3856,7 @@ impl ::core::fmt::Debug for Replicate<'_> {
       ds.field("head", &self.head());
       ds.field("purpose", &self.purpose());
       ds.field("owner", &self.owner());
+      ds.field("epoch", &self.epoch());
       ds.finish()
   }
 }
@@ -3476,7 +3903,7 @@ impl<'a> Replicated<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Route>(Replicated::VT_ROUTE, None).unwrap()}
   }
-  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired.
+  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead.
   #[inline]
   pub fn refusal(&self) -> u8 {
     // Safety:
@@ -3569,6 +3996,7 @@ impl<'a> Fetch<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
   pub const VT_DEPTH: ::flatbuffers::VOffsetT = 8;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3580,6 +4008,7 @@ impl<'a> Fetch<'a> {
     args: &'args FetchArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Fetch<'bldr>> {
     let mut builder = FetchBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
     if let Some(x) = args.key { builder.add_key(x); }
     if let Some(x) = args.route { builder.add_route(x); }
     builder.add_depth(args.depth);
@@ -3609,6 +4038,14 @@ impl<'a> Fetch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Fetch::VT_DEPTH, Some(0)).unwrap()}
   }
+  /// As in `Replicate`.
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Fetch::VT_EPOCH, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Fetch<'_> {
@@ -3620,6 +4057,7 @@ impl ::flatbuffers::Verifiable for Fetch<'_> {
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
      .visit_field::<u8>("depth", Self::VT_DEPTH, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
      .finish();
     Ok(())
   }
@@ -3628,6 +4066,7 @@ pub struct FetchArgs<'a> {
     pub route: Option<&'a Route>,
     pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub depth: u8,
+    pub epoch: u64,
 }
 impl<'a> Default for FetchArgs<'a> {
   #[inline]
@@ -3636,6 +4075,7 @@ impl<'a> Default for FetchArgs<'a> {
       route: None, // required field
       key: None, // required field
       depth: 0,
+      epoch: 0,
     }
   }
 }
@@ -3656,6 +4096,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_depth(&mut self, depth: u8) {
     self.fbb_.push_slot::<u8>(Fetch::VT_DEPTH, depth, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(Fetch::VT_EPOCH, epoch, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchBuilder<'a, 'b, A> {
@@ -3680,6 +4124,7 @@ impl ::core::fmt::Debug for Fetch<'_> {
       ds.field("route", &self.route());
       ds.field("key", &self.key());
       ds.field("depth", &self.depth());
+      ds.field("epoch", &self.epoch());
       ds.finish()
   }
 }

@@ -1,0 +1,234 @@
+//! Stamps for tables where the last write wins, and why storing one needs no read.
+//!
+//! A stamp is the wall clock's time or, where that is behind, one more than the greatest stamp that this shard has met: a
+//! hybrid logical clock. So a write that is coordinated here is newer than all that is stored here.
+//!
+//! A write from another replica is newer than what is stored if it is newer than every stamp stored lately for the key, and
+//! newer than all stored before: the newest stamps of the last few tens of thousands of writes are kept in memory by the
+//! key's token, and no stamp that is stored and not kept is above the *floor*. What is at the floor or below, and what meets
+//! a newer stamp under its token, is compared with the record itself: late messages, hints, repairs.
+//!
+//! After a crash the floor is where nothing stored can be above: each slice has a record of a *ceiling*, written with the
+//! first stamp that passes the one before, so it costs a small record each [`STAMP_LEAD`]. Until the clock has passed it,
+//! writes are compared with the records that they replace. A clock that was set back is no different: its stamps are at the
+//! floor, or follow the greatest one met.
+//!
+//! A stamp from another node that is more than [`SKEW_MAX`] ahead of the own clock is refused: it would drag all clocks
+//! along, and win over writes of hours to come.
+
+use crate::{
+    limits::{SKEW_MAX, STAMP_LEAD, STAMPS_KEPT},
+    protocol::{ring::FixedMap, versions::Dot},
+    types::{NodeId, SliceId, Token},
+};
+
+/// The floor of a slice of which nothing is known: everything in it is read before it is replaced.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// By time, then node.
+fn order(stamp: Dot) -> (u64, u64) {
+    (stamp.counter, stamp.actor.0)
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    /// No stamp stored in an earlier life is above.
+    floor: u64,
+    /// What is durably known as the floor of the next life.
+    ceiling: u64,
+    /// The greatest stamp stored.
+    greatest: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Stamps {
+    node: NodeId,
+    /// Nanoseconds since 1970 by the wall clock.
+    wall: u64,
+    /// The greatest stamp made or met.
+    last: u64,
+    slices: FixedMap<SliceId, Slice>,
+    /// The newest stamps stored in this life, by token: those of the present generation, and of the one before.
+    young: FixedMap<Token, Dot>,
+    old: FixedMap<Token, Dot>,
+    /// No stamp of this life that is not kept is above.
+    floor: u64,
+    /// Stamps refused because they were too far ahead.
+    pub refused: u64,
+}
+
+impl Stamps {
+    /// `floors`: what the slices' records say; [`UNKNOWN`] for one that cannot be read.
+    pub fn new(node: NodeId, floors: Vec<(SliceId, u64)>) -> Stamps {
+        let ceiling = |floor| if floor == UNKNOWN { 0 } else { floor };
+        let slice = |(id, floor)| (id, Slice { floor, ceiling: ceiling(floor), greatest: 0 });
+        Stamps {
+            node,
+            wall: 0,
+            last: 0,
+            slices: floors.into_iter().map(slice).collect(),
+            young: FixedMap::default(),
+            old: FixedMap::default(),
+            floor: 0,
+            refused: 0,
+        }
+    }
+    /// The wall clock shows this, in nanoseconds since 1970; it may jump.
+    pub fn time_is(&mut self, wall: u64) {
+        self.wall = wall;
+    }
+
+    /// A stamp greater than all that this shard has met, and than `after`.
+    pub fn mint(&mut self, after: Option<Dot>) -> Dot {
+        self.last = self.wall.max(self.last.saturating_add(1));
+        match after {
+            Some(after) if after.counter >= self.last => {
+                let next = Dot::stamp(after.counter.saturating_add(1), self.node);
+                // One from the far future, of a clock that was wrong, must not drag all others along.
+                self.meet(next);
+                next
+            }
+            _ => Dot::stamp(self.last, self.node),
+        }
+    }
+    /// A stamp from elsewhere is taken note of; `false`: it is too far ahead.
+    pub fn meet(&mut self, stamp: Dot) -> bool {
+        let sound = stamp.counter <= self.wall.saturating_add(SKEW_MAX.as_nanos() as u64);
+        if sound {
+            self.last = self.last.max(stamp.counter);
+        }
+        sound
+    }
+
+    /// Whether nothing that is stored of the key can be newer, so that it need not be read.
+    pub fn is_newest(&self, slice: SliceId, token: Token, stamp: Dot) -> bool {
+        let floor = self.slices.get(&slice).map_or(0, |s| s.floor).max(self.floor);
+        let kept = self.young.get(&token).or_else(|| self.old.get(&token));
+        stamp.counter > floor && kept.is_none_or(|kept| order(*kept) < order(stamp))
+    }
+    /// What must be stored with this stamp as the slice's ceiling, if it is above the present one.
+    pub fn raise(&self, slice: SliceId, stamp: Dot) -> Option<u64> {
+        let ceiling = self.slices.get(&slice).map_or(0, |s| s.ceiling);
+        (stamp.counter > ceiling).then(|| stamp.counter.saturating_add(STAMP_LEAD.as_nanos() as u64))
+    }
+    /// A record with this stamp is stored, and with it the ceiling.
+    pub fn stored(&mut self, slice: SliceId, token: Token, stamp: Dot, ceiling: Option<u64>) {
+        let place = self.slices.entry(slice).or_default();
+        place.ceiling = place.ceiling.max(ceiling.unwrap_or(0));
+        place.greatest = place.greatest.max(stamp.counter);
+        if self.young.len() >= STAMPS_KEPT {
+            let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.floor = forgotten.values().map(|stamp| stamp.counter).max().unwrap_or(0).max(self.floor);
+        }
+        let kept = self.young.entry(token).or_insert(stamp);
+        if order(*kept) < order(stamp) {
+            *kept = stamp;
+        }
+    }
+    /// Exact floors for the next life, at an orderly stop: of the slices that stored any stamp.
+    pub fn clean(&self) -> Vec<(SliceId, u64)> {
+        // What was not known is not above a ceiling of now, unless clocks were wrong by more than its lead.
+        let least = |s: &Slice| if s.floor == UNKNOWN { s.ceiling } else { s.floor };
+        let floor = |(id, s): (&SliceId, &Slice)| (s.greatest > 0).then(|| (*id, s.greatest.max(least(s))));
+        let mut floors: Vec<(SliceId, u64)> = self.slices.iter().filter_map(floor).collect();
+        floors.sort_unstable();
+        floors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const SECOND: u64 = 1_000_000_000;
+    const SLICE: SliceId = SliceId(3);
+
+    fn stamps(wall: u64) -> Stamps {
+        let mut stamps = Stamps::new(A, vec![]);
+        stamps.time_is(wall);
+        stamps
+    }
+
+    #[test]
+    fn stamps_grow_whatever_the_clock_does() {
+        let mut stamps = stamps(100 * SECOND);
+        let mut last = stamps.mint(None);
+        for wall in [100 * SECOND, 7 * SECOND, 101 * SECOND, 0, 200 * SECOND] {
+            stamps.time_is(wall);
+            let next = stamps.mint(None);
+            assert!(next.counter > last.counter, "{wall}");
+            last = next;
+        }
+        assert_eq!(last.counter, 200 * SECOND);
+        assert!(stamps.meet(Dot::stamp(last.counter + 400_000_000, B)));
+        assert_eq!(stamps.mint(None).counter, last.counter + 400_000_001);
+        assert_eq!(stamps.mint(Some(Dot::stamp(300 * SECOND, B))).counter, 300 * SECOND + 1);
+        assert!(stamps.mint(None).counter < 201 * SECOND);
+    }
+
+    #[test]
+    fn stamps_from_the_future_are_refused() {
+        let mut stamps = stamps(100 * SECOND);
+        let bound = 100 * SECOND + SKEW_MAX.as_nanos() as u64;
+        assert!(!stamps.meet(Dot::stamp(bound + 1, B)) && !stamps.meet(Dot::stamp(u64::MAX, B)));
+        assert_eq!(stamps.mint(None).counter, 100 * SECOND);
+        assert!(stamps.meet(Dot::stamp(bound, B)));
+    }
+
+    /// Against a map of what is stored: a stamp said to be the newest is.
+    #[test]
+    fn what_is_said_to_be_the_newest_is() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut stamps, mut stored) = (stamps(SECOND), std::collections::BTreeMap::<u64, Dot>::new());
+        let (mut blind, mut compared) = (0, 0);
+        for step in 0..6 * STAMPS_KEPT as u64 {
+            stamps.time_is(SECOND + step * 1_000);
+            let token = rng.u64(0..20_000);
+            let late = if rng.u8(0..20) == 0 { rng.u64(0..400_000_000) } else { rng.u64(0..200_000) };
+            let time = (SECOND + step * 1_000).saturating_sub(late);
+            let stamp = if rng.bool() { Dot::stamp(time, B) } else { stamps.mint(None) };
+            assert!(stamps.meet(stamp));
+            let newer = stored.get(&token).is_none_or(|s| order(*s) < order(stamp));
+            if stamps.is_newest(SLICE, Token(token), stamp) {
+                assert!(newer, "{step}");
+                blind += 1;
+            } else {
+                compared += 1;
+            }
+            if newer {
+                stamps.stored(SLICE, Token(token), stamp, stamps.raise(SLICE, stamp));
+                stored.insert(token, stamp);
+            }
+        }
+        assert!(blind > 9 * compared, "{blind} {compared}");
+    }
+
+    #[test]
+    fn after_a_crash_nothing_is_taken_for_new_that_might_not_be() {
+        let mut before = stamps(100 * SECOND);
+        let stamp = before.mint(None);
+        let known = before.raise(SLICE, stamp).expect("the first one");
+        before.stored(SLICE, Token(1), stamp, Some(known));
+        assert_eq!(before.raise(SLICE, Dot::stamp(known, B)), None);
+        assert_eq!(before.clean(), [(SLICE, stamp.counter)]);
+        let mut after = Stamps::new(A, vec![(SLICE, known)]);
+        // The clock was set back meanwhile.
+        after.time_is(50 * SECOND);
+        let early = after.mint(None);
+        assert!(!after.is_newest(SLICE, Token(1), early) && after.is_newest(SliceId(4), Token(1), early));
+        let mut lost = Stamps::new(A, vec![(SLICE, UNKNOWN)]);
+        lost.time_is(100 * SECOND);
+        let stamp = lost.mint(None);
+        assert!(!lost.is_newest(SLICE, Token(1), stamp));
+        let ceiling = lost.raise(SLICE, stamp);
+        assert!(ceiling.is_some_and(|c| c > stamp.counter));
+        lost.stored(SLICE, Token(1), stamp, ceiling);
+        assert_eq!(lost.clean(), [(SLICE, ceiling.unwrap_or(0))]);
+        after.time_is(known + 1);
+        let late = after.mint(None);
+        assert!(after.is_newest(SLICE, Token(1), late));
+    }
+}
