@@ -70,6 +70,7 @@ impl Workload {
         let overlaps = cluster.plan.overlaps();
         let mut history = History::new(names, usize::from(cluster.plan.n), overlaps);
         history.stamped = cluster.plan.last_write_wins;
+        history.patience = plan.timeout_max;
         let mut sum = 0.0;
         let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);
         let popularity = (0..plan.keys).map(|rank| {

@@ -39,7 +39,7 @@ use crate::{
     types::{Instant, Key, Outcome, WriteId},
 };
 use smallvec::SmallVec;
-use std::fmt;
+use std::{fmt, time::Duration};
 use value::parse_value;
 
 /// Which promise was broken.
@@ -173,6 +173,8 @@ pub struct History {
     replicas: usize,
     /// Whether the last write wins.
     pub stamped: bool,
+    /// The longest deadline of a request.
+    pub patience: Duration,
     /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
     overlaps: bool,
     /// Values that came back after all because their write had been sent twice and its trace was forgotten.
@@ -193,6 +195,7 @@ impl History {
             names,
             replicas,
             stamped: false,
+            patience: Duration::ZERO,
             overlaps,
             revived_retries: 0,
             reads: 0,

@@ -3,7 +3,8 @@
 //! Every write has a stamp, of time and node; a state is the write with the greatest. So nothing is said of causes and
 //! siblings here. A read shows one value at most; where quorums overlap, none with a stamp below those acknowledged
 //! before; and in the end the winner is no older than any acknowledged write, neither by stamp nor, beyond what clocks
-//! may differ by, by true time.
+//! may differ by, by true time. A request that was passed on to two coordinators is stamped by both, and by the second
+//! as late as its deadline, whatever its client has been told by then: so long it counts as being made.
 
 use super::{End, EventId, History, Invariant, Seen, Verdict};
 use crate::{
@@ -68,7 +69,7 @@ impl History {
         let ended = self.events[winner.0 as usize].ended;
         let loser = history.puts.iter().chain(&history.deletes).find(|id| {
             let event = &self.events[id.0 as usize];
-            event.end == End::Acknowledged && event.started.since(ended) > APART
+            event.end == End::Acknowledged && event.started.since(ended) > APART + self.patience
         });
         match loser {
             None => Ok(()),
