@@ -103,6 +103,8 @@ pub const SUSPECT_AFTER: Duration = Duration::from_secs(5);
 pub const DOWN_AFTER: Duration = Duration::from_secs(30);
 /// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.
 pub const GOSSIP_DOWN_EVERY: u64 = 5;
+/// Bytes of a message of news between members (one larger entry still fits); more go in the next.
+pub const NEWS_BYTES: usize = 256 * KIB;
 /// Pause between two looks at the hints owed to members that are back.
 pub const HINT_INTERVAL: Duration = Duration::from_millis(500);
 /// A peer connection is tried again after this long, doubled up to [`RECONNECT_MAX`].
@@ -273,7 +275,7 @@ const _: () = {
     assert!(VALUE_BYTES_MAX <= VALUE_BYTES_CEILING);
     assert!(VALUE_BYTES_CEILING <= SIBLINGS_BYTES_MAX);
     assert!(CONTEXT_TEXT_BYTES_MAX * 3 / 4 >= CLOCK_ENTRIES_MAX * 16);
-    assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize);
+    assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize && NEWS_BYTES + 16 * VNODES_MAX < PEER_FRAME_BYTES_MAX);
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);

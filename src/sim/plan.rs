@@ -31,6 +31,7 @@ pub struct FaultPlan {
     pub slow_disk_every: Duration,
     pub disk_error_every: Duration,
     pub full_disk_every: Duration,
+    pub clock_step_every: Duration,
     /// Flipped bits and misdirected writes on the medium of the unsound node.
     pub rot_every: Duration,
     /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
@@ -77,6 +78,8 @@ pub struct Plan {
     pub r: u8,
     pub w: u8,
     pub sloppy: bool,
+    /// Whether all keys are those of a table where the last write wins.
+    pub last_write_wins: bool,
     /// How long the faulty phase lasts, in virtual time.
     pub duration: Duration,
     /// Virtual time in which the healed cluster must converge.
@@ -113,6 +116,7 @@ impl Plan {
             r,
             w,
             sloppy: !prng.chance(0.3),
+            last_write_wins: false,
             duration,
             heal_max: Duration::from_secs(300),
             suspect_after: prng.duration(Duration::from_secs(4), Duration::from_secs(8)),
@@ -126,6 +130,7 @@ impl Plan {
         if prng.chance(0.15) {
             plan.without_crashes();
         }
+        plan.last_write_wins = prng.chance(0.2);
         if plan.workload.value_bytes_max > LARGE_BYTES {
             // Sets of large siblings: the work of a run should stay about that of another.
             plan.workload.think = plan.workload.think.max(Duration::from_millis(100));
@@ -216,6 +221,7 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         slow_disk_every: every(0.4, 25),
         disk_error_every: every(0.3, 14),
         full_disk_every: every(0.3, 12),
+        clock_step_every: every(0.5, 20),
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
         unsound,
         reshard,

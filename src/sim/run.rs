@@ -22,7 +22,7 @@ use crate::{
         replica::keys::data_key,
         versions::{Head, Siblings},
     },
-    types::{Consistency, Instant, Key, Level, MemberView},
+    types::{Conflict, Consistency, Instant, Key, Level, MemberView},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -133,8 +133,12 @@ impl Run {
             self.cluster.start(node);
             self.executor().run_for(Duration::from_millis(200));
         }
-        let formed = self.wait(FORM_MAX, || self.why_not_whole().is_none());
-        if let Some(reason) = self.why_not_whole().filter(|_| !formed && !self.failed()) {
+        let formed = self.wait(FORM_MAX, || self.why_not_whole().is_none()) && {
+            self.cluster.make_table();
+            self.wait(FORM_MAX, || self.all_know_the_table())
+        };
+        if !formed && !self.failed() {
+            let reason = self.why_not_whole().unwrap_or_else(|| "a table is not known everywhere".to_string());
             self.cluster.violate(Invariant::Converge, format!("the cluster does not form: {reason}"));
         }
         formed
@@ -195,6 +199,12 @@ impl Run {
         healed
     }
 
+    fn all_know_the_table(&self) -> bool {
+        let shards = |node| (0..self.cluster.shard_count(node)).map(move |shard| (node, shard));
+        (0..self.cluster.node_count()).flat_map(shards).all(|(node, shard)| {
+            self.cluster.handle(node, shard).is_some_and(|handle| self.cluster.knows_table(&handle))
+        })
+    }
     /// What keeps the cluster from being whole: every node up, and every shard sees every node up.
     fn why_not_whole(&self) -> Option<String> {
         let count = self.cluster.node_count();
@@ -291,7 +301,10 @@ impl Run {
             for (index, key) in keys {
                 match gather(&cluster, &key, Want::Full).await {
                     Ok(states) => {
-                        let all = states.iter().fold(Siblings::default(), |all, (_, state)| all.sync(state));
+                        let rule =
+                            if cluster.plan.last_write_wins { Conflict::LastWriteWins } else { Conflict::Siblings };
+                        let join = |all: Siblings, (_, state): &(usize, Siblings)| all.join(state, rule);
+                        let all = states.iter().fold(Siblings::default(), join);
                         judge(&cluster, &workload, index, &all.into_shown(), true);
                     }
                     Err(why) => cluster.violate(Invariant::Converge, format!("{key:?}: {why}")),
