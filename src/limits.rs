@@ -103,6 +103,8 @@ pub const SUSPECT_AFTER: Duration = Duration::from_secs(5);
 pub const DOWN_AFTER: Duration = Duration::from_secs(30);
 /// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.
 pub const GOSSIP_DOWN_EVERY: u64 = 5;
+/// Bytes of a message of news between members (one larger entry still fits); more go in the next.
+pub const NEWS_BYTES: usize = 256 * KIB;
 /// Pause between two looks at the hints owed to members that are back.
 pub const HINT_INTERVAL: Duration = Duration::from_millis(500);
 /// A peer connection is tried again after this long, doubled up to [`RECONNECT_MAX`].
@@ -142,9 +144,10 @@ pub const LOST_INCARNATIONS: u16 = 1024;
 pub const HINT_BYTES_MAX: u64 = 4 * GIB as u64;
 /// Hints of one owner in replay at once: at the start, and at most.
 pub const HINT_WINDOW_START: usize = 4;
-pub const HINT_WINDOW: usize = 64;
-/// An owner that takes longer to acknowledge a replayed hint gets fewer at once.
-pub const HINT_ANSWER_GOAL: Duration = Duration::from_millis(20);
+pub const HINT_WINDOW: usize = 32;
+/// An owner that takes so many times longer to acknowledge a replayed hint than it can, and this on top, gets fewer at once.
+pub const HINT_ANSWER_TIMES: u32 = 2;
+pub const HINT_ANSWER_SLACK: Duration = Duration::from_millis(1);
 /// The replay to an owner that is back begins within this, at random.
 pub const HINT_JITTER_MAX: Duration = Duration::from_millis(400);
 /// Hints read by one scan.
@@ -236,6 +239,9 @@ pub const FILTER_BITS_PER_KEY: usize = 10;
 pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Bytes of values that a core caches.
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
+/// Bytes of filters and indexes of all tables of a core, some 300 M keys' worth; beyond, the deepest tables do without
+/// filters.
+pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
@@ -269,7 +275,7 @@ const _: () = {
     assert!(VALUE_BYTES_MAX <= VALUE_BYTES_CEILING);
     assert!(VALUE_BYTES_CEILING <= SIBLINGS_BYTES_MAX);
     assert!(CONTEXT_TEXT_BYTES_MAX * 3 / 4 >= CLOCK_ENTRIES_MAX * 16);
-    assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize);
+    assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize && NEWS_BYTES + 16 * VNODES_MAX < PEER_FRAME_BYTES_MAX);
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);

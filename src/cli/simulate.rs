@@ -3,6 +3,7 @@
 use super::{Exit, Stop};
 use crate::sim::{
     command::{self, CommandOptions, MINUTES},
+    gossip,
     planted::Planted,
     run::run as simulate,
 };
@@ -18,7 +19,8 @@ use std::{
 };
 
 pub const EXAMPLE: &str = "Exit code 1 when a promise was broken.\n\n\
-    Example:\n  dynarc simulate 42\n  dynarc simulate --seeds 200\n  dynarc simulate 42 --minutes 5 --trace";
+    Example:\n  dynarc simulate 42\n  dynarc simulate --seeds 200\n  dynarc simulate 42 --minutes 5 --trace\n  \
+    dynarc simulate --gossip";
 
 #[derive(Args)]
 pub struct SimulateArgs {
@@ -34,6 +36,9 @@ pub struct SimulateArgs {
     /// Print every event of a run
     #[arg(long, conflicts_with = "count")]
     trace: bool,
+    /// Print how news travels among 18, 100 and 1,000 nodes, as a Markdown table
+    #[arg(long, conflicts_with_all = ["count", "trace", "json", "plant"])]
+    gossip: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -48,6 +53,10 @@ fn parse_planted(text: &str) -> Result<Planted, String> {
 }
 
 pub fn run(args: SimulateArgs) -> Result<(), Stop> {
+    if args.gossip {
+        let table = gossip::table(args.seed, &mut io::stdout().lock());
+        return table.map_err(|e| Stop::failed(e.to_string()));
+    }
     let start = Instant::now();
     let options = CommandOptions {
         seed: args.seed,

@@ -37,6 +37,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
                 level0.pay(owed);
                 level0.end();
                 store.level0_changed();
+                store.bound_table_memory();
                 store.room.wake();
                 compacted
             }

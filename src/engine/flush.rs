@@ -39,6 +39,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
                 let flushed = flush(&store, &slice).await;
                 store.admission.memtables.end();
                 store.level0_changed();
+                store.bound_table_memory();
                 store.room.wake();
                 flushed
             }

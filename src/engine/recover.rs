@@ -85,6 +85,7 @@ pub async fn open<D: Disk>(
     }
     replay_all(&store, candidates, &own, &mut damage).await?;
     count_live(&store);
+    store.bound_table_memory();
     count(&store.counters.damaged_reads, damage.len() as u64);
     store.look_at_space();
     for place in damage {

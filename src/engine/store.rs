@@ -449,6 +449,25 @@ impl<D: Disk> Store<D> {
         self.admission.level0.charge(memory, pressure.level0);
         self.admission.segments.charge(space, pressure.segments);
     }
+    /// There are new tables: while filters and indexes take more memory than they may, those of the deepest levels give up
+    /// their filters, a key is there more often than not.
+    pub fn bound_table_memory(&self) {
+        let sets: Vec<_> = self.slices().map(|slice| slice.tables.borrow().clone()).collect();
+        let mut bytes: u64 = sets.iter().map(|set| set.memory_bytes()).sum();
+        let most = self.options.table_memory_bytes as u64;
+        if bytes <= most {
+            return;
+        }
+        let mut tables: Vec<_> = sets.iter().flat_map(|set| set.tables()).filter(|t| t.filter_bytes() > 0).collect();
+        tables.sort_by_key(|table| std::cmp::Reverse((table.meta().level, table.filter_bytes())));
+        for table in tables {
+            if bytes <= most {
+                return;
+            }
+            bytes -= table.filter_bytes() as u64;
+            table.forgo_filter();
+        }
+    }
     /// Level 0 of some slice has changed.
     pub fn level0_changed(&self) {
         let tables = |slice: &Rc<Slice<D>>| slice.tables.borrow().levels().first().map_or(0, Vec::len);

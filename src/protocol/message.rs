@@ -118,7 +118,8 @@ pub enum Message {
         news: Vec<News>,
     },
 
-    /// From shard 0 to its siblings on the same node: the member list and whom to route around.
+    /// From shard 0 to its siblings on the same node: the member list, empty if it is the one sent last, and whom to
+    /// route around.
     View {
         members: Vec<Member>,
         avoided: Vec<NodeId>,

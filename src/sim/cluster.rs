@@ -23,12 +23,12 @@ use crate::{
     driver::{
         core::{self, CoreSetup, Handle, Settings},
         identity::{self, Identity, NodeWish},
-        world::Inbox,
+        world::{Arrival, ClientToken, Inbox},
     },
     engine::types::EngineOptions,
-    limits::KIB,
+    limits::{KIB, SKEW_MAX},
     protocol::ring::FixedMap,
-    types::{Instant, NodeId, Ports, ShardId},
+    types::{Conflict, Instant, NodeId, Ports, ShardId, TableChange, TableChangeKind, TableName, TableWish},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -37,6 +37,9 @@ use std::{
     rc::Rc,
     time::Duration,
 };
+
+/// The table where the last write wins.
+pub const LAST_WINS: &str = "lastwins";
 
 pub type ShardHandle = Handle<ShardWorld, VirtualDisk>;
 
@@ -85,6 +88,8 @@ struct Node {
     /// The disk as it was some time ago.
     backup: Option<DiskImage>,
     doings: Doings,
+    /// Of its wall clock, in nanoseconds; [`WALL_SKEW`] is right.
+    skew: u64,
     slowness: Rc<Cell<u32>>,
     prng: Prng,
 }
@@ -109,6 +114,11 @@ pub struct Cluster {
 pub fn ip_of(index: usize) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, index as u8 + 1).into()
 }
+/// The wall clocks' time at the beginning of all runs.
+const WALL_BEGIN: u64 = 1_700_000_000_000_000_000;
+/// How far a wall clock may be from true time, to either side: two of them stay within the skew that is taken.
+const WALL_SKEW: u64 = SKEW_MAX.as_nanos() as u64 * 2 / 5;
+
 impl Cluster {
     pub fn new(plan: Plan) -> Rc<Cluster> {
         let executor = Executor::new();
@@ -152,12 +162,15 @@ impl Cluster {
     pub fn local_now(&self, node: usize) -> Instant {
         self.clock(node).local(self.executor.now())
     }
-    /// By the node's wall clock: true time and a skew of its own, up to a fifth of a second to either side.
+    /// By the node's wall clock, in nanoseconds since 1970: true time and a skew of its own.
     pub fn wall_time(&self, node: usize) -> u64 {
-        const BEGIN: u64 = 1_700_000_000_000_000_000;
-        const SKEW: u64 = 200_000_000;
-        let skew = Prng::stream(self.plan.seed ^ node as u64, "wall clock").bits() % (2 * SKEW);
-        BEGIN + self.executor.now().0 + skew - SKEW
+        WALL_BEGIN + self.executor.now().0 + self.nodes[node].borrow().skew - WALL_SKEW
+    }
+    /// The wall clock jumps.
+    pub fn step_clock(&self, node: usize) {
+        let mut node = self.nodes[node].borrow_mut();
+        node.skew = node.prng.below(2 * WALL_SKEW);
+        self.count(|c| c.clock_steps += 1);
     }
     /// Known from the node's first start on.
     pub fn node_id(&self, node: usize) -> Option<NodeId> {
@@ -353,6 +366,21 @@ impl Cluster {
         options
     }
 
+    /// Makes the table of a run's keys, if it is not the default one, by way of the first node.
+    pub fn make_table(&self) {
+        let Ok(name) = LAST_WINS.parse::<TableName>() else { return };
+        let wish = TableWish { conflict: Some(Conflict::LastWriteWins), ..TableWish::default() };
+        let change = TableChange { name, kind: TableChangeKind::Set(wish) };
+        if let Some(inbox) = self.inbox(0, 0).filter(|_| self.plan.last_write_wins) {
+            // No call has this number: nobody waits for the answer.
+            inbox.push(Arrival::TableChange { client: ClientToken(0), change });
+        }
+    }
+    /// Whether a shard knows the table of the run's keys.
+    pub fn knows_table(&self, handle: &ShardHandle) -> bool {
+        !self.plan.last_write_wins || handle.tables().get(LAST_WINS).is_some()
+    }
+
     /// A node's process ended by itself.
     fn failed(self: &Rc<Self>, index: usize, life: u64, reason: &str) {
         if !self.lives(index, life) {
@@ -509,6 +537,7 @@ impl Cluster {
 fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
     let disk = VirtualDisk::new();
     let slowness = Rc::new(Cell::new(1));
+    let mut skews = prng.fork();
     let (mut latencies, factor) = (prng.fork(), slowness.clone());
     let (write, read) = (prng.between(60, 400), prng.between(20, 120));
     disk.set_clock(executor, move |access, bytes| {
@@ -545,6 +574,7 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
         shard_count: plan.shards,
         backup: None,
         doings: Doings::default(),
+        skew: skews.below(2 * WALL_SKEW),
         slowness,
         prng,
     }

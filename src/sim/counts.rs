@@ -39,6 +39,8 @@ fault_counts! {
     cuts_two_way false,
     cuts_one_way false,
     clogs true,
+    /// Jumps of wall clocks.
+    clock_steps true,
     slow_disks true,
     disk_errors true,
     full_disks true,

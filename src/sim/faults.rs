@@ -34,6 +34,7 @@ impl Faults {
         faults.every("slow disks", plan.slow_disk_every, Faults::slow_disk);
         faults.every("disk errors", plan.disk_error_every, Faults::disk_error);
         faults.every("full disks", plan.full_disk_every, Faults::full_disk);
+        faults.every("clock steps", plan.clock_step_every, Faults::clock_step);
         faults.every("rot", plan.rot_every, Faults::rot);
         if cluster.planted(Planted::ForgottenLease) {
             (0..cluster.node_count()).for_each(|node| cluster.back_up(node));
@@ -206,6 +207,9 @@ impl Faults {
         self.cluster.limit_disk(node, Some(prng.below(512 * KIB as u64)));
         self.lasting(&mut prng).await;
         self.cluster.limit_disk(node, None);
+    }
+    async fn clock_step(self: Rc<Self>, mut prng: Prng) {
+        self.cluster.step_clock(prng.index(self.cluster.node_count()));
     }
     /// Of all nodes only the unsound one's medium loses what it held: see [`FaultPlan::unsound`].
     async fn rot(self: Rc<Self>, _: Prng) {

@@ -23,6 +23,7 @@ pub mod coverage;
 pub mod disk;
 pub mod executor;
 pub mod faults;
+pub mod gossip;
 mod looks;
 pub mod network;
 pub mod plan;

@@ -31,6 +31,7 @@ pub struct FaultPlan {
     pub slow_disk_every: Duration,
     pub disk_error_every: Duration,
     pub full_disk_every: Duration,
+    pub clock_step_every: Duration,
     /// Flipped bits and misdirected writes on the medium of the unsound node.
     pub rot_every: Duration,
     /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
@@ -77,6 +78,8 @@ pub struct Plan {
     pub r: u8,
     pub w: u8,
     pub sloppy: bool,
+    /// Whether all keys are those of a table where the last write wins.
+    pub last_write_wins: bool,
     /// How long the faulty phase lasts, in virtual time.
     pub duration: Duration,
     /// Virtual time in which the healed cluster must converge.
@@ -113,9 +116,10 @@ impl Plan {
             r,
             w,
             sloppy: !prng.chance(0.3),
+            last_write_wins: false,
             duration,
             heal_max: Duration::from_secs(300),
-            suspect_after: prng.duration(Duration::from_secs(2), Duration::from_secs(6)),
+            suspect_after: prng.duration(Duration::from_secs(4), Duration::from_secs(8)),
             drift_ppm_max: if prng.coin() { 0 } else { 500 },
             network: draw_network(&mut prng),
             faults: draw_faults(&mut prng, duration, nodes),
@@ -125,6 +129,12 @@ impl Plan {
         };
         if prng.chance(0.15) {
             plan.without_crashes();
+        }
+        plan.last_write_wins = prng.chance(0.2);
+        if plan.workload.value_bytes_max > LARGE_BYTES {
+            // Sets of large siblings: the work of a run should stay about that of another.
+            plan.workload.think = plan.workload.think.max(Duration::from_millis(100));
+            plan.workload.clients = plan.workload.clients.min(8);
         }
         if plan.faults.unsound.is_some() {
             plan.w = plan.w.max(2);
@@ -171,6 +181,8 @@ impl Plan {
 const VALUE_BYTES: [usize; 14] =
     [64, 64, 300, 300, 700, 700, 3_000, 3_000, 3_000, 3_000, 8_000, 20_000, 100_000, 400_000];
 
+const LARGE_BYTES: usize = 50_000;
+
 /// Shards that a node may restart with.
 pub const SHARDS_MAX: u16 = 3;
 
@@ -203,12 +215,13 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         kill_every: every(0.6, 20),
         power_loss_every: every(0.5, 10),
         power_cut_every: every(0.3, 3),
-        pause_every: every(0.5, 30),
-        cut_every: every(0.6, 30),
-        clog_every: every(0.5, 70),
+        pause_every: every(0.5, 36),
+        cut_every: every(0.6, 34),
+        clog_every: every(0.5, 80),
         slow_disk_every: every(0.4, 25),
         disk_error_every: every(0.3, 14),
         full_disk_every: every(0.3, 12),
+        clock_step_every: every(0.5, 20),
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
         unsound,
         reshard,

@@ -7,7 +7,7 @@ use crate::{
     limits::KIB,
     protocol::{
         message::{Answer, Envelope, Fetched, Message, News, Purpose, Request, Response},
-        versions::{Head, Siblings},
+        versions::{Dot, Head, Siblings, VersionVector},
     },
     types::{Failure, Outcome, Token, Value, WriteId},
 };
@@ -54,6 +54,8 @@ pub enum Planted {
     ForgedEntry,
     /// A failure whose outcome is unknown is reported as not applied.
     CertainFailure,
+    /// A replicated write sometimes has an earlier stamp than its writer was told.
+    EarlierStamp,
     /// Some answers are never sent.
     LostAnswer,
     /// Memtables grow far beyond what was declared.
@@ -61,7 +63,7 @@ pub enum Planted {
 }
 
 impl Planted {
-    pub const ALL: [Planted; 21] = [
+    pub const ALL: [Planted; 22] = [
         Planted::SkippedSync,
         Planted::ShortWrite,
         Planted::ForgottenLease,
@@ -81,6 +83,7 @@ impl Planted {
         Planted::UnseenInContext,
         Planted::ForgedEntry,
         Planted::CertainFailure,
+        Planted::EarlierStamp,
         Planted::LostAnswer,
         Planted::OversizedMemory,
     ];
@@ -105,6 +108,7 @@ impl Planted {
             Planted::UnseenInContext => "unseen-in-context",
             Planted::ForgedEntry => "forged-entry",
             Planted::CertainFailure => "certain-failure",
+            Planted::EarlierStamp => "earlier-stamp",
             Planted::LostAnswer => "lost-answer",
             Planted::OversizedMemory => "oversized-memory",
         }
@@ -118,6 +122,7 @@ impl Plan {
     /// Plants a defect, and makes the conditions under which it does harm likely.
     pub fn plant(mut self, planted: Planted) -> Plan {
         self.planted = Some(planted);
+        self.last_write_wins = planted == Planted::EarlierStamp;
         let often = self.duration / 10;
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
@@ -147,7 +152,7 @@ impl Plan {
             }
             Planted::SkippedRepair | Planted::UnseenInContext | Planted::SecondIdentity | Planted::ForgedEntry => {}
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
-            Planted::CertainFailure | Planted::LostAnswer => {}
+            Planted::CertainFailure | Planted::LostAnswer | Planted::EarlierStamp => {}
         }
         self
     }
@@ -230,6 +235,13 @@ impl Cluster {
                 let used = dot.counter > 1;
                 dot.counter -= u64::from(used);
                 if used { Verdict::Spoiled } else { Verdict::Pass }
+            }
+            Planted::EarlierStamp if siblings.head.stamp().is_some() && chance(0.1) => {
+                let stamp = siblings.head.stamp().unwrap_or_default();
+                let earlier = Dot { counter: stamp.counter - 2_000_000_000, ..stamp };
+                siblings.head.clock = VersionVector::from_dots([earlier]);
+                siblings.head.entries.iter_mut().for_each(|entry| entry.dot = earlier);
+                Verdict::Spoiled
             }
             Planted::ForeignValue if !siblings.values.is_empty() && chance(0.05) => {
                 let foreign = Value::json(&b"another key's value"[..]);

@@ -22,7 +22,7 @@ use crate::{
         replica::keys::data_key,
         versions::{Head, Siblings},
     },
-    types::{Consistency, Instant, Key, Level, MemberView},
+    types::{Conflict, Consistency, Instant, Key, Level, MemberView},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -133,8 +133,12 @@ impl Run {
             self.cluster.start(node);
             self.executor().run_for(Duration::from_millis(200));
         }
-        let formed = self.wait(FORM_MAX, || self.why_not_whole().is_none());
-        if let Some(reason) = self.why_not_whole().filter(|_| !formed && !self.failed()) {
+        let formed = self.wait(FORM_MAX, || self.why_not_whole().is_none()) && {
+            self.cluster.make_table();
+            self.wait(FORM_MAX, || self.all_know_the_table())
+        };
+        if !formed && !self.failed() {
+            let reason = self.why_not_whole().unwrap_or_else(|| "a table is not known everywhere".to_string());
             self.cluster.violate(Invariant::Converge, format!("the cluster does not form: {reason}"));
         }
         formed
@@ -168,7 +172,8 @@ impl Run {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
         let drained = !self.failed() && self.wait(end.since(self.executor().now()), || self.hints() == 0);
-        if !drained && !self.failed() {
+        // What a damaged record is owed stays owed until it is repaired.
+        if !drained && !self.failed() && self.cluster.plan.faults.unsound.is_none() {
             self.note_stats();
             self.cluster.violate(Invariant::I5, format!("{} hints do not drain", self.hints()));
         }
@@ -194,6 +199,12 @@ impl Run {
         healed
     }
 
+    fn all_know_the_table(&self) -> bool {
+        let shards = |node| (0..self.cluster.shard_count(node)).map(move |shard| (node, shard));
+        (0..self.cluster.node_count()).flat_map(shards).all(|(node, shard)| {
+            self.cluster.handle(node, shard).is_some_and(|handle| self.cluster.knows_table(&handle))
+        })
+    }
     /// What keeps the cluster from being whole: every node up, and every shard sees every node up.
     fn why_not_whole(&self) -> Option<String> {
         let count = self.cluster.node_count();
@@ -214,7 +225,12 @@ impl Run {
                 let up = |(_, view, _): &(_, MemberView, f64)| *view == MemberView::Up;
                 let seen = handle.members().iter().filter(|m| up(m)).count();
                 if seen != count || handle.ring().node_count() != count {
-                    return Some(format!("{node}/{shard} sees {seen} of {count} nodes up"));
+                    let odd = handle
+                        .members()
+                        .into_iter()
+                        .find(|m| !up(m))
+                        .map(|(m, view, _)| (self.cluster.index_of(m.id), view));
+                    return Some(format!("{node}/{shard} sees {seen} of {count} nodes up, and {odd:?}"));
                 }
             }
         }
@@ -229,13 +245,18 @@ impl Run {
             }
         }
     }
-    /// Hints that wait. Those that the unsound node keeps may be damaged: then they never go.
+    /// Hints that wait. A node on an unsound medium may keep some that it cannot read, and takes none for a key whose
+    /// record it cannot read: then they never go, as long as nothing repairs it.
     fn hints(&self) -> u64 {
-        let shards = (0..self.cluster.node_count())
-            .filter(|node| self.cluster.plan.faults.unsound != Some(*node))
-            .flat_map(|node| (0..self.cluster.shard_count(node)).map(move |shard| (node, shard)));
-        let handles = shards.filter_map(|(node, shard)| self.cluster.handle(node, shard));
-        handles.map(|h| h.stats().shard.hints_pending).sum()
+        let unsound = self.cluster.plan.faults.unsound;
+        let stats = |node: usize| {
+            let shards = 0..self.cluster.shard_count(node);
+            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats())
+        };
+        if unsound.is_some_and(|node| stats(node).any(|s| s.engine.damaged_places + s.engine.damaged_reads > 0)) {
+            return 0;
+        }
+        (0..self.cluster.node_count()).flat_map(stats).map(|s| s.shard.hints_pending).sum()
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
@@ -280,7 +301,10 @@ impl Run {
             for (index, key) in keys {
                 match gather(&cluster, &key, Want::Full).await {
                     Ok(states) => {
-                        let all = states.iter().fold(Siblings::default(), |all, (_, state)| all.sync(state));
+                        let rule =
+                            if cluster.plan.last_write_wins { Conflict::LastWriteWins } else { Conflict::Siblings };
+                        let join = |all: Siblings, (_, state): &(usize, Siblings)| all.join(state, rule);
+                        let all = states.iter().fold(Siblings::default(), join);
                         judge(&cluster, &workload, index, &all.into_shown(), true);
                     }
                     Err(why) => cluster.violate(Invariant::Converge, format!("{key:?}: {why}")),
@@ -369,7 +393,7 @@ async fn read_everywhere(cluster: &Rc<Cluster>, key: &Key, first: usize) -> Resu
         let request = Request {
             key: key.clone(),
             operation: Operation::Get,
-            consistency: Consistency { level: Some(Level::All), sloppy: None },
+            consistency: Consistency { level: Some(Level::All), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };
         match cluster.call(node, 0, request, READ_TIMEOUT).await {
@@ -387,7 +411,7 @@ async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
         let request = Request {
             key: key.clone(),
             operation: Operation::Get,
-            consistency: Consistency { level: Some(Level::Quorum), sloppy: None },
+            consistency: Consistency { level: Some(Level::Quorum), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };
         cluster.call(node, 0, request, READ_TIMEOUT).await;

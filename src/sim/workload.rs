@@ -3,7 +3,7 @@
 
 use super::{
     checker::{self, End, EventId, Floor, History, Kind, Quorum, Seen, written_dot},
-    cluster::Cluster,
+    cluster::{Cluster, LAST_WINS},
     executor::Life,
     plan::WorkloadPlan,
     prng::Prng,
@@ -65,7 +65,12 @@ impl Workload {
     pub fn new(cluster: &Rc<Cluster>) -> Rc<Workload> {
         let plan = cluster.plan.workload;
         let mut prng = Prng::stream(cluster.plan.seed, "keys");
-        let names = (0..plan.keys).map(|index| make_key(index, &mut prng)).collect();
+        let table = cluster.plan.last_write_wins.then_some(LAST_WINS);
+        let names = (0..plan.keys).map(|index| make_key(table, index, &mut prng)).collect();
+        let overlaps = cluster.plan.overlaps();
+        let mut history = History::new(names, usize::from(cluster.plan.n), overlaps);
+        history.stamped = cluster.plan.last_write_wins;
+        history.patience = plan.timeout_max;
         let mut sum = 0.0;
         let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);
         let popularity = (0..plan.keys).map(|rank| {
@@ -74,7 +79,7 @@ impl Workload {
         });
         Rc::new(Workload {
             plan,
-            history: RefCell::new(History::new(names, usize::from(cluster.plan.n), cluster.plan.overlaps())),
+            history: RefCell::new(history),
             counts: RefCell::default(),
             popularity: popularity.collect(),
             stop: Cell::new(false),
@@ -160,8 +165,9 @@ impl Workload {
             consistency,
             deadline: Instant::ZERO,
         };
-        let needed = self.quorum(consistency, self.cluster.plan.r).needed;
-        let floor = self.history.borrow().floor(key, needed);
+        let Quorum { needed, strict } = self.quorum(consistency, self.cluster.plan.r);
+        // Stand-ins may answer a sloppy read: it may miss what home replicas know.
+        let floor = if strict { self.history.borrow().floor(key, needed) } else { Floor::default() };
         let end = self.call(client, node, shard, request).await;
         let CallEnd::Answered(Ok(Answer::Got(siblings))) = end else {
             self.counts.borrow_mut().failures += 1;
@@ -333,8 +339,9 @@ fn outcome_of(answer: &CallEnd) -> Outcome {
 }
 
 /// Keys of many lengths and bytes; the index makes them distinct.
-fn make_key(index: usize, prng: &mut Prng) -> Key {
-    let mut bytes = format!("k{index}").into_bytes();
+fn make_key(table: Option<&str>, index: usize, prng: &mut Prng) -> Key {
+    let prefix = table.map(|name| format!("{name}:")).unwrap_or_default();
+    let mut bytes = format!("{prefix}k{index}").into_bytes();
     if prng.chance(0.2) {
         let tail = prng.below(60);
         bytes.extend((0..tail).map(|_| prng.below(256) as u8));

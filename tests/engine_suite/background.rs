@@ -33,6 +33,9 @@ fn roomy() -> EngineOptions {
         table_bytes: 64 << 10,
         level0_tables: 4,
         level_factor: 10,
+        // The ends of such small segments, where no batch fits any more, are a good part of them.
+        space_percent_start: 134,
+        space_percent_max: 142,
         ..tiny()
     }
 }
@@ -71,8 +74,8 @@ fn space_stays_in_proportion_and_little_is_copied() {
             );
             assert!(amplification < 2.8, "seed {seed} round {round}: {amplification:.2} bytes a byte");
         }
-        // On the slow disk more lies in segments whose records are in no table yet: those cannot be collected.
-        let factor = if seed == 0 { 1.5 } else { 2.3 };
+        // On the slow disk collection is what holds writes up, and they are let in a little ahead of it.
+        let factor = if seed == 0 { 1.55 } else { 2.0 };
         let bound = (live as f64 * factor) as u64 + 10 * (256 << 10);
         assert!(most <= bound, "seed {seed}: {most} bytes of segments for {live} live ones");
         rig.recount(&format!("seed {seed}"));
@@ -116,6 +119,30 @@ fn writes_slow_down_and_never_stop() {
     assert!(longest < Duration::from_millis(50), "nothing was acknowledged for {longest:?}");
     assert!(most < 3 * options.memtable_bytes as u64, "{most} bytes of memtables");
     assert!(rig.engine.stats().flushes > 10);
+}
+
+/// Filters take the memory that they may, those of small tables first; every key is found all the same.
+#[test]
+fn filters_keep_to_their_memory() {
+    let memory = |table_memory_bytes| {
+        let options = EngineOptions { memtable_bytes: 16 << 10, table_memory_bytes, ..roomy() };
+        let rig = Rig::open(VirtualDisk::new(), options);
+        for some in (0..6000u64).collect::<Vec<_>>().chunks(50) {
+            let calls: Vec<_> =
+                some.iter().map(|n| vec![put((n % u64::from(SLICES)) as u16, n / 3 % 2000, 1, 40)]).collect();
+            assert!(rig.write_together(&calls).iter().all(|r| *r == Some(Ok(()))));
+        }
+        rig.rest();
+        for number in 0..6000u64 {
+            let place = ((number % u64::from(SLICES)) as u16, key(number / 3 % 2000));
+            assert!(matches!(rig.get(&place), Some(Ok(Some(_)))), "key {number}");
+        }
+        rig.engine.stats().table_memory_bytes
+    };
+    let (all, none) = (memory(1 << 30), memory(0));
+    assert!(none < all, "{none} without filters, {all} with them");
+    let some = memory((all + none) as usize / 2);
+    assert!(none < some && some <= (all + none) / 2, "{some} of {none} to {all}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! what a map says.
 
 use crate::rig::{KEYS, Model, Rig, SLICES, Workload, key, share, slow, tiny};
+use dynarc::engine::types::EngineOptions;
 use dynarc::sim::{
     disk::VirtualDisk,
     executor::{Executor, Life},
@@ -31,7 +32,10 @@ fn run(seed: u64, steps: u64, totals: &mut Totals) {
     let mut model = Model::default();
     let executor = Executor::new();
     let shards = 1 + work.prng.below(3) as u16;
-    let mut rig = Rig::try_open_shards(VirtualDisk::new(), executor.clone(), tiny(), shards)
+    // Every fourth has no memory for filters.
+    let table_memory_bytes = if seed % 4 == 3 { 0 } else { tiny().table_memory_bytes };
+    let options = EngineOptions { table_memory_bytes, ..tiny() };
+    let mut rig = Rig::try_open_shards(VirtualDisk::new(), executor.clone(), options, shards)
         .expect("opening ends")
         .expect("an empty directory opens");
     for step in 0..steps {

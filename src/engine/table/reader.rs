@@ -22,13 +22,14 @@ use crate::{
     types::SliceId,
 };
 use bytes::Bytes;
-use std::{io, ops::Range, rc::Rc};
+use std::{cell::RefCell, io, ops::Range, rc::Rc};
 
 /// An open table. The file stays open as long as someone holds it, so a read in progress outlives its removal.
 pub struct Table<D: Disk> {
     meta: TableMeta,
     file: Rc<D::File>,
-    filter: Filter,
+    /// None when memory was short.
+    filter: RefCell<Option<Filter>>,
     index: Index,
 }
 
@@ -100,7 +101,7 @@ impl<D: Disk> Table<D> {
         if written != meta {
             return Err(damaged(meta.slice, meta.id, meta.bytes, Flaw("not the table that the manifest names")));
         }
-        Ok(Rc::new(Table { meta, file: parts.file, filter: parts.filter, index: parts.index }))
+        Ok(Rc::new(Table { meta, file: parts.file, filter: RefCell::new(Some(parts.filter)), index: parts.index }))
     }
 
     pub fn meta(&self) -> &TableMeta {
@@ -109,7 +110,15 @@ impl<D: Disk> Table<D> {
     /// Bytes of memory for filter, index and the two keys.
     pub fn memory_bytes(&self) -> u64 {
         let keys = self.meta.smallest.len() + self.meta.largest.len();
-        (size_of::<Self>() + self.filter.memory_bytes() + self.index.memory_bytes() + keys) as u64
+        (size_of::<Self>() + self.filter_bytes() + self.index.memory_bytes() + keys) as u64
+    }
+    /// Bytes of memory for the filter; 0 without one.
+    pub fn filter_bytes(&self) -> usize {
+        self.filter.borrow().as_ref().map_or(0, Filter::memory_bytes)
+    }
+    /// Gives up the filter: from now on every look at this table costs a block.
+    pub fn forgo_filter(&self) {
+        self.filter.replace(None);
     }
     /// Whether some key in [from, to) may be there, by the first and last key.
     pub fn overlaps(&self, from: &[u8], to: &[u8]) -> bool {
@@ -117,7 +126,7 @@ impl<D: Disk> Table<D> {
     }
     /// False: the key with this [`filter::hash`] is not there, for sure.
     pub fn may_hold(&self, hash: u64) -> bool {
-        self.filter.may_hold(hash)
+        self.filter.borrow().as_ref().is_none_or(|filter| filter.may_hold(hash))
     }
 
     /// The record of a key: its sequence and what is stored. At most one device read; none for 99 % of the keys that are
@@ -133,7 +142,7 @@ impl<D: Disk> Table<D> {
         hash: u64,
         cache: &BlockCache,
     ) -> Result<Option<(u64, Stored)>, EngineError> {
-        if !self.filter.may_hold(hash) {
+        if !self.may_hold(hash) {
             return Ok(None);
         }
         let block = self.index.block_of(key);

@@ -368,6 +368,10 @@ impl Coordinator {
                     alarm = forward.late(now, id, out);
                 }
             });
+            if !slow.is_empty() && self.ops.get(&id).is_some_and(|op| matches!(op.work, Work::Put(_))) {
+                // Those that stand in for them may be slow, too.
+                alarm = Some(now + REPLICA_LATE);
+            }
             out.extend(slow.into_iter().map(|node| Act::Late { node }));
             self.rearm(id, Some(alarm.unwrap_or(deadline).min(deadline).max(now + Duration::from_nanos(1))));
         }

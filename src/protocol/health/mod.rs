@@ -2,8 +2,8 @@
 //!
 //! Three things speak against a node: its connections fail, the gossip hears nothing of it, or it lets a request wait
 //! and has said nothing else meanwhile. The last comes from requests themselves, long before heartbeats are missed; it
-//! is tried again after a while, and any word of the node ends it. A node that was lost several times in a short while
-//! is back only after it stayed for a while, which grows with each loss up to a bound: until then it is asked only
+//! is tried again after a while, and any word of the node ends it. A node that was lost several times in a short while,
+//! by its connections or its silence, is back only after it stayed for a while, which grows with each loss up to a bound: until then it is asked only
 //! when the others do not suffice.
 //!
 //! The machine decides nothing else, sends nothing and wants no timer: it is asked when a request is planned.
@@ -117,7 +117,6 @@ impl Health {
         let back: Vec<NodeId> = known.filter(|id| !nodes.contains(id)).collect();
         for (node, avoided) in back.into_iter().map(|n| (n, false)).chain(nodes.iter().map(|n| (*n, true))) {
             self.peer(now, node).avoided = avoided;
-            self.settle(now, node);
         }
     }
 
@@ -137,7 +136,8 @@ impl Health {
     /// Notes that the node was lost, or came back.
     fn settle(&mut self, now: Instant, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let present = !(peer.connection_fails || peer.avoided || peer.silent);
+        // Heartbeats that come late now and then are no loss.
+        let present = !(peer.connection_fails || peer.silent);
         if present == peer.present {
             return;
         }

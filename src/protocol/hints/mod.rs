@@ -13,7 +13,8 @@
 
 use crate::{
     limits::{
-        BACKGROUND_TIMEOUT, HINT_ANSWER_GOAL, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN, HINT_WINDOW, HINT_WINDOW_START,
+        BACKGROUND_TIMEOUT, HINT_ANSWER_SLACK, HINT_ANSWER_TIMES, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN,
+        HINT_WINDOW, HINT_WINDOW_START,
     },
     protocol::{
         message::{Depth, Message, Purpose, Refusal},
@@ -71,6 +72,8 @@ struct Owed {
     /// An upper bound: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
+    /// Hints that are being written: a walk may pass by before they can be seen.
+    writing: u64,
     replay: Option<Replay>,
     not_before: Instant,
     /// The owner has been seen to be back; its replay may begin at `not_before`.
@@ -80,17 +83,31 @@ struct Owed {
     /// Quick answers since the window grew, and answers to come before it shrinks again.
     quick: usize,
     shrunk: usize,
+    /// How quickly it answers when little is asked of it; forgotten slowly.
+    best: Duration,
 }
 impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
         let window = HINT_WINDOW_START;
         let not_before = Instant::ZERO;
-        Owed { count, bytes, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
+        Owed {
+            count,
+            bytes,
+            writing: 0,
+            replay: None,
+            not_before,
+            back: false,
+            window,
+            quick: 0,
+            shrunk: 0,
+            best: BACKGROUND_TIMEOUT,
+        }
     }
     /// The owner has answered after so long, well or not.
     fn pace(&mut self, took: Duration, well: bool) {
         self.shrunk = self.shrunk.saturating_sub(1);
-        if !well || took > HINT_ANSWER_GOAL {
+        self.best = took.min(self.best + self.best / 128);
+        if !well || took > self.best * HINT_ANSWER_TIMES + HINT_ANSWER_SLACK {
             // Answers to what was sent before it shrank say nothing new.
             if self.shrunk == 0 {
                 self.window = (self.window / 2).max(1);
@@ -116,7 +133,12 @@ struct Replay {
     waiting: VecDeque<(SliceId, Bytes, Bytes)>,
     in_flight: usize,
     found: u64,
+    /// Deliveries that the owner, or the own disk, refused: each for its key alone.
+    refused: u64,
+    /// The owner takes nothing now: the walk ends.
     failed: bool,
+    /// No hint was being written when it began, and none has been since: what it does not find does not exist.
+    complete: bool,
 }
 
 struct Delivery {
@@ -194,7 +216,7 @@ impl Hints {
     pub fn mark(&mut self, owner: NodeId, slice: SliceId) {
         self.marked.insert((owner, slice));
     }
-    /// A hint has been written.
+    /// A hint is being written.
     pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
         if self.owners.values().all(|o| o.count == 0) {
             self.next_look = now + HINT_INTERVAL;
@@ -203,6 +225,16 @@ impl Hints {
         let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
         owed.count += 1;
         owed.bytes += bytes;
+        owed.writing += 1;
+        if let Some(replay) = &mut owed.replay {
+            replay.complete = false;
+        }
+    }
+    /// The writing of a hint has ended, well or not.
+    pub fn written(&mut self, owner: NodeId) {
+        if let Some(owed) = self.owners.get_mut(&owner) {
+            owed.writing = owed.writing.saturating_sub(1);
+        }
     }
 
     /// Looks for owners that are back, and for deliveries that got no answer.
@@ -227,7 +259,8 @@ impl Hints {
                 self.next_look = self.next_look.min(owed.not_before);
             }
             if owed.back && now >= owed.not_before && owed.replay.is_none() {
-                owed.replay = Some(Replay { from: hints_of(owner).0, ..Replay::default() });
+                let complete = owed.writing == 0;
+                owed.replay = Some(Replay { from: hints_of(owner).0, complete, ..Replay::default() });
             }
             self.pump(now, owner, ring, out);
         }
@@ -257,11 +290,12 @@ impl Hints {
         }
         let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
         if over {
-            let (found, failed) = (replay.found, replay.failed);
+            let failed = replay.failed || replay.refused > 0;
+            let (found, complete) = (replay.found, replay.complete);
             owed.replay = None;
             if failed {
                 owed.not_before = now + HINT_INTERVAL * 2;
-            } else if found == 0 {
+            } else if found == 0 && complete {
                 (owed.count, owed.bytes) = (0, 0);
             }
         }
@@ -328,9 +362,17 @@ impl Hints {
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             _ => {
-                self.end(now, delivery, false);
+                self.skip(delivery);
                 self.pump(now, owner, ring, out);
             }
+        }
+    }
+    /// This one is tried again with the next walk.
+    fn skip(&mut self, delivery: u64) {
+        let owner = self.deliveries.remove(&delivery).map(|d| d.owner);
+        if let Some(replay) = owner.and_then(|o| self.owners.get_mut(&o)).and_then(|o| o.replay.as_mut()) {
+            replay.in_flight -= 1;
+            replay.refused += 1;
         }
     }
 
@@ -353,6 +395,11 @@ impl Hints {
                 let (slice, key, form, stamp) = (d.slice, d.key.clone(), d.form, d.stamp);
                 self.delivered_bytes += d.sent_bytes;
                 out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
+            }
+            // Something is wrong with this key there; the others can be delivered.
+            Err(Refusal::Damaged) => {
+                self.skip(delivery);
+                self.pump(now, owner, ring, out);
             }
             Err(_) => {
                 self.end(now, delivery, false);

@@ -1,7 +1,11 @@
 //! The exchange: digest, delta, news.
 
 use super::{Act, DigestEntry, MEMBERS_MAX, Membership, Message, News, Peer};
-use crate::types::{Instant, Member, MemberState, NodeId};
+use crate::{
+    limits::NEWS_BYTES,
+    protocol::ring::FixedMap,
+    types::{Instant, Member, MemberState, NodeId},
+};
 
 /// How new an entry is: removed for ever, else the later start, else the later change.
 fn newness(state: MemberState, generation: u64, revision: u32) -> (bool, u64, u32) {
@@ -23,33 +27,35 @@ impl Membership {
         Message::GossipDigest { entries: self.members().map(entry).collect() }
     }
 
-    /// A peer tells what it knows: answer what it lacks and ask for what it knows better.
+    /// A peer tells what it knows: answer what it lacks and ask for what it knows better. Heartbeats are taken from the
+    /// digest itself: whole entries, which are large, travel only when something else about them is new.
     pub fn digest_arrived(&mut self, now: Instant, from: NodeId, entries: &[DigestEntry], out: &mut Vec<Act>) {
         self.heard_of(now, from);
+        let own = (self.me.generation, self.me.heartbeat);
         let mut wanted = Vec::new();
+        let mut known = FixedMap::default();
         for theirs in entries.iter().take(MEMBERS_MAX) {
-            let newer = match self.members().find(|m| m.id == theirs.node) {
-                None => true,
-                Some(ours) => {
-                    (theirs.generation, theirs.revision, theirs.heartbeat)
-                        > (ours.generation, ours.revision, ours.heartbeat)
+            known.insert(theirs.node, theirs);
+            let newer = match self.peers.get_mut(&theirs.node) {
+                // Of this node itself only a later start is news, and a strange one.
+                None => theirs.node != self.me.id || (theirs.generation, theirs.heartbeat) > own,
+                Some(peer) => {
+                    peer.take_heartbeat(now, theirs);
+                    (theirs.generation, theirs.revision) > (peer.member.generation, peer.member.revision)
                 }
             };
-            // Of this node itself only a later start is news, and a strange one.
-            let own = (self.me.generation, self.me.heartbeat);
-            let strange = theirs.node == self.me.id && (theirs.generation, theirs.heartbeat) > own;
-            if newer && (theirs.node != self.me.id || strange) {
+            if newer {
                 wanted.push(theirs.node);
             }
         }
-        let news = self
-            .members()
-            .filter_map(|ours| match entries.iter().find(|t| t.node == ours.id) {
-                None => Some(News::Member(ours.clone())),
-                Some(theirs) => news_for(ours, theirs),
-            })
-            .collect();
+        let better = |ours: &Member| match known.get(&ours.id) {
+            None => Some(News::Member(ours.clone())),
+            Some(theirs) => news_for(ours, theirs),
+        };
+        let mut pieces = in_pieces(self.members().filter_map(better));
+        let news = pieces.next().unwrap_or_default();
         out.push(Act::Say { to: from, message: Message::GossipDelta { news, wanted } });
+        out.extend(pieces.map(|news| Act::Say { to: from, message: Message::GossipNews { news } }));
     }
 
     /// The second move of an exchange, or the first words of a newcomer.
@@ -63,16 +69,15 @@ impl Membership {
     ) {
         let newcomer = from != self.me.id && !self.peers.contains_key(&from);
         self.take_news(now, from, news);
+        let mut say = |news: Vec<News>| out.push(Act::Say { to: from, message: Message::GossipNews { news } });
         if newcomer {
             // It has said who it is; now it hears of everybody, and where they are.
-            let news = self.members().map(|m| News::Member(m.clone())).collect();
-            out.push(Act::Say { to: from, message: Message::GossipNews { news } });
+            in_pieces(self.members().map(|m| News::Member(m.clone()))).for_each(&mut say);
         }
-        if !wanted.is_empty() {
-            let news = wanted.iter().take(MEMBERS_MAX).filter_map(|id| self.members().find(|m| m.id == *id));
-            let news = news.map(|m| News::Member(m.clone())).collect();
-            out.push(Act::Say { to: from, message: Message::GossipNews { news } });
-        }
+        let member =
+            |id: &NodeId| if *id == self.me.id { Some(&self.me) } else { self.peers.get(id).map(|p| &p.member) };
+        let wanted = wanted.iter().take(MEMBERS_MAX).filter_map(member);
+        in_pieces(wanted.map(|m| News::Member(m.clone()))).for_each(say);
     }
 
     /// The third move.
@@ -85,12 +90,8 @@ impl Membership {
             match item {
                 News::Member(member) => self.take_member(now, member),
                 News::Heartbeat { node, generation, revision, heartbeat } => {
-                    if let Some(peer) = self.peers.get_mut(&node)
-                        && (peer.member.generation, peer.member.revision) == (generation, revision)
-                        && heartbeat > peer.member.heartbeat
-                    {
-                        peer.member.heartbeat = heartbeat;
-                        peer.heard = now;
+                    if let Some(peer) = self.peers.get_mut(&node) {
+                        peer.take_heartbeat(now, &DigestEntry { node, generation, revision, heartbeat });
                     }
                 }
             }
@@ -155,6 +156,33 @@ impl Membership {
             self.changed = true;
         }
     }
+}
+
+impl Peer {
+    /// A later heartbeat of the same start and revision.
+    fn take_heartbeat(&mut self, now: Instant, entry: &DigestEntry) {
+        let same = (self.member.generation, self.member.revision) == (entry.generation, entry.revision);
+        if same && entry.heartbeat > self.member.heartbeat {
+            self.member.heartbeat = entry.heartbeat;
+            self.heard = now;
+        }
+    }
+}
+
+/// News by messages of about [`NEWS_BYTES`] each: a newcomer is told of everybody, and tokens take space.
+fn in_pieces(news: impl Iterator<Item = News>) -> impl Iterator<Item = Vec<News>> {
+    let mut news = news.peekable();
+    std::iter::from_fn(move || {
+        let (mut piece, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = news.next_if(|_| bytes < NEWS_BYTES) {
+            bytes += match &next {
+                News::Member(member) => 128 + 8 * member.tokens.len(),
+                News::Heartbeat { .. } => 64,
+            };
+            piece.push(next);
+        }
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// What this node knows better of a member than the sender of a digest.

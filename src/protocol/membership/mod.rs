@@ -21,6 +21,9 @@ use std::{
     time::Duration,
 };
 
+/// Members among whom news has spread long before silence becomes suspicion.
+const FEW_MEMBERS: usize = 16;
+
 /// When rounds happen and when silence becomes suspicion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
@@ -104,17 +107,25 @@ impl Membership {
         }
         let peer = self.peers.get(&node)?;
         let silent = now.since(peer.heard);
+        let suspect_after = self.suspect_after();
         Some(match seen(peer.member.state) {
-            MemberView::Up | MemberView::Joining | MemberView::Leaving if silent >= self.timing.down_after => {
+            MemberView::Up | MemberView::Joining | MemberView::Leaving
+                if silent >= self.timing.down_after.max(suspect_after) =>
+            {
                 MemberView::Down
             }
             MemberView::Up | MemberView::Joining | MemberView::Leaving
-                if peer.unreachable || silent >= self.timing.suspect_after =>
+                if peer.unreachable || silent >= suspect_after =>
             {
                 MemberView::Suspect
             }
             said => said,
         })
+    }
+    /// News takes a round more for each doubling of the members: beyond sixteen, so does silence before it means anything.
+    fn suspect_after(&self) -> Duration {
+        let doublings = (self.peers.len() + 1).ilog2().saturating_sub(FEW_MEMBERS.ilog2());
+        self.timing.suspect_after + self.timing.interval * doublings
     }
     /// Members that are routed around, in order.
     pub fn avoided(&self, now: Instant) -> Vec<NodeId> {

@@ -172,6 +172,8 @@ pub struct Replica<O> {
     pub short_of_space: bool,
     /// Hints written since the start, by owner; taken by the hints machine.
     pub hints_kept: Vec<(NodeId, u64)>,
+    /// Owners of hints whose writing has ended, one for each of `hints_kept`; likewise.
+    pub hints_ended: Vec<NodeId>,
     /// Slices in which an owner is noted to be behind; likewise.
     pub marked: Vec<(NodeId, SliceId)>,
     /// Times that a version named a dot of this node that it does not remember.
@@ -194,6 +196,7 @@ impl<O: Clone> Replica<O> {
             next_stamp: generation << 40,
             short_of_space: false,
             hints_kept: Vec::new(),
+            hints_ended: Vec::new(),
             marked: Vec::new(),
             identity_alarms: 0,
         }
@@ -327,6 +330,11 @@ impl<O: Clone> Replica<O> {
         let id = io >> 1;
         if let (Ok(()), Some(Task { slice, key, stamp: Some((stamp, ceiling)), .. })) = (result, self.tasks.get(&id)) {
             self.stamps.stored(*slice, key.token(), *stamp, *ceiling);
+        }
+        match self.tasks.get(&id).map(|task| &task.work) {
+            Some(Work::Put { owed, .. } | Work::Delete { owed, .. }) => self.hints_ended.extend(&owed.markers),
+            Some(Work::KeepHint { owner, .. }) => self.hints_ended.push(*owner),
+            _ => {}
         }
         if let (Err(_), Some(task)) = (result, self.tasks.get(&id))
             && matches!(task.work, Work::Put { .. })

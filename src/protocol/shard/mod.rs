@@ -462,7 +462,9 @@ impl Shard {
                 if from.node == self.me.node {
                     self.health.avoid(now, &avoided);
                     self.avoided = avoided;
-                    self.set_members(members);
+                    if !members.is_empty() {
+                        self.set_members(members);
+                    }
                 }
             }
         }
@@ -530,7 +532,8 @@ impl Shard {
         let avoided = membership.avoided(now);
         // The new view comes first: what is said may go to a member that is new in it.
         if changed || avoided != self.avoided {
-            let members: Vec<Member> = membership.members().cloned().collect();
+            // Tokens take space: the list goes to the other shards only when it is another.
+            let members: Vec<Member> = membership.members().filter(|_| changed).cloned().collect();
             let deadline = now + limits::BACKGROUND_TIMEOUT;
             for shard in 1..self.placement.shards() {
                 let message = Message::View { members: members.clone(), avoided: avoided.clone() };

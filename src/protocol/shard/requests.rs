@@ -16,8 +16,8 @@ use crate::{
         versions::Siblings,
     },
     types::{
-        Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, NodeId, Outcome, SliceId, TableSettings,
-        Token, WriteId,
+        Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId,
+        TableSettings, Token, WriteId,
     },
 };
 
@@ -244,6 +244,9 @@ impl Shard {
         for (owner, bytes) in std::mem::take(&mut self.replica.hints_kept) {
             self.hints.kept(now, owner, bytes);
         }
+        for owner in std::mem::take(&mut self.replica.hints_ended) {
+            self.hints.written(owner);
+        }
         for (owner, slice) in std::mem::take(&mut self.replica.marked) {
             self.hints.mark(owner, slice);
         }
@@ -462,7 +465,8 @@ impl Shard {
 
 /// Whether stand-ins count.
 fn sloppy(request: &Request, table: TableSettings) -> bool {
-    request.consistency.sloppy.unwrap_or(table.sloppy)
+    let all = !request.operation.is_write() && request.consistency.level == Some(Level::All);
+    request.consistency.sloppy.unwrap_or(table.sloppy && !all)
 }
 
 /// The state that a hint holds, if it holds any.

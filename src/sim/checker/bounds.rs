@@ -20,7 +20,7 @@ pub struct Bounds {
     pub hint_bytes: u64,
 }
 
-/// Values on their way, filters and indexes of tables, the log's own maps.
+/// Values on their way back, filters and indexes of tables, the log's own maps.
 const OVERHEAD_BYTES: usize = 8 * MIB;
 /// What memtables may take beyond their bound: the records that were on their way when it was reached.
 const MEMTABLE_SLACK_BYTES: usize = 512 * KIB;
@@ -31,8 +31,9 @@ impl Bounds {
     pub fn of(options: &EngineOptions) -> Bounds {
         // The active memtable is sealed at its bound, and one sealed before may still be on its way to disk.
         let memtables = 2 * options.memtable_bytes + MEMTABLE_SLACK_BYTES;
+        let caches = options.block_cache_bytes + options.value_cache_bytes;
         Bounds {
-            memory_bytes: (memtables + options.block_cache_bytes + options.value_cache_bytes + OVERHEAD_BYTES) as u64,
+            memory_bytes: (memtables + caches + LOG_QUEUE_BYTES + OVERHEAD_BYTES) as u64,
             memtable_bytes: memtables as u64,
             segment_bytes: options.segment_bytes,
             inbox: INBOX_MESSAGES_MAX,

@@ -6,7 +6,7 @@
 //! *floor* of a read that starts now. Its answer must know every dot of the floor and show nothing that was superseded
 //! there. Writes for which stand-ins may have counted have no floor.
 
-use super::{EventId, History, Invariant, Kind, Verdict};
+use super::{EventId, History, Invariant, Kind, Verdict, winner::Stamp};
 use crate::protocol::versions::{Context, Dot, Siblings, VersionVector};
 
 /// What reads must know of a key from some instant on.
@@ -18,6 +18,8 @@ pub struct Floor {
     pub overwritten: VersionVector,
     /// What acknowledged deletes had superseded.
     pub deleted: VersionVector,
+    /// The greatest stamp of them, where the last write wins.
+    pub stamp: Stamp,
 }
 impl Floor {
     fn join(&mut self, other: &Floor) {
@@ -27,6 +29,7 @@ impl Floor {
         join(&mut self.written, &other.written);
         join(&mut self.overwritten, &other.overwritten);
         join(&mut self.deleted, &other.deleted);
+        self.stamp = self.stamp.max(other.stamp);
     }
 }
 
@@ -41,6 +44,10 @@ impl History {
     /// A write was acknowledged with this context. The context covers what it was sent with: a client that passes it
     /// on loses sight of nothing.
     pub fn acknowledge(&mut self, id: EventId, quorum: Quorum, sent: &Context, answer: &Context) -> Verdict {
+        let overlaps = quorum.strict && self.overlaps && (1..=self.replicas).contains(&quorum.needed);
+        if self.stamped {
+            return self.acknowledge_stamp(id, overlaps.then_some(quorum.needed), answer);
+        }
         let event = &self.events[id.0 as usize];
         let (key, kind) = (event.key as usize, event.kind);
         let lost = sent.clock.entries().iter().find(|d| !answer.clock.covers(**d));
@@ -53,7 +60,7 @@ impl History {
         if kind == Kind::Put {
             history.acknowledged.record(dot);
         }
-        if !(quorum.strict && self.overlaps) || quorum.needed == 0 || quorum.needed > n {
+        if !overlaps {
             return Ok(());
         }
         history.floors.resize_with(n, Floor::default);
@@ -78,6 +85,9 @@ impl History {
     }
     /// An answer against the floor from before its request.
     pub fn check_floor(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Verdict {
+        if self.stamped {
+            return self.check_stamp(key, floor.stamp, siblings);
+        }
         let name = self.key(key);
         let head = &siblings.head;
         if let Some(dot) = floor.written.entries().iter().find(|d| !head.clock.covers(**d)) {

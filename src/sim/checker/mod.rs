@@ -16,14 +16,16 @@
 //! - I9: a write whose outcome is `not_applied` never appears.
 //! - I10: see [`rings`]. I12: see [`bounds`].
 //!
-//! I5 and I11 are judged where they are seen: after healing by the run, at the clients' sockets by the cluster. I8
-//! waits for tables with `last_write_wins` in the virtual world.
+//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see [`winner`].
+//!
+//! I5 and I11 are judged where they are seen: after healing by the run, at the clients' sockets by the cluster.
 
 pub mod bounds;
 mod ending;
 pub mod floor;
 pub mod rings;
 mod value;
+mod winner;
 
 pub use floor::{Floor, Quorum, written_dot};
 pub use value::{VALUE_BYTES_MIN, make_value};
@@ -37,7 +39,7 @@ use crate::{
     types::{Instant, Key, Outcome, WriteId},
 };
 use smallvec::SmallVec;
-use std::fmt;
+use std::{fmt, time::Duration};
 use value::parse_value;
 
 /// Which promise was broken.
@@ -50,6 +52,7 @@ pub enum Invariant {
     I5,
     I6,
     I7,
+    I8,
     I9,
     I10,
     I11,
@@ -69,6 +72,7 @@ impl Invariant {
             Invariant::I5 => "I5 (replicas become equal, hints drain)",
             Invariant::I6 => "I6 (reads see what overlapping quorums have acknowledged)",
             Invariant::I7 => "I7 (contexts carry what was seen)",
+            Invariant::I8 => "I8 (one winner everywhere)",
             Invariant::I9 => "I9 (not_applied never appears)",
             Invariant::I10 => "I10 (one view, one ring)",
             Invariant::I11 => "I11 (every request ends within its deadline)",
@@ -156,6 +160,8 @@ struct KeyHistory {
     acknowledged: VersionVector,
     /// By W, from 1 on: see [`Floor`].
     floors: Vec<Floor>,
+    /// The greatest stamp of an acknowledged write, where the last write wins.
+    greatest: winner::Stamp,
 }
 
 /// What happened to all keys, as the clients know it.
@@ -165,6 +171,10 @@ pub struct History {
     names: Vec<Key>,
     /// N.
     replicas: usize,
+    /// Whether the last write wins.
+    pub stamped: bool,
+    /// The longest deadline of a request.
+    pub patience: Duration,
     /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
     overlaps: bool,
     /// Values that came back after all because their write had been sent twice and its trace was forgotten.
@@ -179,7 +189,18 @@ impl History {
     /// `replicas` is N; `overlaps`: whether R + W > N promises anything in this run.
     pub fn new(names: Vec<Key>, replicas: usize, overlaps: bool) -> History {
         let keys = names.iter().map(|_| KeyHistory::default()).collect();
-        History { events: Vec::new(), keys, names, replicas, overlaps, revived_retries: 0, reads: 0, values_read: 0 }
+        History {
+            events: Vec::new(),
+            keys,
+            names,
+            replicas,
+            stamped: false,
+            patience: Duration::ZERO,
+            overlaps,
+            revived_retries: 0,
+            reads: 0,
+            values_read: 0,
+        }
     }
     pub fn key(&self, key: u32) -> &Key {
         &self.names[key as usize]
@@ -264,6 +285,10 @@ impl History {
                 return Err((Invariant::I2, format!("{:?}: the clock does not cover {:?}", self.key(key), entry.dot)));
             }
             shown.push((id, entry.dot));
+        }
+        if self.stamped {
+            self.check_lone_value(key, &shown, siblings)?;
+            return Ok(shown);
         }
         self.check_siblings(key, &shown)?;
         self.check_causes(key, &shown, &siblings.head.clock)?;

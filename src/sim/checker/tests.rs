@@ -209,3 +209,45 @@ fn whatever_outgrows_its_bound_is_noticed() {
         assert_eq!(broken(bounds.check(0, &stats)), Some(Invariant::I12), "{stats:?}");
     }
 }
+
+fn stamped() -> History {
+    History { stamped: true, ..history() }
+}
+fn stamp(time: u64, node: u64) -> Dot {
+    Dot::stamp(time, NodeId(node))
+}
+
+#[test]
+fn two_values_where_one_wins_are_noticed() {
+    let mut h = stamped();
+    let (one, two) = (put(&mut h, &[], &[], End::Acknowledged), put(&mut h, &[], &[], End::Acknowledged));
+    let (first, second) = (stamp(5, 1), stamp(6, 2));
+    assert!(h.observe(0, &state(&[second], &[(second, two)])).is_ok());
+    let both = state(&[first, second], &[(first, one), (second, two)]);
+    assert_eq!(broken(h.observe(0, &both).map(drop)), Some(Invariant::I8));
+}
+
+#[test]
+fn a_lesser_stamp_that_wins_is_noticed() {
+    let mut h = stamped();
+    let (one, two) = (put(&mut h, &[], &[], End::Acknowledged), put(&mut h, &[], &[], End::Acknowledged));
+    let (first, second) = (stamp(5, 1), stamp(5, 2));
+    h.acknowledge(one, STRICT, &Context::default(), &context(&[first])).unwrap();
+    h.acknowledge(two, STRICT, &Context::default(), &context(&[second])).unwrap();
+    let (good, stale) = (state(&[second], &[(second, two)]), state(&[first], &[(first, one)]));
+    assert_eq!(h.check_final(0, &good), Ok(()));
+    assert_eq!(broken(h.check_final(0, &stale)), Some(Invariant::I8), "in the end");
+    assert_eq!(broken(h.check_floor(0, &h.floor(0, 2), &stale)), Some(Invariant::I8), "at a quorum");
+    assert_eq!(h.check_floor(0, &h.floor(0, 1), &stale), Ok(()));
+    assert_eq!(broken(h.acknowledge(one, STRICT, &Context::default(), &Context::default())), Some(Invariant::I8));
+}
+
+#[test]
+fn an_old_write_that_wins_over_one_made_much_later_is_noticed() {
+    let mut h = stamped();
+    let one = put(&mut h, &[], &[], End::Acknowledged);
+    let late = h.begin(Instant(10_000_000_000), Kind::Put, 0, Seen::new(), Context::default());
+    h.finish(Instant(11_000_000_000), late, End::Acknowledged, None);
+    let first = stamp(5, 1);
+    assert_eq!(broken(h.check_final(0, &state(&[first], &[(first, one)]))), Some(Invariant::I8));
+}
