@@ -112,10 +112,9 @@ pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
 pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 // ---- per core: work in hand ------------------------------------------------------------------------------------
-/// Client requests that a shard coordinates at once; more get 429.
-pub const REQUESTS_IN_FLIGHT_MAX: usize = 16 * 1024;
-/// Requests in hand from which on a newcomer that would wait for half of its time gets 429.
-pub const SHED_FROM: usize = 256;
+/// Client requests that a shard coordinates at once; more get 429. A queue that takes longer than [`REQUEST_TIMEOUT`] to serve
+/// does work for askers who have gone: a core that serves a thousand requests a second serves these in time.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 4 * 1024;
 /// Bytes of values in requests that a shard coordinates at once; more get 429.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
 /// Operations that wait for one key's latch; more get 429.
