@@ -433,7 +433,6 @@ impl Coordinator {
         let Some(op) = self.ops.get_mut(&id) else { return };
         if !op.replied {
             self.waiting -= 1;
-            self.pace.ended();
             self.counters.failures += 1;
             let failure = match &op.work {
                 Work::Put(put) => put.deadline_failure(),
