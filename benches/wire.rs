@@ -49,7 +49,7 @@ fn replicate(bytes: usize) -> Envelope {
         to: Address::new(NodeId(2), 3),
         exchange: 77,
         deadline: Instant(5_000_000_000),
-        message: Message::Replicate { key: key(), siblings: siblings(bytes), purpose: Purpose::Write },
+        message: Message::Replicate { key: key(), siblings: siblings(bytes), purpose: Purpose::Write, epoch: 0 },
     }
 }
 fn received(pieces: Pieces) -> Frame {

@@ -114,6 +114,8 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 // ---- per core: work in hand ------------------------------------------------------------------------------------
 /// Client requests that a shard coordinates at once; more get 429.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 16 * 1024;
+/// Requests in hand from which on a newcomer that would wait for half of its time gets 429.
+pub const SHED_FROM: usize = 256;
 /// Bytes of values in requests that a shard coordinates at once; more get 429.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
 /// Operations that wait for one key's latch; more get 429.
@@ -142,9 +144,10 @@ pub const LOST_INCARNATIONS: u16 = 1024;
 pub const HINT_BYTES_MAX: u64 = 4 * GIB as u64;
 /// Hints of one owner in replay at once: at the start, and at most.
 pub const HINT_WINDOW_START: usize = 4;
-pub const HINT_WINDOW: usize = 64;
-/// An owner that takes longer to acknowledge a replayed hint gets fewer at once.
-pub const HINT_ANSWER_GOAL: Duration = Duration::from_millis(20);
+pub const HINT_WINDOW: usize = 32;
+/// An owner that takes so many times longer to acknowledge a replayed hint than it can, and this on top, gets fewer at once.
+pub const HINT_ANSWER_TIMES: u32 = 2;
+pub const HINT_ANSWER_SLACK: Duration = Duration::from_millis(1);
 /// The replay to an owner that is back begins within this, at random.
 pub const HINT_JITTER_MAX: Duration = Duration::from_millis(400);
 /// Hints read by one scan.

@@ -47,9 +47,9 @@ use std::{cell::Cell, future::poll_fn, io, ops::Range, rc::Rc, task::Poll};
 
 /// Bytes of segment that a byte written by clients pays for when space in use is at its bound.
 const STRIDE: f64 = 8.0;
-/// Segments collected at once in a hurry, and the pressure from which there is one.
+/// Segments collected at once at most, and how many more for each unit of pressure.
 const COLLECTIONS_AT_ONCE: usize = 8;
-const HURRY: f64 = 0.25;
+const AT_ONCE_BY_PRESSURE: f64 = 2.0;
 /// Reads of values under way at once in one segment.
 const READS: usize = 8;
 /// Records looked up at once.
@@ -98,9 +98,11 @@ enum Step<F> {
     End,
 }
 
-/// Segments that are collected at once: each waits for its reads and for its copies' syncs most of the time.
+/// Segments that are collected at once: each waits for its reads and for its copies' syncs most of the time. More as space
+/// gets shorter, no more than that: what is collected too early is copied too often.
 fn at_once<D: Disk>(store: &Store<D>) -> usize {
-    if store.read_only.get() || store.space_pressure() < HURRY { 1 } else { COLLECTIONS_AT_ONCE }
+    let hurry = if store.read_only.get() { 0.0 } else { store.space_pressure().max(0.0) };
+    (1 + (hurry * AT_ONCE_BY_PRESSURE) as usize).min(COLLECTIONS_AT_ONCE)
 }
 
 async fn work_off<D: Disk>(store: &Store<D>, chore: Chore<D::File>) {

@@ -15,6 +15,7 @@
 mod forward;
 mod get;
 mod hedge;
+mod pace;
 pub mod plan;
 mod put;
 
@@ -112,6 +113,9 @@ pub struct Coordinator {
     alarms: BTreeSet<(Instant, u64)>,
     next: u64,
     bytes: usize,
+    /// Requests without an answer.
+    waiting: usize,
+    pace: pace::Pace,
     /// Of the gets coordinated here, and of those passed on.
     get_hedge: hedge::Hedge,
     forward_hedge: hedge::Hedge,
@@ -146,6 +150,8 @@ impl Coordinator {
             alarms: BTreeSet::new(),
             next: first,
             bytes: 0,
+            waiting: 0,
+            pace: pace::Pace::default(),
             get_hedge: hedge::Hedge::default(),
             forward_hedge: hedge::Hedge::default(),
             counters: Counters::default(),
@@ -197,7 +203,7 @@ impl Coordinator {
         hops: u8,
         out: &mut Vec<Act>,
     ) {
-        let overload = self.overload(&request).or_else(|| expired(now, request.deadline));
+        let overload = self.overload(now, &request).or_else(|| expired(now, request.deadline));
         if let Some(failure) = overload {
             out.push(Act::Reply { asker, response: Err(failure) });
             return;
@@ -217,7 +223,7 @@ impl Coordinator {
     }
 
     fn admit(&mut self, now: Instant, request: &Request, plan: &Plan) -> Result<(), Failure> {
-        if let Some(failure) = self.overload(request).or_else(|| expired(now, request.deadline)) {
+        if let Some(failure) = self.overload(now, request).or_else(|| expired(now, request.deadline)) {
             return Err(failure);
         }
         let reachable = plan.reachable();
@@ -228,9 +234,10 @@ impl Coordinator {
         }
         Ok(())
     }
-    fn overload(&mut self, request: &Request) -> Option<Failure> {
+    fn overload(&mut self, now: Instant, request: &Request) -> Option<Failure> {
         let full = self.ops.len() >= REQUESTS_IN_FLIGHT_MAX
-            || self.bytes + request.operation.bytes() > REQUEST_BYTES_IN_FLIGHT_MAX;
+            || self.bytes + request.operation.bytes() > REQUEST_BYTES_IN_FLIGHT_MAX
+            || !self.pace.allows(now, self.waiting, request.deadline.since(now));
         full.then(|| {
             self.counters.overloads += 1;
             Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, "too many requests in hand; try again later")
@@ -243,6 +250,7 @@ impl Coordinator {
     fn insert(&mut self, id: u64, op: Op) {
         self.alarms.insert((op.alarm, id));
         self.bytes += op.bytes;
+        self.waiting += 1;
         self.ops.insert(id, op);
     }
     fn remove(&mut self, id: u64) {
@@ -395,6 +403,8 @@ impl Coordinator {
             && let Some(response) = op.answer()
         {
             op.replied = true;
+            self.waiting -= 1;
+            self.pace.ended();
             match &op.work {
                 Work::Get(_) if response.is_ok() => self.get_hedge.record(now.since(op.began)),
                 Work::Forward(forward) if forward.is_read() && response.is_ok() => {
@@ -422,6 +432,8 @@ impl Coordinator {
     fn time_out(&mut self, id: u64, out: &mut Vec<Act>) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         if !op.replied {
+            self.waiting -= 1;
+            self.pace.ended();
             self.counters.failures += 1;
             let failure = match &op.work {
                 Work::Put(put) => put.deadline_failure(),

@@ -13,7 +13,8 @@
 
 use crate::{
     limits::{
-        BACKGROUND_TIMEOUT, HINT_ANSWER_GOAL, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN, HINT_WINDOW, HINT_WINDOW_START,
+        BACKGROUND_TIMEOUT, HINT_ANSWER_SLACK, HINT_ANSWER_TIMES, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN,
+        HINT_WINDOW, HINT_WINDOW_START,
     },
     protocol::{
         message::{Depth, Message, Purpose, Refusal},
@@ -82,17 +83,31 @@ struct Owed {
     /// Quick answers since the window grew, and answers to come before it shrinks again.
     quick: usize,
     shrunk: usize,
+    /// How quickly it answers when little is asked of it; forgotten slowly.
+    best: Duration,
 }
 impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
         let window = HINT_WINDOW_START;
         let not_before = Instant::ZERO;
-        Owed { count, bytes, writing: 0, replay: None, not_before, back: false, window, quick: 0, shrunk: 0 }
+        Owed {
+            count,
+            bytes,
+            writing: 0,
+            replay: None,
+            not_before,
+            back: false,
+            window,
+            quick: 0,
+            shrunk: 0,
+            best: BACKGROUND_TIMEOUT,
+        }
     }
     /// The owner has answered after so long, well or not.
     fn pace(&mut self, took: Duration, well: bool) {
         self.shrunk = self.shrunk.saturating_sub(1);
-        if !well || took > HINT_ANSWER_GOAL {
+        self.best = took.min(self.best + self.best / 128);
+        if !well || took > self.best * HINT_ANSWER_TIMES + HINT_ANSWER_SLACK {
             // Answers to what was sent before it shrank say nothing new.
             if self.shrunk == 0 {
                 self.window = (self.window / 2).max(1);
