@@ -14,8 +14,8 @@
 
 mod forward;
 mod get;
-mod pace;
 mod hedge;
+mod pace;
 pub mod plan;
 mod put;
 
