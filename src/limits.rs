@@ -244,9 +244,9 @@ pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
-pub const SPACE_PERCENT_START: u64 = 124;
+pub const SPACE_PERCENT_START: u64 = 117;
 /// At which collection goes as fast as it can; at as much again more, writes go at the pace of collection.
-pub const SPACE_PERCENT_MAX: u64 = 132;
+pub const SPACE_PERCENT_MAX: u64 = 125;
 /// Segments that do not count as space in use: those that are being filled, and those in reserve.
 pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.

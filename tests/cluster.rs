@@ -28,6 +28,8 @@ mod exchanges;
 mod footprint;
 #[path = "cluster/identity.rs"]
 mod identity;
+#[path = "cluster/promises.rs"]
+mod promises;
 #[path = "cluster/refused_starts.rs"]
 mod refused_starts;
 #[path = "cluster/slices.rs"]

@@ -5,6 +5,7 @@
 
 use dynarc::sim::{
     command::{MINUTES, Summary},
+    gossip::{self, Trial},
     plan::Plan,
     planted::Planted,
     run::{Report, run},
@@ -118,3 +119,21 @@ const SETTINGS: [Planted; 5] = [
     Planted::SkippedSync,
     Planted::ShortWrite,
 ];
+
+#[test]
+fn news_travels_in_rounds_that_grow_with_the_logarithm_of_the_members() {
+    let sizes: &[usize] = if cfg!(debug_assertions) { &[18, 100] } else { &[18, 100, 1_000] };
+    for &nodes in sizes {
+        let trial = Trial { seed: 1, nodes, vnodes: 256, loss: 0.01 };
+        let news = gossip::run(trial).expect("all that is said can be sent");
+        println!("{news:?}");
+        let doublings = (nodes as f64).log2();
+        assert!(news.join_rounds <= 3.0 + 1.5 * doublings, "{news:?}");
+        // Silence means something after five rounds, one more for each doubling beyond sixteen members.
+        assert!(news.failure_rounds <= 8.0 + 2.0 * doublings, "{news:?}");
+        assert_eq!(news.false_suspicions, 0, "{news:?}");
+        // A heartbeat a member in three messages, and no frame beyond a piece of news.
+        assert!(news.bytes_per_second <= 128.0 * nodes as f64, "{news:?}");
+        assert!(news.frame_bytes_max <= 300 << 10, "{news:?}");
+    }
+}

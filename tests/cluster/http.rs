@@ -40,6 +40,11 @@ impl Reply {
         }
         context
     }
+    /// The `code` of an error answer, if it is one.
+    #[allow(dead_code)] // Not all tests that share this ask for it.
+    pub fn problem_if_any(&self) -> Option<String> {
+        (self.status >= 400).then(|| self.problem())
+    }
     /// An error answer: its `code`, after checking its form.
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{} {}", self.status, self.text());

@@ -15,6 +15,7 @@
 mod forward;
 mod get;
 mod hedge;
+mod pace;
 pub mod plan;
 mod put;
 
