@@ -71,7 +71,8 @@ impl History {
         let blind_until = self.blind_until(key);
         for id in &history.puts {
             let event = &self.events[id.0 as usize];
-            let must_survive = event.end == End::Acknowledged || event.shown;
+            // What was shown and never acknowledged may have been on the unsound medium alone.
+            let must_survive = event.end == End::Acknowledged || (event.shown && self.overlaps);
             if must_survive && !reached.contains_key(id) && event.started >= blind_until {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
                 let text = format!(
