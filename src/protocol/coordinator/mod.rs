@@ -15,7 +15,6 @@
 mod forward;
 mod get;
 mod hedge;
-mod pace;
 pub mod plan;
 mod put;
 
