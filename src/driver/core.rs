@@ -163,8 +163,19 @@ pub async fn start<W: World, D: Disk>(
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
     let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone() };
     let calls = FuturesUnordered::new();
-    let driver =
-        Driver { world, disk, inbox, identity, shard, engine, calls, saving: None, stopping: false, short: false };
+    let driver = Driver {
+        world,
+        disk,
+        inbox,
+        identity,
+        shard,
+        engine,
+        calls,
+        saving: None,
+        unsaved: None,
+        stopping: false,
+        short: false,
+    };
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
@@ -315,6 +326,8 @@ struct Driver<W: World, D: Disk> {
     calls: FuturesUnordered<LocalBoxFuture<'static, Completion>>,
     /// A save is under way; the list to save after it, if it has changed again.
     saving: Option<Option<Vec<Member>>>,
+    /// Why the members could not be saved: the core ends.
+    unsaved: Option<String>,
     stopping: bool,
     /// The shard knows that there is no space for values.
     short: bool,
@@ -423,8 +436,10 @@ impl<W: World, D: Disk> Driver<W, D> {
                 | Event::Scanned { result: Err(Refusal::Failed), .. }
         );
         failed.then(|| {
+            let unsaved = || self.unsaved.as_ref().map(|error| format!("the members cannot be saved: {error}"));
+            let unknown = || format!("a call failed in an engine that goes on: {event:?}");
             let cause = self.engine.failure();
-            cause.unwrap_or_else(|| EngineError::Failed("the members cannot be saved".into()))
+            cause.unwrap_or_else(|| EngineError::Failed(unsaved().unwrap_or_else(unknown)))
         })
     }
 
@@ -494,7 +509,10 @@ impl<W: World, D: Disk> Driver<W, D> {
         match result {
             Ok(()) => {}
             Err(BootError::Disk(e)) if full(&e) => {}
-            Err(_) => events.push(Event::Stored { io: u64::MAX, result: Err(Refusal::Failed) }),
+            Err(error) => {
+                self.unsaved = Some(error.to_string());
+                events.push(Event::Stored { io: u64::MAX, result: Err(Refusal::Failed) });
+            }
         }
     }
 }

@@ -281,7 +281,9 @@ impl<'a, D: Disk> Pace<'a, D> {
         let pressure = self.store.space_pressure();
         let paid = (written - self.written.replace(written)) as f64 * STRIDE * pressure.clamp(0.0, 1.0);
         self.credit.set((self.credit.get() + paid).min(BATCH_BYTES as f64));
-        self.credit.get() >= 0.0 || pressure >= 1.0 || self.store.ending()
+        let paid = self.credit.get() >= 0.0 || pressure >= 1.0 || self.store.ending();
+        self.store.pace_waits.set(self.store.pace_waits.get() || !paid);
+        paid
     }
 }
 

@@ -163,8 +163,8 @@ impl<D: Disk> Engine<D> {
         };
         let admitted = || {
             let admitted = store.ending() || has_room();
-            if !admitted {
-                // Collection may be waiting for writes to pay for it, since before it was urgent: no write lands to tell it.
+            if !admitted && store.space_pressure() >= 1.0 && store.pace_waits.take() {
+                // Collection waits for writes to pay for it, since before it was urgent: no write lands to tell it.
                 store.log.landed.wake();
             }
             admitted.then_some(())

@@ -188,6 +188,8 @@ pub struct Store<D: Disk> {
     reclaimed: Cell<u64>,
     /// A segment is being collected.
     pub collecting: Cell<bool>,
+    /// Collection waits for writes to pay for it.
+    pub pace_waits: Cell<bool>,
     /// After something found no space: bytes that must be available before values are taken again.
     pub space_needed: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
@@ -247,6 +249,7 @@ impl<D: Disk> Store<D> {
             copies_blocked: Cell::new(false),
             reclaim: Cell::new(None),
             collecting: Cell::new(false),
+            pace_waits: Cell::new(false),
             reclaimed: Cell::new(0),
             space_needed: Cell::new(0),
             reserve: RefCell::default(),

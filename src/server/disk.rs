@@ -141,7 +141,11 @@ fn names(path: &Path) -> io::Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry?;
-        let metadata = entry.metadata()?;
+        let metadata = match entry.metadata() {
+            // Gone since its name was read.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
         // Names that are not text are not ours.
         let Ok(name) = entry.file_name().into_string() else { continue };
         if metadata.is_dir() {

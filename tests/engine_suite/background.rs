@@ -34,8 +34,8 @@ fn roomy() -> EngineOptions {
         level0_tables: 4,
         level_factor: 10,
         // The ends of such small segments, where no batch fits any more, are a good part of them.
-        space_percent_start: 134,
-        space_percent_max: 142,
+        space_percent_start: 138,
+        space_percent_max: 148,
         ..tiny()
     }
 }
@@ -72,7 +72,7 @@ fn space_stays_in_proportion_and_little_is_copied() {
                 "seed {seed} round {round}: {amplification:.2} x written, {:.2} x space",
                 most as f64 / live as f64
             );
-            assert!(amplification < 2.8, "seed {seed} round {round}: {amplification:.2} bytes a byte");
+            assert!(amplification < 3.2, "seed {seed} round {round}: {amplification:.2} bytes a byte");
         }
         // On the slow disk collection is what holds writes up, and they are let in a little ahead of it.
         let factor = if seed == 0 { 1.55 } else { 2.0 };
