@@ -44,8 +44,8 @@
 //! - Messages between the cores of one node are the same encoded frames as between nodes.
 //! - The log has two heads, hot and cold, from one counter of sequences; files of collected segments get another life under
 //!   an epoch that cannot be guessed, instead of being written with zeros first.
-//! - What a flush replaces stops counting as live at that flush, not at a later compaction: it costs a look at the tables for
-//!   each record, and lets collection know what is dead while little data is stored.
+//! - What a record replaces in tables stops counting as live before it is flushed: it is looked up in the background. A
+//!   segment goes as soon as none of its records is needed, so space comes back without a flush.
 //! - A group of records (a table of users) is dropped by one small record a slice that hides what is older.
 
 pub mod limits;
