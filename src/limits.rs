@@ -135,6 +135,8 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
 pub const MESH_QUEUE_MESSAGES: usize = 1024;
 /// Dots that are leased durably at once. A crash skips what is left of a block.
 pub const DOT_LEASE: u64 = 1 << 20;
+/// Incarnations left out for each start of the node whose lease of a slice is lost.
+pub const INCARNATIONS_OF_START: u64 = 4;
 /// Incarnations left out when the last lease of a slice may be lost.
 pub const LOST_INCARNATIONS: u16 = 1024;
 

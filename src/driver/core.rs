@@ -188,7 +188,7 @@ async fn lease_dots<D: Disk>(
     slices: &[SliceId],
     seed: u64,
 ) -> Result<Leases, EngineError> {
-    let mut leases = Leases::new(identity.node);
+    let mut leases = Leases::new(identity.node, identity.generation);
     let mut draw = fastrand::Rng::with_seed(seed ^ identity.generation.rotate_left(32));
     let mut writes = Vec::new();
     for &slice in slices {

@@ -140,19 +140,21 @@ pub fn lease_key() -> Bytes {
     Bytes::from_static(b"\x02lease")
 }
 
-/// A lease record's head: `incarnation u16, clean u8, ceiling u64`, little-endian.
+/// A lease record's head: `incarnation u16, clean u8, ceiling u64, start u64`, little-endian.
 pub fn lease_head(lease: LeaseRecord) -> Bytes {
-    let mut out = BytesMut::with_capacity(11);
+    let mut out = BytesMut::with_capacity(19);
     out.put_u16_le(lease.incarnation);
     out.put_u8(u8::from(lease.clean));
     out.put_u64_le(lease.ceiling);
+    out.put_u64_le(lease.start);
     out.freeze()
 }
 pub fn parse_lease(head: &[u8]) -> Option<LeaseRecord> {
-    let fields: &[u8; 11] = head.try_into().ok()?;
+    let fields: &[u8; 19] = head.try_into().ok()?;
     let incarnation = u16::from_le_bytes([fields[0], fields[1]]);
-    let ceiling = u64::from_le_bytes(fields[3..].try_into().ok()?);
-    (fields[2] <= 1).then_some(LeaseRecord { incarnation, clean: fields[2] == 1, ceiling })
+    let ceiling = u64::from_le_bytes(fields[3..11].try_into().ok()?);
+    let start = u64::from_le_bytes(fields[11..].try_into().ok()?);
+    (fields[2] <= 1).then_some(LeaseRecord { incarnation, clean: fields[2] == 1, ceiling, start })
 }
 
 /// What a hint's record says: `kind u8, stamp u64`, then for a parked state its head.

@@ -7,12 +7,15 @@
 //! order, or whose store of a prepared write failed, goes on as a new actor. After an orderly stop it keeps its actor
 //! and continues its counter: clocks grow by crashes only.
 //!
+//! A record says at which start of the node it was made. One that is older than the start before has had successors that
+//! a rotten medium took: the incarnations that these may have used are left out.
+//!
 //! A disk may also be an old one: a backup, a copy. The start leaves out many incarnations where that is known
 //! ([`Leases::begin_far`]); where it is not, a version that names a dot which this node does not remember tells
 //! ([`Leases::notice`]), and the next dot is minted by a new actor.
 
 use crate::{
-    limits::{DOT_LEASE, LOST_INCARNATIONS},
+    limits::{DOT_LEASE, INCARNATIONS_OF_START, LOST_INCARNATIONS},
     protocol::{
         ring::FixedMap,
         versions::{Actor, Dot},
@@ -28,6 +31,8 @@ pub struct LeaseRecord {
     pub clean: bool,
     /// The first counter that has not been leased.
     pub ceiling: u64,
+    /// The node's generation when it was made.
+    pub start: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,24 +53,32 @@ struct Lease {
 #[derive(Clone, Debug)]
 pub struct Leases {
     node: NodeId,
+    /// The node's generation.
+    start: u64,
     slices: FixedMap<SliceId, Lease>,
 }
 
 impl Leases {
-    pub fn new(node: NodeId) -> Leases {
-        Leases { node, slices: FixedMap::default() }
+    /// Leases of a node in its `start`-th life.
+    pub fn new(node: NodeId, start: u64) -> Leases {
+        Leases { node, start, slices: FixedMap::default() }
     }
     /// Takes a slice up where its last record left it. Returns the record to make durable before the first dot is
     /// minted; `None` when the incarnations are used up.
     pub fn begin(&mut self, slice: SliceId, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
+        let lost = last.map_or(0, |last| self.start.saturating_sub(last.start).saturating_sub(1));
         let (incarnation, next) = match last {
             None => (1, 1),
-            Some(LeaseRecord { incarnation, clean: true, ceiling }) => (incarnation, ceiling.max(1)),
+            Some(last) if lost > 0 => {
+                let left_out = u16::try_from(lost.saturating_mul(INCARNATIONS_OF_START)).ok()?;
+                (last.incarnation.checked_add(left_out)?.checked_add(1)?, 1)
+            }
+            Some(LeaseRecord { incarnation, clean: true, ceiling, .. }) => (incarnation, ceiling.max(1)),
             Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.checked_add(1)?, 1),
         };
         let ceiling = next.checked_add(DOT_LEASE)?;
         self.slices.insert(slice, Lease { incarnation, next, ceiling, doubted: false, named: 0, renewing: None });
-        Some(LeaseRecord { incarnation, clean: false, ceiling })
+        Some(LeaseRecord { incarnation, clean: false, ceiling, start: self.start })
     }
     /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written at
     /// some time. Leaves out many more incarnations than can have been used since; how many is drawn (`draw`: any
@@ -74,7 +87,7 @@ impl Leases {
         let least = last.map_or(0, |l| l.incarnation).checked_add(LOST_INCARNATIONS)?;
         let room = u64::from(u16::MAX - least) / 16;
         let incarnation = least + u16::try_from(draw % (room + 1)).ok()?;
-        self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0 }))
+        self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0, start: self.start }))
     }
     /// Whether the slice has a lease at all: it has none when its record is damaged.
     pub fn holds(&self, slice: SliceId) -> bool {
@@ -131,7 +144,8 @@ impl Leases {
         } else {
             (lease.incarnation, lease.ceiling)
         };
-        lease.renewing = Some(LeaseRecord { incarnation, clean: false, ceiling: base.checked_add(DOT_LEASE)? });
+        let (ceiling, start) = (base.checked_add(DOT_LEASE)?, self.start);
+        lease.renewing = Some(LeaseRecord { incarnation, clean: false, ceiling, start });
         lease.renewing
     }
     /// The renewal is durable, or failed.
@@ -151,9 +165,32 @@ impl Leases {
     /// What to store at an orderly stop, when no task is in hand: slices in doubt are left out.
     pub fn clean(&self) -> Vec<(SliceId, LeaseRecord)> {
         let sound = self.slices.iter().filter(|(_, l)| !l.doubted && l.renewing.is_none());
-        let record = |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, ceiling: l.next };
+        let start = self.start;
+        let record = |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, ceiling: l.next, start };
         let mut records: Vec<_> = sound.map(|(slice, lease)| (*slice, record(lease))).collect();
         records.sort_by_key(|(slice, _)| *slice);
         records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_lost_is_not_taken_again() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let begin = |start, last| Leases::new(node, start).begin(slice, last).expect("incarnations are left");
+        let first = begin(1, None);
+        // A crash: the next incarnation. Its record is lost, and so is the one of the start after.
+        let second = begin(2, Some(first));
+        let fourth = begin(4, Some(first));
+        assert_eq!((first.incarnation, second.incarnation), (1, 2));
+        assert!(fourth.incarnation > second.incarnation + 1, "{fourth:?}");
+        // An orderly stop counts only for the start that follows it.
+        let clean = LeaseRecord { clean: true, ceiling: 9, ..first };
+        assert_eq!(begin(2, Some(clean)).incarnation, 1);
+        assert!(begin(3, Some(clean)).incarnation > 2);
+        assert_eq!(Leases::new(node, u64::MAX).begin(slice, Some(first)), None);
     }
 }
