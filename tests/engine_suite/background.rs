@@ -72,10 +72,10 @@ fn space_stays_in_proportion_and_little_is_copied() {
                 "seed {seed} round {round}: {amplification:.2} x written, {:.2} x space",
                 most as f64 / live as f64
             );
-            assert!(amplification < 3.5, "seed {seed} round {round}: {amplification:.2} bytes a byte");
+            assert!(amplification < 3.2, "seed {seed} round {round}: {amplification:.2} bytes a byte");
         }
         // On the slow disk collection is what holds writes up, and they are let in a little ahead of it.
-        let factor = if seed == 0 { 1.55 } else { 2.0 };
+        let factor = if seed == 0 { 1.55 } else { 2.3 };
         let bound = (live as f64 * factor) as u64 + 10 * (256 << 10);
         assert!(most <= bound, "seed {seed}: {most} bytes of segments for {live} live ones");
         rig.recount(&format!("seed {seed}"));
