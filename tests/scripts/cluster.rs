@@ -299,7 +299,8 @@ impl Stage {
         node.starts += 1;
         node.member.generation = node.starts;
         let last = node.disk.get(&keys::lease_key()).and_then(|(head, _)| keys::parse_lease(head));
-        let mut leases = Leases::new(id(letter), node.starts);
+        // The count of starts is on the disk too: an old disk has an old one.
+        let mut leases = Leases::new(id(letter), last.map_or(0, |lease| lease.start) + 1);
         let lease = leases.begin(SliceId(0), last).expect("incarnations are left");
         node.disk.insert(keys::lease_key(), (keys::lease_head(lease), Values::new()));
         let mut owed: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
