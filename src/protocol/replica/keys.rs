@@ -108,9 +108,9 @@ pub fn parse_behind(engine_key: &[u8]) -> Option<NodeId> {
 
 /// The user's key in an engine key of data or of a hint.
 pub fn user_key(engine_key: &[u8]) -> Option<&[u8]> {
-    match engine_key.first()? {
-        &DATA => engine_key.get(DATA_FIXED..),
-        &HINT => engine_key.get(HINT_FIXED..),
+    match *engine_key.first()? {
+        DATA => engine_key.get(DATA_FIXED..),
+        HINT => engine_key.get(HINT_FIXED..),
         _ => None,
     }
 }
