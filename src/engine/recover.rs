@@ -360,7 +360,9 @@ async fn replay_all<D: Disk>(
         });
         let segment = Rc::new(registered(&candidate, own));
         store.segments.borrow_mut().insert(segment.id(), segment.clone());
-        if candidate.length % u64::from(candidate.header.step) != 0 {
+        // It had a step when it got its name, and batches say how much there was since: beyond that, space that the kernel
+        // gave only in part, for want of more, may lie at the end.
+        if candidate.length < u64::from(candidate.header.step) {
             note_damage(store, &segment, damage, candidate.length..candidate.length, u64::MAX);
         }
         match candidate.mark {
