@@ -199,6 +199,8 @@ figures! {
     stamps_refused: Counter,
     /// Ranges, of each absent replica, in which it lacks something because a hint was dropped.
     ranges_marked: Gauge,
+    /// Damaged records that were put together again from the other home replicas.
+    records_rebuilt: Counter,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     identity_alarms: Counter,
     /// Times that another node was routed around because it let requests wait.

@@ -16,7 +16,10 @@ pub mod stamps;
 pub use lease::{LeaseRecord, Leases};
 
 use crate::{
-    limits::{LATCH_WAITERS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX},
+    limits::{
+        LATCH_WAITERS_MAX, MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX,
+        SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
+    },
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
@@ -46,6 +49,12 @@ pub enum Work {
     /// A state from another replica.
     Merge {
         siblings: Siblings,
+    },
+    /// What all other home replicas hold, if the own record is damaged.
+    Rebuild {
+        siblings: Siblings,
+        /// So far only known to be damaged as a whole: the head may be sound.
+        head_read: bool,
     },
     /// Keep a hint: a parked state, or a marker.
     KeepHint {
@@ -77,7 +86,9 @@ impl Work {
     fn bytes(&self) -> usize {
         match self {
             Work::Put { value, .. } => value.bytes.len(),
-            Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
+            Work::Merge { siblings }
+            | Work::Rebuild { siblings, .. }
+            | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
             Work::Delete { .. }
             | Work::KeepHint { parked: None, .. }
             | Work::DropHint { .. }
@@ -144,6 +155,10 @@ pub enum Step<O> {
         origin: O,
         result: Result<(), Rejection>,
     },
+    /// The own record of the key is damaged.
+    Damaged {
+        key: Key,
+    },
 }
 
 struct Task<O> {
@@ -178,6 +193,8 @@ pub struct Replica<O> {
     pub marked: Vec<(NodeId, SliceId)>,
     /// Times that a version named a dot of this node that it does not remember.
     pub identity_alarms: u64,
+    /// Damaged records that others have taken the place of.
+    pub rebuilt: u64,
 }
 
 /// I/O numbers: even for tasks, odd for lease renewals.
@@ -199,6 +216,7 @@ impl<O: Clone> Replica<O> {
             hints_ended: Vec::new(),
             marked: Vec::new(),
             identity_alarms: 0,
+            rebuilt: 0,
         }
     }
     /// Tasks in hand.
@@ -275,6 +293,7 @@ impl<O: Clone> Replica<O> {
             Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. } => {
                 out.push(Step::Load { io, slice, key: data_key(key), depth: Depth::Head });
             }
+            Work::Rebuild { .. } => out.push(Step::Load { io, slice, key: data_key(key), depth: Depth::Full }),
             Work::KeepHint { owner, parked: Some(_) } => {
                 let key = hint_key(*owner, HintForm::Parked, key);
                 out.push(Step::Load { io, slice, key, depth: Depth::Full });
@@ -299,9 +318,20 @@ impl<O: Clone> Replica<O> {
     pub fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Step<O>>) {
         let id = io >> 1;
         let Some(task) = self.tasks.get(&id) else { return };
+        if matches!(task.work, Work::Rebuild { .. }) {
+            let next = self.rebuild(id, result);
+            return self.advance(now, id, next, out);
+        }
         let stored = match result {
             Ok(stored) => stored,
-            Err(refusal) => return self.finish(now, id, Err(Rejection::Refused(refusal)), out),
+            Err(refusal) => {
+                if refusal == Refusal::Damaged
+                    && matches!(task.work, Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. })
+                {
+                    out.push(Step::Damaged { key: task.key.clone() });
+                }
+                return self.finish(now, id, Err(Rejection::Refused(refusal)), out);
+            }
         };
         let next = match &task.work {
             Work::Put { .. } | Work::Delete { .. } if task.conflict == Conflict::LastWriteWins => {
@@ -316,7 +346,7 @@ impl<O: Clone> Replica<O> {
             Work::DropHint { owner, form, stamp } => {
                 Ok(drop_hint(task.slice, hint_key(*owner, *form, &task.key), *stamp, stored))
             }
-            Work::MarkBehind { .. } => Ok(Next::Nothing),
+            Work::MarkBehind { .. } | Work::Rebuild { .. } => Ok(Next::Nothing),
         };
         self.advance(now, id, next, out);
     }
@@ -370,12 +400,18 @@ impl<O: Clone> Replica<O> {
                 self.finish(now, id, Err(rejection), out);
             }
             Ok(Next::Nothing) => self.finish(now, id, Ok(()), out),
+            Ok(Next::ReadHead) => {
+                out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Head });
+            }
             Ok(Next::ReadValues) => {
                 out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Full });
             }
             Ok(Next::Known { siblings, context }) => {
                 out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
                 self.finish(now, id, Ok(()), out);
+            }
+            Ok(Next::Write { siblings, .. }) if !can_be_read(&siblings.head) => {
+                self.finish(now, id, Err(Rejection::SiblingLimit), out);
             }
             Ok(Next::Write { siblings, context }) => {
                 let record = Some((siblings.head.encode(), siblings.values.clone()));
@@ -478,8 +514,45 @@ impl<O: Clone> Replica<O> {
                 }
                 Ok(Next::Write { siblings, context: Some(context) })
             }
-            Work::Merge { .. } | Work::KeepHint { .. } | Work::DropHint { .. } | Work::MarkBehind { .. } => {
-                Ok(Next::Nothing)
+            Work::Merge { .. }
+            | Work::Rebuild { .. }
+            | Work::KeepHint { .. }
+            | Work::DropHint { .. }
+            | Work::MarkBehind { .. } => Ok(Next::Nothing),
+        }
+    }
+
+    /// What all other home replicas hold, in the place of a damaged record. Called with what a whole read of the record
+    /// gave, and again with its head alone when that failed.
+    fn rebuild(&mut self, id: u64, read: Result<Option<Stored>, Refusal>) -> Result<Next, Rejection> {
+        let Some(task) = self.tasks.get_mut(&id) else { return Ok(Next::Nothing) };
+        let (slice, conflict, key) = (task.slice, task.conflict, data_key(&task.key));
+        let Work::Rebuild { siblings, head_read } = &mut task.work else { return Ok(Next::Nothing) };
+        match read {
+            Err(Refusal::Damaged) if !std::mem::replace(head_read, true) => Ok(Next::ReadHead),
+            Err(Refusal::Damaged) => {
+                let siblings = siblings.clone();
+                // Dots of this actor that only the lost record held are known to nobody here.
+                self.leases.doubt(slice);
+                self.rebuilt += 1;
+                let nothing = siblings.head.is_empty();
+                let removed = Change { slice, key, record: None };
+                Ok(if nothing { Next::Change(removed) } else { Next::Write { siblings, context: None } })
+            }
+            Err(refusal) => Err(Rejection::Refused(refusal)),
+            // The record is whole: something has taken its place.
+            Ok(_) if !*head_read => Ok(Next::Nothing),
+            Ok(stored) => {
+                // Its head is sound, its values are not. One that nobody else has is lost, and is not called absent.
+                let (head, _) = parse(stored)?;
+                let merged = head.join(&siblings.head, conflict).head;
+                let value = |e: &Entry| {
+                    let index = siblings.head.entries.iter().position(|other| other.dot == e.dot)?;
+                    siblings.values.get(index).cloned()
+                };
+                let values = merged.entries.iter().map(value).collect::<Option<Values>>().ok_or(DAMAGED)?;
+                self.rebuilt += 1;
+                Ok(Next::Write { siblings: Siblings { head: merged, values }, context: None })
             }
         }
     }
@@ -510,7 +583,10 @@ impl<O: Clone> Replica<O> {
                 self.stamps.refused += u64::from(ahead);
                 ahead.then_some(Err(Rejection::Refused(Refusal::ClockAhead)))
             }
-            Work::KeepHint { parked: None, .. } | Work::DropHint { .. } | Work::MarkBehind { .. } => None,
+            Work::Rebuild { .. }
+            | Work::KeepHint { parked: None, .. }
+            | Work::DropHint { .. }
+            | Work::MarkBehind { .. } => None,
         }
     }
     /// A client's write upon what is stored, which may be of a time that this clock has not reached.
@@ -568,6 +644,9 @@ impl<O: Clone> Replica<O> {
                 HintKind::Parked(head) => Siblings { head, values: stored.values }.join(&new, task.conflict),
             },
         };
+        if !can_be_read(&merged.head) {
+            return Err(Rejection::SiblingLimit);
+        }
         let stamp = self.stamp();
         let bytes = merged.head.value_bytes() as u64;
         self.hints_kept.push((owner, bytes + key.len() as u64));
@@ -601,6 +680,7 @@ impl<O: Clone> Replica<O> {
 /// What a task does after a read.
 enum Next {
     Nothing,
+    ReadHead,
     ReadValues,
     /// Already durable here; still to be replicated.
     Known {
@@ -650,6 +730,13 @@ fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rej
         return Err(Rejection::SiblingLimit);
     }
     Ok(())
+}
+
+/// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it again.
+fn can_be_read(head: &Head) -> bool {
+    head.clock.len() <= MERGED_CLOCK_ENTRIES_MAX
+        && head.entries.len() <= MERGED_SIBLINGS_MAX
+        && head.value_bytes() <= MERGED_SIBLINGS_BYTES_MAX
 }
 
 fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {

@@ -5,6 +5,7 @@
 //! table.
 
 mod event;
+mod rebuild;
 mod requests;
 mod tables;
 
@@ -16,6 +17,7 @@ use super::{
     hints::{self, Hints},
     membership::{self, Membership, Timing},
     message::{Envelope, Message, Refusal},
+    rebuild::Rebuild,
     replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring},
     tables::{Drops, Tables},
@@ -117,6 +119,8 @@ pub struct ShardStats {
     pub hints_dropped: u64,
     /// Ranges in which an absent replica lacks something because of a dropped hint.
     pub ranges_marked: u64,
+    /// Damaged records that were put together again from the other home replicas.
+    pub records_rebuilt: u64,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     pub identity_alarms: u64,
     pub expired_messages: u64,
@@ -140,6 +144,7 @@ enum Origin {
 struct Fetch {
     to: Address,
     exchange: u64,
+    key: Key,
     deadline: Instant,
     full: bool,
 }
@@ -171,6 +176,7 @@ pub struct Shard {
     coordinator: Coordinator,
     replica: Replica<Origin>,
     hints: Hints,
+    rebuild: Rebuild,
     tables: TableState,
     /// What hints are being read for, and the epoch of its table.
     delivering: FixedMap<u64, (Key, u64)>,
@@ -202,6 +208,7 @@ mod exchange_tag {
     pub const COORDINATOR: u64 = 0;
     pub const HINTS: u64 = 1;
     pub const GOSSIP: u64 = 2;
+    pub const REBUILD: u64 = 3;
 }
 
 impl Shard {
@@ -248,6 +255,7 @@ impl Shard {
             delivering: FixedMap::default(),
             settings,
             hints: Hints::new(slices, hints, behind, first, now),
+            rebuild: Rebuild::new(first),
             membership,
             fetches: FixedMap::default(),
             gathers: FixedMap::default(),
@@ -302,6 +310,7 @@ impl Shard {
             hints_delivered_bytes: self.hints.delivered_bytes,
             hints_dropped: self.hints.dropped,
             ranges_marked: self.hints.ranges_marked(),
+            records_rebuilt: self.replica.rebuilt,
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
             expired_messages: self.expired_messages,
@@ -323,7 +332,9 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Instant> {
         let membership = self.membership.as_ref().map(|m| m.next_deadline());
         let held = self.tables.next_deadline();
-        [self.coordinator.next_deadline(), self.hints.next_deadline(), membership, held].into_iter().flatten().min()
+        let rebuild = self.rebuild.next_deadline();
+        let own = [self.coordinator.next_deadline(), self.hints.next_deadline(), rebuild];
+        own.into_iter().chain([membership, held]).flatten().min()
     }
     fn standing(&self, now: Instant, node: NodeId) -> Standing {
         if node == self.me.node { Standing::Usable } else { self.health.standing(now, node) }
@@ -377,6 +388,7 @@ impl Shard {
         self.hints.tick(now, &self.ring, healthy, &mut acts);
         self.run_hints(now, acts, out);
         self.expire_held(now, out);
+        self.rebuild.expire(now);
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now
         {
@@ -483,12 +495,20 @@ impl Shard {
                 self.hints.replicated(now, number, result, &self.ring, &mut acts);
                 self.run_hints(now, acts, out);
             }
+            (exchange_tag::REBUILD, Message::Fetched(result)) => {
+                let mut acts = Vec::new();
+                self.rebuild.answered(number, result, &mut acts);
+                self.run_rebuild(now, acts, out);
+            }
             _ => {}
         }
     }
 
     fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Effect>) {
         let number = io >> io_tag::BITS;
+        if let Err(Refusal::Damaged) = &result {
+            self.met_damage(now, io & io_tag::MASK, number, out);
+        }
         match io & io_tag::MASK {
             io_tag::REPLICA => {
                 let mut steps = Vec::new();
