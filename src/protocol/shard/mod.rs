@@ -99,6 +99,8 @@ pub struct Birth {
     pub stamps: Vec<(SliceId, u64)>,
     /// What the slices' records say of tables: each entry, and the latest drop carried out.
     pub tables: Vec<(SliceId, Vec<(TableEntry, u64)>)>,
+    /// Slices whose record of the tables may be lost.
+    pub tables_in_doubt: Vec<SliceId>,
     /// Where hints have been dropped: owners lack something of these slices.
     pub behind: Vec<(NodeId, SliceId)>,
     /// The data directory is a copy, or an older state, of one that has been used elsewhere or later.
@@ -226,6 +228,7 @@ impl Shard {
             copied,
             stamps,
             tables,
+            tables_in_doubt,
             seed,
         } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
@@ -251,7 +254,11 @@ impl Shard {
             health: Health::default(),
             coordinator: Coordinator::new(me, first),
             replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
-            tables: TableState::new(Tables::new(settings.table(), known_tables), Drops::new(slices.clone(), &tables)),
+            tables: TableState::new(
+                Tables::new(settings.table(), known_tables, !tables_in_doubt.is_empty()),
+                Drops::new(slices.clone(), &tables),
+                tables_in_doubt,
+            ),
             delivering: FixedMap::default(),
             settings,
             hints: Hints::new(slices, hints, behind, first, now),
@@ -388,6 +395,7 @@ impl Shard {
         self.hints.tick(now, &self.ring, healthy, &mut acts);
         self.run_hints(now, acts, out);
         self.expire_held(now, out);
+        self.ask_for_tables(now, out);
         self.rebuild.expire(now);
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now
