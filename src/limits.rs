@@ -151,6 +151,8 @@ pub const HINT_ANSWER_TIMES: u32 = 2;
 pub const HINT_ANSWER_SLACK: Duration = Duration::from_millis(1);
 /// The replay to an owner that is back begins within this, at random.
 pub const HINT_JITTER_MAX: Duration = Duration::from_millis(400);
+/// Marked ranges that could not be gone through as a whole are tried again after so long.
+pub const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 /// Hints read by one scan.
 pub const HINT_SCAN: usize = 64;
 

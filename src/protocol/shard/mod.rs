@@ -49,6 +49,8 @@ pub struct Settings {
     pub suspect_after: Duration,
     pub down_after: Duration,
     pub request_timeout: Duration,
+    /// Hinted bytes that a shard keeps for absent replicas.
+    pub hint_bytes_max: u64,
 }
 impl Default for Settings {
     fn default() -> Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             suspect_after: limits::SUSPECT_AFTER,
             down_after: limits::DOWN_AFTER,
             request_timeout: limits::REQUEST_TIMEOUT,
+            hint_bytes_max: limits::HINT_BYTES_MAX,
         }
     }
 }
@@ -117,6 +120,8 @@ pub struct ShardStats {
     pub hints_dropped: u64,
     /// Ranges in which an absent replica lacks something because of a dropped hint.
     pub ranges_marked: u64,
+    /// Times that such a range was gone through, and its owner given what it lacked.
+    pub ranges_swept: u64,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     pub identity_alarms: u64,
     pub expired_messages: u64,
@@ -246,8 +251,8 @@ impl Shard {
             replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
             tables: TableState::new(Tables::new(settings.table(), known_tables), Drops::new(slices.clone(), &tables)),
             delivering: FixedMap::default(),
+            hints: Hints::new(slices, hints::Found { hints, marks: behind }, settings.hint_bytes_max, first, now),
             settings,
-            hints: Hints::new(slices, hints, behind, first, now),
             membership,
             fetches: FixedMap::default(),
             gathers: FixedMap::default(),
@@ -302,6 +307,7 @@ impl Shard {
             hints_delivered_bytes: self.hints.delivered_bytes,
             hints_dropped: self.hints.dropped,
             ranges_marked: self.hints.ranges_marked(),
+            ranges_swept: self.hints.swept,
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
             expired_messages: self.expired_messages,
@@ -353,15 +359,17 @@ impl Shard {
             Event::Stored { io, result } if io & io_tag::MASK == io_tag::TABLES => {
                 self.tables_stored(now, io >> io_tag::BITS, result, out);
             }
+            // Of a mark that goes: if it stays, the range is swept once more some day.
+            Event::Stored { io, .. } if io & io_tag::MASK == io_tag::HINTS => {}
             Event::Stored { io, result } => {
                 let mut steps = Vec::new();
                 self.replica.stored(now, io >> io_tag::BITS, result, &mut steps);
                 self.run_steps(now, steps, out);
             }
             Event::Scanned { io, result } => {
-                let mut acts = Vec::new();
-                self.hints.scanned(now, io >> io_tag::BITS, result, &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| {
+                    hints.scanned(now, io >> io_tag::BITS, result, view, acts);
+                });
             }
         }
         self.drive_drops(now, out);
@@ -371,11 +379,7 @@ impl Shard {
         let mut acts = Vec::new();
         self.coordinator.expire(now, &mut acts);
         self.run_acts(now, acts, out);
-        let mut acts = Vec::new();
-        let (health, me) = (&self.health, self.me.node);
-        let healthy = |n: NodeId| n == me || health.standing(now, n) == Standing::Usable;
-        self.hints.tick(now, &self.ring, healthy, &mut acts);
-        self.run_hints(now, acts, out);
+        self.tick_hints(now, out);
         self.expire_held(now, out);
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now
@@ -479,9 +483,10 @@ impl Shard {
                 self.run_acts(now, acts, out);
             }
             (exchange_tag::HINTS, Message::Replicated(result)) => {
-                let mut acts = Vec::new();
-                self.hints.replicated(now, number, result, &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| hints.replicated(now, number, result, view, acts));
+            }
+            (exchange_tag::HINTS, Message::Fetched(result)) => {
+                self.with_hints(now, out, |hints, view, acts| hints.fetched(now, number, result, view, acts));
             }
             _ => {}
         }
@@ -503,10 +508,8 @@ impl Shard {
             io_tag::FETCH => self.fetched(now, number, result.and_then(siblings), out),
             io_tag::GATHER => self.gathered(now, number, result, out),
             _ => {
-                let mut acts = Vec::new();
                 let result = self.still_owed(number, result);
-                self.hints.loaded(now, number, result, &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| hints.loaded(now, number, result, view, acts));
             }
         }
     }
