@@ -22,7 +22,7 @@ impl Looks {
         let (cluster, this) = (cluster.clone(), looks.clone());
         let executor = cluster.executor.clone();
         executor.spawn(Life::OUTSIDE, async move {
-            let (mut rings, bounds) = (Rings::default(), Bounds::of(&cluster.plan.engine));
+            let (mut rings, bounds) = (Rings::default(), Bounds::of(&cluster.plan.engine, cluster.plan.hint_bytes_max));
             while !this.stop.get() {
                 cluster.executor.sleep(EVERY).await;
                 look(&cluster, &mut rings, &bounds);

@@ -175,7 +175,7 @@ impl Run {
         // What a damaged record is owed stays owed until it is repaired.
         if !drained && !self.failed() && self.cluster.plan.faults.unsound.is_none() {
             self.note_stats();
-            self.cluster.violate(Invariant::I5, format!("{} hints do not drain", self.hints()));
+            self.cluster.violate(Invariant::I5, format!("{} hints and marked ranges do not drain", self.hints()));
         }
         if self.failed() {
             return Duration::ZERO;
@@ -245,7 +245,7 @@ impl Run {
             }
         }
     }
-    /// Hints that wait. A node on an unsound medium may keep some that it cannot read, and takes none for a key whose
+    /// Hints that wait, and ranges that are marked. A node on an unsound medium may keep some that it cannot read, and takes none for a key whose
     /// record it cannot read: then they never go, as long as nothing repairs it.
     fn hints(&self) -> u64 {
         let unsound = self.cluster.plan.faults.unsound;
@@ -256,7 +256,7 @@ impl Run {
         if unsound.is_some_and(|node| stats(node).any(|s| s.engine.damaged_places + s.engine.damaged_reads > 0)) {
             return 0;
         }
-        (0..self.cluster.node_count()).flat_map(stats).map(|s| s.shard.hints_pending).sum()
+        (0..self.cluster.node_count()).flat_map(stats).map(|s| s.shard.hints_pending + s.shard.ranges_marked).sum()
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
@@ -352,6 +352,12 @@ impl Run {
             disk.syncs += counts.syncs;
             disk.bytes_written += counts.bytes_written;
             disk.errors += counts.errors;
+            for shard in 0..self.cluster.shard_count(node) {
+                let Some(handle) = self.cluster.handle(node, shard) else { continue };
+                let stats = handle.stats().shard;
+                faults.hints_dropped += stats.hints_dropped;
+                faults.ranges_swept += stats.ranges_swept;
+            }
             faults.rotten_pages += counts.bit_flips;
             faults.misdirected_writes += counts.misdirected_writes;
         }
