@@ -138,7 +138,7 @@ pub const DOT_LEASE: u64 = 1 << 20;
 /// Incarnations left out for each start of the node whose lease of a slice is lost.
 pub const INCARNATIONS_OF_START: u64 = 4;
 /// Incarnations left out when the last lease of a slice may be lost.
-pub const LOST_INCARNATIONS: u16 = 1024;
+pub const LOST_INCARNATIONS: u64 = 1024;
 
 // ---- hints -----------------------------------------------------------------------------------------------------
 /// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and its range marked.

@@ -132,7 +132,7 @@ pub async fn start<W: World, D: Disk>(
     let (leases, hints, behind, tables, stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
-            let leases = lease_dots(&engine, &identity, &slices, seed).await?;
+            let leases = lease_dots(&engine, &identity, &slices).await?;
             let hints = count_hints(&engine, &slices).await?;
             let behind = find_marks(&engine, &slices).await?;
             let tables = load_tables(&engine, &slices).await?;
@@ -186,10 +186,8 @@ async fn lease_dots<D: Disk>(
     engine: &Engine<D>,
     identity: &Identity,
     slices: &[SliceId],
-    seed: u64,
 ) -> Result<Leases, EngineError> {
     let mut leases = Leases::new(identity.node, identity.generation);
-    let mut draw = fastrand::Rng::with_seed(seed ^ identity.generation.rotate_left(32));
     let mut writes = Vec::new();
     for &slice in slices {
         let last = match engine.get(slice, &keys::lease_key(), Want::Head).await {
@@ -203,7 +201,7 @@ async fn lease_dots<D: Disk>(
         };
         let lost = last.is_none() && identity.generation > 1;
         let begun = if lost || identity.copied || engine.may_have_lost(slice) {
-            leases.begin_far(slice, last, draw.u64(..))
+            leases.begin_far(slice, last, identity.copied.then_some(identity.draw))
         } else {
             leases.begin(slice, last)
         };

@@ -64,7 +64,7 @@ pub struct NodeWish {
     pub vnodes: usize,
     /// Peer address (port of core 0) of other nodes; remembered.
     pub seeds: Vec<SocketAddr>,
-    /// Random bits for a new directory's node id and tokens.
+    /// Random bits of this start: a new directory's node id and tokens come from them.
     pub random: u64,
     /// The directory is known to be a copy: of another node's, or of its own at an earlier time.
     pub copied: bool,
@@ -80,6 +80,8 @@ pub struct Identity {
     pub saved: u64,
     /// The directory is a copy; not stored.
     pub copied: bool,
+    /// Bits of this start, which no other start has; not stored.
+    pub draw: u64,
     pub tokens: Arc<[Token]>,
     pub slices: u16,
     pub ip: IpAddr,
@@ -172,6 +174,7 @@ fn revise(known: Identity, wish: &NodeWish) -> Identity {
         shards: wish.shards,
         seeds,
         copied: wish.copied,
+        draw: wish.random,
         ..known
     }
 }
@@ -188,6 +191,7 @@ fn make(wish: &NodeWish) -> Result<Identity, BootError> {
         generation: 0,
         saved: 0,
         copied: false,
+        draw: wish.random,
         tokens: tokens.into(),
         slices: wish.slices.clamp(1, SLICES_MAX as u16),
         ip,
@@ -376,6 +380,7 @@ fn decode_identity(body: &[u8]) -> Option<Identity> {
         generation: member.generation,
         saved: member.generation,
         copied: false,
+        draw: 0,
         tokens: member.tokens,
         slices: member.slices,
         ip: member.ip,

@@ -368,7 +368,9 @@ impl Cluster {
         }
     }
     fn wish(&self, index: usize) -> NodeWish {
-        let mut prng = Prng::stream(self.plan.seed ^ index as u64, "identity");
+        let first = Prng::stream(self.plan.seed ^ index as u64, "identity").bits();
+        let later = self.life(index) > 1 && !self.planted(Planted::WipedName);
+        let random = if later { self.nodes[index].borrow_mut().prng.bits() } else { first };
         let ports = Ports::default();
         let seeds = if index == 0 { vec![] } else { vec![SocketAddr::new(ip_of(0), ports.peer)] };
         NodeWish {
@@ -378,7 +380,7 @@ impl Cluster {
             slices: self.plan.slices,
             vnodes: self.plan.vnodes,
             seeds,
-            random: prng.bits(),
+            random,
             copied: self.nodes[index].borrow().restored && !self.planted(Planted::UntoldBackup),
         }
     }

@@ -81,12 +81,15 @@ impl Leases {
         Some(LeaseRecord { incarnation, clean: false, ceiling, start: self.start })
     }
     /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written at
-    /// some time. Leaves out many more incarnations than can have been used since; how many is drawn (`draw`: any
-    /// bits), so that two copies of one disk do not go on as one actor.
-    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, draw: u64) -> Option<LeaseRecord> {
-        let least = last.map_or(0, |l| l.incarnation).checked_add(LOST_INCARNATIONS)?;
-        let room = u64::from(u16::MAX - least) / 16;
-        let incarnation = least + u16::try_from(draw % (room + 1)).ok()?;
+    /// some time. Leaves out more incarnations than can have been used since: as many as this and all earlier starts may
+    /// have taken. A copy of the disk, or an older state of it, does not know all starts: there as many more are left out
+    /// as is drawn (`draw`: bits that are the same for all slices of a start, and no others), so that neither two copies nor
+    /// two returns to one state go on as one actor.
+    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, draw: Option<u64>) -> Option<LeaseRecord> {
+        let known = u64::from(last.map_or(0, |last| last.incarnation));
+        let least = LOST_INCARNATIONS + known.max(self.start.saturating_mul(INCARNATIONS_OF_START));
+        let room = u64::from(u16::MAX).checked_sub(least)? / 2;
+        let incarnation = u16::try_from(least + draw.map_or(0, |draw| draw % (room + 1))).ok()?;
         self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0, start: self.start }))
     }
     /// Whether the slice has a lease at all: it has none when its record is damaged.
@@ -192,5 +195,24 @@ mod tests {
         assert_eq!(begin(2, Some(clean)).incarnation, 1);
         assert!(begin(3, Some(clean)).incarnation > 2);
         assert_eq!(Leases::new(node, u64::MAX).begin(slice, Some(first)), None);
+    }
+
+    #[test]
+    fn a_disk_that_was_lost_again_and_again_takes_no_incarnation_twice() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let far = |start, last, draw| Leases::new(node, start).begin_far(slice, last, draw).expect("some are left");
+        // Emptied at each second start, with a crash in between: the count of starts is all that is left.
+        let mut used = std::collections::BTreeSet::new();
+        for start in (2..2_000).step_by(2) {
+            let first = far(start, None, None);
+            let next = Leases::new(node, start + 1).begin(slice, Some(first)).expect("some are left");
+            assert!(used.insert(first.incarnation) && used.insert(next.incarnation), "{start}");
+        }
+        // Set back to one state: each return goes another way, the same in all slices.
+        let state = far(5, None, None);
+        let (one, two) = (far(6, Some(state), Some(1 << 40)), far(6, Some(state), Some(77)));
+        assert_ne!(one.incarnation, two.incarnation);
+        assert!(one.incarnation > state.incarnation + 1_000 && two.incarnation > state.incarnation + 1_000);
+        assert_eq!(Leases::new(node, 1 << 20).begin_far(slice, None, None), None);
     }
 }
