@@ -25,7 +25,7 @@ pub const CONTEXT_TEXT_BYTES_MAX: usize = 8 * KIB;
 pub const CLOCK_ENTRIES_MAX: usize = 340;
 /// Single events beside the clock of a context that is accepted from outside; a write makes one.
 pub const CONTEXT_DOTS_MAX: usize = 8;
-/// Concurrent values of one key; a write beyond gets 409.
+/// Concurrent values of one key, as far as the writer's coordinator knows; a write beyond gets 409.
 pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of all concurrent values of one key together; a write beyond gets 409.
 pub const SIBLINGS_BYTES_MAX: usize = 4 * MIB;
@@ -33,6 +33,15 @@ pub const SIBLINGS_BYTES_MAX: usize = 4 * MIB;
 pub const RECENT_WRITES_MAX: usize = 4;
 /// Replicas of one key.
 pub const REPLICAS_MAX: usize = 7;
+/// Nodes that may have taken writes for one key without knowing of each other: its home replicas, and as many stand-ins.
+const COORDINATORS_MAX: usize = 2 * REPLICAS_MAX;
+/// Concurrent values of one key when all that its coordinators took on their own comes together. Merging is never refused
+/// below this.
+pub const MERGED_SIBLINGS_MAX: usize = COORDINATORS_MAX * SIBLINGS_MAX;
+/// Bytes of these.
+pub const MERGED_SIBLINGS_BYTES_MAX: usize = COORDINATORS_MAX * SIBLINGS_BYTES_MAX;
+/// Entries of a version vector that comes from merging.
+pub const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
 
 // ---- tables ----------------------------------------------------------------------------------------------------
 /// Bytes of a table's name.
@@ -127,6 +136,8 @@ pub const INBOX_MESSAGES_MAX: usize = 64 * 1024;
 pub const INBOX_BYTES_MAX: usize = 128 * MIB;
 /// Reads for other shards that a shard has in hand; more are refused.
 pub const FETCHES_MAX: usize = 32 * 1024;
+/// Damaged records that a shard puts together again at once; the others wait until somebody meets them again.
+pub const REBUILDS_MAX: usize = 32;
 /// Bytes of states from other replicas that a shard has in hand; more are refused.
 pub const REPLICA_BYTES_IN_FLIGHT_MAX: usize = 256 * MIB;
 /// Bytes queued towards one peer core, for long frames and for others; more are dropped and the peer counts as late.
@@ -161,17 +172,17 @@ pub const HINT_SCAN: usize = 64;
 pub const FRAME_HEADER_BYTES: usize = 32;
 /// Bytes of a frame before the HELLO exchange.
 pub const FRAME_BYTES_BEFORE_HELLO: usize = 4 * KIB;
-/// Bytes of a frame between nodes: the siblings of one key, their head and the flatbuffer.
-pub const PEER_FRAME_BYTES_MAX: usize = SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB;
-/// Bytes of a client's frame: one value, a context, a key.
-pub const CLIENT_FRAME_BYTES_MAX: usize = SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB;
+/// Bytes of a frame: the siblings of one key, merged, their head and the flatbuffer.
+pub const FRAME_BYTES_MAX: usize = MERGED_SIBLINGS_BYTES_MAX + MIB;
+/// Bytes of a frame that a server takes from a client: one value, a context, a key.
+pub const REQUEST_FRAME_BYTES_MAX: usize = VALUE_BYTES_CEILING + MIB;
 /// Tables in one flatbuffer, and their depth.
 pub const FLATBUFFER_TABLES_MAX: usize = 16 * 1024;
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
 /// A frame longer than this is sent after those that are not, and between nodes over a connection of its own.
 pub const LONG_FRAME_BYTES: usize = 16 * KIB;
 /// Values in one frame.
-pub const FRAME_VALUES_MAX: usize = 2 * SIBLINGS_MAX;
+pub const FRAME_VALUES_MAX: usize = MERGED_SIBLINGS_MAX;
 /// Connections that a shard serves; more are told so and closed.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// A connection that has not finished its HELLO after so long is closed.
@@ -278,7 +289,7 @@ const _: () = {
     assert!(VALUE_BYTES_MAX <= VALUE_BYTES_CEILING);
     assert!(VALUE_BYTES_CEILING <= SIBLINGS_BYTES_MAX);
     assert!(CONTEXT_TEXT_BYTES_MAX * 3 / 4 >= CLOCK_ENTRIES_MAX * 16);
-    assert!(PEER_FRAME_BYTES_MAX < u32::MAX as usize && NEWS_BYTES + 16 * VNODES_MAX < PEER_FRAME_BYTES_MAX);
+    assert!(FRAME_BYTES_MAX < u32::MAX as usize && NEWS_BYTES + 16 * VNODES_MAX < FRAME_BYTES_MAX);
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(PAGE) && SEGMENT_BYTES_MIN <= SEGMENT_BYTES);
@@ -286,7 +297,8 @@ const _: () = {
     assert!(
         RESERVE_PIECES_LOG + 2 <= RESERVE_PIECES && RESERVE_PIECES < 10 && RESERVE_PIECE_BYTES_MAX.is_multiple_of(PAGE)
     );
-    assert!(SIBLINGS_BYTES_MAX + VALUE_BYTES_CEILING + MIB < SEGMENT_BYTES);
+    assert!(FRAME_BYTES_MAX < SEGMENT_BYTES && FRAME_BYTES_MAX < PEER_QUEUE_BYTES_MAX);
+    assert!(REQUEST_FRAME_BYTES_MAX <= FRAME_BYTES_MAX && MERGED_SIBLINGS_MAX < u16::MAX as usize);
     assert!(TABLE_WRITE_BYTES.is_multiple_of(PAGE) && TABLE_READ_AHEAD_BYTES.is_multiple_of(PAGE));
     assert!(TABLE_READ_FIRST_BYTES.is_multiple_of(PAGE) && TABLE_READ_FIRST_BYTES <= TABLE_READ_AHEAD_BYTES);
     assert!(

@@ -32,6 +32,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "protocol::replica::Stored",
         ],
     ),
+    ("protocol::rebuild", MACHINE),
     ("protocol::tables", MACHINE),
     ("protocol::repair", MACHINE),
     ("protocol::shard", &["types", "limits", "protocol"]),

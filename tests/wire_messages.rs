@@ -4,8 +4,14 @@ mod wire_samples;
 
 use bytes::{Bytes, BytesMut};
 use dynarc::{
-    limits::{FRAME_BYTES_BEFORE_HELLO, PEER_FRAME_BYTES_MAX, REQUEST_TIMEOUT_MAX, VALUE_BYTES_MAX},
-    protocol::message::*,
+    limits::{
+        FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX, MERGED_SIBLINGS_MAX, REQUEST_TIMEOUT_MAX, SIBLINGS_MAX,
+        VALUE_BYTES_MAX,
+    },
+    protocol::{
+        message::*,
+        versions::{Actor, Context, Dot, Entry, Head, Siblings},
+    },
     types::*,
     wire::*,
 };
@@ -14,7 +20,7 @@ use wire_samples::*;
 
 fn only_frame(bytes: &[u8]) -> Result<Frame, WireError> {
     let mut decoder = FrameDecoder::new();
-    decoder.set_limit(PEER_FRAME_BYTES_MAX);
+    decoder.set_limit(FRAME_BYTES_MAX);
     decoder.feed(bytes);
     let frame = decoder.next_frame()?.ok_or(WireError::Body)?;
     assert_eq!(decoder.next_frame(), Ok(None));
@@ -107,7 +113,7 @@ fn a_value_is_shared_from_sender_to_receiver() {
     pieces.iter().for_each(|p| received.extend_from_slice(p));
     let memory = received.as_ptr_range();
     let mut decoder = FrameDecoder::new();
-    decoder.set_limit(PEER_FRAME_BYTES_MAX);
+    decoder.set_limit(FRAME_BYTES_MAX);
     decoder.feed_buffer(received);
     let frame = decoder.next_frame().expect("sound").expect("whole");
     let (_, message) = decode_client(&frame, NOW).expect("sound");
@@ -130,7 +136,7 @@ fn the_decoder_takes_any_cut_of_the_stream() {
     for cut in [1, 2, 31, 33, 1000, 4096, 70_000, stream.len()] {
         for receive_in_place in [false, true] {
             let mut decoder = FrameDecoder::new();
-            decoder.set_limit(PEER_FRAME_BYTES_MAX);
+            decoder.set_limit(FRAME_BYTES_MAX);
             let mut got = Vec::new();
             let mut rest = &stream[..];
             while !rest.is_empty() {
@@ -165,7 +171,7 @@ fn a_large_value_moves_at_most_once_while_it_arrives() {
     let message = ClientMessage::Request(request);
     let bytes = encode_client(&mut FrameEncoder::new(), 1, &message, NOW).expect("fits").to_bytes();
     let mut decoder = FrameDecoder::new();
-    decoder.set_limit(PEER_FRAME_BYTES_MAX);
+    decoder.set_limit(FRAME_BYTES_MAX);
     let (mut rest, mut buffers) = (&bytes[..], 0);
     let mut last = std::ptr::null();
     while !rest.is_empty() {
@@ -407,5 +413,29 @@ fn messages_beyond_their_limits_are_not_sent() {
     // The encoder is as good as new afterwards.
     let envelope = wire_samples::envelope(&mut rng, 2);
     let frame = encode_peer(&mut encoder, &envelope, NOW).expect("fits").to_bytes();
+    assert_eq!(decode_peer(&only_frame(&frame).expect("sound"), NOW, Trust::Verify), Ok(envelope));
+}
+
+/// What every coordinator took on its own comes together in one record: it can be sent, and read again.
+#[test]
+fn a_state_of_all_that_its_coordinators_took_survives_its_frame() {
+    let coordinators = (MERGED_SIBLINGS_MAX / SIBLINGS_MAX) as u64;
+    let dots = (1..=coordinators).flat_map(|node| (1..=SIBLINGS_MAX as u64).map(move |counter| (node, counter)));
+    let (mut clock, mut entries, mut values) = (Context::default(), Vec::new(), Vec::new());
+    for (node, counter) in dots {
+        let value = Value::new(Media::Json, format!("[{node}, {counter}]"));
+        let dot = Dot { actor: Actor::new(NodeId(node), 1), counter };
+        let write_id = WriteId(node << 32 | counter);
+        let bytes = value.bytes.len() as u32;
+        clock.clock.record(dot);
+        entries.push(Entry { dot, write_id, media: value.media, bytes, checksum: value.checksum });
+        values.push(value.bytes);
+    }
+    let head = Head { clock: clock.clock, entries: entries.into_iter().collect(), ..Head::default() };
+    assert_eq!(Head::decode(&head.encode()), Ok(head.clone()));
+    let siblings = Siblings { head, values: values.into_iter().collect() };
+    let message = Message::Fetched(Ok(Fetched::Full(siblings)));
+    let envelope = Envelope { message, ..envelope(&mut Rng::with_seed(5), 4) };
+    let frame = encode_peer(&mut FrameEncoder::new(), &envelope, NOW).expect("fits").to_bytes();
     assert_eq!(decode_peer(&only_frame(&frame).expect("sound"), NOW, Trust::Verify), Ok(envelope));
 }

@@ -4,7 +4,7 @@
 //! never used twice, so a late answer to a request that was given up is recognised and dropped.
 
 use crate::{
-    limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_BEFORE_HELLO},
+    limits::{FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX},
     protocol::{
         message::{ClientMessage, Hello, Request, Response, ServerMessage, Welcome},
         ring::FixedMap,
@@ -151,7 +151,7 @@ impl Session {
         if !(1..=CLIENT_REVISION).contains(&welcome.revision) {
             return Err(SessionError::Revision(welcome.revision));
         }
-        let limit = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_BEFORE_HELLO, CLIENT_FRAME_BYTES_MAX);
+        let limit = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX);
         self.decoder.set_limit(limit);
         self.welcome = Some(Welcome { frame_bytes_max: limit as u32, ..welcome });
         Ok(Event::Open)

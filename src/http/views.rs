@@ -201,6 +201,8 @@ figures! {
     ranges_marked: Gauge,
     /// Times that such a range was gone through and its owner given what it lacked.
     ranges_swept: Counter,
+    /// Damaged records that were put together again from the other home replicas.
+    records_rebuilt: Counter,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     identity_alarms: Counter,
     /// Times that another node was routed around because it let requests wait.

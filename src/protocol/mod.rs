@@ -1,6 +1,6 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, health, membership, tables) never
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, health, membership, tables) never
 //! import each other; the shard owns one of each and only routes.
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,8 @@ pub mod replica;
 pub mod coordinator;
 
 pub mod hints;
+
+pub mod rebuild;
 
 pub mod health;
 

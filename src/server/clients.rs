@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     driver::world::Arrival,
-    limits::{CLIENT_FRAME_BYTES_MAX, HELLO_TIMEOUT, MIB, REQUESTS_PER_CONNECTION_MAX, STALLED_TIMEOUT},
+    limits::{
+        FRAME_BYTES_MAX, HELLO_TIMEOUT, MIB, REQUEST_FRAME_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, STALLED_TIMEOUT,
+    },
     protocol::message::{ClientMessage, Hello, Request, Response, ServerMessage, Welcome},
     types::{ErrorCode, Failure, Outcome},
     wire::{self, CLIENT_REVISION, FEATURES, Frame, FrameDecoder, Outbox},
@@ -239,7 +241,7 @@ impl Reader {
             Err(error) => return Err(End::Goodbye(error.to_string())),
         }
         self.watch.relax();
-        self.decoder.set_limit(CLIENT_FRAME_BYTES_MAX);
+        self.decoder.set_limit(REQUEST_FRAME_BYTES_MAX);
         loop {
             self.client.room().await;
             let Some(frame) = self.next().await? else { return Ok(()) };
@@ -261,7 +263,7 @@ impl Reader {
             features: hello.features & FEATURES,
             address: world.address,
             value_bytes_max: handle.value_bytes_max() as u32,
-            frame_bytes_max: CLIENT_FRAME_BYTES_MAX as u32,
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
             ring_digest: self.client.ring_digest(),
         };
         self.client.say(id, &ServerMessage::Welcome(welcome));

@@ -14,9 +14,7 @@ use super::{
 };
 use crate::{
     driver::world::Arrival,
-    limits::{
-        HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN,
-    },
+    limits::{FRAME_BYTES_MAX, HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
     types::{Address, MemberState, NodeId, Ports},
@@ -409,7 +407,7 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
         return Err("this node called itself".to_string());
     }
     world.peers.meet(hello.node, Contact { ip: hello.ip, ports: hello.ports });
-    incoming.decoder.set_limit(PEER_FRAME_BYTES_MAX);
+    incoming.decoder.set_limit(FRAME_BYTES_MAX);
     watch.relax();
     // A frame that is cut off in the middle is noticed by its silence.
     while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes)).await? {

@@ -153,6 +153,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         stamps_refused: shard.stamps_refused,
         ranges_marked: shard.ranges_marked,
         ranges_swept: shard.ranges_swept,
+        records_rebuilt: shard.records_rebuilt,
         identity_alarms: shard.identity_alarms,
         peer_silences: shard.silences,
         peer_dampings: shard.dampings,

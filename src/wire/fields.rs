@@ -4,7 +4,10 @@
 
 use super::{Frame, Trust, WireError, frame::BodyReader, generated as fb};
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, FRAME_VALUES_MAX, MEMBERS_MAX, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    limits::{
+        CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, FRAME_VALUES_MAX, MEMBERS_MAX, MERGED_CLOCK_ENTRIES_MAX, SHARDS_MAX,
+        SLICES_MAX, VNODES_MAX,
+    },
     protocol::{
         message::{Answer, Operation, Request, Response},
         versions::{Actor, Context, Dot, Entry, Head, Siblings, Values, VersionVector},
@@ -27,7 +30,6 @@ type ByteVector = Offset<Vector<'static, u8>>;
 type Tables<T> = Vector<'static, ForwardsUOffset<T>>;
 
 /// Entries of a clock that a server may send: what a merge makes of two full ones.
-const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
 
 // ---- addresses ------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@
 
 use super::WireError;
 use crate::{
-    limits::{FLATBUFFER_DEPTH_MAX, FLATBUFFER_TABLES_MAX, FRAME_HEADER_BYTES, KIB, PEER_FRAME_BYTES_MAX},
+    limits::{FLATBUFFER_DEPTH_MAX, FLATBUFFER_TABLES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIB},
     limits::{REQUEST_TIMEOUT_MAX, VALUE_BYTES_CEILING},
     types::Instant,
 };
@@ -353,7 +353,7 @@ impl FrameEncoder {
         let flatbuffer = self.builder.finished_data();
         let end = FRAME_HEADER_BYTES + flatbuffer.len();
         let length = values.clone().filter(|v| !v.is_empty()).fold(end, |at, v| aligned(at).saturating_add(v.len()));
-        if length > PEER_FRAME_BYTES_MAX {
+        if length > FRAME_BYTES_MAX {
             return Err(WireError::Unsendable("longer than any frame"));
         }
         let front = if length == end { end } else { aligned(end) };

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use dynarc::{
-    limits::{CLIENT_FRAME_BYTES_MAX, VALUE_BYTES_MAX},
+    limits::{FRAME_BYTES_MAX, VALUE_BYTES_MAX},
     protocol::{message::*, ring::Ring, versions::*},
     types::*,
     wire::*,
@@ -164,7 +164,7 @@ impl Cluster {
             decoder.feed(&received[..count]);
             while let Some(frame) = decoder.next_frame().ok()? {
                 let (id, message) = decode_client(&frame, Instant::ZERO).ok()?;
-                decoder.set_limit(CLIENT_FRAME_BYTES_MAX);
+                decoder.set_limit(FRAME_BYTES_MAX);
                 if let Some(answer) = self.answer(&message, server) {
                     let bytes = answer.ok().map_or(Bytes::from_static(&[0xff; 64]), |answer| {
                         encode_server(&mut encoder, id, &answer).expect("within limits").to_bytes()
@@ -186,7 +186,7 @@ impl Cluster {
                 features: 0,
                 address: Address { node: state.member.id, shard: ShardId(0) },
                 value_bytes_max: VALUE_BYTES_MAX as u32,
-                frame_bytes_max: CLIENT_FRAME_BYTES_MAX as u32,
+                frame_bytes_max: FRAME_BYTES_MAX as u32,
                 ring_digest,
             }),
             ClientMessage::Ring => {

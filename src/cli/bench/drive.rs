@@ -9,6 +9,7 @@
 
 use super::{
     dialect::{Answer, Ask, Dialect, Request, Verdict},
+    hearing::Hearing,
     keys,
     latency::{Tally, histogram},
     plan::{Pace, Plan},
@@ -37,7 +38,9 @@ const INPUT_BYTES: usize = 256 << 10;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 4;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-const SWEEP_NS: u64 = 50_000_000;
+const SWEEP_NS: u64 = 20_000_000;
+/// Replicas of a key that are looked at for one that answers.
+const OTHERS_MAX: u8 = 7;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// What a thread tells while it runs and at its end.
@@ -134,6 +137,7 @@ pub struct Worker {
     poll: Poll,
     links: Vec<Link>,
     endpoints: Vec<Endpoint>,
+    hearing: Hearing,
     book: Book,
     schedule: Option<Schedule>,
     random: fastrand::Rng,
@@ -180,7 +184,7 @@ impl Worker {
             }
             Pace::Closed { .. } => None,
         };
-        let warmup = plan.warmup.as_nanos() as u64;
+        let (warmup, silence) = (plan.warmup.as_nanos() as u64, plan.silence);
         let book = Book {
             slots: Vec::new(),
             free: Vec::new(),
@@ -205,6 +209,7 @@ impl Worker {
             start: Instant::now(),
             poll,
             links,
+            hearing: Hearing::new(endpoints.len(), u64::try_from(silence.as_nanos()).unwrap_or(u64::MAX)),
             endpoints,
             book,
             schedule,
@@ -316,17 +321,30 @@ impl Worker {
 
     /// Puts an operation into the queue of an endpoint that serves its key and has a connection.
     fn place(&mut self, ticket: Ticket) {
-        let Some(slot) = self.book.slot(ticket) else { return };
-        keys::write_key(&self.plan.prefix, slot.key, &mut self.key);
-        let mut endpoint = self.fleet.route(&self.key, slot.attempt, &mut self.turn);
-        let others = (1..=self.endpoints.len()).map(|step| (endpoint + step) % self.endpoints.len());
-        if self.endpoints[endpoint].live == 0
-            && let Some(other) = others.into_iter().find(|e| self.endpoints[*e].live > 0)
-        {
-            endpoint = other;
+        let Some(Slot { key, attempt, .. }) = self.book.slot(ticket) else { return };
+        let attempt = *attempt;
+        keys::write_key(&self.plan.prefix, *key, &mut self.key);
+        let mut endpoint = self.fleet.route(&self.key, attempt, &mut self.turn);
+        if self.endpoints[endpoint].live == 0 || self.hearing.shuns(endpoint, self.now_ns()) {
+            endpoint = self.another(endpoint, attempt).unwrap_or(endpoint);
         }
         self.endpoints[endpoint].queue.push_back(ticket);
         self.dispatch(endpoint);
+    }
+
+    /// An endpoint in the place of one that does not answer: another replica of the key (which is in `self.key`), or any.
+    fn another(&mut self, endpoint: usize, attempt: u8) -> Option<usize> {
+        let answers =
+            |worker: &Worker, e: usize| e != endpoint && worker.endpoints[e].live > 0 && !worker.hearing.is_silent(e);
+        for more in 0..OTHERS_MAX {
+            let owner = self.fleet.route(&self.key, attempt.wrapping_add(more) % OTHERS_MAX, &mut self.turn);
+            if answers(self, owner) {
+                return Some(owner);
+            }
+        }
+        let others = (1..self.endpoints.len()).map(|step| (endpoint + step) % self.endpoints.len());
+        let live = others.clone().find(|e| self.endpoints[*e].live > 0);
+        others.into_iter().find(|e| answers(self, *e)).or(live.filter(|_| self.endpoints[endpoint].live == 0))
     }
 
     /// Sends from an endpoint's queue as long as a connection has room.
@@ -416,6 +434,7 @@ impl Worker {
         }
         if event.readable {
             let now = self.now_ns();
+            self.hearing.heard(self.links[index].endpoint, now);
             if self.links[index].read(&mut self.book, now).is_err() {
                 return self.lose(index);
             }
@@ -469,10 +488,26 @@ impl Worker {
     fn expire(&mut self, now: u64) {
         let timeout = self.plan.timeout.as_nanos() as u64;
         for index in 0..self.book.slots.len() {
+            self.move_from_silence(index, now);
             let slot = &self.book.slots[index];
             if slot.live && now.saturating_sub(slot.scheduled_ns.max(slot.sent_ns)) > timeout {
                 self.book.fail(index, "timeout", now);
             }
+        }
+    }
+
+    /// An operation that waits for an endpoint which says nothing is asked elsewhere, if there is an elsewhere.
+    fn move_from_silence(&mut self, index: usize, now: u64) {
+        let slot = &self.book.slots[index];
+        let Some(link) = self.links.get(slot.link).filter(|_| slot.live) else { return };
+        let endpoint = link.endpoint;
+        if !self.hearing.is_waited_for(endpoint, slot.sent_ns, now) {
+            return;
+        }
+        let queued = std::mem::take(&mut self.endpoints[endpoint].queue);
+        self.book.follow.extend(queued);
+        if (0..self.endpoints.len()).any(|e| self.endpoints[e].live > 0 && !self.hearing.is_silent(e)) {
+            self.book.retry(index);
         }
     }
 

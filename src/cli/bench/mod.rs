@@ -16,6 +16,7 @@ mod dialect;
 mod drive;
 mod echo;
 mod environment;
+mod hearing;
 mod keys;
 mod latency;
 mod plan;

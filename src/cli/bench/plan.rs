@@ -73,6 +73,9 @@ pub struct BenchArgs {
     /// An operation without an answer for so long has failed
     #[arg(long, default_value_t = 5000)]
     pub timeout_ms: u64,
+    /// From a node that says nothing at all for so long, operations move to others; 0: never
+    #[arg(long, default_value_t = 100)]
+    pub silence_ms: u64,
     /// How often an operation is tried, on other nodes if there are any
     #[arg(long, default_value_t = 3)]
     pub attempts: u8,
@@ -161,6 +164,7 @@ pub struct Plan {
     pub warmup: Duration,
     pub measure: Duration,
     pub timeout: Duration,
+    pub silence: Duration,
     pub attempts: u8,
     pub seed: u64,
     pub faults: Vec<Fault>,
@@ -214,6 +218,7 @@ impl BenchArgs {
             warmup: if self.load { Duration::ZERO } else { Duration::from_secs_f64(self.warmup) },
             measure: if self.load { Duration::from_secs(1_000_000) } else { Duration::from_secs_f64(self.seconds) },
             timeout: Duration::from_millis(self.timeout_ms.max(1)),
+            silence: if self.silence_ms == 0 { Duration::MAX } else { Duration::from_millis(self.silence_ms) },
             attempts: self.attempts,
             seed: self.seed,
             faults: self.at.iter().map(|text| parse_fault(text)).collect::<Result<_, _>>()?,

@@ -103,6 +103,23 @@ fn a_lost_connection_is_replaced_and_its_operations_are_tried_elsewhere() {
 }
 
 #[test]
+fn operations_move_from_a_node_that_says_nothing() {
+    let echo = Echo::start(Service::Redis(RedisServer::forgetful(10)), None, None).unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target { protocol: Protocol::Redis, seeds: vec![silent.local_addr().unwrap(), echo.address] };
+    let run = |silence: &str, timeout: &str| {
+        let fleet = Arc::new(Fleet::discover(&target, false).unwrap());
+        let words = format!("get --rate 200 -c 2 --value-bytes 10 --seconds 0.5 --warmup 0");
+        let words = format!("{words} --silence-ms {silence} --timeout-ms {timeout}");
+        execute(fleet, &plan(&words)).unwrap()
+    };
+    let moved = run("20", "5000");
+    assert_eq!((moved.total.failures(), moved.total.latency().len()), (0, moved.total.scheduled));
+    assert!(moved.total.retried > 0);
+    assert!(run("0", "400").total.failures() > 0, "nobody is asked in its place");
+}
+
+#[test]
 fn our_own_protocol_is_driven_with_ids_and_contexts() {
     let echo = Echo::start(Service::Native(NativeServer::forgetful(100)), None, None).unwrap();
     let target = Target { protocol: Protocol::Dynarc, seeds: vec![echo.address] };

@@ -158,6 +158,10 @@ impl Coordinator {
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
+    /// The key of a request in hand.
+    pub fn key_of(&self, operation: u64) -> Option<&Key> {
+        self.ops.get(&operation).map(|op| &op.key)
+    }
     pub fn next_deadline(&self) -> Option<Instant> {
         self.alarms.first().map(|(at, _)| *at)
     }

@@ -18,7 +18,10 @@ pub use lease::{LeaseRecord, Leases};
 pub use owed::Owed;
 
 use crate::{
-    limits::{LATCH_WAITERS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX},
+    limits::{
+        LATCH_WAITERS_MAX, MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX,
+        SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
+    },
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
@@ -51,6 +54,12 @@ pub enum Work {
         siblings: Siblings,
         behind: Option<NodeId>,
     },
+    /// What all other home replicas hold, if the own record is damaged.
+    Rebuild {
+        siblings: Siblings,
+        /// So far only known to be damaged as a whole: the head may be sound.
+        head_read: bool,
+    },
     /// Keep a hint: a parked state, or a marker.
     KeepHint {
         owner: NodeId,
@@ -81,15 +90,19 @@ impl Work {
         match self {
             Work::Put { owed, .. } | Work::Delete { owed, .. } => owed.clone(),
             Work::Merge { behind, .. } => Owed { markers: Nodes::new(), behind: behind.iter().copied().collect() },
-            Work::KeepHint { .. } | Work::DropHint { .. } | Work::GiveUpHint { .. } | Work::MarkBehind { .. } => {
-                Owed::default()
-            }
+            Work::Rebuild { .. }
+            | Work::KeepHint { .. }
+            | Work::DropHint { .. }
+            | Work::GiveUpHint { .. }
+            | Work::MarkBehind { .. } => Owed::default(),
         }
     }
     fn bytes(&self) -> usize {
         match self {
             Work::Put { value, .. } => value.bytes.len(),
-            Work::Merge { siblings, .. } | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
+            Work::Merge { siblings, .. }
+            | Work::Rebuild { siblings, .. }
+            | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
             Work::Delete { .. }
             | Work::KeepHint { parked: None, .. }
             | Work::DropHint { .. }
@@ -157,6 +170,10 @@ pub enum Step<O> {
         origin: O,
         result: Result<(), Rejection>,
     },
+    /// The own record of the key is damaged.
+    Damaged {
+        key: Key,
+    },
 }
 
 struct Task<O> {
@@ -197,6 +214,8 @@ pub struct Replica<O> {
     noted: Nodes,
     /// Times that a version named a dot of this node that it does not remember.
     pub identity_alarms: u64,
+    /// Damaged records that others have taken the place of.
+    pub rebuilt: u64,
 }
 
 /// I/O numbers: even for tasks, odd for lease renewals.
@@ -220,6 +239,7 @@ impl<O: Clone> Replica<O> {
             hints_lost: 0,
             noted: Nodes::new(),
             identity_alarms: 0,
+            rebuilt: 0,
         }
     }
     /// Tasks in hand.
@@ -296,6 +316,7 @@ impl<O: Clone> Replica<O> {
             Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. } => {
                 out.push(Step::Load { io, slice, key: data_key(key), depth: Depth::Head });
             }
+            Work::Rebuild { .. } => out.push(Step::Load { io, slice, key: data_key(key), depth: Depth::Full }),
             Work::KeepHint { owner, parked: Some(_) } => {
                 let key = hint_key(*owner, HintForm::Parked, key);
                 out.push(Step::Load { io, slice, key, depth: Depth::Full });
@@ -328,13 +349,24 @@ impl<O: Clone> Replica<O> {
     pub fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Step<O>>) {
         let id = io >> 1;
         let Some(task) = self.tasks.get(&id) else { return };
+        if matches!(task.work, Work::Rebuild { .. }) {
+            let next = self.rebuild(id, result);
+            return self.advance(now, id, next, out);
+        }
         let (stored, lost) = match (result, &task.work) {
             (Ok(stored), _) => (stored, false),
             // It can never be delivered, and it shall not stand in the way of what comes after it.
             (Err(Refusal::Damaged), Work::KeepHint { .. } | Work::DropHint { .. } | Work::GiveUpHint { .. }) => {
                 (None, true)
             }
-            (Err(refusal), _) => return self.finish(now, id, Err(Rejection::Refused(refusal)), out),
+            (Err(refusal), work) => {
+                if refusal == Refusal::Damaged
+                    && matches!(work, Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. })
+                {
+                    out.push(Step::Damaged { key: task.key.clone() });
+                }
+                return self.finish(now, id, Err(Rejection::Refused(refusal)), out);
+            }
         };
         let next = match &task.work {
             Work::Put { .. } | Work::Delete { .. } if task.conflict == Conflict::LastWriteWins => {
@@ -344,7 +376,7 @@ impl<O: Clone> Replica<O> {
             Work::Merge { siblings, .. } => merge(siblings, stored, task.conflict),
             Work::KeepHint { owner, parked } => {
                 let (owner, parked) = (*owner, parked.clone());
-                Ok(self.park(id, owner, parked.unwrap_or_default(), stored, lost))
+                self.park(id, owner, parked.unwrap_or_default(), stored, lost)
             }
             Work::DropHint { owner, form, stamp } if !lost => {
                 Ok(owed::drop_hint(task.slice, hint_key(*owner, *form, &task.key), *stamp, stored))
@@ -356,7 +388,7 @@ impl<O: Clone> Replica<O> {
                 let removal = Change { slice: task.slice, key, record: None };
                 Ok(self.give_up(owner, removal, stamp, stored))
             }
-            Work::MarkBehind { .. } => Ok(Next::Nothing),
+            Work::MarkBehind { .. } | Work::Rebuild { .. } => Ok(Next::Nothing),
         };
         self.advance(now, id, next, out);
     }
@@ -415,12 +447,18 @@ impl<O: Clone> Replica<O> {
                 }
                 _ => self.finish(now, id, Ok(()), out),
             },
+            Ok(Next::ReadHead) => {
+                out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Head });
+            }
             Ok(Next::ReadValues) => {
                 out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Full });
             }
             Ok(Next::Known { siblings, context }) => {
                 out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
                 self.finish(now, id, Ok(()), out);
+            }
+            Ok(Next::Write { siblings, .. }) if !can_be_read(&siblings.head) => {
+                self.finish(now, id, Err(Rejection::SiblingLimit), out);
             }
             Ok(Next::Write { siblings, context }) => {
                 let record = Some((siblings.head.encode(), siblings.values.clone()));
@@ -522,10 +560,46 @@ impl<O: Clone> Replica<O> {
                 Ok(Next::Write { siblings, context: Some(context) })
             }
             Work::Merge { .. }
+            | Work::Rebuild { .. }
             | Work::KeepHint { .. }
             | Work::DropHint { .. }
             | Work::GiveUpHint { .. }
             | Work::MarkBehind { .. } => Ok(Next::Nothing),
+        }
+    }
+
+    /// What all other home replicas hold, in the place of a damaged record. Called with what a whole read of the record
+    /// gave, and again with its head alone when that failed.
+    fn rebuild(&mut self, id: u64, read: Result<Option<Stored>, Refusal>) -> Result<Next, Rejection> {
+        let Some(task) = self.tasks.get_mut(&id) else { return Ok(Next::Nothing) };
+        let (slice, conflict, key) = (task.slice, task.conflict, data_key(&task.key));
+        let Work::Rebuild { siblings, head_read } = &mut task.work else { return Ok(Next::Nothing) };
+        match read {
+            Err(Refusal::Damaged) if !std::mem::replace(head_read, true) => Ok(Next::ReadHead),
+            Err(Refusal::Damaged) => {
+                let siblings = siblings.clone();
+                // Dots of this actor that only the lost record held are known to nobody here.
+                self.leases.doubt(slice);
+                self.rebuilt += 1;
+                let nothing = siblings.head.is_empty();
+                let removed = Change { slice, key, record: None };
+                Ok(if nothing { Next::Changes(vec![removed]) } else { Next::Write { siblings, context: None } })
+            }
+            Err(refusal) => Err(Rejection::Refused(refusal)),
+            // The record is whole: something has taken its place.
+            Ok(_) if !*head_read => Ok(Next::Nothing),
+            Ok(stored) => {
+                // Its head is sound, its values are not. One that nobody else has is lost, and is not called absent.
+                let (head, _) = parse(stored)?;
+                let merged = head.join(&siblings.head, conflict).head;
+                let value = |e: &Entry| {
+                    let index = siblings.head.entries.iter().position(|other| other.dot == e.dot)?;
+                    siblings.values.get(index).cloned()
+                };
+                let values = merged.entries.iter().map(value).collect::<Option<Values>>().ok_or(DAMAGED)?;
+                self.rebuilt += 1;
+                Ok(Next::Write { siblings: Siblings { head: merged, values }, context: None })
+            }
         }
     }
 
@@ -555,7 +629,8 @@ impl<O: Clone> Replica<O> {
                 self.stamps.refused += u64::from(ahead);
                 ahead.then_some(Err(Rejection::Refused(Refusal::ClockAhead)))
             }
-            Work::KeepHint { parked: None, .. }
+            Work::Rebuild { .. }
+            | Work::KeepHint { parked: None, .. }
             | Work::DropHint { .. }
             | Work::GiveUpHint { .. }
             | Work::MarkBehind { .. } => None,
@@ -617,6 +692,7 @@ impl<O: Clone> Replica<O> {
 /// What a task does after a read.
 enum Next {
     Nothing,
+    ReadHead,
     ReadValues,
     /// Already durable here; still to be replicated.
     Known {
@@ -666,6 +742,13 @@ fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rej
         return Err(Rejection::SiblingLimit);
     }
     Ok(())
+}
+
+/// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it again.
+fn can_be_read(head: &Head) -> bool {
+    head.clock.len() <= MERGED_CLOCK_ENTRIES_MAX
+        && head.entries.len() <= MERGED_SIBLINGS_MAX
+        && head.value_bytes() <= MERGED_SIBLINGS_BYTES_MAX
 }
 
 fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {

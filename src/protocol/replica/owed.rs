@@ -1,7 +1,7 @@
 //! What is kept for absent owners: hints, and marks where there is none.
 
 use super::{
-    Change, Next, Replica, Stored,
+    Change, Next, Rejection, Replica, Stored, can_be_read,
     keys::{self, HintForm, HintHead, HintKind, hint_key},
 };
 use crate::{
@@ -25,8 +25,15 @@ pub struct Owed {
 impl<O: Clone> Replica<O> {
     /// Merges a parked state with the one that the hint holds already. One that is damaged (`lost`, or as its head
     /// says) makes place for it; what it held and the owner lacks is only known by its range then.
-    pub(super) fn park(&mut self, id: u64, owner: NodeId, new: Siblings, stored: Option<Stored>, lost: bool) -> Next {
-        let Some(task) = self.tasks.get(&id) else { return Next::Nothing };
+    pub(super) fn park(
+        &mut self,
+        id: u64,
+        owner: NodeId,
+        new: Siblings,
+        stored: Option<Stored>,
+        lost: bool,
+    ) -> Result<Next, Rejection> {
+        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
         let (slice, key) = (task.slice, hint_key(owner, HintForm::Parked, &task.key));
         let before = stored.map(|stored| (HintHead::decode(&stored.head), stored.values));
         let lost = lost || matches!(before, Some((Err(_), _)));
@@ -36,6 +43,9 @@ impl<O: Clone> Replica<O> {
             }
             _ => new,
         };
+        if !can_be_read(&merged.head) {
+            return Err(Rejection::SiblingLimit);
+        }
         let stamp = self.stamp();
         let bytes = merged.head.value_bytes() as u64;
         self.hints_kept.push((owner, bytes + key.len() as u64));
@@ -46,7 +56,7 @@ impl<O: Clone> Replica<O> {
             self.hints_lost += 1;
             changes.push(self.mark(slice, owner));
         }
-        Next::Changes(changes)
+        Ok(Next::Changes(changes))
     }
     /// Drops a hint that cannot be delivered and marks its range, unless another hint has taken its place.
     pub(super) fn give_up(&mut self, owner: NodeId, removal: Change, stamp: u64, stored: Option<Stored>) -> Next {

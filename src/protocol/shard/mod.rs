@@ -5,6 +5,7 @@
 //! table.
 
 mod event;
+mod rebuild;
 mod requests;
 mod tables;
 
@@ -16,6 +17,7 @@ use super::{
     hints::{self, Hints},
     membership::{self, Membership, Timing},
     message::{Envelope, Message, Refusal},
+    rebuild::Rebuild,
     replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring},
     tables::{Drops, Tables},
@@ -122,6 +124,8 @@ pub struct ShardStats {
     pub ranges_marked: u64,
     /// Times that such a range was gone through, and its owner given what it lacked.
     pub ranges_swept: u64,
+    /// Damaged records that were put together again from the other home replicas.
+    pub records_rebuilt: u64,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     pub identity_alarms: u64,
     pub expired_messages: u64,
@@ -145,6 +149,7 @@ enum Origin {
 struct Fetch {
     to: Address,
     exchange: u64,
+    key: Key,
     deadline: Instant,
     full: bool,
 }
@@ -176,6 +181,7 @@ pub struct Shard {
     coordinator: Coordinator,
     replica: Replica<Origin>,
     hints: Hints,
+    rebuild: Rebuild,
     tables: TableState,
     /// What hints are being read for, and the epoch of its table.
     delivering: FixedMap<u64, (Key, u64)>,
@@ -207,6 +213,7 @@ mod exchange_tag {
     pub const COORDINATOR: u64 = 0;
     pub const HINTS: u64 = 1;
     pub const GOSSIP: u64 = 2;
+    pub const REBUILD: u64 = 3;
 }
 
 impl Shard {
@@ -253,6 +260,7 @@ impl Shard {
             delivering: FixedMap::default(),
             hints: Hints::new(slices, hints::Found { hints, marks: behind }, settings.hint_bytes_max, first, now),
             settings,
+            rebuild: Rebuild::new(first),
             membership,
             fetches: FixedMap::default(),
             gathers: FixedMap::default(),
@@ -308,6 +316,7 @@ impl Shard {
             hints_dropped: self.hints.dropped,
             ranges_marked: self.hints.ranges_marked(),
             ranges_swept: self.hints.swept,
+            records_rebuilt: self.replica.rebuilt,
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
             expired_messages: self.expired_messages,
@@ -329,7 +338,9 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Instant> {
         let membership = self.membership.as_ref().map(|m| m.next_deadline());
         let held = self.tables.next_deadline();
-        [self.coordinator.next_deadline(), self.hints.next_deadline(), membership, held].into_iter().flatten().min()
+        let rebuild = self.rebuild.next_deadline();
+        let own = [self.coordinator.next_deadline(), self.hints.next_deadline(), rebuild];
+        own.into_iter().chain([membership, held]).flatten().min()
     }
     fn standing(&self, now: Instant, node: NodeId) -> Standing {
         if node == self.me.node { Standing::Usable } else { self.health.standing(now, node) }
@@ -381,6 +392,7 @@ impl Shard {
         self.run_acts(now, acts, out);
         self.tick_hints(now, out);
         self.expire_held(now, out);
+        self.rebuild.expire(now);
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now
         {
@@ -488,12 +500,20 @@ impl Shard {
             (exchange_tag::HINTS, Message::Fetched(result)) => {
                 self.with_hints(now, out, |hints, view, acts| hints.fetched(now, number, result, view, acts));
             }
+            (exchange_tag::REBUILD, Message::Fetched(result)) => {
+                let mut acts = Vec::new();
+                self.rebuild.answered(number, result, &mut acts);
+                self.run_rebuild(now, acts, out);
+            }
             _ => {}
         }
     }
 
     fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Effect>) {
         let number = io >> io_tag::BITS;
+        if let Err(Refusal::Damaged) = &result {
+            self.met_damage(now, io & io_tag::MASK, number, out);
+        }
         match io & io_tag::MASK {
             io_tag::REPLICA => {
                 let mut steps = Vec::new();

@@ -210,7 +210,15 @@ impl Shard {
         self.placement.slice_of(key.token())
     }
 
-    fn apply(&mut self, now: Instant, origin: Origin, key: Key, work: Work, deadline: Instant, out: &mut Vec<Effect>) {
+    pub(super) fn apply(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        key: Key,
+        work: Work,
+        deadline: Instant,
+        out: &mut Vec<Effect>,
+    ) {
         let conflict = self.tables.registry.of(key.as_bytes()).conflict;
         let subject = Subject { slice: self.slice(&key), key, conflict };
         let mut steps = Vec::new();
@@ -265,6 +273,7 @@ impl Shard {
                 }
                 Step::Prepared { origin, siblings, context } => self.prepared(now, origin, siblings, context, out),
                 Step::Done { origin, result } => self.done(now, origin, result, out),
+                Step::Damaged { key } => self.rebuild(now, key, out),
             }
         }
     }
@@ -434,9 +443,9 @@ impl Shard {
             return;
         }
         self.next_fetch += 1;
-        let full = depth == Depth::Full;
-        self.fetches.insert(self.next_fetch, Fetch { to, exchange, deadline, full });
-        self.read_own(Reader::Fetch(self.next_fetch), &key, depth, out);
+        let (full, number) = (depth == Depth::Full, self.next_fetch);
+        self.fetches.insert(number, Fetch { to, exchange, key: key.clone(), deadline, full });
+        self.read_own(Reader::Fetch(number), &key, depth, out);
     }
 
     /// Reads what this node holds of a key: its own copy, and where it is no home replica also what is parked here for
@@ -495,7 +504,7 @@ impl Shard {
         result: Result<Siblings, Refusal>,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Fetch { to, exchange, deadline, full }) = self.fetches.remove(&number) else { return };
+        let Some(Fetch { to, exchange, deadline, full, .. }) = self.fetches.remove(&number) else { return };
         if now > deadline {
             return;
         }

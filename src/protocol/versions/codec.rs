@@ -6,7 +6,7 @@
 
 use super::{Actor, Dot, Entry, Head, Superseded};
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, RECENT_WRITES_MAX, SIBLINGS_MAX},
+    limits::{MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_MAX, RECENT_WRITES_MAX},
     types::{Media, WriteId},
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -62,9 +62,8 @@ impl Head {
             return Err(HeadError::Version(version));
         }
         let (clock_count, entry_count, recent_count) = (reader.u16()?, reader.u16()?, reader.u8()?);
-        // Merges may exceed the limits for clients a little; twice is what one merge can make of two full states.
-        let too_many = usize::from(clock_count) > 2 * CLOCK_ENTRIES_MAX
-            || usize::from(entry_count) > 2 * SIBLINGS_MAX
+        let too_many = usize::from(clock_count) > MERGED_CLOCK_ENTRIES_MAX
+            || usize::from(entry_count) > MERGED_SIBLINGS_MAX
             || usize::from(recent_count) > RECENT_WRITES_MAX;
         if too_many {
             return Err(HeadError::TooMany);

@@ -4,7 +4,7 @@ use super::{Invariant, Verdict};
 use crate::{
     driver::core::CoreStats,
     engine::types::EngineOptions,
-    limits::{INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, PEER_FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX},
+    limits::{FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_IN_FLIGHT_MAX},
 };
 
 /// What one shard may take. Declared from its options, before it runs.
@@ -36,7 +36,7 @@ impl Bounds {
             segment_bytes: options.segment_bytes,
             inbox: INBOX_MESSAGES_MAX,
             in_flight: REQUESTS_IN_FLIGHT_MAX as u64,
-            hint_bytes: hint_bytes_max + (PEER_FRAME_BYTES_MAX + LOG_QUEUE_BYTES) as u64,
+            hint_bytes: hint_bytes_max + (FRAME_BYTES_MAX + LOG_QUEUE_BYTES) as u64,
         }
     }
     /// A shard's figures at one moment.

@@ -3,7 +3,7 @@
 
 use super::{Answer, Ask, Broken, Dialect, Request, Verdict};
 use crate::{
-    limits::{CLIENT_FRAME_BYTES_MAX, FRAME_BYTES_BEFORE_HELLO, VALUE_BYTES_CEILING},
+    limits::{FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX, VALUE_BYTES_CEILING},
     protocol::{
         message::{self, Answer as Said, ClientMessage, Hello, Operation, Response, ServerMessage, Welcome},
         versions::{Actor, Dot, Entry, Head, Siblings, VersionVector},
@@ -43,7 +43,7 @@ impl NativeDialect {
         let hello = ClientMessage::Hello(Hello { revision: CLIENT_REVISION, features: FEATURES });
         match dialect.converse(stream, &hello)? {
             ServerMessage::Welcome(welcome) => {
-                let limit = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_BEFORE_HELLO, CLIENT_FRAME_BYTES_MAX);
+                let limit = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX);
                 dialect.decoder.set_limit(limit);
                 Ok(dialect)
             }
@@ -173,13 +173,13 @@ impl NativeServer {
             let (id, message) = decode_client(&frame, NOW).map_err(broken)?;
             let answer = match message {
                 ClientMessage::Hello(_) => {
-                    decoder.set_limit(CLIENT_FRAME_BYTES_MAX);
+                    decoder.set_limit(FRAME_BYTES_MAX);
                     ServerMessage::Welcome(Welcome {
                         revision: CLIENT_REVISION,
                         features: FEATURES,
                         address: Address::default(),
                         value_bytes_max: VALUE_BYTES_CEILING as u32,
-                        frame_bytes_max: CLIENT_FRAME_BYTES_MAX as u32,
+                        frame_bytes_max: FRAME_BYTES_MAX as u32,
                         ring_digest: 1,
                     })
                 }
