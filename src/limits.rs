@@ -148,6 +148,10 @@ pub const MESH_QUEUE_MESSAGES: usize = 1024;
 pub const DOT_LEASE: u64 = 1 << 20;
 /// Incarnations left out for each start of the node whose lease of a slice is lost.
 pub const INCARNATIONS_OF_START: u64 = 4;
+/// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken some.
+pub const FORGOTTEN_INCARNATIONS: u16 = 64;
+/// Starts left out when the data directory is an older state or a copy; as many more at most, at random.
+pub const LOST_STARTS: u64 = 256;
 /// Incarnations left out when the last lease of a slice may be lost.
 pub const LOST_INCARNATIONS: u64 = 1024;
 

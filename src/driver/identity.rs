@@ -11,7 +11,7 @@ use crate::{
         recover, reserve,
         wal::segment,
     },
-    limits::{MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    limits::{LOST_STARTS, MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     types::{Member, MemberState, NodeId, Ports, Token},
 };
 use bytes::{BufMut, BytesMut};
@@ -122,7 +122,8 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
             make(wish)?
         }
     };
-    identity.generation += 1;
+    // Others may know later starts than a copy or an older state does.
+    identity.generation += 1 + if wish.copied { LOST_STARTS + wish.random % LOST_STARTS } else { 0 };
     identity.saved = identity.generation;
     reserve::adapt(disk, identity.shards).await?;
     loop {

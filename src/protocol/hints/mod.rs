@@ -43,7 +43,7 @@ use crate::{
             },
         },
         ring::{FixedMap, Nodes, Ring},
-        versions::{Head, Siblings},
+        versions::{Dot, Head, Siblings},
     },
     types::{Address, Instant, Key, NodeId, SliceId},
 };
@@ -523,7 +523,7 @@ impl Hints {
             Ok(Fetched::Full(theirs)) => theirs.head,
             Err(refusal) => return self.refused(now, delivery, refusal, view, out),
         };
-        if head.clock.entries().iter().all(|dot| theirs.clock.covers(*dot)) {
+        if !adds_to(head, &theirs) {
             return self.dropped(now, delivery, true, view, out);
         }
         out.push(Act::Load { io: delivery, slice: d.slice, key: data_key(&d.key), depth: Depth::Full });
@@ -718,6 +718,12 @@ fn begin_record(
     let message = Message::Fetch { key, depth: Depth::Head, epoch: 0 };
     let act = Act::Send { to, delivery: id, deadline: delivery.give_up, message };
     Begun::Delivery(delivery, act)
+}
+
+/// Whether a merge of `mine` into `theirs` would change it: by an event that it has not seen, or by the end of a value.
+fn adds_to(mine: &Head, theirs: &Head) -> bool {
+    let gone = |dot: Dot| mine.clock.covers(dot) && mine.entries.iter().all(|entry| entry.dot != dot);
+    mine.clock.entries().iter().any(|dot| !theirs.clock.covers(*dot)) || theirs.entries.iter().any(|e| gone(e.dot))
 }
 
 /// The least engine key greater than this one.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    protocol::versions::{Actor, Dot, Entry, VersionVector},
+    protocol::versions::{Actor, Entry, VersionVector},
     types::{Media, Member, MemberState, Ports, Token, WriteId},
 };
 use std::net::{IpAddr, Ipv4Addr};
@@ -128,6 +128,16 @@ fn a_marked_slice_is_swept_and_only_what_is_lacking_is_sent() {
     assert_eq!(rig.replicated(&sent), [UNMARK]);
     assert_eq!((rig.hints.ranges_marked(), rig.hints.swept), (0, 1));
     assert_eq!(rig.hints.next_deadline(), None);
+}
+
+#[test]
+fn a_delete_is_lacking_although_it_is_no_event_of_its_own() {
+    let mut rig = Rig::new(marked());
+    let acts = rig.wait();
+    let deleted = Head { entries: Default::default(), ..state(5).head };
+    let asks = rig.scanned(&acts, Ok(vec![(data_key(&key("a")), deleted.encode())]));
+    let load = rig.fetched(&asks, Fetched::Head(state(5).head));
+    assert!(matches!(&load[..], [Act::Load { .. }]), "{load:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@
 //! ([`Leases::notice`]), and the next dot is minted by a new actor.
 
 use crate::{
-    limits::{DOT_LEASE, INCARNATIONS_OF_START, LOST_INCARNATIONS},
+    limits::{DOT_LEASE, FORGOTTEN_INCARNATIONS, INCARNATIONS_OF_START, LOST_INCARNATIONS},
     protocol::{
         ring::FixedMap,
         versions::{Actor, Dot},
@@ -143,7 +143,9 @@ impl Leases {
             return None;
         }
         let (incarnation, base) = if lease.doubted {
-            (lease.incarnation.max(lease.named).checked_add(1)?, 1)
+            // Starts that are forgotten, too, may have come after the one that was named.
+            let named = if lease.named > 0 { lease.named.checked_add(FORGOTTEN_INCARNATIONS)? } else { 0 };
+            (lease.incarnation.max(named).checked_add(1)?, 1)
         } else {
             (lease.incarnation, lease.ceiling)
         };
@@ -162,6 +164,7 @@ impl Leases {
             // Perhaps a later one has been named while this was written.
             let doubted = lease.named >= record.incarnation;
             (lease.incarnation, lease.next, lease.doubted) = (record.incarnation, 1, doubted);
+            lease.named = if doubted { lease.named } else { 0 };
         }
         lease.ceiling = record.ceiling;
     }
@@ -195,6 +198,24 @@ mod tests {
         assert_eq!(begin(2, Some(clean)).incarnation, 1);
         assert!(begin(3, Some(clean)).incarnation > 2);
         assert_eq!(Leases::new(node, u64::MAX).begin(slice, Some(first)), None);
+    }
+
+    #[test]
+    fn what_came_after_a_forgotten_start_is_not_taken_either() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let mut leases = Leases::new(node, 1);
+        let first = leases.begin(slice, None).expect("incarnations are left");
+        // Another one saw this life of the node; it has forgotten the next few as well.
+        let seen = Dot { actor: Actor::new(node, first.incarnation + 3), counter: 9 };
+        assert!(leases.notice(slice, seen) && !leases.notice(slice, seen));
+        assert_eq!(leases.mint(slice), None);
+        let next = leases.renewal(slice).expect("it is in doubt");
+        assert!(next.incarnation > first.incarnation + 3 + FORGOTTEN_INCARNATIONS);
+        leases.renewed(slice, true);
+        assert_eq!(leases.mint(slice).map(|dot| dot.actor), Some(Actor::new(node, next.incarnation)));
+        // It is known now: an ordinary doubt takes the next one.
+        leases.doubt(slice);
+        assert_eq!(leases.renewal(slice).map(|record| record.incarnation), Some(next.incarnation + 1));
     }
 
     #[test]
