@@ -150,6 +150,8 @@ pub const DOT_LEASE: u64 = 1 << 20;
 pub const INCARNATIONS_OF_START: u64 = 4;
 /// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken some.
 pub const FORGOTTEN_INCARNATIONS: u16 = 64;
+/// As many more at most, at random: a node may forget more than once.
+pub const FORGOTTEN_INCARNATIONS_DRAWN: u16 = 1024;
 /// Starts left out when the data directory is an older state or a copy; as many more at most, at random.
 pub const LOST_STARTS: u64 = 256;
 /// Incarnations left out when the last lease of a slice may be lost.

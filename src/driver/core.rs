@@ -187,7 +187,7 @@ async fn lease_dots<D: Disk>(
     identity: &Identity,
     slices: &[SliceId],
 ) -> Result<Leases, EngineError> {
-    let mut leases = Leases::new(identity.node, identity.generation);
+    let mut leases = Leases::new(identity.node, identity.generation).with_draw(identity.draw);
     let mut writes = Vec::new();
     for &slice in slices {
         let last = match engine.get(slice, &keys::lease_key(), Want::Head).await {
@@ -201,7 +201,7 @@ async fn lease_dots<D: Disk>(
         };
         let lost = last.is_none() && identity.generation > 1;
         let begun = if lost || identity.copied || engine.may_have_lost(slice) {
-            leases.begin_far(slice, last, identity.copied.then_some(identity.draw))
+            leases.begin_far(slice, last, identity.copied)
         } else {
             leases.begin(slice, last)
         };

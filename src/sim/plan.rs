@@ -166,13 +166,13 @@ impl Plan {
         faults.unsound = None;
         faults.rot_every = Duration::ZERO;
         faults.fickle = Some(prng.index(self.nodes));
-        let mut every = |share: f64| {
-            if prng.chance(share) { self.duration / prng.between(2, 10) as u32 } else { Duration::ZERO }
-        };
         // A table is known from its record: a node that has lost it does not know how the table's conflicts end until
         // another node tells it.
-        faults.wipe_every = if self.last_write_wins { Duration::ZERO } else { every(0.7) };
-        faults.restore_every = every(0.8);
+        let every = self.duration / prng.between(2, 8) as u32;
+        // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was emptied.
+        let wiped = prng.coin() && !self.last_write_wins;
+        faults.wipe_every = if wiped { every } else { Duration::ZERO };
+        faults.restore_every = if wiped { Duration::ZERO } else { every };
         self.two_copies();
     }
     /// Every write is acknowledged by two nodes, so that the loss of one disk is not the loss of it.
