@@ -58,6 +58,9 @@ pub const STAMP_LEAD: Duration = Duration::from_secs(10);
 pub const STAMPS_KEPT: usize = 32 * 1024;
 /// Requests and messages of a shard that wait for a table to be dropped; more are refused.
 pub const HELD_MAX: usize = 1024;
+/// A shard that may have forgotten its tables asks the other cores of its node and so many nodes, this far apart.
+pub const TABLES_ASKED_EVERY: Duration = Duration::from_millis(100);
+pub const TABLES_ASKED_NODES: usize = 3;
 
 // ---- ring ------------------------------------------------------------------------------------------------------
 /// Virtual nodes of a node by default.

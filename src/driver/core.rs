@@ -129,7 +129,7 @@ pub async fn start<W: World, D: Disk>(
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
     let mut background = background;
-    let (leases, hints, behind, tables, stamps) = {
+    let (leases, hints, behind, (tables, tables_in_doubt), stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
             let leases = lease_dots(&engine, &identity, &slices).await?;
@@ -155,6 +155,7 @@ pub async fn start<W: World, D: Disk>(
         leases,
         hints,
         tables,
+        tables_in_doubt,
         stamps,
         behind,
         copied: identity.copied,
@@ -239,14 +240,17 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
     Ok(owners.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect())
 }
 
-/// What the slices' records say of tables. A record that is damaged is taken to say what another slice's does: they are
-/// written together, and to drop a table twice would lose what was written in between.
-async fn load_tables<D: Disk>(
-    engine: &Engine<D>,
-    slices: &[SliceId],
-) -> Result<Vec<(SliceId, Vec<(TableEntry, u64)>)>, EngineError> {
-    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+type TablesFound = (Vec<(SliceId, Vec<(TableEntry, u64)>)>, Vec<SliceId>);
+
+/// What the slices' records say of tables, and the slices of which that is in doubt. A record that is damaged is taken to
+/// say what another slice's does: they are written together, and to drop a table twice would lose what was written in
+/// between.
+async fn load_tables<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<TablesFound, EngineError> {
+    let (mut found, mut damaged, mut in_doubt) = (Vec::new(), Vec::new(), Vec::new());
     for &slice in slices {
+        if engine.may_have_lost(slice) {
+            in_doubt.push(slice);
+        }
         match engine.get(slice, &keys::tables_key(), Want::Head).await {
             Ok(None) => {}
             Ok(Some(record)) => match tables::decode(&record.head) {
@@ -258,8 +262,9 @@ async fn load_tables<D: Disk>(
         }
     }
     let sound = found.first().map(|(_, entries)| entries.clone()).unwrap_or_default();
+    in_doubt.extend(damaged.iter().filter(|slice| !engine.may_have_lost(**slice)));
     found.extend(damaged.into_iter().map(|slice| (slice, sound.clone())));
-    Ok(found)
+    Ok((found, in_doubt))
 }
 
 /// What no stamp of each slice is above. Of one whose record is damaged, or may be lost, nothing is known.

@@ -40,6 +40,8 @@ pub struct Network {
     encoder: FrameEncoder,
     /// After healing: no loss, no duplicates, nothing held.
     calm: bool,
+    /// When the last message that is on its way arrives.
+    last_arrival: Instant,
 }
 
 /// The way of a frame between shards of one node.
@@ -55,6 +57,7 @@ impl Network {
             spoiler: Prng::stream(plan.seed, "planted"),
             encoder: FrameEncoder::new(),
             calm: true,
+            last_arrival: Instant::ZERO,
         }
     }
     fn link(&mut self, from: usize, to: usize) -> &mut Link {
@@ -157,7 +160,13 @@ impl Cluster {
             self.arrive_later(self.executor.now() + MESH_DELAY, node, target, node, pieces);
         }
     }
+    /// When the last of the messages that are on their way now arrives.
+    pub fn last_arrival(&self) -> Instant {
+        self.network.borrow().last_arrival
+    }
     fn arrive_later(self: &Rc<Self>, at: Instant, from: usize, target: Address, to: usize, pieces: Pieces) {
+        let network = &mut *self.network.borrow_mut();
+        network.last_arrival = network.last_arrival.max(at);
         let cluster = self.clone();
         let life = self.life(from);
         self.executor.schedule(at, move || cluster.arrive(from, life, target, to, pieces));

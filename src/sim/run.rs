@@ -164,10 +164,15 @@ impl Run {
     fn heal(&self) -> Duration {
         let start = self.executor().now();
         let end = start + self.cluster.plan.heal_max;
+        // Messages of a node's former life that were held back are the last that faults can do.
+        let last_arrival = self.cluster.last_arrival();
         if self.failed() {
             return Duration::ZERO;
         }
-        let whole = self.wait(self.cluster.plan.heal_max, || self.why_not_whole().is_none());
+        let whole = self.wait(self.cluster.plan.heal_max, || {
+            self.restart_the_failed();
+            self.why_not_whole().is_none()
+        });
         if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
@@ -176,6 +181,7 @@ impl Run {
             self.note_stats();
             self.cluster.violate(Invariant::I5, format!("{} hints and marked ranges do not drain", self.hints()));
         }
+        self.executor().run_for(last_arrival.since(self.executor().now()));
         if self.failed() {
             return Duration::ZERO;
         }
@@ -196,6 +202,12 @@ impl Run {
             self.judge_all_keys();
         }
         healed
+    }
+
+    /// An error that a disk had drawn before the faults ended may end its node after them. On a sound disk none does.
+    fn restart_the_failed(&self) {
+        let failed = (0..self.cluster.node_count()).filter(|node| self.cluster.failed_by_itself(*node));
+        failed.for_each(|node| self.cluster.start(node));
     }
 
     fn all_know_the_table(&self) -> bool {

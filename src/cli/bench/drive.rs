@@ -487,6 +487,13 @@ impl Worker {
 
     fn expire(&mut self, now: u64) {
         let timeout = self.plan.timeout.as_nanos() as u64;
+        for endpoint in 0..self.endpoints.len() {
+            // A trial for which its connections have no room is none.
+            if self.hearing.is_silent(endpoint) {
+                let queued = std::mem::take(&mut self.endpoints[endpoint].queue);
+                self.book.follow.extend(queued);
+            }
+        }
         for index in 0..self.book.slots.len() {
             self.move_from_silence(index, now);
             let slot = &self.book.slots[index];
@@ -504,8 +511,6 @@ impl Worker {
         if !self.hearing.is_waited_for(endpoint, slot.sent_ns, now) {
             return;
         }
-        let queued = std::mem::take(&mut self.endpoints[endpoint].queue);
-        self.book.follow.extend(queued);
         if (0..self.endpoints.len()).any(|e| self.endpoints[e].live > 0 && !self.hearing.is_silent(e)) {
             self.book.retry(index);
         }

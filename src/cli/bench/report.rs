@@ -12,6 +12,8 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write};
 
 /// Under this share of the scheduled operations a run says nothing.
 const ACHIEVED_MIN: f64 = 0.99;
+/// Seconds before and after a mark that are held against each other.
+const AROUND_MARK: usize = 10;
 
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Report {
@@ -47,7 +49,7 @@ pub struct Report {
     pub generator: Generator,
     pub durability: Option<Durability>,
     pub machine: Machine,
-    pub marks: Vec<Mark>,
+    pub marks: Vec<Marked>,
     pub environment: Environment,
 }
 #[derive(Clone, Debug, serde::Serialize)]
@@ -91,6 +93,38 @@ pub struct Durability {
 pub struct Machine {
     pub steal: f64,
     pub idle: f64,
+}
+
+/// What a command in the middle of the run changed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Marked {
+    #[serde(flatten)]
+    pub mark: Mark,
+    /// The 99th percentile of what ended in the seconds before it, and from its second on.
+    pub before_p99_us: f64,
+    pub after_p99_us: f64,
+    pub failed_after: u64,
+}
+impl Marked {
+    fn of(mark: &Mark, seconds: &[Tally]) -> Marked {
+        let at = (mark.at_seconds as usize).min(seconds.len());
+        let of = |window: &[Tally]| {
+            let mut all = Tally::default();
+            window.iter().for_each(|second| all.add(second));
+            (Percentiles::of(&all.latency()).p99_us, all.failures())
+        };
+        let (before_p99_us, _) = of(&seconds[at.saturating_sub(AROUND_MARK)..at]);
+        let (after_p99_us, failed_after) = of(&seconds[at..(at + AROUND_MARK).min(seconds.len())]);
+        Marked { mark: mark.clone(), before_p99_us, after_p99_us, failed_after }
+    }
+    fn text(&self) -> String {
+        let Marked { mark, before_p99_us: before, after_p99_us: after, failed_after } = self;
+        let times = if *before > 0.0 { after / before } else { 0.0 };
+        let around =
+            format!("p99 {} in {AROUND_MARK} s before, {} in {AROUND_MARK} s after", time(*before), time(*after));
+        let Mark { at_seconds, command, result } = mark;
+        format!("{at_seconds:.1} s: {command} ({result}): {around}: {times:.1} x; {failed_after} failed")
+    }
 }
 
 /// What was read before and after a run.
@@ -159,7 +193,7 @@ impl Report {
             },
             durability: Durability::of(around.log, around.wall_seconds),
             machine: Machine { steal, idle },
-            marks: outcome.marks.clone(),
+            marks: outcome.marks.iter().map(|mark| Marked::of(mark, &outcome.seconds)).collect(),
             environment: around.environment.clone(),
         }
     }
@@ -236,7 +270,7 @@ impl Report {
             writeln!(out, "data on      {file_system}")?;
         }
         for mark in &self.marks {
-            writeln!(out, "mark         {:.1} s: {} ({})", mark.at_seconds, mark.command, mark.result)?;
+            writeln!(out, "mark         {}", mark.text())?;
         }
         for objection in &self.objections {
             writeln!(out, "INVALID      {objection}")?;
@@ -354,6 +388,22 @@ mod tests {
             [time(1.234), time(45.67), time(999.4), time(1_500.0), time(2_345_678.0)],
             ["1.23 us", "45.7 us", "999 us", "1.50 ms", "2.35 s"]
         );
+    }
+    #[test]
+    fn a_mark_tells_what_it_changed() {
+        let second = |us: u64| {
+            let mut tally = Tally::default();
+            tally.kind_mut(Kind::Get).latency.saturating_record(us * 1_000);
+            tally
+        };
+        let seconds: Vec<Tally> = (0..40).map(|s| second(if s == 25 { 9_000 } else { 1_000 + s })).collect();
+        let mark = Mark { at_seconds: 20.5, command: "kill".into(), result: "exit 0".into() };
+        let marked = Marked::of(&mark, &seconds);
+        assert!((marked.before_p99_us - 1_019.0).abs() < 2.0, "{marked:?}");
+        assert!((marked.after_p99_us - 9_000.0).abs() < 10.0, "{marked:?}");
+        assert!(marked.text().ends_with("8.8 x; 0 failed"), "{}", marked.text());
+        let late = Marked::of(&Mark { at_seconds: 99.0, ..mark }, &seconds);
+        assert_eq!((late.after_p99_us, late.failed_after), (0.0, 0));
     }
     #[test]
     fn csv_has_a_line_for_each_second_and_kind() {

@@ -102,6 +102,8 @@ pub struct Birth {
     pub stamps: Vec<(SliceId, u64)>,
     /// What the slices' records say of tables: each entry, and the latest drop carried out.
     pub tables: Vec<(SliceId, Vec<(TableEntry, u64)>)>,
+    /// Slices whose record of the tables may be lost.
+    pub tables_in_doubt: Vec<SliceId>,
     /// Where hints have been dropped: owners lack something of these slices.
     pub behind: Vec<(NodeId, SliceId)>,
     /// The data directory is a copy, or an older state, of one that has been used elsewhere or later.
@@ -231,6 +233,7 @@ impl Shard {
             copied,
             stamps,
             tables,
+            tables_in_doubt,
             seed,
         } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
@@ -256,7 +259,11 @@ impl Shard {
             health: Health::default(),
             coordinator: Coordinator::new(me, first),
             replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
-            tables: TableState::new(Tables::new(settings.table(), known_tables), Drops::new(slices.clone(), &tables)),
+            tables: TableState::new(
+                Tables::new(settings.table(), known_tables, !tables_in_doubt.is_empty()),
+                Drops::new(slices.clone(), &tables),
+                tables_in_doubt,
+            ),
             delivering: FixedMap::default(),
             hints: Hints::new(slices, hints::Found { hints, marks: behind }, settings.hint_bytes_max, first, now),
             settings,
@@ -392,6 +399,7 @@ impl Shard {
         self.run_acts(now, acts, out);
         self.tick_hints(now, out);
         self.expire_held(now, out);
+        self.ask_for_tables(now, out);
         self.rebuild.expire(now);
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now

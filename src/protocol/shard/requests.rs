@@ -45,7 +45,7 @@ impl Shard {
             // An identity of its own, so that forwarding it twice makes one event.
             *write_id = WriteId(self.random.u64(1..));
         }
-        if self.is_dropping(&request.key) {
+        if self.tables.registry.in_doubt() || self.is_dropping(&request.key) {
             return self.wait_for_table(asker, request, hops, out);
         }
         let token = request.key.token();

@@ -2,11 +2,11 @@
 
 use super::{Asker, Effect, Envelope, Instant, Message, Refusal, Shard, exchange_tag, io_tag};
 use crate::{
-    limits::{self, HELD_MAX},
+    limits::{self, HELD_MAX, TABLES_ASKED_EVERY, TABLES_ASKED_NODES},
     protocol::{
         message::{Answer, ClientToken, Request},
         replica::{Change, keys},
-        ring::FixedMap,
+        ring::{FixedMap, owns},
         tables::{Drops, Due, Tables, encode},
         versions::{Context, Values},
     },
@@ -15,6 +15,7 @@ use crate::{
         TableName,
     },
 };
+use std::collections::BTreeSet;
 
 /// Where a drop stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,13 +59,18 @@ pub(super) struct TableState {
     /// Saves under way, and who waits for each.
     saves: FixedMap<u64, Option<ClientToken>>,
     next_save: u64,
+    /// Slices whose record of the tables may be lost, and when somebody is asked next.
+    in_doubt: Vec<SliceId>,
+    ask_at: Instant,
+    /// Others that are in doubt themselves.
+    doubters: BTreeSet<Address>,
     /// The registry has changed and could not be saved.
     unsaved: bool,
     held: Vec<Held>,
 }
 
 impl TableState {
-    pub fn new(registry: Tables, drops: Drops) -> TableState {
+    pub fn new(registry: Tables, drops: Drops, in_doubt: Vec<SliceId>) -> TableState {
         TableState {
             registry,
             drops,
@@ -72,12 +78,16 @@ impl TableState {
             not_before: Instant::ZERO,
             saves: FixedMap::default(),
             next_save: 0,
+            in_doubt,
+            ask_at: Instant::ZERO,
+            doubters: BTreeSet::new(),
             unsaved: false,
             held: Vec::new(),
         }
     }
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.held.iter().map(Held::deadline).min()
+        let ask = self.registry.in_doubt().then_some(self.ask_at);
+        self.held.iter().map(Held::deadline).chain(ask).min()
     }
     pub fn is_idle(&self) -> bool {
         self.saves.is_empty() && self.in_hand.is_none() && self.held.is_empty()
@@ -98,6 +108,11 @@ impl Shard {
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
+        if self.tables.registry.in_doubt() {
+            let detail = "this node asks the others for its tables";
+            let failure = Failure::new(ErrorCode::NotReady, Outcome::NotApplied, detail);
+            return out.push(Effect::Reply { client, response: Err(failure) });
+        }
         match self.tables.registry.change(self.me.node, change) {
             Ok(entry) => {
                 self.save_tables(Some(client), out);
@@ -115,6 +130,10 @@ impl Shard {
         (digest, news, wanted): (u64, Vec<TableEntry>, bool),
         out: &mut Vec<Effect>,
     ) {
+        let doubted = self.tables.registry.in_doubt();
+        if doubted && Tables::is_doubt(digest) {
+            self.tables.doubters.insert(from);
+        }
         let (changed, answer) = self.tables.registry.told(digest, news, wanted);
         if let Some(message) = answer {
             self.tell(now, from, message, out);
@@ -125,6 +144,41 @@ impl Shard {
         } else if self.tables.unsaved {
             self.save_tables(None, out);
         }
+        if doubted && !self.tables.registry.in_doubt() {
+            self.end_doubt(now, out);
+        }
+    }
+
+    /// While in doubt: asks the other cores of the node, and some other nodes.
+    pub(super) fn ask_for_tables(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if !self.tables.registry.in_doubt() || now < self.tables.ask_at {
+            return;
+        }
+        self.tables.ask_at = now + TABLES_ASKED_EVERY;
+        let cores = (0..self.placement.shards()).map(ShardId).filter(|shard| *shard != self.me.shard);
+        let mut asked: Vec<Address> = cores.map(|shard| Address { node: self.me.node, shard }).collect();
+        let others = self.members.iter().filter(|m| m.id != self.me.node && owns(m.state)).map(|m| m.id);
+        let mut others: Vec<NodeId> = others.collect();
+        // When nobody is left who knows, what each has is all there is.
+        let doubts = |to: &Address| self.tables.doubters.contains(to);
+        let first = |node| Address { node, shard: ShardId(0) };
+        if self.me.shard.0 == 0 && others.iter().copied().map(first).chain(asked.iter().copied()).all(|to| doubts(&to))
+        {
+            self.tables.registry.end_doubt();
+            return self.end_doubt(now, out);
+        }
+        self.random.shuffle(&mut others);
+        asked.extend(others.into_iter().take(TABLES_ASKED_NODES).map(first));
+        for to in asked {
+            self.tell(now, to, self.tables.registry.greeting(), out);
+        }
+    }
+    fn end_doubt(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let slices = std::mem::take(&mut self.tables.in_doubt);
+        self.tables.doubters.clear();
+        self.tables.drops.assume(&slices, &self.tables.registry);
+        self.save_tables(None, out);
+        self.release(now, out);
     }
 
     /// A change by a client of this shard goes everywhere at once; gossip reaches those who miss it.
@@ -218,7 +272,7 @@ impl Shard {
 
     /// Begins the next drop once nothing is in hand that knows records of the table. Called after each event.
     pub(super) fn drive_drops(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        if self.tables.in_hand.is_some() || now < self.tables.not_before {
+        if self.tables.in_hand.is_some() || now < self.tables.not_before || self.tables.registry.in_doubt() {
             return;
         }
         let Some(due) = self.tables.drops.due(&self.tables.registry) else { return };
@@ -254,6 +308,9 @@ impl Shard {
     }
     /// Whether a state of this epoch may meet the own records.
     pub(super) fn gate(&self, key: &Key, epoch: u64) -> Gate {
+        if self.tables.registry.in_doubt() {
+            return Gate::Wait;
+        }
         let (dropped, own) = (self.tables.registry.dropped(key.as_bytes()), self.epoch(key));
         if epoch < dropped.max(own) {
             Gate::Late
@@ -267,7 +324,8 @@ impl Shard {
     /// A request for a key whose table is being dropped.
     pub(super) fn wait_for_table(&mut self, asker: Asker, request: Request, hops: u8, out: &mut Vec<Effect>) {
         if !self.hold(Held::Request { asker, request, hops }) {
-            let failure = Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, "the key's table is being dropped");
+            let detail = "the key's table is being dropped, or asked for";
+            let failure = Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, detail);
             self.reply(asker, Err(failure), out);
         }
     }
@@ -281,7 +339,7 @@ impl Shard {
             _ => true,
         };
         let fetched = matches!(envelope.message, Message::Fetch { .. });
-        if !known {
+        if !known && !self.tables.registry.in_doubt() {
             // Said even without tables of one's own: the answer is the news.
             self.tell(now, from, self.tables.registry.greeting(), out);
         }
@@ -328,7 +386,7 @@ impl Shard {
         let late: Vec<Held> = self.tables.held.extract_if(.., |held| held.deadline() <= now).collect();
         for held in late {
             if let Held::Request { asker, .. } = held {
-                let detail = "the key's table is being dropped, and the deadline has passed";
+                let detail = "the key's table is being dropped, or asked for, and the deadline has passed";
                 self.reply(asker, Err(Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail)), out);
             }
         }

@@ -56,6 +56,16 @@ impl Drops {
             (!slices.is_empty()).then(|| Due { name: entry.name.clone(), version: entry.dropped, slices })
         })
     }
+    /// The slices' records are lost, and with them which drops they had carried out: all that are known, it is taken, since
+    /// to drop a table twice would lose what was written in between.
+    pub fn assume(&mut self, slices: &[SliceId], tables: &Tables) {
+        for entry in tables.entries().filter(|entry| entry.dropped > 0) {
+            let by_slice = self.done.entry(entry.name.clone()).or_default();
+            slices.iter().for_each(|slice| {
+                by_slice.entry(*slice).or_insert(entry.dropped);
+            });
+        }
+    }
     /// It is done, and durably known to be.
     pub fn carried_out(&mut self, due: &Due) {
         let by_slice = self.done.entry(due.name.clone()).or_default();

@@ -11,6 +11,9 @@
 //!
 //! `dropped` is apart from the rest of an entry: of two entries the greater counts, whichever is newer. So who missed a
 //! drop and hears only of the table that was made again under the same name still drops the old records.
+//!
+//! A shard whose own record of its tables may be lost is *in doubt*: how a key's conflicts end, and whether its table was
+//! dropped, is not guessed. It says so instead of its digest, and whoever is not in doubt answers with all there is.
 
 mod codec;
 mod drops;
@@ -23,6 +26,9 @@ use crate::{
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::Xxh3;
 
+/// The digest that is said in doubt; none other is equal to it.
+const IN_DOUBT: u64 = u64::MAX;
+
 pub use codec::{decode, encode};
 pub use drops::{Drops, Due};
 
@@ -33,11 +39,12 @@ pub struct Tables {
     /// Of the table `default` as long as nobody has said otherwise: the node's own configuration.
     usual: TableSettings,
     digest: u64,
+    in_doubt: bool,
 }
 
 impl Tables {
-    pub fn new(usual: TableSettings, known: Vec<TableEntry>) -> Tables {
-        let mut tables = Tables { entries: BTreeMap::new(), usual, digest: 0 };
+    pub fn new(usual: TableSettings, known: Vec<TableEntry>, in_doubt: bool) -> Tables {
+        let mut tables = Tables { entries: BTreeMap::new(), usual, digest: 0, in_doubt };
         tables.take(known);
         tables
     }
@@ -137,23 +144,43 @@ impl Tables {
         if !changed.is_empty() {
             let mut hash = Xxh3::new();
             hash.update(&encode(self.entries.values().map(|entry| (entry, 0))));
-            self.digest = hash.digest();
+            self.digest = hash.digest().min(IN_DOUBT - 1);
         }
         changed
     }
 
     // ---- what shards tell each other ---------------------------------------------------------------------------
 
+    /// Whether there may be tables, or drops, that this shard has forgotten.
+    pub fn in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+    /// Whether whoever says this digest is in doubt.
+    pub fn is_doubt(digest: u64) -> bool {
+        digest == IN_DOUBT
+    }
+    /// There is nobody to ask.
+    pub fn end_doubt(&mut self) {
+        self.in_doubt = false;
+    }
+    fn said_digest(&self) -> u64 {
+        if self.in_doubt { IN_DOUBT } else { self.digest }
+    }
+
     /// The first words to another shard.
     pub fn greeting(&self) -> Message {
-        Message::Tables { digest: self.digest, news: Vec::new(), wanted: true }
+        Message::Tables { digest: self.said_digest(), news: Vec::new(), wanted: true }
     }
     /// To those who are to hear of a change at once.
     pub fn tidings(&self, news: Vec<TableEntry>) -> Message {
-        Message::Tables { digest: self.digest, news, wanted: false }
+        Message::Tables { digest: self.said_digest(), news, wanted: false }
     }
     /// Another shard has spoken: what has changed by it, and the answer, if there is one.
     pub fn told(&mut self, digest: u64, news: Vec<TableEntry>, wanted: bool) -> (Vec<TableEntry>, Option<Message>) {
+        if Tables::is_doubt(digest) && self.in_doubt {
+            return (Vec::new(), None);
+        }
+        self.in_doubt = false;
         if news.is_empty() {
             let differ = wanted && digest != self.digest;
             let all = || Message::Tables { digest: self.digest, news: self.entries().cloned().collect(), wanted: true };
@@ -189,6 +216,26 @@ mod tests {
     fn dropping(name: &str) -> TableChange {
         TableChange { name: name.parse().expect("a name"), kind: TableChangeKind::Drop }
     }
+    #[test]
+    fn one_in_doubt_is_told_all_by_whoever_is_not() {
+        let mut doubtful = Tables::new(USUAL, Vec::new(), true);
+        let mut other = Tables::new(USUAL, Vec::new(), true);
+        let asked = |from: &Tables, to: &mut Tables| match from.greeting() {
+            Message::Tables { digest, news, wanted } => to.told(digest, news, wanted).1,
+            message => panic!("{message:?}"),
+        };
+        assert_eq!(asked(&doubtful, &mut other), None, "neither knows");
+        assert!(doubtful.in_doubt() && other.in_doubt());
+        // Even that there are none is an answer.
+        let mut sound = Tables::new(USUAL, Vec::new(), false);
+        let Some(Message::Tables { digest, news, wanted }) = asked(&doubtful, &mut sound) else { panic!("no answer") };
+        assert_eq!((doubtful.told(digest, news, wanted), doubtful.in_doubt()), ((Vec::new(), None), false));
+        sound.change(A, set("cart", n(5))).expect("a table");
+        let Some(Message::Tables { digest, news, wanted }) = asked(&other, &mut sound) else { panic!("no answer") };
+        assert_eq!(other.told(digest, news, wanted).0.len(), 1);
+        assert_eq!((other.of(b"cart:1").n, other.in_doubt()), (5, false));
+    }
+
     /// Both have spoken until neither has an answer.
     fn meet(a: &mut Tables, b: &mut Tables) {
         let mut words = Some(a.greeting());
@@ -204,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_key_belongs_to_the_table_that_it_names() {
-        let mut tables = Tables::new(USUAL, vec![]);
+        let mut tables = Tables::new(USUAL, vec![], false);
         tables.change(A, set("cart", n(5))).expect("made");
         tables.change(A, set("default", n(1))).expect("altered");
         let replicas = |key: &str| tables.of(key.as_bytes()).n;
@@ -215,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_and_nothing_changes() {
-        let mut tables = Tables::new(USUAL, vec![]);
+        let mut tables = Tables::new(USUAL, vec![], false);
         for wish in [n(0), n(8), TableWish { r: Some(4), ..TableWish::default() }, TableWish { w: Some(0), ..n(3) }] {
             assert!(matches!(tables.change(A, set("cart", wish)), Err(TableError::Count { .. })), "{wish:?}");
         }
@@ -235,7 +282,7 @@ mod tests {
 
     #[test]
     fn whoever_meets_agrees_and_the_newest_wins() {
-        let (mut a, mut b) = (Tables::new(USUAL, vec![]), Tables::new(USUAL, vec![]));
+        let (mut a, mut b) = (Tables::new(USUAL, vec![], false), Tables::new(USUAL, vec![], false));
         meet(&mut a, &mut b);
         a.change(A, set("cart", n(5))).expect("made");
         a.change(A, set("user", n(2))).expect("made");
@@ -258,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_dropped_table_does_not_come_back() {
-        let (mut a, mut b) = (Tables::new(USUAL, vec![]), Tables::new(USUAL, vec![]));
+        let (mut a, mut b) = (Tables::new(USUAL, vec![], false), Tables::new(USUAL, vec![], false));
         a.change(A, set("cart", n(5))).expect("made");
         meet(&mut a, &mut b);
         a.change(A, dropping("cart")).expect("dropped");
@@ -269,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_drop_is_heard_of_by_who_only_hears_of_the_table_made_again() {
-        let (mut a, mut b) = (Tables::new(USUAL, vec![]), Tables::new(USUAL, vec![]));
+        let (mut a, mut b) = (Tables::new(USUAL, vec![], false), Tables::new(USUAL, vec![], false));
         a.change(A, set("cart", n(5))).expect("made");
         meet(&mut a, &mut b);
         // Two alterations apart are newer than the drop, which counts all the same.
@@ -282,14 +329,14 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_read_back_and_damage_is_seen() {
-        let mut tables = Tables::new(USUAL, vec![]);
+        let mut tables = Tables::new(USUAL, vec![], false);
         tables.change(A, set("cart", n(5))).expect("made");
         tables.change(A, set("user", TableWish { conflict: Some(Conflict::LastWriteWins), ..n(2) })).expect("made");
         tables.change(A, dropping("cart")).expect("dropped");
         let bytes = encode(tables.entries().map(|entry| (entry, entry.version + 7)));
         let (entries, done): (Vec<_>, Vec<_>) = decode(&bytes).expect("whole").into_iter().unzip();
         assert_eq!(done, entries.iter().map(|e| e.version + 7).collect::<Vec<_>>());
-        assert!(same(&tables, &Tables::new(USUAL, entries)));
+        assert!(same(&tables, &Tables::new(USUAL, entries, false)));
         for cut in 0..bytes.len() {
             assert_eq!(decode(&bytes[..cut]), None, "{cut}");
         }
