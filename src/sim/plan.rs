@@ -166,11 +166,9 @@ impl Plan {
         faults.unsound = None;
         faults.rot_every = Duration::ZERO;
         faults.fickle = Some(prng.index(self.nodes));
-        // A table is known from its record: a node that has lost it does not know how the table's conflicts end until
-        // another node tells it.
         let every = self.duration / prng.between(2, 8) as u32;
         // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was emptied.
-        let wiped = prng.coin() && !self.last_write_wins;
+        let wiped = prng.coin();
         faults.wipe_every = if wiped { every } else { Duration::ZERO };
         faults.restore_every = if wiped { Duration::ZERO } else { every };
         self.two_copies();

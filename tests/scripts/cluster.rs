@@ -342,6 +342,7 @@ impl Stage {
             leases,
             stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
             tables: tables.into_iter().collect(),
+            tables_in_doubt: Vec::new(),
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             behind,
             copied: false,

@@ -163,6 +163,14 @@ struct Gather {
     loads: usize,
     found: Result<Siblings, Refusal>,
 }
+/// What is being read for the hints machine.
+struct Delivering {
+    key: Key,
+    /// Of its table.
+    epoch: u64,
+    /// The own record, not a parked state.
+    record: bool,
+}
 /// Who wants it.
 #[derive(Clone, Copy)]
 enum Reader {
@@ -185,8 +193,8 @@ pub struct Shard {
     hints: Hints,
     rebuild: Rebuild,
     tables: TableState,
-    /// What hints are being read for, and the epoch of its table.
-    delivering: FixedMap<u64, (Key, u64)>,
+    /// What the hints machine has asked for.
+    delivering: FixedMap<u64, Delivering>,
     /// On shard 0 only.
     membership: Option<Membership>,
     fetches: FixedMap<u64, Fetch>,
