@@ -152,8 +152,14 @@ pub const MESH_QUEUE_MESSAGES: usize = 1024;
 pub const DOT_LEASE: u64 = 1 << 20;
 /// Incarnations left out for each start of the node whose lease of a slice is lost.
 pub const INCARNATIONS_OF_START: u64 = 4;
+/// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken some.
+pub const FORGOTTEN_INCARNATIONS: u16 = 64;
+/// As many more at most, at random: a node may forget more than once.
+pub const FORGOTTEN_INCARNATIONS_DRAWN: u16 = 1024;
+/// Starts left out when the data directory is an older state or a copy; as many more at most, at random.
+pub const LOST_STARTS: u64 = 256;
 /// Incarnations left out when the last lease of a slice may be lost.
-pub const LOST_INCARNATIONS: u16 = 1024;
+pub const LOST_INCARNATIONS: u64 = 1024;
 
 // ---- hints -----------------------------------------------------------------------------------------------------
 /// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and its range marked.
@@ -166,6 +172,8 @@ pub const HINT_ANSWER_TIMES: u32 = 2;
 pub const HINT_ANSWER_SLACK: Duration = Duration::from_millis(1);
 /// The replay to an owner that is back begins within this, at random.
 pub const HINT_JITTER_MAX: Duration = Duration::from_millis(400);
+/// Marked ranges that could not be gone through as a whole are tried again after so long.
+pub const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 /// Hints read by one scan.
 pub const HINT_SCAN: usize = 64;
 

@@ -132,10 +132,10 @@ pub async fn start<W: World, D: Disk>(
     let (leases, hints, behind, (tables, tables_in_doubt), stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
-            let leases = lease_dots(&engine, &identity, &slices, seed).await?;
+            let (leases, lost) = lease_dots(&engine, &identity, &slices).await?;
             let hints = count_hints(&engine, &slices).await?;
             let behind = find_marks(&engine, &slices).await?;
-            let tables = load_tables(&engine, &slices).await?;
+            let tables = load_tables(&engine, &slices, &lost).await?;
             Ok::<_, EngineError>((leases, hints, behind, tables, load_stamps(&engine, &slices).await?))
         };
         let mut prepare = std::pin::pin!(prepare);
@@ -182,16 +182,14 @@ pub async fn start<W: World, D: Disk>(
 
 /// One batch of new leases for all slices. One whose lease record is damaged gets none: it mints no dots, so writes that
 /// this node would coordinate for it are refused, and all else goes on. A slice that has none although the node has
-/// started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in use.
+/// started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in use. Gives as well those that have lost all that they held.
 async fn lease_dots<D: Disk>(
     engine: &Engine<D>,
     identity: &Identity,
     slices: &[SliceId],
-    seed: u64,
-) -> Result<Leases, EngineError> {
-    let mut leases = Leases::new(identity.node, identity.generation);
-    let mut draw = fastrand::Rng::with_seed(seed ^ identity.generation.rotate_left(32));
-    let mut writes = Vec::new();
+) -> Result<(Leases, Vec<SliceId>), EngineError> {
+    let mut leases = Leases::new(identity.node, identity.generation).with_draw(identity.draw);
+    let (mut writes, mut emptied) = (Vec::new(), Vec::new());
     for &slice in slices {
         let last = match engine.get(slice, &keys::lease_key(), Want::Head).await {
             Ok(None) => None,
@@ -203,8 +201,11 @@ async fn lease_dots<D: Disk>(
             Err(error) => return Err(error),
         };
         let lost = last.is_none() && identity.generation > 1;
+        if lost {
+            emptied.push(slice);
+        }
         let begun = if lost || identity.copied || engine.may_have_lost(slice) {
-            leases.begin_far(slice, last, draw.u64(..))
+            leases.begin_far(slice, last, identity.copied)
         } else {
             leases.begin(slice, last)
         };
@@ -213,7 +214,7 @@ async fn lease_dots<D: Disk>(
         writes.push(Write { slice, key: keys::lease_key(), change });
     }
     engine.write(writes, Durability::Sync).await?;
-    Ok(leases)
+    Ok((leases, emptied))
 }
 
 async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(NodeId, u64, u64)>, EngineError> {
@@ -244,13 +245,17 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
 
 type TablesFound = (Vec<(SliceId, Vec<(TableEntry, u64)>)>, Vec<SliceId>);
 
-/// What the slices' records say of tables, and the slices of which that is in doubt. A record that is damaged is taken to
+/// What the slices' records say of tables, and the slices of which that is in doubt, those that have `lost` all among them. A record that is damaged is taken to
 /// say what another slice's does: they are written together, and to drop a table twice would lose what was written in
 /// between.
-async fn load_tables<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<TablesFound, EngineError> {
+async fn load_tables<D: Disk>(
+    engine: &Engine<D>,
+    slices: &[SliceId],
+    lost: &[SliceId],
+) -> Result<TablesFound, EngineError> {
     let (mut found, mut damaged, mut in_doubt) = (Vec::new(), Vec::new(), Vec::new());
     for &slice in slices {
-        if engine.may_have_lost(slice) {
+        if engine.may_have_lost(slice) || lost.contains(&slice) {
             in_doubt.push(slice);
         }
         match engine.get(slice, &keys::tables_key(), Want::Head).await {
@@ -264,7 +269,7 @@ async fn load_tables<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
         }
     }
     let sound = found.first().map(|(_, entries)| entries.clone()).unwrap_or_default();
-    in_doubt.extend(damaged.iter().filter(|slice| !engine.may_have_lost(**slice)));
+    in_doubt.extend(damaged.iter().filter(|slice| !in_doubt.contains(slice)).copied().collect::<Vec<_>>());
     found.extend(damaged.into_iter().map(|slice| (slice, sound.clone())));
     Ok((found, in_doubt))
 }

@@ -11,7 +11,7 @@ use crate::{
         recover, reserve,
         wal::segment,
     },
-    limits::{MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    limits::{LOST_STARTS, MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     types::{Member, MemberState, NodeId, Ports, Token},
 };
 use bytes::{BufMut, BytesMut};
@@ -64,7 +64,7 @@ pub struct NodeWish {
     pub vnodes: usize,
     /// Peer address (port of core 0) of other nodes; remembered.
     pub seeds: Vec<SocketAddr>,
-    /// Random bits for a new directory's node id and tokens.
+    /// Random bits of this start: a new directory's node id and tokens come from them.
     pub random: u64,
     /// The directory is known to be a copy: of another node's, or of its own at an earlier time.
     pub copied: bool,
@@ -80,6 +80,8 @@ pub struct Identity {
     pub saved: u64,
     /// The directory is a copy; not stored.
     pub copied: bool,
+    /// Bits of this start, which no other start has; not stored.
+    pub draw: u64,
     pub tokens: Arc<[Token]>,
     pub slices: u16,
     pub ip: IpAddr,
@@ -120,7 +122,8 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
             make(wish)?
         }
     };
-    identity.generation += 1;
+    // Others may know later starts than a copy or an older state does.
+    identity.generation += 1 + if wish.copied { LOST_STARTS + wish.random % LOST_STARTS } else { 0 };
     identity.saved = identity.generation;
     reserve::adapt(disk, identity.shards).await?;
     loop {
@@ -172,6 +175,7 @@ fn revise(known: Identity, wish: &NodeWish) -> Identity {
         shards: wish.shards,
         seeds,
         copied: wish.copied,
+        draw: wish.random,
         ..known
     }
 }
@@ -188,6 +192,7 @@ fn make(wish: &NodeWish) -> Result<Identity, BootError> {
         generation: 0,
         saved: 0,
         copied: false,
+        draw: wish.random,
         tokens: tokens.into(),
         slices: wish.slices.clamp(1, SLICES_MAX as u16),
         ip,
@@ -376,6 +381,7 @@ fn decode_identity(body: &[u8]) -> Option<Identity> {
         generation: member.generation,
         saved: member.generation,
         copied: false,
+        draw: 0,
         tokens: member.tokens,
         slices: member.slices,
         ip: member.ip,

@@ -193,12 +193,14 @@ figures! {
     hints_delivered: Counter,
     /// Bytes of values delivered with them.
     hints_delivered_bytes: Counter,
-    /// Hints dropped because the bound on their bytes was reached.
+    /// Hints dropped because the bound on their bytes was reached, or because they were damaged.
     hints_dropped: Counter,
     /// Writes refused because their stamp was too far ahead of this node's clock.
     stamps_refused: Counter,
     /// Ranges, of each absent replica, in which it lacks something because a hint was dropped.
     ranges_marked: Gauge,
+    /// Times that such a range was gone through and its owner given what it lacked.
+    ranges_swept: Counter,
     /// Damaged records that were put together again from the other home replicas.
     records_rebuilt: Counter,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.

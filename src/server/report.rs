@@ -152,6 +152,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         hints_dropped: shard.hints_dropped,
         stamps_refused: shard.stamps_refused,
         ranges_marked: shard.ranges_marked,
+        ranges_swept: shard.ranges_swept,
         records_rebuilt: shard.records_rebuilt,
         identity_alarms: shard.identity_alarms,
         peer_silences: shard.silences,

@@ -87,6 +87,8 @@ struct Node {
     shard_count: u16,
     /// The disk as it was some time ago.
     backup: Option<DiskImage>,
+    /// The disk is not what the last life left, and the next one is told so, as a data directory itself would tell.
+    restored: bool,
     doings: Doings,
     /// Of its wall clock, in nanoseconds; [`WALL_SKEW`] is right.
     skew: u64,
@@ -279,6 +281,31 @@ impl Cluster {
         let mut node = self.nodes[index].borrow_mut();
         node.backup = Some(node.disk.snapshot());
     }
+    pub fn has_backup(&self, index: usize) -> bool {
+        self.nodes[index].borrow().backup.is_some()
+    }
+    /// The disk of a node that does not run holds again what it held at the last backup.
+    pub fn restore_disk(&self, index: usize) {
+        let mut node = self.nodes[index].borrow_mut();
+        let Some(image) = node.backup.clone() else { return };
+        node.disk = node.disk.restore(&image);
+        node.restored = true;
+        self.count(|c| c.restored_backups += 1);
+        self.count(|c| c.planted += u64::from(self.planted(Planted::UntoldBackup)));
+        self.note(40, index as u64, || format!("node {index} gets an older disk"));
+    }
+    /// The disk of a node that does not run loses all but the node's name: what a user does who follows the words of a
+    /// start that met a damaged disk, and keeps the name. Without it the node would be another one, and the ring another.
+    pub fn wipe_disk(&self, index: usize) {
+        let spared = if self.planted(Planted::WipedName) { "" } else { "node" };
+        let mut node = self.nodes[index].borrow_mut();
+        node.disk = node.disk.wipe(spared);
+        self.count(|c| c.wiped_disks += 1);
+        if spared.is_empty() {
+            self.count(|c| c.planted += 1);
+        }
+        self.note(41, index as u64, || format!("node {index} gets an empty disk"));
+    }
     async fn boot(self: &Rc<Self>, index: usize, life: u64) -> Result<(), String> {
         let disk = self.disk(index);
         let identity = identity::open(&disk, &self.wish(index)).await.map_err(|e| e.to_string())?;
@@ -323,6 +350,7 @@ impl Cluster {
         }
         if self.listening(index) {
             self.note(2, index as u64, || format!("node {index} listens"));
+            self.check_alarm(index);
             self.came_up(index);
         }
         match core.driver.await {
@@ -330,8 +358,19 @@ impl Cluster {
             Err(e) => Err(e.to_string()),
         }
     }
+    /// A node on a restored disk says so, once it is open; from then on the disk is its own.
+    fn check_alarm(&self, index: usize) {
+        if !std::mem::take(&mut self.nodes[index].borrow_mut().restored) || self.planted(Planted::UntoldBackup) {
+            return;
+        }
+        if self.handle(index, 0).is_some_and(|handle| handle.stats().shard.identity_alarms == 0) {
+            self.violate(Invariant::Alive, format!("node {index} has an older disk and raises no alarm"));
+        }
+    }
     fn wish(&self, index: usize) -> NodeWish {
-        let mut prng = Prng::stream(self.plan.seed ^ index as u64, "identity");
+        let first = Prng::stream(self.plan.seed ^ index as u64, "identity").bits();
+        let later = self.life(index) > 1 && !self.planted(Planted::WipedName);
+        let random = if later { self.nodes[index].borrow_mut().prng.bits() } else { first };
         let ports = Ports::default();
         let seeds = if index == 0 { vec![] } else { vec![SocketAddr::new(ip_of(0), ports.peer)] };
         NodeWish {
@@ -341,8 +380,8 @@ impl Cluster {
             slices: self.plan.slices,
             vnodes: self.plan.vnodes,
             seeds,
-            random: prng.bits(),
-            copied: false,
+            random,
+            copied: self.nodes[index].borrow().restored && !self.planted(Planted::UntoldBackup),
         }
     }
     fn settings(&self) -> Settings {
@@ -353,6 +392,7 @@ impl Cluster {
             sloppy: self.plan.sloppy,
             suspect_after: self.plan.suspect_after,
             down_after: self.plan.suspect_after * 5,
+            hint_bytes_max: self.plan.hint_bytes_max,
             ..Settings::default()
         };
         spoil_settings(self.plan.planted, &mut settings);
@@ -573,6 +613,7 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
         shards: BTreeMap::new(),
         shard_count: plan.shards,
         backup: None,
+        restored: false,
         doings: Doings::default(),
         skew: skews.below(2 * WALL_SKEW),
         slowness,

@@ -47,6 +47,13 @@ fault_counts! {
     /// Flipped bits on a medium.
     rotten_pages true,
     misdirected_writes true,
+    /// Disks that came back empty, but for the node's name.
+    wiped_disks true,
+    /// Disks that came back as they had been some time before.
+    restored_backups true,
+    /// By shards that were there at the end: hints not kept at the bound, or given up; and marked ranges gone through.
+    hints_dropped false,
+    ranges_swept false,
     storage_failures false,
     messages_lost false,
     messages_doubled false,

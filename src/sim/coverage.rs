@@ -17,9 +17,11 @@ pub enum Blow {
     DiskError,
     FullDisk,
     Rot,
+    Wipe,
+    Restore,
 }
 impl Blow {
-    pub const ALL: [(Blow, &'static str); 9] = [
+    pub const ALL: [(Blow, &'static str); 11] = [
         (Blow::Kill, "kill"),
         (Blow::PowerLoss, "power loss"),
         (Blow::Pause, "pause"),
@@ -29,6 +31,8 @@ impl Blow {
         (Blow::DiskError, "disk error"),
         (Blow::FullDisk, "full disk"),
         (Blow::Rot, "rot"),
+        (Blow::Wipe, "wipe"),
+        (Blow::Restore, "restore"),
     ];
 }
 
@@ -43,6 +47,8 @@ pub enum State {
     Coordinating,
     /// It keeps hints for others.
     OwingHints,
+    /// It knows ranges in which others lack something that it keeps no hint of.
+    OwingRanges,
     /// Others keep hints, perhaps for it: it is avoided by some shard.
     Avoided,
     /// It has delivered hints within the last second.
@@ -53,11 +59,12 @@ pub enum State {
     Tidying,
 }
 impl State {
-    pub const ALL: [(State, &'static str); 8] = [
+    pub const ALL: [(State, &'static str); 9] = [
         (State::Starting, "starting"),
         (State::JustUp, "just up"),
         (State::Coordinating, "coordinating"),
         (State::OwingHints, "owing hints"),
+        (State::OwingRanges, "owing ranges"),
         (State::Avoided, "avoided"),
         (State::Replaying, "replaying"),
         (State::Repairing, "repairing"),
@@ -124,12 +131,13 @@ impl Cluster {
     fn states(&self, node: usize) -> impl Iterator<Item = State> {
         let listening = self.listening(node);
         let young = self.executor.now().since(self.disturbed(node)) < Duration::from_secs(2);
-        let (mut in_flight, mut hints) = (0, 0);
+        let (mut in_flight, mut hints, mut ranges) = (0, 0, 0);
         for shard in 0..self.shard_count(node) {
             let Some(handle) = self.handle(node, shard) else { continue };
             let stats = handle.stats().shard;
             in_flight += stats.in_flight;
             hints += stats.hints_pending;
+            ranges += stats.ranges_marked;
         }
         let (before, now) = (self.doings_before(node), self.doings(node));
         let same_life = before.life == now.life;
@@ -138,6 +146,7 @@ impl Cluster {
             listening && young,
             in_flight > 0,
             hints > 0,
+            ranges > 0,
             self.avoided(node),
             same_life && now.delivered > before.delivered,
             same_life && now.repairs > before.repairs,

@@ -475,6 +475,15 @@ impl VirtualDisk {
         self.reopen()
     }
 
+    /// Everything is lost but what lies in this directory (an empty name: nothing stays). Handles of before are dead.
+    pub fn wipe(&self, spared: &str) -> VirtualDisk {
+        let mut names = self.state.borrow().visible.clone();
+        let below = format!("{spared}/");
+        names.retain(|path, _| !spared.is_empty() && (path == spared || path.starts_with(&below)));
+        self.state.borrow_mut().restart(names);
+        self.reopen()
+    }
+
     // ---- looking at and spoiling content ----
 
     /// Paths and lengths of all files, in order.
@@ -766,6 +775,10 @@ mod tests {
         let before = disk.snapshot();
         block_on(write(&file, 0, 9, Sync::Data)).unwrap();
         assert_eq!(bytes(&disk.restore(&before), "a"), [0, 3]);
+        block_on(disk.reopen().create_dir("node")).unwrap();
+        block_on(disk.reopen().open("node/name", OpenMode::Create)).unwrap();
+        assert_eq!(disk.wipe("node").files(), [("node/name".to_string(), 0)]);
+        assert_eq!(disk.wipe("").files(), []);
     }
 
     #[test]

@@ -36,6 +36,9 @@ impl Faults {
         faults.every("full disks", plan.full_disk_every, Faults::full_disk);
         faults.every("clock steps", plan.clock_step_every, Faults::clock_step);
         faults.every("rot", plan.rot_every, Faults::rot);
+        faults.every("wipes", plan.wipe_every, Faults::wipe);
+        faults.every("backups", plan.restore_every / 2, Faults::back_up);
+        faults.every("restores", plan.restore_every, Faults::restore);
         if cluster.planted(Planted::ForgottenLease) {
             (0..cluster.node_count()).for_each(|node| cluster.back_up(node));
         }
@@ -216,6 +219,34 @@ impl Faults {
         if let Some(node) = self.plan.unsound {
             self.cluster.rot_disk(node);
         }
+    }
+    /// The fickle node comes back with an empty disk that still bears its name: see [`FaultPlan::fickle`].
+    async fn wipe(self: Rc<Self>, prng: Prng) {
+        self.lose_disk(prng, Blow::Wipe);
+    }
+    async fn back_up(self: Rc<Self>, _: Prng) {
+        // Whether it runs or not.
+        if let Some(node) = self.plan.fickle {
+            self.cluster.back_up(node);
+        }
+    }
+    /// The fickle node comes back as it was at the last backup.
+    async fn restore(self: Rc<Self>, prng: Prng) {
+        self.lose_disk(prng, Blow::Restore);
+    }
+    fn lose_disk(self: &Rc<Self>, mut prng: Prng, blow: Blow) {
+        let Some(node) = self.plan.fickle.filter(|node| self.cluster.listening(*node)) else { return };
+        if self.down() >= self.plan.down_max || (blow == Blow::Restore && !self.cluster.has_backup(node)) {
+            return;
+        }
+        self.cluster.cover(blow, node);
+        self.cluster.end(node, if prng.coin() { End::Kill } else { End::PowerLoss });
+        if blow == Blow::Wipe {
+            self.cluster.wipe_disk(node)
+        } else {
+            self.cluster.restore_disk(node)
+        }
+        self.restart_later(node, &mut prng);
     }
     async fn start_the_failed(self: Rc<Self>) {
         for node in 0..self.cluster.node_count() {

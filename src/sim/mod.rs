@@ -12,7 +12,9 @@
 //! delivered, replicas are equal. Until anti-entropy exists a named step of that phase, *reading all keys*, makes equal
 //! what a crash has kept hints from making equal.
 //!
-//! Not simulated yet: wiped disks and restored backups, members that join or leave under load.
+//! A disk may be lost as a whole: one node of some runs comes back with an empty one that still bears its name, or with
+//! an older state of its own. Not simulated yet: a node that comes back under another name, members that join or leave
+//! under load.
 
 pub mod checker;
 pub mod clock;

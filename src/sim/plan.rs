@@ -2,7 +2,10 @@
 //! that together the runs meet more than any single mixture would.
 
 use super::{planted::Planted, prng::Prng};
-use crate::{engine::types::EngineOptions, limits::KIB};
+use crate::{
+    engine::types::EngineOptions,
+    limits::{HINT_BYTES_MAX, KIB},
+};
 use std::time::Duration;
 
 /// Faults of the network between nodes, as probabilities of one message.
@@ -37,6 +40,11 @@ pub struct FaultPlan {
     /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
     /// so that each has a good copy elsewhere and any loss is a defect.
     pub unsound: Option<usize>,
+    /// The same atlas for disks that are lost as a whole: the one node whose disk may be emptied or set back to an older
+    /// state. Never beside an unsound medium.
+    pub fickle: Option<usize>,
+    pub wipe_every: Duration,
+    pub restore_every: Duration,
     /// Share of restarts with another number of shards.
     pub reshard: f64,
     /// How long a node stays down, a link cut, a process paused.
@@ -90,6 +98,8 @@ pub struct Plan {
     pub faults: FaultPlan,
     pub workload: WorkloadPlan,
     pub engine: EngineOptions,
+    /// Bytes of hints that a shard keeps: in some runs so few that writes go on without them.
+    pub hint_bytes_max: u64,
     pub planted: Option<Planted>,
 }
 
@@ -125,6 +135,7 @@ impl Plan {
             faults: draw_faults(&mut prng, duration, nodes),
             workload: draw_workload(&mut prng),
             engine: draw_engine(&mut prng),
+            hint_bytes_max: HINT_BYTES_MAX,
             planted: None,
         };
         if prng.chance(0.15) {
@@ -136,11 +147,36 @@ impl Plan {
             plan.workload.think = plan.workload.think.max(Duration::from_millis(100));
             plan.workload.clients = plan.workload.clients.min(8);
         }
+        let mut prng = Prng::stream(seed, "hints");
+        if prng.chance(0.25) {
+            plan.hint_bytes_max = prng.below(8 * KIB as u64);
+        }
+        let mut prng = Prng::stream(seed, "lost disks");
+        if prng.chance(0.25) && plan.faults.unsound.is_none() {
+            plan.lose_disks(&mut prng);
+        }
         if plan.faults.unsound.is_some() {
-            plan.w = plan.w.max(2);
-            plan.workload.lone_writes = false;
+            plan.two_copies();
         }
         plan
+    }
+    /// One node's disk is emptied, or set back to what it held before, now and then.
+    pub fn lose_disks(&mut self, prng: &mut Prng) {
+        let faults = &mut self.faults;
+        faults.unsound = None;
+        faults.rot_every = Duration::ZERO;
+        faults.fickle = Some(prng.index(self.nodes));
+        let every = self.duration / prng.between(2, 8) as u32;
+        // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was emptied.
+        let wiped = prng.coin();
+        faults.wipe_every = if wiped { every } else { Duration::ZERO };
+        faults.restore_every = if wiped { Duration::ZERO } else { every };
+        self.two_copies();
+    }
+    /// Every write is acknowledged by two nodes, so that the loss of one disk is not the loss of it.
+    fn two_copies(&mut self) {
+        self.w = self.w.max(2);
+        self.workload.lone_writes = false;
     }
     /// No node ends, and no disk fails: what is left are links, pauses and slowness.
     pub fn without_crashes(&mut self) {
@@ -152,10 +188,12 @@ impl Plan {
             &mut faults.disk_error_every,
             &mut faults.full_disk_every,
             &mut faults.rot_every,
+            &mut faults.wipe_every,
+            &mut faults.restore_every,
         ] {
             *every = Duration::ZERO;
         }
-        faults.unsound = None;
+        (faults.unsound, faults.fickle) = (None, None);
     }
     /// Whether no node ends in this run: then hints alone make replicas equal.
     pub fn crash_free(&self) -> bool {
@@ -167,13 +205,15 @@ impl Plan {
             faults.disk_error_every,
             faults.full_disk_every,
             faults.rot_every,
+            faults.wipe_every,
+            faults.restore_every,
         ]
         .iter()
         .all(Duration::is_zero)
     }
     /// Whether overlapping quorums promise anything: not when one disk may forget what it held.
     pub fn overlaps(&self) -> bool {
-        self.faults.unsound.is_none()
+        self.faults.unsound.is_none() && self.faults.fickle.is_none()
     }
 }
 
@@ -224,6 +264,9 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         clock_step_every: every(0.5, 20),
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
         unsound,
+        fickle: None,
+        wipe_every: Duration::ZERO,
+        restore_every: Duration::ZERO,
         reshard,
         lasting: prng.duration(Duration::from_millis(500), Duration::from_secs(12)),
         down_max: prng.between(1, 3) as usize,

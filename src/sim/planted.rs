@@ -9,7 +9,7 @@ use crate::{
         message::{Answer, Envelope, Fetched, Message, News, Purpose, Request, Response},
         versions::{Dot, Head, Siblings, VersionVector},
     },
-    types::{Failure, Outcome, Token, Value, WriteId},
+    types::{Address, Failure, Outcome, Token, Value, WriteId},
 };
 use std::{rc::Rc, time::Duration};
 
@@ -22,6 +22,10 @@ pub enum Planted {
     ShortWrite,
     /// After a loss of power a disk shows what it held long ago, the leases of dots included.
     ForgottenLease,
+    /// A disk that was emptied comes back under the node's name, as if it had never been used.
+    WipedName,
+    /// A node is not told that its disk is an older one.
+    UntoldBackup,
     /// A replicated write sometimes carries the dot of its predecessor.
     ReusedDot,
     /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
@@ -32,6 +36,8 @@ pub enum Planted {
     EarlyAcknowledgement,
     /// A stand-in acknowledges and keeps no hint.
     DroppedHint,
+    /// A stand-in that keeps no further hints acknowledges and stores nothing.
+    DroppedAtBound,
     /// A hint is dropped before its owner has it.
     HintDeletedEarly,
     /// Hints are never delivered.
@@ -63,15 +69,18 @@ pub enum Planted {
 }
 
 impl Planted {
-    pub const ALL: [Planted; 22] = [
+    pub const ALL: [Planted; 25] = [
         Planted::SkippedSync,
         Planted::ShortWrite,
         Planted::ForgottenLease,
+        Planted::WipedName,
+        Planted::UntoldBackup,
         Planted::ReusedDot,
         Planted::DroppedSibling,
         Planted::ForeignValue,
         Planted::EarlyAcknowledgement,
         Planted::DroppedHint,
+        Planted::DroppedAtBound,
         Planted::HintDeletedEarly,
         Planted::UndeliveredHint,
         Planted::SkippedRepair,
@@ -92,11 +101,14 @@ impl Planted {
             Planted::SkippedSync => "skipped-sync",
             Planted::ShortWrite => "short-write",
             Planted::ForgottenLease => "forgotten-lease",
+            Planted::WipedName => "wiped-name",
+            Planted::UntoldBackup => "untold-backup",
             Planted::ReusedDot => "reused-dot",
             Planted::DroppedSibling => "dropped-sibling",
             Planted::ForeignValue => "foreign-value",
             Planted::EarlyAcknowledgement => "early-acknowledgement",
             Planted::DroppedHint => "dropped-hint",
+            Planted::DroppedAtBound => "dropped-at-bound",
             Planted::HintDeletedEarly => "hint-deleted-early",
             Planted::UndeliveredHint => "undelivered-hint",
             Planted::SkippedRepair => "skipped-repair",
@@ -134,8 +146,17 @@ impl Plan {
                 self.workload.mix[5] += 6;
             }
             Planted::EarlyAcknowledgement => self.overlap(),
-            Planted::DroppedHint | Planted::HintDeletedEarly => {
+            Planted::WipedName | Planted::UntoldBackup => {
+                self.lose_disks(&mut Prng::stream(self.seed, "planted"));
+                let wiped = planted == Planted::WipedName;
+                self.faults.wipe_every = if wiped { self.duration / 6 } else { Duration::ZERO };
+                self.faults.restore_every = if wiped { Duration::ZERO } else { self.duration / 6 };
+            }
+            Planted::DroppedHint | Planted::DroppedAtBound | Planted::HintDeletedEarly => {
                 self.sloppy = true;
+                if planted == Planted::DroppedAtBound {
+                    self.hint_bytes_max = 0;
+                }
                 self.without_crashes();
                 self.faults.pause_every = often;
                 self.faults.cut_every = often;
@@ -184,8 +205,15 @@ impl Cluster {
 
     /// Changes a message as a planted defect would, or answers it in the receiver's place.
     pub(super) fn spoil_message(self: &Rc<Self>, mut envelope: Envelope, spoiler: &mut Prng) -> Option<Envelope> {
-        let planted = self.plan.planted?;
+        let (planted, to) = (self.plan.planted?, envelope.to);
         let struck = match &mut envelope.message {
+            Message::Replicate { purpose: Purpose::Hint { .. }, .. }
+                if planted == Planted::DroppedAtBound && self.keeps_no_hints(to) =>
+            {
+                self.struck();
+                self.acknowledge_falsely(&envelope);
+                return None;
+            }
             Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler)
             {
                 Verdict::Pass => false,
@@ -252,6 +280,10 @@ impl Cluster {
             }
             _ => Verdict::Pass,
         }
+    }
+    fn keeps_no_hints(&self, address: Address) -> bool {
+        let handle = self.index_of(address.node).and_then(|node| self.handle(node, address.shard.0));
+        handle.is_some_and(|handle| handle.stats().shard.hints_pending_bytes > self.plan.hint_bytes_max)
     }
     /// Answers a state as if it had been stored.
     fn acknowledge_falsely(self: &Rc<Self>, envelope: &Envelope) {

@@ -16,7 +16,7 @@ use super::{
     workload::{ClientCounts, Workload},
 };
 use crate::{
-    engine::types::Want,
+    engine::{error::EngineError, types::Want},
     protocol::{
         message::{Answer, Operation, Request},
         replica::keys::data_key,
@@ -177,10 +177,9 @@ impl Run {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
         let drained = !self.failed() && self.wait(end.since(self.executor().now()), || self.hints() == 0);
-        // What a damaged record is owed stays owed until it is repaired.
-        if !drained && !self.failed() && self.cluster.plan.faults.unsound.is_none() {
+        if !drained && !self.failed() {
             self.note_stats();
-            self.cluster.violate(Invariant::I5, format!("{} hints do not drain", self.hints()));
+            self.cluster.violate(Invariant::I5, format!("{} hints and marked ranges do not drain", self.hints()));
         }
         self.executor().run_for(last_arrival.since(self.executor().now()));
         if self.failed() {
@@ -257,18 +256,18 @@ impl Run {
             }
         }
     }
-    /// Hints that wait. A node on an unsound medium may keep some that it cannot read, and takes none for a key whose
-    /// record it cannot read: then they never go, as long as nothing repairs it.
+    /// Hints that wait, and ranges that are marked. A range that an unsound medium does not let be walked stays marked.
     fn hints(&self) -> u64 {
         let unsound = self.cluster.plan.faults.unsound;
         let stats = |node: usize| {
             let shards = 0..self.cluster.shard_count(node);
-            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats())
+            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats().shard)
         };
-        if unsound.is_some_and(|node| stats(node).any(|s| s.engine.damaged_places + s.engine.damaged_reads > 0)) {
-            return 0;
-        }
-        (0..self.cluster.node_count()).flat_map(stats).map(|s| s.shard.hints_pending).sum()
+        let marks = |node: usize| stats(node).map(|s| s.ranges_marked).sum::<u64>();
+        let of = |node: usize| {
+            stats(node).map(|s| s.hints_pending).sum::<u64>() + if unsound == Some(node) { 0 } else { marks(node) }
+        };
+        (0..self.cluster.node_count()).map(of).sum()
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
@@ -364,6 +363,12 @@ impl Run {
             disk.syncs += counts.syncs;
             disk.bytes_written += counts.bytes_written;
             disk.errors += counts.errors;
+            for shard in 0..self.cluster.shard_count(node) {
+                let Some(handle) = self.cluster.handle(node, shard) else { continue };
+                let stats = handle.stats().shard;
+                faults.hints_dropped += stats.hints_dropped;
+                faults.ranges_swept += stats.ranges_swept;
+            }
             faults.rotten_pages += counts.bit_flips;
             faults.misdirected_writes += counts.misdirected_writes;
         }
@@ -430,19 +435,20 @@ async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
     }
 }
 
-/// What the engines of the home replicas hold of a key, with the node of each; that with an unsound medium is left out.
+/// What the engines of the home replicas hold of a key, with the node of each; what an unsound medium has damaged is left
+/// out.
 async fn gather(cluster: &Rc<Cluster>, key: &Key, want: Want) -> Result<Vec<(usize, Siblings)>, String> {
     let token = key.token();
     let ring = cluster.handle(0, 0).ok_or("node 0 does not run")?.ring();
     let mut states = Vec::new();
     for id in ring.walk(token, usize::from(cluster.plan.n)) {
         let (Some(node), Some(address)) = (cluster.index_of(id), ring.address(id, token)) else { continue };
-        if cluster.plan.faults.unsound == Some(node) {
-            continue;
-        }
         let handle = cluster.handle(node, address.shard.0).ok_or("a node does not run")?;
         let slice = ring.placement(id).map(|p| p.slice_of(token)).ok_or("a node is not in the ring")?;
-        let record = handle.engine().get(slice, &data_key(key), want).await.map_err(|e| format!("node {node}: {e}"))?;
+        let record = match handle.engine().get(slice, &data_key(key), want).await {
+            Err(EngineError::Damaged(_)) if cluster.plan.faults.unsound == Some(node) => continue,
+            record => record.map_err(|e| format!("node {node}: {e}"))?,
+        };
         let state = match record {
             None => Siblings::default(),
             Some(record) => {

@@ -14,9 +14,11 @@
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
 //!   `restart A`: what the disk had not answered is lost
 //! - `backup A`, `restore A`: what its disk held then is what it holds now; `clean A`: an orderly stop
+//! - `bound 100`, before the cluster: a node that keeps more bytes of hints than that keeps no further one
+//! - `damage A hints`: the hints on its disk cannot be read any more
 //! - `forge NAME A:6`: a context that claims this one write of `A`
 //! - `wait 300ms`: time passes, timers fire
-//! - `state KEY`: what each node has stored; `hints`; `members A`
+//! - `state KEY`: what each node has stored; `hints`; `marks`: who is known to lack something; `members A`
 //! - `trace disk`, `trace gossip`, `trace off`: what is printed besides messages about keys
 //!
 //! After each command messages are delivered in the order in which they were sent, until none is left.
@@ -24,7 +26,9 @@
 use bytes::Bytes;
 use dynarc::{
     protocol::{
-        message::{Answer, ClientToken, Depth, Envelope, Fetched, Message, Operation, Purpose, Request, Response},
+        message::{
+            Answer, ClientToken, Depth, Envelope, Fetched, Message, Operation, Purpose, Refusal, Request, Response,
+        },
         replica::{Change, Leases, Stored, keys},
         ring::Ring,
         shard::{Birth, Effect, Event, Settings, Shard},
@@ -53,6 +57,8 @@ struct Node {
     starts: u64,
     disk: BTreeMap<Bytes, (Bytes, Values)>,
     backup: BTreeMap<Bytes, (Bytes, Values)>,
+    /// What cannot be read.
+    damaged: BTreeSet<Bytes>,
     /// Its disk answers no more: what it was asked.
     held: Option<VecDeque<Effect>>,
     holds_reads: bool,
@@ -160,6 +166,14 @@ impl super::Stage for Stage {
                     }
                 }
             }
+            ["bound", bytes] => {
+                self.settings.hint_bytes_max = bytes.parse().map_err(|_| format!("{bytes} is no number"))?;
+            }
+            ["damage", node, "hints"] => {
+                let node = self.node(letter(node)?)?;
+                let (from, to) = keys::all_hints();
+                node.damaged = node.disk.range(from..to).map(|(key, _)| key.clone()).collect();
+            }
             ["hold", node, what @ ..] => {
                 let node = self.node(letter(node)?)?;
                 node.held = Some(VecDeque::new());
@@ -200,6 +214,7 @@ impl super::Stage for Stage {
             ["wait", time] => self.wait(parse_time(time)?),
             ["state", key] => self.state(key)?,
             ["hints"] => self.hints(),
+            ["marks"] => self.marks(),
             ["members", node] => self.members(letter(node)?)?,
             ["trace", what] => {
                 self.trace_disk = *what == "disk" || (*what != "off" && self.trace_disk);
@@ -263,7 +278,8 @@ impl Stage {
         if let [rest @ .., "gossip", interval] = words {
             let interval = parse_time(interval)?;
             let settings = Settings::default();
-            self.settings = Settings { gossip_interval: interval, ..settings };
+            self.settings =
+                Settings { gossip_interval: interval, hint_bytes_max: self.settings.hint_bytes_max, ..settings };
             letters = rest;
         }
         let letters = parse_letters(letters)?;
@@ -287,6 +303,7 @@ impl Stage {
             starts: 0,
             disk: BTreeMap::new(),
             backup: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             held: None,
             holds_reads: false,
         };
@@ -325,6 +342,7 @@ impl Stage {
             leases,
             stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
             tables: tables.into_iter().collect(),
+            tables_in_doubt: Vec::new(),
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             behind,
             copied: false,
@@ -405,11 +423,13 @@ impl Stage {
                     Stored { head, values }
                 });
                 let depth = if depth == Depth::Full { "whole" } else { "head" };
-                (Event::Loaded { io, result: Ok(found) }, format!("{letter} disk: read {depth}"))
+                let result = if node.damaged.contains(&key) { Err(Refusal::Damaged) } else { Ok(found) };
+                (Event::Loaded { io, result }, format!("{letter} disk: read {depth}"))
             }
             Effect::Store { io, changes, durability } => {
                 let count = changes.len();
                 for Change { key, record, .. } in changes {
+                    node.damaged.remove(&key);
                     match record {
                         Some(record) => drop(node.disk.insert(key, record)),
                         None => drop(node.disk.remove(&key)),
@@ -565,6 +585,16 @@ impl Stage {
         }
         if self.lines.is_empty() {
             self.lines.push("nobody owes anything".into());
+        }
+    }
+    fn marks(&mut self) {
+        for (letter, node) in &self.nodes {
+            for owner in node.disk.keys().filter_map(|key| keys::parse_behind(key)) {
+                self.lines.push(format!("{letter} knows that {} lacks something", name(owner)));
+            }
+        }
+        if self.lines.is_empty() {
+            self.lines.push("nothing is marked".into());
         }
     }
     fn tables(&mut self) {

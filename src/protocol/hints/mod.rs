@@ -8,22 +8,42 @@
 //! The owner sets the pace: the window grows while it answers quickly, and shrinks when it takes long or refuses. A
 //! replay begins a random moment after the owner's return, so that not all who owe it something begin at once.
 //!
-//! Hints are bounded in bytes. At the bound a hint is dropped and its range marked, durably, as one in which the owner
-//! lacks something: never is a client's write refused for it.
+//! # At the bound
+//!
+//! Hints are bounded in bytes, and never is a client's write refused for it. What a stand-in acknowledges counts toward W,
+//! so it cannot be dropped: at the bound its own copy takes the state, as a replica's would, and the slice is *marked* as
+//! one in which the owner lacks something. A replica that owes a marker at the bound has the state in its own copy
+//! anyway, and marks likewise. A mark is one small record a slice and owner, stored in one batch with the state: marks
+//! are bounded by their number, and the states by the disk, which turns read-only before it is full.
+//!
+//! When the owner is back and has its hints, each marked slice is *swept*: of every key there that the owner is a home of it
+//! is asked what it knows, and sent the own record if it lacks some of it. After a sweep that has left nothing out the
+//! mark goes. So what was acknowledged reaches its homes, bound or not; what is sent is merged like any other state, so
+//! what was deleted since stays so. A stand-in's copy stays behind, stale and harmless: it is read only while too few
+//! homes can be, and merged.
+//!
+//! # Damage
+//!
+//! A hint that cannot be read, twice, or whose record cannot, is dropped, its range marked and the drop counted: the others
+//! that acknowledged the write have it. A slice whose hints or records cannot be walked stays marked; it is tried again
+//! after [`SWEEP_PAUSE`].
 
 use crate::{
     limits::{
         BACKGROUND_TIMEOUT, HINT_ANSWER_SLACK, HINT_ANSWER_TIMES, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN,
-        HINT_WINDOW, HINT_WINDOW_START,
+        HINT_WINDOW, HINT_WINDOW_START, SWEEP_PAUSE,
     },
     protocol::{
-        message::{Depth, Message, Purpose, Refusal},
+        message::{Depth, Fetched, Message, Purpose, Refusal},
         replica::{
             Stored,
-            keys::{HintForm, HintHead, HintKind, data_key, hint_bytes, hints_of, parse_hint_key},
+            keys::{
+                HintForm, HintHead, HintKind, all_records, data_key, hint_bytes, hint_key, hints_of, parse_hint_key,
+                user_key,
+            },
         },
-        ring::{FixedMap, Ring},
-        versions::{Head, Siblings},
+        ring::{FixedMap, Nodes, Ring},
+        versions::{Dot, Head, Siblings},
     },
     types::{Address, Instant, Key, NodeId, SliceId},
 };
@@ -65,6 +85,33 @@ pub enum Act {
         form: HintForm,
         stamp: u64,
     },
+    /// As `Drop` for a hint that cannot be delivered: its range is marked.
+    GiveUp {
+        delivery: u64,
+        slice: SliceId,
+        key: Key,
+        owner: NodeId,
+        form: HintForm,
+        stamp: u64,
+    },
+    /// Hints of the slice cannot be walked: note that the owner lacks something of it.
+    Mark {
+        slice: SliceId,
+        owner: NodeId,
+    },
+    /// The owner has all that this shard has of the slice: the mark goes. Nobody waits.
+    Unmark {
+        slice: SliceId,
+        owner: NodeId,
+    },
+}
+
+/// What a walk needs to know of the moment.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub ring: &'a Ring,
+    /// The home replicas of a key.
+    pub homes: &'a dyn Fn(&Key) -> Nodes,
 }
 
 /// What is owed to one node.
@@ -72,10 +119,17 @@ struct Owed {
     /// An upper bound: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
-    /// Hints that are being written: a walk may pass by before they can be seen.
+    /// Hints and marks that are being written: a walk may pass by before they can be seen.
     writing: u64,
-    replay: Option<Replay>,
+    walk: Option<Walk>,
     not_before: Instant,
+    /// Slices in which it lacks something, those of them that this round of sweeps has still to walk, and when the next
+    /// round may begin.
+    marked: BTreeSet<SliceId>,
+    round: VecDeque<SliceId>,
+    next_round: Instant,
+    /// The last walk over its hints has left some that were refused.
+    stuck: bool,
     /// The owner has been seen to be back; its replay may begin at `not_before`.
     back: bool,
     /// Deliveries in flight at once.
@@ -88,19 +142,44 @@ struct Owed {
 }
 impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
-        let window = HINT_WINDOW_START;
-        let not_before = Instant::ZERO;
         Owed {
             count,
             bytes,
             writing: 0,
-            replay: None,
-            not_before,
+            walk: None,
+            not_before: Instant::ZERO,
+            marked: BTreeSet::new(),
+            round: VecDeque::new(),
+            next_round: Instant::ZERO,
+            stuck: false,
             back: false,
-            window,
+            window: HINT_WINDOW_START,
             quick: 0,
             shrunk: 0,
             best: BACKGROUND_TIMEOUT,
+        }
+    }
+    fn is_empty(&self) -> bool {
+        self.count == 0 && self.marked.is_empty()
+    }
+    /// Something is being written for it that a walk under way may miss.
+    fn begin_writing(&mut self) {
+        self.writing += 1;
+        if let Some(walk) = &mut self.walk {
+            walk.complete = false;
+        }
+    }
+    /// What is to be walked next, if anything is due: a slice's sweep, or all hints.
+    fn next_walk(&mut self, now: Instant, slices: &[SliceId]) -> Option<(What, VecDeque<SliceId>)> {
+        // Hints first; those that are refused again and again hold nothing up.
+        let sweeps = self.count == 0 || self.stuck;
+        if sweeps && self.round.is_empty() && now >= self.next_round {
+            self.round.extend(&self.marked);
+            self.next_round = now + SWEEP_PAUSE;
+        }
+        match self.round.pop_front_if(|_| sweeps) {
+            Some(slice) => Some((What::Records(slice), [slice].into())),
+            None => (self.count > 0).then(|| (What::Hints, slices.iter().copied().collect())),
         }
     }
     /// The owner has answered after so long, well or not.
@@ -123,11 +202,28 @@ impl Owed {
     }
 }
 
-/// One walk over an owner's hints.
-#[derive(Default)]
-struct Replay {
-    /// Index of the slice being walked, and where in it.
-    slice: usize,
+/// What a walk is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    /// The owner's hints, in all slices.
+    Hints,
+    /// The own records of one marked slice.
+    Records(SliceId),
+}
+impl What {
+    fn bounds(self, owner: NodeId) -> (Bytes, Bytes) {
+        match self {
+            What::Hints => hints_of(owner),
+            What::Records(_) => all_records(),
+        }
+    }
+}
+
+/// One walk over what an owner is owed.
+struct Walk {
+    what: What,
+    /// The first is being walked, from this key on.
+    slices: VecDeque<SliceId>,
     from: Bytes,
     scanning: bool,
     waiting: VecDeque<(SliceId, Bytes, Bytes)>,
@@ -137,19 +233,34 @@ struct Replay {
     refused: u64,
     /// The owner takes nothing now: the walk ends.
     failed: bool,
-    /// No hint was being written when it began, and none has been since: what it does not find does not exist.
+    /// Nothing was being written when it began, and nothing has been since: what it does not find does not exist.
     complete: bool,
+}
+impl Walk {
+    fn next_slice(&mut self, owner: NodeId) {
+        self.slices.pop_front();
+        self.from = self.what.bounds(owner).0;
+    }
+}
+
+/// Why something is delivered.
+enum Source {
+    /// A hint says so: its form and stamp, and what it counts for.
+    Hint { form: HintForm, stamp: u64, bytes: u64 },
+    /// Its slice is marked, and this is what the own record said when the sweep passed.
+    Sweep { head: Head },
 }
 
 struct Delivery {
     owner: NodeId,
     slice: SliceId,
     key: Key,
-    stamp: u64,
-    /// What the hint counts for, and what was sent.
-    bytes: u64,
+    source: Source,
     sent_bytes: u64,
-    form: HintForm,
+    /// It could not be read once already.
+    damaged: bool,
+    /// It cannot be delivered, and is being dropped.
+    given_up: bool,
     sent: Instant,
     give_up: Instant,
 }
@@ -157,46 +268,56 @@ struct Delivery {
 /// See the module.
 pub struct Hints {
     slices: Vec<SliceId>,
+    /// Bytes of hints that are kept.
+    bytes_max: u64,
     owners: BTreeMap<NodeId, Owed>,
     deliveries: FixedMap<u64, Delivery>,
     scans: FixedMap<u64, (NodeId, SliceId)>,
     next: u64,
     next_look: Instant,
     random: fastrand::Rng,
-    /// Where a hint was dropped.
-    marked: BTreeSet<(NodeId, SliceId)>,
     pub stored: u64,
     pub delivered: u64,
     /// Bytes of values that owners have acknowledged.
     pub delivered_bytes: u64,
-    /// Hints not kept because of the bound in bytes.
+    /// Hints not kept because of the bound in bytes, or given up because they were damaged.
     pub dropped: u64,
+    /// Marked ranges of which the owner has got all that this shard has.
+    pub swept: u64,
+}
+
+/// What lies in the engine at the start.
+#[derive(Default)]
+pub struct Found {
+    /// Hints: owner, count, bytes.
+    pub hints: Vec<(NodeId, u64, u64)>,
+    /// Where hints were dropped.
+    pub marks: Vec<(NodeId, SliceId)>,
 }
 
 impl Hints {
-    /// `found`: hints that lie in the engine at start: owner, count, bytes; `marked`: where hints were dropped. `first`:
-    /// where the numbers of deliveries start, different in each life.
-    pub fn new(
-        slices: Vec<SliceId>,
-        found: impl IntoIterator<Item = (NodeId, u64, u64)>,
-        marked: impl IntoIterator<Item = (NodeId, SliceId)>,
-        first: u64,
-        now: Instant,
-    ) -> Hints {
-        let owners = found.into_iter().map(|(node, count, bytes)| (node, Owed::new(count, bytes)));
+    /// `bytes_max`: bytes of hints beyond which none is kept. `first`: where the numbers of deliveries start, different in
+    /// each life.
+    pub fn new(slices: Vec<SliceId>, found: Found, bytes_max: u64, first: u64, now: Instant) -> Hints {
+        let mut owners: BTreeMap<NodeId, Owed> =
+            found.hints.into_iter().map(|(node, count, bytes)| (node, Owed::new(count, bytes))).collect();
+        for (owner, slice) in found.marks {
+            owners.entry(owner).or_insert_with(|| Owed::new(0, 0)).marked.insert(slice);
+        }
         Hints {
             slices,
-            owners: owners.collect(),
+            bytes_max,
+            owners,
             deliveries: FixedMap::default(),
             scans: FixedMap::default(),
             next: first,
             next_look: now + HINT_INTERVAL,
             random: fastrand::Rng::with_seed(first),
-            marked: marked.into_iter().collect(),
             stored: 0,
             delivered: 0,
             delivered_bytes: 0,
             dropped: 0,
+            swept: 0,
         }
     }
     pub fn count(&self) -> u64 {
@@ -205,32 +326,40 @@ impl Hints {
     pub fn bytes(&self) -> u64 {
         self.owners.values().map(|o| o.bytes).sum()
     }
+    /// Whether no further hint is kept.
+    pub fn is_full(&self) -> bool {
+        self.bytes() > self.bytes_max
+    }
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.owners.values().any(|o| o.count > 0).then_some(self.next_look)
+        self.owners.values().any(|o| !o.is_empty()).then_some(self.next_look)
     }
     /// Ranges in which an owner lacks something, and each owner counts by itself.
     pub fn ranges_marked(&self) -> u64 {
-        self.marked.len() as u64
+        self.owners.values().map(|o| o.marked.len() as u64).sum()
     }
-    /// It is noted that the owner lacks something of the slice.
-    pub fn mark(&mut self, owner: NodeId, slice: SliceId) {
-        self.marked.insert((owner, slice));
+    fn owed(&mut self, now: Instant, owner: NodeId) -> &mut Owed {
+        if self.owners.values().all(Owed::is_empty) {
+            self.next_look = now + HINT_INTERVAL;
+        }
+        self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0))
+    }
+    /// It is being noted that the owner lacks something of the slice.
+    pub fn mark(&mut self, now: Instant, owner: NodeId, slice: SliceId) {
+        let owed = self.owed(now, owner);
+        owed.begin_writing();
+        if owed.marked.insert(slice) {
+            owed.next_round = Instant::ZERO;
+        }
     }
     /// A hint is being written.
     pub fn kept(&mut self, now: Instant, owner: NodeId, bytes: u64) {
-        if self.owners.values().all(|o| o.count == 0) {
-            self.next_look = now + HINT_INTERVAL;
-        }
         self.stored += 1;
-        let owed = self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0));
+        let owed = self.owed(now, owner);
         owed.count += 1;
         owed.bytes += bytes;
-        owed.writing += 1;
-        if let Some(replay) = &mut owed.replay {
-            replay.complete = false;
-        }
+        owed.begin_writing();
     }
-    /// The writing of a hint has ended, well or not.
+    /// The writing of a hint or a mark has ended, well or not.
     pub fn written(&mut self, owner: NodeId) {
         if let Some(owed) = self.owners.get_mut(&owner) {
             owed.writing = owed.writing.saturating_sub(1);
@@ -238,7 +367,7 @@ impl Hints {
     }
 
     /// Looks for owners that are back, and for deliveries that got no answer.
-    pub fn tick(&mut self, now: Instant, ring: &Ring, healthy: impl Fn(NodeId) -> bool, out: &mut Vec<Act>) {
+    pub fn tick(&mut self, now: Instant, view: View<'_>, healthy: impl Fn(NodeId) -> bool, out: &mut Vec<Act>) {
         if now < self.next_look {
             return;
         }
@@ -250,7 +379,7 @@ impl Hints {
         let owners: Vec<NodeId> = self.owners.keys().copied().collect();
         for owner in owners {
             let Some(owed) = self.owners.get_mut(&owner) else { continue };
-            if owed.count == 0 || !healthy(owner) || !ring.contains(owner) {
+            if owed.is_empty() || !healthy(owner) || !view.ring.contains(owner) {
                 owed.back = false;
             } else if !owed.back {
                 owed.back = true;
@@ -258,46 +387,88 @@ impl Hints {
                 owed.not_before = owed.not_before.max(now + jitter);
                 self.next_look = self.next_look.min(owed.not_before);
             }
-            if owed.back && now >= owed.not_before && owed.replay.is_none() {
-                let complete = owed.writing == 0;
-                owed.replay = Some(Replay { from: hints_of(owner).0, complete, ..Replay::default() });
+            if owed.back
+                && now >= owed.not_before
+                && owed.walk.is_none()
+                && let Some((what, slices)) = owed.next_walk(now, &self.slices)
+            {
+                owed.walk = Some(Walk {
+                    what,
+                    slices,
+                    from: what.bounds(owner).0,
+                    scanning: false,
+                    waiting: VecDeque::new(),
+                    in_flight: 0,
+                    found: 0,
+                    refused: 0,
+                    failed: false,
+                    complete: owed.writing == 0,
+                });
             }
-            self.pump(now, owner, ring, out);
+            self.pump(now, owner, view, out);
         }
     }
 
     /// Keeps the window of one owner full, and ends the walk when nothing is left of it.
-    fn pump(&mut self, now: Instant, owner: NodeId, ring: &Ring, out: &mut Vec<Act>) {
+    fn pump(&mut self, now: Instant, owner: NodeId, view: View<'_>, out: &mut Vec<Act>) {
         let Some(owed) = self.owners.get_mut(&owner) else { return };
-        let Some(replay) = &mut owed.replay else { return };
-        while replay.in_flight < owed.window && !replay.failed {
-            let Some((slice, key, head)) = replay.waiting.pop_front() else { break };
+        let Some(walk) = &mut owed.walk else { return };
+        while walk.in_flight < owed.window && !walk.failed {
+            let Some((slice, key, head)) = walk.waiting.pop_front() else { break };
             self.next += 1;
-            if let Some((delivery, load)) = deliver(now, self.next, slice, key, &head) {
-                replay.in_flight += 1;
-                self.deliveries.insert(self.next, delivery);
-                out.push(load);
+            let begun = match walk.what {
+                What::Hints => begin_hint(now, self.next, slice, key, &head),
+                What::Records(_) => begin_record(now, self.next, owner, (slice, &key, &head), view),
+            };
+            match begun {
+                Begun::Delivery(delivery, act) => {
+                    walk.in_flight += 1;
+                    self.deliveries.insert(self.next, delivery);
+                    out.push(act);
+                }
+                Begun::NotOwed => {}
+                Begun::Unreadable => walk.refused += 1,
             }
         }
-        let more = replay.slice < self.slices.len() && !replay.failed && ring.contains(owner);
-        if more && !replay.scanning && replay.waiting.len() < HINT_WINDOW {
+        let more = !walk.slices.is_empty() && !walk.failed && view.ring.contains(owner);
+        if more
+            && !walk.scanning
+            && walk.waiting.len() < HINT_WINDOW
+            && let Some(&slice) = walk.slices.front()
+        {
             self.next += 1;
-            replay.scanning = true;
-            let slice = self.slices[replay.slice];
+            walk.scanning = true;
             self.scans.insert(self.next, (owner, slice));
-            let (from, to) = (replay.from.clone(), hints_of(owner).1);
+            let (from, to) = (walk.from.clone(), walk.what.bounds(owner).1);
             out.push(Act::Scan { io: self.next, slice, from, to, limit: HINT_SCAN });
         }
-        let over = !more && !replay.scanning && replay.in_flight == 0 && (replay.failed || replay.waiting.is_empty());
-        if over {
-            let failed = replay.failed || replay.refused > 0;
-            let (found, complete) = (replay.found, replay.complete);
-            owed.replay = None;
-            if failed {
-                owed.not_before = now + HINT_INTERVAL * 2;
-            } else if found == 0 && complete {
-                (owed.count, owed.bytes) = (0, 0);
+        let over = !more && !walk.scanning && walk.in_flight == 0 && (walk.failed || walk.waiting.is_empty());
+        if over && let Some(walk) = owed.walk.take() {
+            self.ended(now, owner, &walk, out);
+        }
+    }
+    /// Nothing is left of a walk.
+    fn ended(&mut self, now: Instant, owner: NodeId, walk: &Walk, out: &mut Vec<Act>) {
+        let Some(owed) = self.owners.get_mut(&owner) else { return };
+        let whole = !walk.failed && walk.refused == 0 && walk.complete;
+        match walk.what {
+            What::Hints => {
+                owed.stuck = !walk.failed && walk.refused > 0;
+                if walk.failed || owed.stuck {
+                    owed.not_before = now + HINT_INTERVAL * 2;
+                } else if walk.found == 0 && walk.complete {
+                    (owed.count, owed.bytes) = (0, 0);
+                }
             }
+            What::Records(slice) if whole => {
+                owed.marked.remove(&slice);
+                self.swept += 1;
+                out.push(Act::Unmark { slice, owner });
+            }
+            What::Records(_) => {}
+        }
+        if !owed.round.is_empty() && owed.not_before <= now {
+            self.next_look = now;
         }
     }
 
@@ -306,32 +477,56 @@ impl Hints {
         now: Instant,
         io: u64,
         result: Result<Vec<(Bytes, Bytes)>, Refusal>,
-        ring: &Ring,
+        view: View<'_>,
         out: &mut Vec<Act>,
     ) {
         let Some((owner, slice)) = self.scans.remove(&io) else { return };
-        let Some(replay) = self.owners.get_mut(&owner).and_then(|o| o.replay.as_mut()) else { return };
-        replay.scanning = false;
+        let Some(owed) = self.owners.get_mut(&owner) else { return };
+        let Some(walk) = &mut owed.walk else { return };
+        walk.scanning = false;
         match result {
-            // What is damaged there cannot be delivered; the other slices' hints can.
+            // What is damaged there cannot be delivered; what lies in other slices can.
             Err(Refusal::Damaged) => {
-                replay.slice += 1;
-                replay.from = hints_of(owner).0;
-            }
-            Err(_) => replay.failed = true,
-            Ok(found) => {
-                replay.found += found.len() as u64;
-                match found.last() {
-                    Some((last, _)) if found.len() >= HINT_SCAN => replay.from = after(last),
-                    _ => {
-                        replay.slice += 1;
-                        replay.from = hints_of(owner).0;
-                    }
+                walk.refused += u64::from(walk.what != What::Hints);
+                walk.next_slice(owner);
+                if !owed.marked.contains(&slice) {
+                    out.push(Act::Mark { slice, owner });
                 }
-                replay.waiting.extend(found.into_iter().map(|(key, head)| (slice, key, head)));
+            }
+            Err(_) => walk.failed = true,
+            Ok(found) => {
+                walk.found += found.len() as u64;
+                match found.last() {
+                    Some((last, _)) if found.len() >= HINT_SCAN => walk.from = after(last),
+                    _ => walk.next_slice(owner),
+                }
+                walk.waiting.extend(found.into_iter().map(|(key, head)| (slice, key, head)));
             }
         }
-        self.pump(now, owner, ring, out);
+        self.pump(now, owner, view, out);
+    }
+
+    /// The owner of a swept key has said what it knows.
+    pub fn fetched(
+        &mut self,
+        now: Instant,
+        delivery: u64,
+        result: Result<Fetched, Refusal>,
+        view: View<'_>,
+        out: &mut Vec<Act>,
+    ) {
+        let Some(d) = self.deliveries.get_mut(&delivery) else { return };
+        let Source::Sweep { head } = &d.source else { return };
+        let theirs = match result {
+            Ok(Fetched::Nothing) => Head::default(),
+            Ok(Fetched::Head(theirs)) => theirs,
+            Ok(Fetched::Full(theirs)) => theirs.head,
+            Err(refusal) => return self.refused(now, delivery, refusal, view, out),
+        };
+        if !adds_to(head, &theirs) {
+            return self.dropped(now, delivery, true, view, out);
+        }
+        out.push(Act::Load { io: delivery, slice: d.slice, key: data_key(&d.key), depth: Depth::Full });
     }
 
     /// What is owed has been read: send it.
@@ -340,39 +535,52 @@ impl Hints {
         now: Instant,
         delivery: u64,
         result: Result<Option<Stored>, Refusal>,
-        ring: &Ring,
+        view: View<'_>,
         out: &mut Vec<Act>,
     ) {
         let Some(d) = self.deliveries.get_mut(&delivery) else { return };
-        let (owner, slice, key, form, stamp) = (d.owner, d.slice, d.key.clone(), d.form, d.stamp);
         let siblings = match result {
-            Ok(Some(stored)) => decode(stored, form),
-            // A marker for a record that is gone: nothing is owed.
-            Ok(None) => {
-                out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
-                return;
-            }
-            Err(_) => None,
+            Ok(Some(stored)) => d.source.decode(stored).ok_or(Refusal::Damaged),
+            // A record that is gone: nothing is owed.
+            Ok(None) => match d.act(delivery) {
+                Some(drop) => return out.push(drop),
+                None => return self.dropped(now, delivery, true, view, out),
+            },
+            Err(refusal) => Err(refusal),
         };
-        match (siblings, ring.address(owner, key.token())) {
-            (Some(siblings), Some(to)) => {
+        match (siblings, view.ring.address(d.owner, d.key.token())) {
+            (Ok(siblings), Some(to)) => {
                 d.sent = now;
                 d.sent_bytes = siblings.head.value_bytes() as u64;
-                let message = Message::Replicate { key, siblings, purpose: Purpose::Replay, epoch: 0 };
+                let message = Message::Replicate { key: d.key.clone(), siblings, purpose: Purpose::Replay, epoch: 0 };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
-            _ => {
-                self.skip(delivery);
-                self.pump(now, owner, ring, out);
+            (Err(Refusal::Damaged), _) if !d.damaged => {
+                d.damaged = true;
+                out.push(d.load(delivery));
             }
+            (Err(Refusal::Damaged), _) if matches!(d.source, Source::Hint { .. }) => {
+                d.given_up = true;
+                out.extend(d.act(delivery));
+            }
+            _ => self.skip(now, delivery, view, out),
         }
     }
     /// This one is tried again with the next walk.
-    fn skip(&mut self, delivery: u64) {
-        let owner = self.deliveries.remove(&delivery).map(|d| d.owner);
-        if let Some(replay) = owner.and_then(|o| self.owners.get_mut(&o)).and_then(|o| o.replay.as_mut()) {
-            replay.in_flight -= 1;
-            replay.refused += 1;
+    fn skip(&mut self, now: Instant, delivery: u64, view: View<'_>, out: &mut Vec<Act>) {
+        let Some(owner) = self.deliveries.remove(&delivery).map(|d| d.owner) else { return };
+        if let Some(walk) = self.owners.get_mut(&owner).and_then(|o| o.walk.as_mut()) {
+            walk.in_flight -= 1;
+            walk.refused += 1;
+        }
+        self.pump(now, owner, view, out);
+    }
+    fn refused(&mut self, now: Instant, delivery: u64, refusal: Refusal, view: View<'_>, out: &mut Vec<Act>) {
+        if refusal == Refusal::Damaged {
+            // Something is wrong with this key there; the others can be delivered.
+            self.skip(now, delivery, view, out);
+        } else {
+            self.dropped(now, delivery, false, view, out);
         }
     }
 
@@ -382,37 +590,28 @@ impl Hints {
         now: Instant,
         delivery: u64,
         result: Result<(), Refusal>,
-        ring: &Ring,
+        view: View<'_>,
         out: &mut Vec<Act>,
     ) {
         let Some(d) = self.deliveries.get(&delivery) else { return };
-        let owner = d.owner;
-        if let Some(owed) = self.owners.get_mut(&owner) {
+        if let Some(owed) = self.owners.get_mut(&d.owner) {
             owed.pace(now.since(d.sent), result.is_ok());
         }
-        match result {
-            Ok(()) => {
-                let (slice, key, form, stamp) = (d.slice, d.key.clone(), d.form, d.stamp);
-                self.delivered_bytes += d.sent_bytes;
-                out.push(Act::Drop { delivery, slice, key, owner, form, stamp });
-            }
-            // Something is wrong with this key there; the others can be delivered.
-            Err(Refusal::Damaged) => {
-                self.skip(delivery);
-                self.pump(now, owner, ring, out);
-            }
-            Err(_) => {
-                self.end(now, delivery, false);
-                self.pump(now, owner, ring, out);
-            }
+        if let Err(refusal) = result {
+            return self.refused(now, delivery, refusal, view, out);
+        }
+        self.delivered_bytes += d.sent_bytes;
+        match d.act(delivery) {
+            Some(drop) => out.push(drop),
+            None => self.dropped(now, delivery, true, view, out),
         }
     }
 
-    /// The hint is gone, or a newer one has taken its place.
-    pub fn dropped(&mut self, now: Instant, delivery: u64, ok: bool, ring: &Ring, out: &mut Vec<Act>) {
+    /// A delivery has come to its end: the hint is gone, or a newer one has taken its place.
+    pub fn dropped(&mut self, now: Instant, delivery: u64, ok: bool, view: View<'_>, out: &mut Vec<Act>) {
         let Some(owner) = self.deliveries.get(&delivery).map(|d| d.owner) else { return };
         self.end(now, delivery, ok);
-        self.pump(now, owner, ring, out);
+        self.pump(now, owner, view, out);
     }
 
     /// The owner cannot be reached: what is under way to it is tried again later.
@@ -425,16 +624,17 @@ impl Hints {
     fn end(&mut self, now: Instant, delivery: u64, ok: bool) {
         let Some(d) = self.deliveries.remove(&delivery) else { return };
         let Some(owed) = self.owners.get_mut(&d.owner) else { return };
-        if ok {
-            self.delivered += 1;
+        if ok && let Source::Hint { bytes, .. } = d.source {
+            self.delivered += u64::from(!d.given_up);
+            self.dropped += u64::from(d.given_up);
             owed.count = owed.count.saturating_sub(1);
-            owed.bytes = if owed.count == 0 { 0 } else { owed.bytes.saturating_sub(d.bytes) };
+            owed.bytes = if owed.count == 0 { 0 } else { owed.bytes.saturating_sub(bytes) };
             // An upper bound that ran down too early would end the replay: one more walk makes sure.
-            owed.count = owed.count.max(u64::from(owed.replay.is_some()));
+            owed.count = owed.count.max(u64::from(owed.walk.is_some()));
         }
-        if let Some(replay) = &mut owed.replay {
-            replay.in_flight -= 1;
-            replay.failed |= !ok;
+        if let Some(walk) = &mut owed.walk {
+            walk.in_flight -= 1;
+            walk.failed |= !ok;
         }
         if !ok {
             owed.not_before = now + HINT_INTERVAL;
@@ -443,26 +643,87 @@ impl Hints {
     }
 }
 
-fn deliver(now: Instant, id: u64, slice: SliceId, engine_key: Bytes, head: &[u8]) -> Option<(Delivery, Act)> {
-    let (owner, form, key) = parse_hint_key(&engine_key)?;
-    let stamp = HintHead::decode(head).ok()?.stamp;
-    let bytes = hint_bytes(&engine_key, head);
-    let source = if form == HintForm::Parked { engine_key } else { data_key(&key) };
-    let give_up = now + BACKGROUND_TIMEOUT;
-    let delivery = Delivery { owner, slice, key, stamp, bytes, sent_bytes: 0, form, sent: now, give_up };
-    Some((delivery, Act::Load { io: id, slice, key: source, depth: Depth::Full }))
+impl Source {
+    fn decode(&self, stored: Stored) -> Option<Siblings> {
+        let head = match self {
+            Source::Hint { form: HintForm::Parked, .. } => match HintHead::decode(&stored.head).ok()?.kind {
+                HintKind::Parked(head) => head,
+                HintKind::Marker => return None,
+            },
+            Source::Hint { form: HintForm::Marker, .. } | Source::Sweep { .. } => Head::decode(&stored.head).ok()?,
+        };
+        Some(Siblings { head, values: stored.values })
+    }
 }
 
-fn decode(stored: Stored, form: HintForm) -> Option<Siblings> {
-    let head = if form == HintForm::Parked {
-        match HintHead::decode(&stored.head).ok()?.kind {
-            HintKind::Parked(head) => head,
-            HintKind::Marker => return None,
-        }
-    } else {
-        Head::decode(&stored.head).ok()?
+impl Delivery {
+    fn new(now: Instant, owner: NodeId, slice: SliceId, key: Key, source: Source) -> Delivery {
+        let give_up = now + BACKGROUND_TIMEOUT;
+        Delivery { owner, slice, key, source, sent_bytes: 0, damaged: false, given_up: false, sent: now, give_up }
+    }
+    /// Reads what is owed.
+    fn load(&self, io: u64) -> Act {
+        let key = match self.source {
+            Source::Hint { form: HintForm::Parked, .. } => hint_key(self.owner, HintForm::Parked, &self.key),
+            Source::Hint { form: HintForm::Marker, .. } | Source::Sweep { .. } => data_key(&self.key),
+        };
+        Act::Load { io, slice: self.slice, key, depth: Depth::Full }
+    }
+    /// What takes the hint away, if there is one.
+    fn act(&self, delivery: u64) -> Option<Act> {
+        let Source::Hint { form, stamp, .. } = self.source else { return None };
+        let (slice, key, owner) = (self.slice, self.key.clone(), self.owner);
+        Some(if self.given_up {
+            Act::GiveUp { delivery, slice, key, owner, form, stamp }
+        } else {
+            Act::Drop { delivery, slice, key, owner, form, stamp }
+        })
+    }
+}
+
+/// What a walk does about a record that it has found.
+enum Begun {
+    Delivery(Delivery, Act),
+    NotOwed,
+    Unreadable,
+}
+
+fn begin_hint(now: Instant, id: u64, slice: SliceId, engine_key: Bytes, head: &[u8]) -> Begun {
+    let Some((owner, form, key)) = parse_hint_key(&engine_key) else { return Begun::NotOwed };
+    let decoded = HintHead::decode(head);
+    let (stamp, bytes) = (decoded.as_ref().map_or(0, |hint| hint.stamp), hint_bytes(&engine_key, head));
+    let mut delivery = Delivery::new(now, owner, slice, key, Source::Hint { form, stamp, bytes });
+    delivery.given_up = decoded.is_err();
+    let act = delivery.act(id).filter(|_| delivery.given_up).unwrap_or_else(|| delivery.load(id));
+    Begun::Delivery(delivery, act)
+}
+
+/// A record of a marked slice: its owner is asked what it knows of the key.
+fn begin_record(
+    now: Instant,
+    id: u64,
+    owner: NodeId,
+    (slice, engine_key, head): (SliceId, &Bytes, &[u8]),
+    view: View<'_>,
+) -> Begun {
+    let key = user_key(engine_key).map(|key| Key::new(engine_key.slice_ref(key)));
+    let Some(Ok(key)) = key else { return Begun::NotOwed };
+    if !(view.homes)(&key).contains(&owner) {
+        return Begun::NotOwed;
+    }
+    let (Ok(head), Some(to)) = (Head::decode(head), view.ring.address(owner, key.token())) else {
+        return Begun::Unreadable;
     };
-    Some(Siblings { head, values: stored.values })
+    let delivery = Delivery::new(now, owner, slice, key.clone(), Source::Sweep { head });
+    let message = Message::Fetch { key, depth: Depth::Head, epoch: 0 };
+    let act = Act::Send { to, delivery: id, deadline: delivery.give_up, message };
+    Begun::Delivery(delivery, act)
+}
+
+/// Whether a merge of `mine` into `theirs` would change it: by an event that it has not seen, or by the end of a value.
+fn adds_to(mine: &Head, theirs: &Head) -> bool {
+    let gone = |dot: Dot| mine.clock.covers(dot) && mine.entries.iter().all(|entry| entry.dot != dot);
+    mine.clock.entries().iter().any(|dot| !theirs.clock.covers(*dot)) || theirs.entries.iter().any(|e| gone(e.dot))
 }
 
 /// The least engine key greater than this one.
@@ -472,3 +733,6 @@ fn after(key: &Bytes) -> Bytes {
     next.extend_from_slice(&[0]);
     next.freeze()
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,11 @@ pub fn data_from(token: Token) -> Bytes {
     out.freeze()
 }
 
+/// Bounds of all data keys.
+pub fn all_records() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[DATA]), Bytes::from_static(&[HINT]))
+}
+
 /// What a hint is. A key may have one of each for one owner: a node that stood in for it as coordinator, and parks
 /// what another node coordinated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -15,7 +15,9 @@
 //! ([`Leases::notice`]), and the next dot is minted by a new actor.
 
 use crate::{
-    limits::{DOT_LEASE, INCARNATIONS_OF_START, LOST_INCARNATIONS},
+    limits::{
+        DOT_LEASE, FORGOTTEN_INCARNATIONS, FORGOTTEN_INCARNATIONS_DRAWN, INCARNATIONS_OF_START, LOST_INCARNATIONS,
+    },
     protocol::{
         ring::FixedMap,
         versions::{Actor, Dot},
@@ -41,6 +43,8 @@ struct Lease {
     next: u64,
     /// Counters below are durably leased.
     ceiling: u64,
+    /// The incarnation was chosen far from all that may be in use: that others name later ones tells nothing.
+    far: bool,
     /// Others may hold a dot of this incarnation that the own copy lost: none is minted until the next one is durable.
     doubted: bool,
     /// The greatest incarnation of this node that any version has named.
@@ -55,13 +59,19 @@ pub struct Leases {
     node: NodeId,
     /// The node's generation.
     start: u64,
+    /// Bits of this start that no other one has.
+    draw: u64,
     slices: FixedMap<SliceId, Lease>,
 }
 
 impl Leases {
     /// Leases of a node in its `start`-th life.
     pub fn new(node: NodeId, start: u64) -> Leases {
-        Leases { node, start, slices: FixedMap::default() }
+        Leases { node, start, draw: 0, slices: FixedMap::default() }
+    }
+    /// `draw`: bits of this start that no other one has.
+    pub fn with_draw(self, draw: u64) -> Leases {
+        Leases { draw, ..self }
     }
     /// Takes a slice up where its last record left it. Returns the record to make durable before the first dot is
     /// minted; `None` when the incarnations are used up.
@@ -77,17 +87,26 @@ impl Leases {
             Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.checked_add(1)?, 1),
         };
         let ceiling = next.checked_add(DOT_LEASE)?;
-        self.slices.insert(slice, Lease { incarnation, next, ceiling, doubted: false, named: 0, renewing: None });
+        self.slices
+            .insert(slice, Lease { incarnation, next, ceiling, far: false, doubted: false, named: 0, renewing: None });
         Some(LeaseRecord { incarnation, clean: false, ceiling, start: self.start })
     }
     /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written at
-    /// some time. Leaves out many more incarnations than can have been used since; how many is drawn (`draw`: any
-    /// bits), so that two copies of one disk do not go on as one actor.
-    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, draw: u64) -> Option<LeaseRecord> {
-        let least = last.map_or(0, |l| l.incarnation).checked_add(LOST_INCARNATIONS)?;
-        let room = u64::from(u16::MAX - least) / 16;
-        let incarnation = least + u16::try_from(draw % (room + 1)).ok()?;
-        self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0, start: self.start }))
+    /// some time. Leaves out more incarnations than can have been used since: as many as this and all earlier starts may
+    /// have taken. A disk that is `copied`, or an older state, does not know all starts: there as many more are left out as
+    /// this start has drawn, the same for all slices, so that neither two copies nor two returns to one state go on as one
+    /// actor.
+    pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, copied: bool) -> Option<LeaseRecord> {
+        let known = u64::from(last.map_or(0, |last| last.incarnation));
+        let least = LOST_INCARNATIONS + known.max(self.start.saturating_mul(INCARNATIONS_OF_START));
+        let room = u64::from(u16::MAX).checked_sub(least)? / 2;
+        let incarnation = u16::try_from(least + if copied { self.draw % (room + 1) } else { 0 }).ok()?;
+        let record =
+            self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0, start: self.start }))?;
+        if let Some(lease) = self.slices.get_mut(&slice) {
+            lease.far = true;
+        }
+        Some(record)
     }
     /// Whether the slice has a lease at all: it has none when its record is damaged.
     pub fn holds(&self, slice: SliceId) -> bool {
@@ -107,8 +126,8 @@ impl Leases {
     pub fn notice(&mut self, slice: SliceId, dot: Dot) -> bool {
         let (own, incarnation) = (dot.actor.node() == self.node, dot.actor.incarnation());
         let Some(lease) = self.slices.get_mut(&slice).filter(|_| own) else { return false };
-        let forgotten =
-            incarnation > lease.incarnation || (incarnation == lease.incarnation && dot.counter >= lease.next);
+        let forgotten = (incarnation > lease.incarnation && !lease.far)
+            || (incarnation == lease.incarnation && dot.counter >= lease.next);
         let known = lease.doubted && incarnation <= lease.named.max(lease.incarnation);
         if forgotten {
             lease.doubted = true;
@@ -134,13 +153,16 @@ impl Leases {
     }
     /// The record to store when half of the block is used, or when the incarnation is in doubt.
     pub fn renewal(&mut self, slice: SliceId) -> Option<LeaseRecord> {
+        let drawn = (self.draw % u64::from(FORGOTTEN_INCARNATIONS_DRAWN)) as u16;
         let lease = self.slices.get_mut(&slice)?;
         let used = lease.ceiling.saturating_sub(lease.next) <= DOT_LEASE / 2;
         if lease.renewing.is_some() || !(used || lease.doubted) {
             return None;
         }
         let (incarnation, base) = if lease.doubted {
-            (lease.incarnation.max(lease.named).checked_add(1)?, 1)
+            // Starts that are forgotten, too, may have come after the one that was named.
+            let named = if lease.named > 0 { lease.named.checked_add(FORGOTTEN_INCARNATIONS + drawn)? } else { 0 };
+            (lease.incarnation.max(named).checked_add(1)?, 1)
         } else {
             (lease.incarnation, lease.ceiling)
         };
@@ -159,6 +181,7 @@ impl Leases {
             // Perhaps a later one has been named while this was written.
             let doubted = lease.named >= record.incarnation;
             (lease.incarnation, lease.next, lease.doubted) = (record.incarnation, 1, doubted);
+            lease.named = if doubted { lease.named } else { 0 };
         }
         lease.ceiling = record.ceiling;
     }
@@ -192,5 +215,45 @@ mod tests {
         assert_eq!(begin(2, Some(clean)).incarnation, 1);
         assert!(begin(3, Some(clean)).incarnation > 2);
         assert_eq!(Leases::new(node, u64::MAX).begin(slice, Some(first)), None);
+    }
+
+    #[test]
+    fn what_came_after_a_forgotten_start_is_not_taken_either() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let mut leases = Leases::new(node, 1);
+        let first = leases.begin(slice, None).expect("incarnations are left");
+        // Another one saw this life of the node; it has forgotten the next few as well.
+        let seen = Dot { actor: Actor::new(node, first.incarnation + 3), counter: 9 };
+        assert!(leases.notice(slice, seen) && !leases.notice(slice, seen));
+        assert_eq!(leases.mint(slice), None);
+        let next = leases.renewal(slice).expect("it is in doubt");
+        assert!(next.incarnation > first.incarnation + 3 + FORGOTTEN_INCARNATIONS);
+        leases.renewed(slice, true);
+        assert_eq!(leases.mint(slice).map(|dot| dot.actor), Some(Actor::new(node, next.incarnation)));
+        // It is known now: an ordinary doubt takes the next one.
+        leases.doubt(slice);
+        assert_eq!(leases.renewal(slice).map(|record| record.incarnation), Some(next.incarnation + 1));
+    }
+
+    #[test]
+    fn a_disk_that_was_lost_again_and_again_takes_no_incarnation_twice() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let far = |start, last, draw: Option<u64>| {
+            let mut leases = Leases::new(node, start).with_draw(draw.unwrap_or(0));
+            leases.begin_far(slice, last, draw.is_some()).expect("some are left")
+        };
+        // Emptied at each second start, with a crash in between: the count of starts is all that is left.
+        let mut used = std::collections::BTreeSet::new();
+        for start in (2..2_000).step_by(2) {
+            let first = far(start, None, None);
+            let next = Leases::new(node, start + 1).begin(slice, Some(first)).expect("some are left");
+            assert!(used.insert(first.incarnation) && used.insert(next.incarnation), "{start}");
+        }
+        // Set back to one state: each return goes another way, the same in all slices.
+        let state = far(5, None, None);
+        let (one, two) = (far(6, Some(state), Some(1 << 40)), far(6, Some(state), Some(77)));
+        assert_ne!(one.incarnation, two.incarnation);
+        assert!(one.incarnation > state.incarnation + 1_000 && two.incarnation > state.incarnation + 1_000);
+        assert_eq!(Leases::new(node, 1 << 20).begin_far(slice, None, false), None);
     }
 }

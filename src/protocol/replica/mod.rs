@@ -11,9 +11,11 @@
 
 pub mod keys;
 mod lease;
+mod owed;
 pub mod stamps;
 
 pub use lease::{LeaseRecord, Leases};
+pub use owed::Owed;
 
 use crate::{
     limits::{
@@ -28,7 +30,7 @@ use crate::{
     types::{Conflict, Instant, Key, NodeId, SliceId, Value, WriteId},
 };
 use bytes::Bytes;
-use keys::{HintForm, HintHead, HintKind, data_key, hint_key};
+use keys::{HintForm, data_key, hint_key};
 use stamps::Stamps;
 use std::collections::VecDeque;
 
@@ -46,9 +48,11 @@ pub enum Work {
         context: Option<Context>,
         owed: Owed,
     },
-    /// A state from another replica.
+    /// A state from another replica. `behind`: it was sent for this owner, and there is no room for a hint: the own copy
+    /// takes it, and the slice is marked.
     Merge {
         siblings: Siblings,
+        behind: Option<NodeId>,
     },
     /// What all other home replicas hold, if the own record is damaged.
     Rebuild {
@@ -67,31 +71,42 @@ pub enum Work {
         form: HintForm,
         stamp: u64,
     },
+    /// The hint cannot be delivered, for it is damaged, or what it points to is: drop it, unless another one has taken its
+    /// place, and note that the owner lacks something of the slice.
+    GiveUpHint {
+        owner: NodeId,
+        form: HintForm,
+        stamp: u64,
+    },
     /// There is no room for a hint: note that the owner lacks something of the slice.
     MarkBehind {
         owner: NodeId,
     },
 }
 
-/// Absent home replicas without a stand-in.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Owed {
-    /// A marker hint is kept for these.
-    pub markers: Nodes,
-    /// There is no room for one: what they hold of the slice must be compared one day.
-    pub behind: Nodes,
-}
-
 impl Work {
+    /// Who is owed a hint or a mark with what this work stores.
+    fn owed(&self) -> Owed {
+        match self {
+            Work::Put { owed, .. } | Work::Delete { owed, .. } => owed.clone(),
+            Work::Merge { behind, .. } => Owed { markers: Nodes::new(), behind: behind.iter().copied().collect() },
+            Work::Rebuild { .. }
+            | Work::KeepHint { .. }
+            | Work::DropHint { .. }
+            | Work::GiveUpHint { .. }
+            | Work::MarkBehind { .. } => Owed::default(),
+        }
+    }
     fn bytes(&self) -> usize {
         match self {
             Work::Put { value, .. } => value.bytes.len(),
-            Work::Merge { siblings }
+            Work::Merge { siblings, .. }
             | Work::Rebuild { siblings, .. }
             | Work::KeepHint { parked: Some(siblings), .. } => siblings.head.value_bytes(),
             Work::Delete { .. }
             | Work::KeepHint { parked: None, .. }
             | Work::DropHint { .. }
+            | Work::GiveUpHint { .. }
             | Work::MarkBehind { .. } => 0,
         }
     }
@@ -170,6 +185,8 @@ struct Task<O> {
     deadline: Instant,
     /// The stamp that is being stored, and its slice's new ceiling.
     stamp: Option<(Dot, Option<u64>)>,
+    /// Owners of the hints and marks that are being stored.
+    noted: Nodes,
 }
 
 /// See the module.
@@ -187,10 +204,14 @@ pub struct Replica<O> {
     pub short_of_space: bool,
     /// Hints written since the start, by owner; taken by the hints machine.
     pub hints_kept: Vec<(NodeId, u64)>,
-    /// Owners of hints whose writing has ended, one for each of `hints_kept`; likewise.
+    /// Owners of hints and marks whose writing has ended, one for each of `hints_kept` and `marked`; likewise.
     pub hints_ended: Vec<NodeId>,
     /// Slices in which an owner is noted to be behind; likewise.
     pub marked: Vec<(NodeId, SliceId)>,
+    /// Hints that were found damaged when another one took their place; likewise.
+    pub hints_lost: u64,
+    /// Owners of hints and marks of the changes that are being put together.
+    noted: Nodes,
     /// Times that a version named a dot of this node that it does not remember.
     pub identity_alarms: u64,
     /// Damaged records that others have taken the place of.
@@ -215,6 +236,8 @@ impl<O: Clone> Replica<O> {
             hints_kept: Vec::new(),
             hints_ended: Vec::new(),
             marked: Vec::new(),
+            hints_lost: 0,
+            noted: Nodes::new(),
             identity_alarms: 0,
             rebuilt: 0,
         }
@@ -256,11 +279,11 @@ impl<O: Clone> Replica<O> {
         let id = self.next_task;
         queue.push_back(id);
         let first = queue.len() == 1;
-        if let Work::Merge { siblings } | Work::KeepHint { parked: Some(siblings), .. } = &work {
+        if let Work::Merge { siblings, .. } | Work::KeepHint { parked: Some(siblings), .. } = &work {
             self.notice(slice, &siblings.head, out);
         }
         self.bytes += work.bytes();
-        self.tasks.insert(id, Task { origin, key, slice, conflict, work, deadline, stamp: None });
+        self.tasks.insert(id, Task { origin, key, slice, conflict, work, deadline, stamp: None, noted: Nodes::new() });
         if first {
             self.start(now, id, out);
         }
@@ -298,20 +321,28 @@ impl<O: Clone> Replica<O> {
                 let key = hint_key(*owner, HintForm::Parked, key);
                 out.push(Step::Load { io, slice, key, depth: Depth::Full });
             }
-            Work::DropHint { owner, form, .. } => {
+            Work::DropHint { owner, form, .. } | Work::GiveUpHint { owner, form, .. } => {
                 out.push(Step::Load { io, slice, key: hint_key(*owner, *form, key), depth: Depth::Head });
             }
             Work::MarkBehind { owner } => {
                 let owner = *owner;
                 let mark = self.mark(slice, owner);
-                out.push(Step::Store { io, changes: vec![mark] });
+                self.store(id, vec![mark], out);
             }
             Work::KeepHint { owner, parked: None } => {
                 let (owner, key) = (*owner, key.clone());
                 let marker = self.marker(slice, owner, &key);
-                out.push(Step::Store { io, changes: vec![marker] });
+                self.store(id, vec![marker], out);
             }
         }
+    }
+    /// A task's changes go to the disk.
+    fn store(&mut self, id: u64, changes: Vec<Change>, out: &mut Vec<Step<O>>) {
+        let noted = std::mem::take(&mut self.noted);
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.noted = noted;
+        }
+        out.push(Step::Store { io: id << 1, changes });
     }
 
     /// A [`Step::Load`] has an answer.
@@ -322,11 +353,15 @@ impl<O: Clone> Replica<O> {
             let next = self.rebuild(id, result);
             return self.advance(now, id, next, out);
         }
-        let stored = match result {
-            Ok(stored) => stored,
-            Err(refusal) => {
+        let (stored, lost) = match (result, &task.work) {
+            (Ok(stored), _) => (stored, false),
+            // It can never be delivered, and it shall not stand in the way of what comes after it.
+            (Err(Refusal::Damaged), Work::KeepHint { .. } | Work::DropHint { .. } | Work::GiveUpHint { .. }) => {
+                (None, true)
+            }
+            (Err(refusal), work) => {
                 if refusal == Refusal::Damaged
-                    && matches!(task.work, Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. })
+                    && matches!(work, Work::Put { .. } | Work::Delete { .. } | Work::Merge { .. })
                 {
                     out.push(Step::Damaged { key: task.key.clone() });
                 }
@@ -338,13 +373,20 @@ impl<O: Clone> Replica<O> {
                 self.write_stamped(id, stored)
             }
             Work::Put { .. } | Work::Delete { .. } => self.write(id, stored),
-            Work::Merge { siblings } => merge(siblings, stored, task.conflict),
+            Work::Merge { siblings, .. } => merge(siblings, stored, task.conflict),
             Work::KeepHint { owner, parked } => {
                 let (owner, parked) = (*owner, parked.clone());
-                self.park(id, owner, parked.unwrap_or_default(), stored)
+                self.park(id, owner, parked.unwrap_or_default(), stored, lost)
             }
-            Work::DropHint { owner, form, stamp } => {
-                Ok(drop_hint(task.slice, hint_key(*owner, *form, &task.key), *stamp, stored))
+            Work::DropHint { owner, form, stamp } if !lost => {
+                Ok(owed::drop_hint(task.slice, hint_key(*owner, *form, &task.key), *stamp, stored))
+            }
+            Work::GiveUpHint { .. } if !lost && stored.is_none() => Ok(Next::Nothing),
+            // Nobody can say which hint it was that is damaged now.
+            Work::DropHint { owner, form, stamp } | Work::GiveUpHint { owner, form, stamp } => {
+                let (owner, stamp, key) = (*owner, *stamp, hint_key(*owner, *form, &task.key));
+                let removal = Change { slice: task.slice, key, record: None };
+                Ok(self.give_up(owner, removal, stamp, stored))
             }
             Work::MarkBehind { .. } | Work::Rebuild { .. } => Ok(Next::Nothing),
         };
@@ -361,10 +403,8 @@ impl<O: Clone> Replica<O> {
         if let (Ok(()), Some(Task { slice, key, stamp: Some((stamp, ceiling)), .. })) = (result, self.tasks.get(&id)) {
             self.stamps.stored(*slice, key.token(), *stamp, *ceiling);
         }
-        match self.tasks.get(&id).map(|task| &task.work) {
-            Some(Work::Put { owed, .. } | Work::Delete { owed, .. }) => self.hints_ended.extend(&owed.markers),
-            Some(Work::KeepHint { owner, .. }) => self.hints_ended.push(*owner),
-            _ => {}
+        if let Some(task) = self.tasks.get_mut(&id) {
+            self.hints_ended.extend(std::mem::take(&mut task.noted));
         }
         if let (Err(_), Some(task)) = (result, self.tasks.get(&id))
             && matches!(task.work, Work::Put { .. })
@@ -399,7 +439,14 @@ impl<O: Clone> Replica<O> {
                 self.renew_lease(slice, out);
                 self.finish(now, id, Err(rejection), out);
             }
-            Ok(Next::Nothing) => self.finish(now, id, Ok(()), out),
+            Ok(Next::Nothing) => match task.work {
+                // The own copy knew it already; the owner may not.
+                Work::Merge { behind: Some(owner), .. } => {
+                    let mark = self.mark(slice, owner);
+                    self.store(id, vec![mark], out);
+                }
+                _ => self.finish(now, id, Ok(()), out),
+            },
             Ok(Next::ReadHead) => {
                 out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Head });
             }
@@ -421,15 +468,13 @@ impl<O: Clone> Replica<O> {
                 if let Some(context) = context {
                     out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
                 }
-                if let Work::Put { owed, .. } | Work::Delete { owed, .. } = &task.work {
-                    let (owed, key) = (owed.clone(), task.key.clone());
-                    changes.extend(owed.markers.iter().map(|owner| self.marker(slice, *owner, &key)));
-                    changes.extend(owed.behind.iter().map(|owner| self.mark(slice, *owner)));
-                }
-                out.push(Step::Store { io, changes });
+                let (owed, key) = (task.work.owed(), task.key.clone());
+                changes.extend(owed.markers.iter().map(|owner| self.marker(slice, *owner, &key)));
+                changes.extend(owed.behind.iter().map(|owner| self.mark(slice, *owner)));
+                self.store(id, changes, out);
                 self.renew_lease(slice, out);
             }
-            Ok(Next::Change(change)) => out.push(Step::Store { io, changes: vec![change] }),
+            Ok(Next::Changes(changes)) => self.store(id, changes, out),
         }
     }
 
@@ -518,6 +563,7 @@ impl<O: Clone> Replica<O> {
             | Work::Rebuild { .. }
             | Work::KeepHint { .. }
             | Work::DropHint { .. }
+            | Work::GiveUpHint { .. }
             | Work::MarkBehind { .. } => Ok(Next::Nothing),
         }
     }
@@ -537,7 +583,7 @@ impl<O: Clone> Replica<O> {
                 self.rebuilt += 1;
                 let nothing = siblings.head.is_empty();
                 let removed = Change { slice, key, record: None };
-                Ok(if nothing { Next::Change(removed) } else { Next::Write { siblings, context: None } })
+                Ok(if nothing { Next::Changes(vec![removed]) } else { Next::Write { siblings, context: None } })
             }
             Err(refusal) => Err(Rejection::Refused(refusal)),
             // The record is whole: something has taken its place.
@@ -568,7 +614,7 @@ impl<O: Clone> Replica<O> {
                 let stamp = self.next_stamp_of(id, None)?;
                 self.stamps.is_newest(slice, token, stamp).then(|| self.stamped(id, stamp))
             }
-            Work::Merge { siblings } => {
+            Work::Merge { siblings, .. } => {
                 let stamp = siblings.head.stamp()?;
                 if !self.stamps.meet(stamp) {
                     self.stamps.refused += 1;
@@ -586,6 +632,7 @@ impl<O: Clone> Replica<O> {
             Work::Rebuild { .. }
             | Work::KeepHint { parked: None, .. }
             | Work::DropHint { .. }
+            | Work::GiveUpHint { .. }
             | Work::MarkBehind { .. } => None,
         }
     }
@@ -633,41 +680,6 @@ impl<O: Clone> Replica<O> {
         Some(Change { slice: task.slice, key: keys::stamps_key(), record })
     }
 
-    /// Merges a parked state with the one that the hint holds already.
-    fn park(&mut self, id: u64, owner: NodeId, new: Siblings, stored: Option<Stored>) -> Result<Next, Rejection> {
-        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
-        let (slice, key) = (task.slice, hint_key(owner, HintForm::Parked, &task.key));
-        let merged = match stored {
-            None => new,
-            Some(stored) => match HintHead::decode(&stored.head).map_err(|_| DAMAGED)?.kind {
-                HintKind::Marker => new,
-                HintKind::Parked(head) => Siblings { head, values: stored.values }.join(&new, task.conflict),
-            },
-        };
-        if !can_be_read(&merged.head) {
-            return Err(Rejection::SiblingLimit);
-        }
-        let stamp = self.stamp();
-        let bytes = merged.head.value_bytes() as u64;
-        self.hints_kept.push((owner, bytes + key.len() as u64));
-        let head = HintHead { stamp, kind: HintKind::Parked(merged.head) }.encode();
-        Ok(Next::Change(Change { slice, key, record: Some((head, merged.values)) }))
-    }
-
-    fn marker(&mut self, slice: SliceId, owner: NodeId, key: &Key) -> Change {
-        let head = HintHead { stamp: self.stamp(), kind: HintKind::Marker }.encode();
-        let key = hint_key(owner, HintForm::Marker, key);
-        self.hints_kept.push((owner, key.len() as u64));
-        Change { slice, key, record: Some((head, Values::new())) }
-    }
-    fn mark(&mut self, slice: SliceId, owner: NodeId) -> Change {
-        self.marked.push((owner, slice));
-        Change { slice, key: keys::behind_key(owner), record: Some((Bytes::new(), Values::new())) }
-    }
-    fn stamp(&mut self) -> u64 {
-        self.next_stamp += 1;
-        self.next_stamp
-    }
     fn renew_lease(&mut self, slice: SliceId, out: &mut Vec<Step<O>>) {
         if let Some(lease) = self.leases.renewal(slice) {
             let record = Some((keys::lease_head(lease), Values::new()));
@@ -692,7 +704,7 @@ enum Next {
         siblings: Siblings,
         context: Option<Context>,
     },
-    Change(Change),
+    Changes(Vec<Change>),
 }
 
 const DAMAGED: Rejection = Rejection::Refused(Refusal::Damaged);
@@ -774,9 +786,4 @@ fn merge(incoming: &Siblings, stored: Option<Stored>, conflict: Conflict) -> Res
         None if needs_own => Ok(Next::ReadValues),
         None => Err(DAMAGED),
     }
-}
-
-fn drop_hint(slice: SliceId, key: Bytes, stamp: u64, stored: Option<Stored>) -> Next {
-    let same = stored.and_then(|s| HintHead::decode(&s.head).ok()).is_some_and(|h| h.stamp == stamp);
-    if same { Next::Change(Change { slice, key, record: None }) } else { Next::Nothing }
 }

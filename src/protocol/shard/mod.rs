@@ -51,6 +51,8 @@ pub struct Settings {
     pub suspect_after: Duration,
     pub down_after: Duration,
     pub request_timeout: Duration,
+    /// Hinted bytes that a shard keeps for absent replicas.
+    pub hint_bytes_max: u64,
 }
 impl Default for Settings {
     fn default() -> Settings {
@@ -65,6 +67,7 @@ impl Default for Settings {
             suspect_after: limits::SUSPECT_AFTER,
             down_after: limits::DOWN_AFTER,
             request_timeout: limits::REQUEST_TIMEOUT,
+            hint_bytes_max: limits::HINT_BYTES_MAX,
         }
     }
 }
@@ -121,6 +124,8 @@ pub struct ShardStats {
     pub hints_dropped: u64,
     /// Ranges in which an absent replica lacks something because of a dropped hint.
     pub ranges_marked: u64,
+    /// Times that such a range was gone through, and its owner given what it lacked.
+    pub ranges_swept: u64,
     /// Damaged records that were put together again from the other home replicas.
     pub records_rebuilt: u64,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
@@ -158,6 +163,14 @@ struct Gather {
     loads: usize,
     found: Result<Siblings, Refusal>,
 }
+/// What is being read for the hints machine.
+struct Delivering {
+    key: Key,
+    /// Of its table.
+    epoch: u64,
+    /// The own record, not a parked state.
+    record: bool,
+}
 /// Who wants it.
 #[derive(Clone, Copy)]
 enum Reader {
@@ -180,8 +193,8 @@ pub struct Shard {
     hints: Hints,
     rebuild: Rebuild,
     tables: TableState,
-    /// What hints are being read for, and the epoch of its table.
-    delivering: FixedMap<u64, (Key, u64)>,
+    /// What the hints machine has asked for.
+    delivering: FixedMap<u64, Delivering>,
     /// On shard 0 only.
     membership: Option<Membership>,
     fetches: FixedMap<u64, Fetch>,
@@ -260,8 +273,8 @@ impl Shard {
                 tables_in_doubt,
             ),
             delivering: FixedMap::default(),
+            hints: Hints::new(slices, hints::Found { hints, marks: behind }, settings.hint_bytes_max, first, now),
             settings,
-            hints: Hints::new(slices, hints, behind, first, now),
             rebuild: Rebuild::new(first),
             membership,
             fetches: FixedMap::default(),
@@ -317,6 +330,7 @@ impl Shard {
             hints_delivered_bytes: self.hints.delivered_bytes,
             hints_dropped: self.hints.dropped,
             ranges_marked: self.hints.ranges_marked(),
+            ranges_swept: self.hints.swept,
             records_rebuilt: self.replica.rebuilt,
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
@@ -371,15 +385,17 @@ impl Shard {
             Event::Stored { io, result } if io & io_tag::MASK == io_tag::TABLES => {
                 self.tables_stored(now, io >> io_tag::BITS, result, out);
             }
+            // Of a mark that goes: if it stays, the range is swept once more some day.
+            Event::Stored { io, .. } if io & io_tag::MASK == io_tag::HINTS => {}
             Event::Stored { io, result } => {
                 let mut steps = Vec::new();
                 self.replica.stored(now, io >> io_tag::BITS, result, &mut steps);
                 self.run_steps(now, steps, out);
             }
             Event::Scanned { io, result } => {
-                let mut acts = Vec::new();
-                self.hints.scanned(now, io >> io_tag::BITS, result, &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| {
+                    hints.scanned(now, io >> io_tag::BITS, result, view, acts);
+                });
             }
         }
         self.drive_drops(now, out);
@@ -389,11 +405,7 @@ impl Shard {
         let mut acts = Vec::new();
         self.coordinator.expire(now, &mut acts);
         self.run_acts(now, acts, out);
-        let mut acts = Vec::new();
-        let (health, me) = (&self.health, self.me.node);
-        let healthy = |n: NodeId| n == me || health.standing(now, n) == Standing::Usable;
-        self.hints.tick(now, &self.ring, healthy, &mut acts);
-        self.run_hints(now, acts, out);
+        self.tick_hints(now, out);
         self.expire_held(now, out);
         self.ask_for_tables(now, out);
         self.rebuild.expire(now);
@@ -499,9 +511,10 @@ impl Shard {
                 self.run_acts(now, acts, out);
             }
             (exchange_tag::HINTS, Message::Replicated(result)) => {
-                let mut acts = Vec::new();
-                self.hints.replicated(now, number, result, &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| hints.replicated(now, number, result, view, acts));
+            }
+            (exchange_tag::HINTS, Message::Fetched(result)) => {
+                self.with_hints(now, out, |hints, view, acts| hints.fetched(now, number, result, view, acts));
             }
             (exchange_tag::REBUILD, Message::Fetched(result)) => {
                 let mut acts = Vec::new();
@@ -531,10 +544,8 @@ impl Shard {
             io_tag::FETCH => self.fetched(now, number, result.and_then(siblings), out),
             io_tag::GATHER => self.gathered(now, number, result, out),
             _ => {
-                let mut acts = Vec::new();
                 let result = self.still_owed(number, result);
-                self.hints.loaded(now, number, result, &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| hints.loaded(now, number, result, view, acts));
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use super::{
     Asker, Context, Effect, Envelope, Fetch, Gather, Message, Origin, Reader, Refusal, Shard, Standing, Step, Stored,
-    coordinator, exchange_tag, hints, io_tag, siblings,
+    coordinator, exchange_tag,
+    hints::{self, Hints, View},
+    io_tag, siblings,
 };
 use crate::{
     limits,
@@ -11,15 +13,16 @@ use crate::{
         message::{Depth, Fetched, Operation, Purpose, Request},
         replica::{
             Change, Owed, Rejection, Subject, Work,
-            keys::{HintForm, HintHead, HintKind, data_key, hint_key, user_key},
+            keys::{HintForm, HintHead, HintKind, behind_key, data_key, hint_key, user_key},
         },
-        versions::Siblings,
+        versions::{Siblings, Values},
     },
     types::{
         Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId,
         TableSettings, Token, WriteId,
     },
 };
+use bytes::Bytes;
 
 impl Shard {
     // ---- requests ----------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ impl Shard {
                 }
                 Act::Write { operation, request, owed } => {
                     let (key, deadline) = (request.key.clone(), request.deadline);
-                    let owed = if self.hints.bytes() > limits::HINT_BYTES_MAX {
+                    let owed = if self.hints.is_full() {
                         self.hints.dropped += owed.len() as u64;
                         Owed { behind: owed, ..Owed::default() }
                     } else {
@@ -184,7 +187,7 @@ impl Shard {
                         continue;
                     }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
-                    self.apply(now, Origin::Nobody, key, Work::Merge { siblings }, deadline, out);
+                    self.apply(now, Origin::Nobody, key, Work::Merge { siblings, behind: None }, deadline, out);
                 }
                 Act::Owe { key, owner } => self.keep_hint(now, Origin::Nobody, key, owner, None, out),
                 Act::Load { operation, key, depth } => self.read_own(Reader::Operation(operation), &key, depth, out),
@@ -232,15 +235,15 @@ impl Shard {
         parked: Option<Siblings>,
         out: &mut Vec<Effect>,
     ) {
-        if self.hints.bytes() > limits::HINT_BYTES_MAX {
-            // A stand-in says no: whoever asked takes the next one, or does as below itself.
-            if parked.is_some() {
-                let refused = Err(Rejection::Refused(Refusal::Overloaded));
-                return self.run_steps(now, vec![Step::Done { origin, result: refused }], out);
-            }
+        if self.hints.is_full() {
             self.hints.dropped += 1;
             let deadline = now + limits::BACKGROUND_TIMEOUT;
-            return self.apply(now, origin, key, Work::MarkBehind { owner }, deadline, out);
+            let work = match parked {
+                // It counts toward somebody's W, so it is kept all the same.
+                Some(siblings) => Work::Merge { siblings, behind: Some(owner) },
+                None => Work::MarkBehind { owner },
+            };
+            return self.apply(now, origin, key, work, deadline, out);
         }
         // What this shard owes on its own account is not forgotten for being late: nobody else would remember it.
         let own = origin == Origin::Nobody;
@@ -252,12 +255,13 @@ impl Shard {
         for (owner, bytes) in std::mem::take(&mut self.replica.hints_kept) {
             self.hints.kept(now, owner, bytes);
         }
+        for (owner, slice) in std::mem::take(&mut self.replica.marked) {
+            self.hints.mark(now, owner, slice);
+        }
         for owner in std::mem::take(&mut self.replica.hints_ended) {
             self.hints.written(owner);
         }
-        for (owner, slice) in std::mem::take(&mut self.replica.marked) {
-            self.hints.mark(owner, slice);
-        }
+        self.hints.dropped += std::mem::take(&mut self.replica.hints_lost);
         for step in steps {
             match step {
                 Step::Load { io, slice, key, depth } => {
@@ -298,15 +302,35 @@ impl Shard {
                 out.push(Effect::Send(Envelope { from: self.me, to, exchange, deadline, message }));
             }
             Origin::Delivery(delivery) => {
-                let mut acts = Vec::new();
-                self.hints.dropped(now, delivery, result.is_ok(), &self.ring, &mut acts);
-                self.run_hints(now, acts, out);
+                self.with_hints(now, out, |hints, view, acts| hints.dropped(now, delivery, result.is_ok(), view, acts));
             }
             Origin::Nobody => {}
         }
     }
 
-    pub(super) fn run_hints(&mut self, now: Instant, acts: Vec<hints::Act>, out: &mut Vec<Effect>) {
+    /// One step of the hints machine, and what it wants done.
+    pub(super) fn with_hints(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Effect>,
+        step: impl FnOnce(&mut Hints, View<'_>, &mut Vec<hints::Act>),
+    ) {
+        let mut acts = Vec::new();
+        let (ring, tables) = (&*self.ring, &self.tables.registry);
+        let homes = |key: &Key| ring.walk(key.token(), usize::from(tables.of(key.as_bytes()).n));
+        step(&mut self.hints, View { ring, homes: &homes }, &mut acts);
+        self.run_hints(now, acts, out);
+    }
+    /// Looks which owners are back.
+    pub(super) fn tick_hints(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let mut acts = Vec::new();
+        let (health, me, ring, tables) = (&self.health, self.me.node, &*self.ring, &self.tables.registry);
+        let healthy = |n: NodeId| n == me || health.standing(now, n) == Standing::Usable;
+        let homes = |key: &Key| ring.walk(key.token(), usize::from(tables.of(key.as_bytes()).n));
+        self.hints.tick(now, View { ring, homes: &homes }, healthy, &mut acts);
+        self.run_hints(now, acts, out);
+    }
+    fn run_hints(&mut self, now: Instant, acts: Vec<hints::Act>, out: &mut Vec<Effect>) {
         use hints::Act;
         for act in acts {
             match act {
@@ -320,22 +344,43 @@ impl Shard {
                     out.push(Effect::Load { io, slice, key, depth });
                 }
                 Act::Send { to, delivery, deadline, mut message } => {
-                    if let Message::Replicate { key, epoch, .. } = &mut message {
+                    if let Message::Replicate { key, epoch, .. } | Message::Fetch { key, epoch, .. } = &mut message {
                         *epoch = self.epoch(key);
                     }
                     let exchange = delivery << exchange_tag::BITS | exchange_tag::HINTS;
                     out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
                 }
                 Act::Drop { delivery, slice, key, owner, form, stamp } => {
-                    let (origin, work) = (Origin::Delivery(delivery), Work::DropHint { owner, form, stamp });
-                    let deadline = now + limits::BACKGROUND_TIMEOUT;
-                    let mut steps = Vec::new();
-                    let subject = Subject { slice, key, conflict: Conflict::Siblings };
-                    self.replica.begin(now, origin, subject, work, deadline, &mut steps);
-                    self.run_steps(now, steps, out);
+                    let work = Work::DropHint { owner, form, stamp };
+                    self.end_hint(now, delivery, (slice, key), work, out);
                 }
+                Act::GiveUp { delivery, slice, key, owner, form, stamp } => {
+                    let work = Work::GiveUpHint { owner, form, stamp };
+                    self.end_hint(now, delivery, (slice, key), work, out);
+                }
+                Act::Mark { slice, owner } => {
+                    self.hints.mark(now, owner, slice);
+                    self.hints.written(owner);
+                    let record = Some((Bytes::new(), Values::new()));
+                    out.push(note_behind(slice, owner, record));
+                }
+                Act::Unmark { slice, owner } => out.push(note_behind(slice, owner, None)),
             }
         }
+    }
+    fn end_hint(
+        &mut self,
+        now: Instant,
+        delivery: u64,
+        (slice, key): (SliceId, Key),
+        work: Work,
+        out: &mut Vec<Effect>,
+    ) {
+        let deadline = now + limits::BACKGROUND_TIMEOUT;
+        let subject = Subject { slice, key, conflict: Conflict::Siblings };
+        let mut steps = Vec::new();
+        self.replica.begin(now, Origin::Delivery(delivery), subject, work, deadline, &mut steps);
+        self.run_steps(now, steps, out);
     }
 
     /// As the tables of the keys say; the shard's own records are always synced.
@@ -374,7 +419,7 @@ impl Shard {
                 self.keep_hint(now, origin, key, owner, Some(siblings), out);
             }
             Purpose::Write | Purpose::Repair | Purpose::Replay | Purpose::Hint { .. } => {
-                self.apply(now, origin, key, Work::Merge { siblings }, deadline, out);
+                self.apply(now, origin, key, Work::Merge { siblings, behind: None }, deadline, out);
             }
         }
     }
@@ -476,6 +521,12 @@ impl Shard {
 fn sloppy(request: &Request, table: TableSettings) -> bool {
     let all = !request.operation.is_write() && request.consistency.level == Some(Level::All);
     request.consistency.sloppy.unwrap_or(table.sloppy && !all)
+}
+
+/// Writes or removes the mark of a slice.
+fn note_behind(slice: SliceId, owner: NodeId, record: Option<(Bytes, Values)>) -> Effect {
+    let change = Change { slice, key: behind_key(owner), record };
+    Effect::Store { io: io_tag::HINTS, changes: vec![change], durability: Durability::Sync }
 }
 
 /// The state that a hint holds, if it holds any.

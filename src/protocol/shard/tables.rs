@@ -1,6 +1,6 @@
 //! Tables, routed: changes of the registry to disk and to the other shards, drops to the engine, and who must wait for one.
 
-use super::{Asker, Effect, Envelope, Instant, Message, Refusal, Shard, exchange_tag, io_tag};
+use super::{Asker, Delivering, Effect, Envelope, Instant, Message, Refusal, Shard, exchange_tag, io_tag};
 use crate::{
     limits::{self, HELD_MAX, TABLES_ASKED_EVERY, TABLES_ASKED_NODES},
     protocol::{
@@ -15,6 +15,7 @@ use crate::{
         TableName,
     },
 };
+use bytes::Bytes;
 use std::collections::BTreeSet;
 
 /// Where a drop stands.
@@ -351,16 +352,19 @@ impl Shard {
     }
 
     /// Notes the epoch at which a hint is read.
-    pub(super) fn reading_hint(&mut self, delivery: u64, engine_key: &[u8]) {
+    pub(super) fn reading_hint(&mut self, delivery: u64, engine_key: &Bytes) {
         if let Some(key) = keys::user_key(engine_key).and_then(|key| Key::new(key.to_vec()).ok()) {
             let epoch = self.epoch(&key);
-            self.delivering.insert(delivery, (key, epoch));
+            let record = keys::parse_hint_key(engine_key).is_none();
+            self.delivering.insert(delivery, Delivering { key, epoch, record });
         }
     }
     /// What was read before a drop is not owed after it.
     pub(super) fn still_owed<T>(&mut self, delivery: u64, read: Result<T, Refusal>) -> Result<T, Refusal> {
         match self.delivering.remove(&delivery) {
-            Some((key, epoch)) if self.is_dropping(&key) || self.epoch(&key) != epoch => Err(Refusal::Expired),
+            Some(Delivering { key, epoch, .. }) if self.is_dropping(&key) || self.epoch(&key) != epoch => {
+                Err(Refusal::Expired)
+            }
             _ => read,
         }
     }

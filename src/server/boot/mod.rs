@@ -352,6 +352,7 @@ fn settings(options: &ServeOptions) -> Settings {
         suspect_after: protocol.suspect_after,
         down_after: protocol.down_after,
         request_timeout: protocol.request_timeout,
+        ..Settings::default()
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Invariant, Verdict};
 use crate::{
     driver::core::CoreStats,
     engine::types::EngineOptions,
-    limits::{FRAME_BYTES_MAX, HINT_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_IN_FLIGHT_MAX},
+    limits::{FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_IN_FLIGHT_MAX},
 };
 
 /// What one shard may take. Declared from its options, before it runs.
@@ -26,7 +26,7 @@ const MEMTABLE_SLACK_BYTES: usize = 512 * KIB;
 const SEGMENTS: u64 = 16;
 
 impl Bounds {
-    pub fn of(options: &EngineOptions) -> Bounds {
+    pub fn of(options: &EngineOptions, hint_bytes_max: u64) -> Bounds {
         // The active memtable is sealed at its bound, and one sealed before may still be on its way to disk.
         let memtables = 2 * options.memtable_bytes + MEMTABLE_SLACK_BYTES;
         let caches = options.block_cache_bytes + options.value_cache_bytes;
@@ -36,7 +36,7 @@ impl Bounds {
             segment_bytes: options.segment_bytes,
             inbox: INBOX_MESSAGES_MAX,
             in_flight: REQUESTS_IN_FLIGHT_MAX as u64,
-            hint_bytes: HINT_BYTES_MAX + (FRAME_BYTES_MAX + LOG_QUEUE_BYTES) as u64,
+            hint_bytes: hint_bytes_max + (FRAME_BYTES_MAX + LOG_QUEUE_BYTES) as u64,
         }
     }
     /// A shard's figures at one moment.

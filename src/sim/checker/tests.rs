@@ -193,7 +193,7 @@ fn a_member_that_returns_is_noticed() {
 
 #[test]
 fn whatever_outgrows_its_bound_is_noticed() {
-    let bounds = Bounds::of(&EngineOptions::default());
+    let bounds = Bounds::of(&EngineOptions::default(), 0);
     assert_eq!(bounds.check(0, &CoreStats::default()), Ok(()));
     assert_eq!(broken(bounds.check(usize::MAX, &CoreStats::default())), Some(Invariant::I12));
     let spoil: [fn(&mut CoreStats); 5] = [
