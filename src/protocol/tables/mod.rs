@@ -180,7 +180,10 @@ impl Tables {
         if Tables::is_doubt(digest) && self.in_doubt {
             return (Vec::new(), None);
         }
-        self.in_doubt = false;
+        // All that somebody knows, or that it knows the same, or nothing: only that ends a doubt.
+        if (wanted && !news.is_empty()) || (news.is_empty() && (digest == self.digest || digest == 0)) {
+            self.in_doubt = false;
+        }
         if news.is_empty() {
             let differ = wanted && digest != self.digest;
             let all = || Message::Tables { digest: self.digest, news: self.entries().cloned().collect(), wanted: true };
@@ -232,6 +235,11 @@ mod tests {
         assert_eq!((doubtful.told(digest, news, wanted), doubtful.in_doubt()), ((Vec::new(), None), false));
         sound.change(A, set("cart", n(5))).expect("a table");
         let Some(Message::Tables { digest, news, wanted }) = asked(&other, &mut sound) else { panic!("no answer") };
+        // That there is something is not what it is.
+        let Message::Tables { digest: theirs, news: nothing, wanted: asks } = sound.greeting() else {
+            panic!("no words")
+        };
+        assert!(other.told(theirs, nothing, asks).0.is_empty() && other.in_doubt());
         assert_eq!(other.told(digest, news, wanted).0.len(), 1);
         assert_eq!((other.of(b"cart:1").n, other.in_doubt()), (5, false));
     }
