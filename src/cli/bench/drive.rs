@@ -12,6 +12,7 @@ use super::{
     hearing::Hearing,
     keys,
     latency::{Tally, histogram},
+    link::Link,
     plan::{Pace, Plan},
     poll::{Poll, Ready},
     schedule::Schedule,
@@ -24,7 +25,7 @@ use crate::protocol::{ring::FixedMap, versions::Context};
 use hdrhistogram::Histogram;
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
+    io,
     net::TcpStream,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -33,10 +34,7 @@ use std::{
 /// Operations begun and not ended, of one thread: beyond it the run is hopeless and stops issuing.
 const SLOTS_MAX: usize = 2_000_000;
 /// Bytes of requests that wait in one connection's buffer before others are used.
-const OUTPUT_BYTES_MAX: usize = 1 << 20;
-const INPUT_BYTES: usize = 256 << 10;
-/// Reads of one connection before others have their turn.
-const READS_PER_TURN: usize = 4;
+pub(super) const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SWEEP_NS: u64 = 20_000_000;
 /// Replicas of a key that are looked at for one that answers.
@@ -88,7 +86,7 @@ struct Slot {
 }
 
 /// Everything about operations; nothing about sockets.
-struct Book {
+pub(super) struct Book {
     plan: Arc<Plan>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -105,20 +103,6 @@ struct Book {
     lateness: Histogram<u64>,
     ended_ns: u64,
     pool: Arc<ValuePool>,
-}
-
-struct Link {
-    stream: Option<TcpStream>,
-    dialect: Box<dyn Dialect>,
-    endpoint: usize,
-    in_flight: usize,
-    input: Vec<u8>,
-    start: usize,
-    end: usize,
-    output: Vec<u8>,
-    sent: usize,
-    watched: bool,
-    dirty: bool,
 }
 
 struct Endpoint {
@@ -164,14 +148,26 @@ impl Worker {
             .map(|_| Endpoint { links: vec![], turn: 0, queue: VecDeque::new(), live: 0 })
             .collect();
         let share = plan.connections.div_ceil(plan.threads).max(endpoints.len());
-        let mut links = Vec::with_capacity(share);
+        let (mut links, mut absent, mut refused) = (Vec::with_capacity(share), Vec::new(), None);
         for index in 0..share {
             let endpoint = index % endpoints.len();
-            let (stream, dialect) = fleet.connect(endpoint)?;
-            poll.add(&stream, index as u64)?;
             endpoints[endpoint].links.push(index);
-            endpoints[endpoint].live += 1;
-            links.push(Link::new(stream, dialect, endpoint));
+            match fleet.connect(endpoint) {
+                Ok((stream, dialect)) => {
+                    poll.add(&stream, index as u64)?;
+                    endpoints[endpoint].live += 1;
+                    links.push(Link::new(stream, dialect, endpoint));
+                }
+                // A node that is down now may come back; with none at all there is no run.
+                Err(error) => {
+                    refused = Some(error);
+                    absent.push((index, endpoint));
+                    links.push(Link::absent(endpoint));
+                }
+            }
+        }
+        if let Some(error) = refused.filter(|_| absent.len() == links.len()) {
+            return Err(error);
         }
         let source = match plan.load {
             true => Source::load(plan.keys, thread, plan.threads),
@@ -202,7 +198,7 @@ impl Worker {
             pool,
             plan: plan.clone(),
         };
-        Ok(Worker {
+        let worker = Worker {
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(thread as u64 * 1_000_003)),
             fleet,
             plan,
@@ -220,7 +216,9 @@ impl Worker {
             second: 0,
             overflowed: false,
             reconnected: mpsc::channel(),
-        })
+        };
+        absent.into_iter().for_each(|(index, endpoint)| worker.connect_later(index, endpoint, RECONNECT_PAUSE));
+        Ok(worker)
     }
 
     /// Runs to the end. `start` is the same for all threads.
@@ -549,93 +547,6 @@ fn join(before: Option<Context>, new: Context) -> Option<Context> {
     (joined.dots.len() < CONTEXT_DOTS_MAX).then_some(joined)
 }
 
-impl Link {
-    fn new(stream: TcpStream, dialect: Box<dyn Dialect>, endpoint: usize) -> Link {
-        Link {
-            stream: Some(stream),
-            dialect,
-            endpoint,
-            in_flight: 0,
-            input: vec![0; INPUT_BYTES],
-            start: 0,
-            end: 0,
-            output: Vec::new(),
-            sent: 0,
-            watched: false,
-            dirty: false,
-        }
-    }
-    fn clear(&mut self) {
-        (self.in_flight, self.start, self.end, self.sent) = (0, 0, 0, 0);
-        self.output.clear();
-    }
-
-    /// Writes what the socket takes; asks to be told when it takes more.
-    fn flush(&mut self, poll: &Poll, index: usize) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        while self.sent < self.output.len() {
-            match stream.write(&self.output[self.sent..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => self.sent += bytes,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let blocked = self.sent < self.output.len();
-        if !blocked {
-            self.output.clear();
-            self.sent = 0;
-        } else if self.sent > OUTPUT_BYTES_MAX {
-            self.output.drain(..self.sent);
-            self.sent = 0;
-        }
-        if blocked != self.watched {
-            self.watched = blocked;
-            poll.watch_writable(stream, index as u64, blocked)?;
-        }
-        Ok(())
-    }
-
-    /// Reads what has come and books the answers in it.
-    fn read(&mut self, book: &mut Book, now: u64) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        for _ in 0..READS_PER_TURN {
-            if self.end == self.input.len() {
-                if self.start > 0 {
-                    self.input.copy_within(self.start..self.end, 0);
-                    (self.start, self.end) = (0, self.end - self.start);
-                } else {
-                    let grown = self.input.len() * 2;
-                    self.input.resize(grown, 0);
-                }
-            }
-            let wanted = self.input.len() - self.end;
-            let got = match stream.read(&mut self.input[self.end..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(bytes) => bytes,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            self.end += got;
-            let in_flight = &mut self.in_flight;
-            let taken = self.dialect.answers(&self.input[self.start..self.end], &mut |answer| {
-                *in_flight -= usize::from(answer.verdict != Verdict::AlsoValue);
-                book.answered(answer, now);
-            });
-            self.start += taken.map_err(io::Error::other)?;
-            if self.start == self.end {
-                (self.start, self.end) = (0, 0);
-            }
-            if got < wanted {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Book {
     /// The operation of a ticket, unless it has ended.
     fn slot(&self, ticket: Ticket) -> Option<&Slot> {
@@ -709,7 +620,7 @@ impl Book {
         Some(self.ticket(index as usize))
     }
 
-    fn answered(&mut self, answer: Answer<'_>, now: u64) {
+    pub(super) fn answered(&mut self, answer: Answer<'_>, now: u64) {
         let ticket = Ticket(answer.id);
         let index = ticket.index();
         let Some(slot) = self.slot(ticket) else { return };

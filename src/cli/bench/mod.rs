@@ -19,6 +19,7 @@ mod environment;
 mod hearing;
 mod keys;
 mod latency;
+mod link;
 mod plan;
 mod poll;
 mod report;

@@ -154,8 +154,15 @@ impl Fleet {
         for number in [0, plan.keys / 2, plan.keys - 1] {
             let mut key = Vec::new();
             keys::write_key(&plan.prefix, number, &mut key);
-            let endpoint = self.route(&key, 0, &mut turn);
-            let (mut stream, mut dialect) = self.connect(endpoint).map_err(unreachable)?;
+            // A node may be down: its keys have other replicas.
+            let mut connected = Err(io::ErrorKind::NotConnected.into());
+            for attempt in 0..REPLICAS_MAX as u8 {
+                connected = self.connect(self.route(&key, attempt, &mut turn));
+                if connected.is_ok() {
+                    break;
+                }
+            }
+            let (mut stream, mut dialect) = connected.map_err(unreachable)?;
             stream.set_nonblocking(false).map_err(unreachable)?;
             match ask_once(&mut stream, &mut *dialect, &key).map_err(unreachable)? {
                 Verdict::Missing => {}

@@ -103,6 +103,20 @@ fn a_lost_connection_is_replaced_and_its_operations_are_tried_elsewhere() {
 }
 
 #[test]
+fn a_run_begins_with_a_node_down_but_not_with_all() {
+    let echo = Echo::start(Service::Redis(RedisServer::forgetful(10)), None, None).unwrap();
+    let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let plan = plan("get --rate 500 -c 3 --value-bytes 10 --seconds 0.3 --warmup 0");
+    let run = |seeds: Vec<_>| {
+        let target = Target { protocol: Protocol::Redis, seeds };
+        execute(Arc::new(Fleet::discover(&target, false).unwrap()), &plan)
+    };
+    let outcome = run(vec![down, echo.address]).unwrap();
+    assert_eq!((outcome.total.failures(), outcome.total.latency().len()), (0, outcome.total.scheduled));
+    assert!(run(vec![down]).is_err());
+}
+
+#[test]
 fn operations_move_from_a_node_that_says_nothing() {
     let echo = Echo::start(Service::Redis(RedisServer::forgetful(10)), None, None).unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
