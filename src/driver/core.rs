@@ -182,7 +182,8 @@ pub async fn start<W: World, D: Disk>(
 
 /// One batch of new leases for all slices. One whose lease record is damaged gets none: it mints no dots, so writes that
 /// this node would coordinate for it are refused, and all else goes on. A slice that has none although the node has
-/// started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in use. Gives as well those that have lost all that they held.
+/// started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in use. Gives
+/// as well those that have lost all that they held.
 async fn lease_dots<D: Disk>(
     engine: &Engine<D>,
     identity: &Identity,
@@ -245,7 +246,8 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
 
 type TablesFound = (Vec<(SliceId, Vec<(TableEntry, u64)>)>, Vec<SliceId>);
 
-/// What the slices' records say of tables, and the slices of which that is in doubt, those that have `lost` all among them. A record that is damaged is taken to
+/// What the slices' records say of tables, and the slices of which that is in doubt, those that have `lost` all among
+/// them. A record that is damaged is taken to
 /// say what another slice's does: they are written together, and to drop a table twice would lose what was written in
 /// between.
 async fn load_tables<D: Disk>(

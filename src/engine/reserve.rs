@@ -147,8 +147,10 @@ pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
     // A flush that is blocked goes on after the next collection.
     let reclaims = || store.reclaim.get().is_some() && !store.flush_blocked.get();
     let hope = || !store.ending() && (store.collecting.get() || collect::has_work(store) || reclaims());
-    store.work.until(|| (available() > before || !hope()).then_some(())).await;
-    available() > before
+    // Others may have freed it before this began to look, too.
+    let enough = || available() > before || !store.read_only.get();
+    store.work.until(|| (enough() || !hope()).then_some(())).await;
+    enough()
 }
 
 /// Values are refused until there is clearly more space than now, whatever share is in use.

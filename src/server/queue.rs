@@ -39,7 +39,7 @@ pub struct DiskQueue {
 #[derive(Default)]
 struct Line {
     busy: Cell<usize>,
-    /// Tickets of those who wait, in order.
+    /// Tickets of those who wait, ascending.
     waiting: RefCell<VecDeque<(u64, Option<Waker>)>>,
 }
 
@@ -94,8 +94,8 @@ impl DiskQueue {
             if waiting.front().is_some_and(|first| first.0 == ticket) && self.has_place(lane) {
                 return Poll::Ready(());
             }
-            if let Some(mine) = waiting.iter_mut().find(|w| w.0 == ticket) {
-                mine.1 = Some(cx.waker().clone());
+            if let Ok(mine) = waiting.binary_search_by_key(&ticket, |w| w.0) {
+                waiting[mine].1 = Some(cx.waker().clone());
             }
             Poll::Pending
         })
@@ -126,7 +126,12 @@ struct Place<'a> {
 }
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.queue.line(self.lane).waiting.borrow_mut().retain(|w| w.0 != self.ticket);
+        // Mostly the first; thousands may wait behind it.
+        let mut waiting = self.queue.line(self.lane).waiting.borrow_mut();
+        if let Ok(mine) = waiting.binary_search_by_key(&self.ticket, |w| w.0) {
+            waiting.remove(mine);
+        }
+        drop(waiting);
         self.queue.call_next();
     }
 }

@@ -163,10 +163,6 @@ impl Tables {
     pub fn end_doubt(&mut self) {
         self.in_doubt = false;
     }
-    /// Whoever knows has the same tables. That it has others, or some of them, is no word about all of them.
-    fn end_doubt_at(&mut self, digest: u64) {
-        self.in_doubt &= digest != self.digest;
-    }
     fn said_digest(&self) -> u64 {
         if self.in_doubt { IN_DOUBT } else { self.digest }
     }
@@ -184,20 +180,18 @@ impl Tables {
         if Tables::is_doubt(digest) && self.in_doubt {
             return (Vec::new(), None);
         }
+        // All that somebody knows, or that it knows the same, or nothing: only that ends a doubt.
+        if (wanted && !news.is_empty()) || (news.is_empty() && (digest == self.digest || digest == 0)) {
+            self.in_doubt = false;
+        }
         if news.is_empty() {
             let differ = wanted && digest != self.digest;
-            self.end_doubt_at(digest);
-            let all = || Message::Tables {
-                digest: self.said_digest(),
-                news: self.entries().cloned().collect(),
-                wanted: true,
-            };
+            let all = || Message::Tables { digest: self.digest, news: self.entries().cloned().collect(), wanted: true };
             return (Vec::new(), differ.then(all));
         }
         let theirs: BTreeMap<TableName, TableEntry> =
             news.iter().map(|entry| (entry.name.clone(), entry.clone())).collect();
         let changed = self.take(news);
-        self.end_doubt_at(digest);
         let better = |entry: &&TableEntry| theirs.get(&entry.name) != Some(*entry);
         let answer: Vec<TableEntry> =
             if wanted { self.entries().filter(better).cloned().collect() } else { Vec::new() };
@@ -241,27 +235,13 @@ mod tests {
         assert_eq!((doubtful.told(digest, news, wanted), doubtful.in_doubt()), ((Vec::new(), None), false));
         sound.change(A, set("cart", n(5))).expect("a table");
         let Some(Message::Tables { digest, news, wanted }) = asked(&other, &mut sound) else { panic!("no answer") };
+        // That there is something is not what it is.
+        let Message::Tables { digest: theirs, news: nothing, wanted: asks } = sound.greeting() else {
+            panic!("no words")
+        };
+        assert!(other.told(theirs, nothing, asks).0.is_empty() && other.in_doubt());
         assert_eq!(other.told(digest, news, wanted).0.len(), 1);
         assert_eq!((other.of(b"cart:1").n, other.in_doubt()), (5, false));
-    }
-
-    #[test]
-    fn a_greeting_from_one_who_has_other_tables_does_not_end_a_doubt() {
-        let mut doubtful = Tables::new(USUAL, Vec::new(), true);
-        let mut sound = Tables::new(USUAL, Vec::new(), false);
-        let first = sound.change(A, set("cart", n(5))).expect("a table");
-        sound.change(A, set("soap", n(4))).expect("a table");
-        for message in [sound.greeting(), sound.tidings(vec![first])] {
-            let Message::Tables { digest, news, wanted } = message else { panic!("{message:?}") };
-            doubtful.told(digest, news, wanted);
-            assert!(doubtful.in_doubt());
-        }
-        let Message::Tables { digest, news, wanted } = doubtful.greeting() else { panic!("no greeting") };
-        let Some(Message::Tables { digest, news, wanted }) = sound.told(digest, news, wanted).1 else {
-            panic!("no answer")
-        };
-        doubtful.told(digest, news, wanted);
-        assert!(!doubtful.in_doubt() && same(&doubtful, &sound));
     }
 
     /// Both have spoken until neither has an answer.
