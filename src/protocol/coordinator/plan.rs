@@ -27,7 +27,8 @@ pub struct Plan {
     pub conflict: Conflict,
     /// The latest drop of the key's table that this shard has carried out.
     pub epoch: u64,
-    /// No home replica can be reached: this node coordinates in the place of the first of them.
+    /// No home replica can be reached: this node coordinates in the place of the first of them. Its copy stays after the
+    /// homes have it: a later dot of this shard covers the one in it, and a copy without it would lose what others hold.
     pub stands_in: bool,
 }
 

@@ -467,7 +467,9 @@ impl Hints {
             }
             What::Records(_) => {}
         }
-        if !owed.round.is_empty() && owed.not_before <= now {
+        // The next slice at once; hints, which may be found again and again while one is being written, at their time.
+        let swept = walk.what != What::Hints && !walk.failed;
+        if swept && !owed.round.is_empty() {
             self.next_look = now;
         }
     }

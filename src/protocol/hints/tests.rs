@@ -77,6 +77,9 @@ impl Rig {
         }
         Vec::new()
     }
+    fn wait_for_deadline(&mut self) {
+        self.now = self.now.max(self.hints.next_deadline().expect("something is owed"));
+    }
     fn scanned(&mut self, acts: &[Act], found: Result<Vec<(Bytes, Bytes)>, Refusal>) -> Vec<Act> {
         let [Act::Scan { io, .. }] = acts else { panic!("{acts:?}") };
         self.tell(|hints, now, view, out| hints.scanned(now, *io, found, view, out))
@@ -175,6 +178,22 @@ fn hints_go_before_marks() {
     assert_eq!(rig.scanned(&scan, Ok(vec![])), []);
     let scan = rig.wait();
     assert!(matches!(&scan[..], [Act::Scan { from, .. }] if *from == all_records().0), "{scan:?}");
+}
+
+#[test]
+fn hints_that_are_being_written_are_looked_for_at_intervals() {
+    let mut rig = Rig::new(Found { marks: vec![(OWNER, SLICE), (OWNER, SliceId(1))], ..Found::default() });
+    let scan = rig.wait();
+    // In the middle of a round of sweeps; its writing takes long.
+    rig.hints.kept(rig.now, OWNER, 10);
+    rig.scanned(&scan, Ok(vec![]));
+    for _ in 0..3 {
+        let scan = rig.wait();
+        let before = rig.now;
+        assert_eq!(rig.scanned(&scan, Ok(vec![])), []);
+        rig.wait_for_deadline();
+        assert!(rig.now.since(before) >= HINT_INTERVAL / 2, "no time passes");
+    }
 }
 
 #[test]

@@ -3041,7 +3041,8 @@ impl ::core::fmt::Debug for Tables<'_> {
 pub enum ViewOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Kind 42.
+/// Kind 42. From shard 0 to the other shards of its node: the member list, empty if it is the one sent last, and whom to route
+/// around.
 pub struct View<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
