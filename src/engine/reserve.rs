@@ -56,7 +56,8 @@ pub async fn adapt<D: Disk>(disk: &D, shards: u16) -> io::Result<()> {
     }
     Ok(())
 }
-/// Before any shard runs: gives up one piece, whosever it is. Whether there was one.
+/// Gives up one piece, whosever it is: for a node, or a shard, that could not start without. Whether there was one. A shard
+/// that runs and takes this piece for its own finds later that it frees nothing, and gives up the next.
 pub async fn spend_any<D: Disk>(disk: &D) -> io::Result<bool> {
     let Some(piece) = pieces(disk).await?.into_iter().max() else { return Ok(false) };
     give_up(disk, piece).await?;
@@ -83,8 +84,8 @@ pub async fn spend<D: Disk>(store: &Store<D>, keep: usize) -> Result<bool, Engin
     Ok(true)
 }
 
-/// Makes one piece that is missing, if there is space for it.
-pub async fn restore<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
+/// Makes one piece that is missing, if there is space for it. Whether it did.
+pub async fn restore<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
     let _held = store.reserve_latch.hold().await;
     let missing = (0..RESERVE_PIECES as u8).find(|index| !store.reserve.borrow().contains(index));
     let bytes = piece_bytes(&store.options) as u64;
@@ -93,12 +94,12 @@ pub async fn restore<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
         !is_full(Space { available: left, ..space }, &store.options)
     };
     let Some(index) = missing.filter(|_| !store.read_only.get() && store.disk.space().is_ok_and(roomy)) else {
-        return Ok(());
+        return Ok(false);
     };
     let path = path((store.shard.0, index));
     let file = match store.disk.open(&path, OpenMode::Create).await {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     let made = match file.allocate(bytes).await {
@@ -106,11 +107,13 @@ pub async fn restore<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
         refused => refused,
     };
     match made.map_err(EngineError::from) {
-        Ok(()) => drop(store.reserve.borrow_mut().insert(index)),
-        Err(EngineError::Full) => store.disk.remove(&path).await?,
-        Err(error) => return Err(error),
+        Ok(()) => Ok(store.reserve.borrow_mut().insert(index)),
+        Err(EngineError::Full) => {
+            store.disk.remove(&path).await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// Background work found no space: it goes on with a piece of the reserve, or waits until there is space again.

@@ -195,6 +195,8 @@ pub struct Store<D: Disk> {
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
+    /// There is space again: pieces of the reserve that are missing can be made.
+    pub reserve_due: Cell<bool>,
     /// Bytes that the log may still grow by on account of a piece that was given up for it.
     pub log_grant: Cell<u64>,
     pub memtable_bytes: Cell<usize>,
@@ -254,6 +256,7 @@ impl<D: Disk> Store<D> {
             space_needed: Cell::new(0),
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
+            reserve_due: Cell::new(false),
             log_grant: Cell::new(0),
             memtable_bytes: Cell::new(0),
             unsettled: Cell::new(0),
@@ -330,6 +333,11 @@ impl<D: Disk> Store<D> {
         if full || was_short {
             // Collection need not keep step with writes any more.
             self.log.landed.wake();
+        }
+        if !full && was_short {
+            // The next shortage may come before the log needs a segment again.
+            self.reserve_due.set(true);
+            self.log.hot.changed.wake();
         }
         if !full && (was_short || self.flush_blocked.get() || self.copies_blocked.get()) {
             self.flush_blocked.set(false);

@@ -205,3 +205,45 @@ fn a_full_disk_refuses_puts_and_recovers_by_itself() {
     rig.verify(&mut model, "space again");
     assert_eq!(rig.engine.stats().read_only, 0);
 }
+
+/// What a node writes when it starts: small records without values in every slice.
+fn start_writes(rig: &Rig, life: u64, note: &str) {
+    for slice in 0..SLICES {
+        let head = Bytes::from(format!("life {life}"));
+        let change = Change::Put { head, values: Values::new() };
+        let write = Write { slice: SliceId(slice), key: Bytes::from_static(b"lease"), change };
+        assert_eq!(rig.write(vec![write]), Some(Ok(())), "{note}, life {life}: {:?}", rig.of(slice).stats());
+    }
+}
+
+/// A full disk, kills and starts, and a moment with space after every second of them: a start finds what it needs, although
+/// somebody else takes at once all that the last lives have freed.
+#[test]
+fn a_start_on_a_full_disk_works() {
+    for seed in 0..6 {
+        let options = || EngineOptions { segment_bytes: 2 << 20, memtable_bytes: 128 << 10, ..tiny() };
+        let mut work = Workload::new(90 + seed);
+        let (disk, executor) = fresh(seed);
+        let rig = Rig::open_on(disk, executor, options());
+        for _ in 0..300 {
+            assert_eq!(rig.write(work.call()), Some(Ok(())));
+        }
+        let mut rig = rig.reopen_with(rig.kill(), 2);
+        for life in 0..24 {
+            let note = format!("seed {seed}");
+            start_writes(&rig, life, &note);
+            let disk = rig.kill();
+            disk.set_capacity(Some(disk.files().iter().map(|(_, bytes)| bytes).sum()));
+            rig = rig.reopen_with(disk, 2);
+            start_writes(&rig, life, &format!("{note}, full"));
+            if life % 2 == 1 {
+                // Space is back, and somebody looks; nobody writes.
+                rig.disk.set_capacity(None);
+                for engine in &rig.engines {
+                    engine.stats();
+                }
+                rig.rest();
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@ use super::{Descriptor, Operation, Ring, operation::Payload};
 use crate::engine::disk::PageBuffer;
 use io_uring::{opcode, squeue, types::Fd, types::FsyncFlags};
 use std::{
+    cell::Cell,
     ffi::CString,
     future::Future,
     io,
@@ -19,7 +20,22 @@ pub enum Advice {
     Durable,
 }
 
+/// Counts a read for as long as it is in flight.
+struct Reading(Rc<Cell<usize>>);
+impl Reading {
+    fn begin(reads: &Rc<Cell<usize>>) -> Reading {
+        reads.set(reads.get() + 1);
+        Reading(reads.clone())
+    }
+}
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 struct Read {
+    _counted: Reading,
     file: Descriptor,
     offset: u64,
     /// Range of the buffer to fill.
@@ -147,7 +163,8 @@ impl Ring {
         bytes: usize,
     ) -> impl Future<Output = (PageBuffer, io::Result<usize>)> + use<> {
         assert!(at + bytes <= buffer.len(), "a read within its buffer");
-        Operation::start(self, Read { file: file.clone(), offset, at, bytes, buffer })
+        let _counted = Reading::begin(&self.reads);
+        Operation::start(self, Read { _counted, file: file.clone(), offset, at, bytes, buffer })
     }
 
     /// Writes up to `bytes` of `buffer[at..]` at `offset`; gives the buffer back with the number of bytes written.

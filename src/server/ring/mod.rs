@@ -48,6 +48,13 @@ use std::{
 const SUBMISSIONS: u32 = 512;
 /// Completions that fit before the kernel keeps a list of its own.
 const COMPLETIONS: u32 = 4096;
+/// Reads of files in flight from which the core waits for a part of them rather than for the first: a drive that gets what
+/// comes after them one by one serves fewer a second.
+const READS_MANY: usize = 16;
+/// One in so many of them is waited for.
+const READS_SHARE: usize = 4;
+/// And how long at most, whatever else may come meanwhile.
+const READS_PATIENCE: Duration = Duration::from_micros(100);
 /// Completion of an operation nobody waits for (cancellations).
 const NOBODY: u64 = u64::MAX;
 
@@ -90,6 +97,8 @@ pub struct Ring {
     stopped: Cell<bool>,
     /// Times that tasks of [`Ring::spawn`] were polled.
     polls: Rc<Cell<u64>>,
+    /// Reads of files in flight.
+    reads: Rc<Cell<usize>>,
     /// Background work that could run.
     wanted: Cell<u32>,
     /// Futures of [`Ring::attend`] that were woken and have not run yet.
@@ -140,6 +149,7 @@ impl Ring {
             counters: Cell::default(),
             stopped: Cell::new(false),
             polls: Rc::default(),
+            reads: Rc::default(),
             wanted: Cell::new(0),
             woken: Arc::default(),
             spin: Cell::new(Duration::ZERO),
@@ -175,7 +185,7 @@ impl Ring {
     }
 
     /// Submits all that has gathered in one system call, then hands out completions. With `patience`, the same call
-    /// waits for the first of them that long.
+    /// waits that long for the first of them, or for some when many reads are in flight.
     fn turn(&self, patience: Option<Duration>) -> io::Result<Turn> {
         let mut wakers = self.wakers.take();
         let mut orphans: Vec<(Box<dyn Orphan>, i32)> = Vec::new();
@@ -189,7 +199,7 @@ impl Ring {
             let wait = patience.filter(|_| state.uring.completion().is_empty());
             if pressing || wait.is_some() {
                 self.count(|c| c.enters += 1);
-                state.enter(wait)?;
+                state.enter(wait.map(|patience| self.gathered(patience)))?;
             }
             let State { uring, slots, .. } = state;
             for completion in uring.completion() {
@@ -210,6 +220,14 @@ impl Ring {
         self.wakers.replace(wakers);
         orphans.into_iter().for_each(|(orphan, result)| orphan.completed(result));
         Ok(Turn { completed, more })
+    }
+
+    /// How many completions a turn waits for, and how long.
+    fn gathered(&self, patience: Duration) -> (usize, Duration) {
+        match self.reads.get() {
+            reads if reads >= READS_MANY => (reads / READS_SHARE, READS_PATIENCE.min(patience)),
+            _ => (1, patience),
+        }
     }
 
     /// Submits what has gathered at once, for an operation that a whole batch of clients waits for. Errors are met again,
@@ -277,12 +295,12 @@ impl Ring {
 }
 
 impl State {
-    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, wait: Option<(usize, Duration)>) -> io::Result<()> {
         let entered = match wait {
             None => self.uring.submit(),
-            Some(patience) => {
+            Some((completions, patience)) => {
                 let time = Timespec::from(patience);
-                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+                self.uring.submitter().submit_with_args(completions, &SubmitArgs::new().timespec(&time))
             }
         };
         match entered {

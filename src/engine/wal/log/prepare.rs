@@ -22,6 +22,8 @@ use std::rc::Rc;
 enum Chore<F> {
     Grow(Rc<Segment<F>>, u64),
     Create(u64),
+    /// Another piece of the reserve, now that there is space.
+    PutBy,
     End,
 }
 
@@ -31,6 +33,13 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
         let chore = head.changed.until(|| next_chore(&store, &head)).await;
         let result = match chore {
             Chore::End => break,
+            Chore::PutBy => {
+                match reserve::restore(&store).await {
+                    Ok(made) => store.reserve_due.set(made),
+                    Err(error) => store.fail(&error),
+                }
+                continue;
+            }
             _ if head.works_ahead() && head.active.borrow().is_some() && reserve::is_kept_from_log(&store) => {
                 Err(EngineError::Full)
             }
@@ -57,6 +66,9 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
         return Some(Chore::End);
     }
     let wanted = head.wanted.get();
+    if wanted == 0 && head.works_ahead() && store.reserve_due.get() {
+        return Some(Chore::PutBy);
+    }
     let fits = head.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
     let Some(active) = head.active.borrow().clone() else {
         return (wanted > 0 && !fits).then_some(Chore::Create(wanted));
@@ -135,7 +147,12 @@ async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
         false => 0,
         true => RESERVE_PIECES - RESERVE_PIECES_LOG,
     };
-    match reserve::spend(store, keep).await {
+    let spent = match reserve::spend(store, keep).await {
+        // Other shards' pieces are there for a start as well.
+        Ok(false) if keep == 0 => reserve::spend_any(&*store.disk).await.map_err(EngineError::from),
+        spent => spent,
+    };
+    match spent {
         Ok(true) if cold => {}
         Ok(true) => store.log_grant.set(reserve::piece_bytes(&store.options) as u64),
         Ok(false) if cold => refuse(store, head, |_| true),
