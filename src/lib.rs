@@ -15,7 +15,8 @@
 //! 2. [`protocol`], the brain, pure: [`protocol::versions`] (which values are concurrent), [`protocol::ring`] (who owns
 //!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
 //!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
-//!    [`protocol::health`] (who can be asked), [`protocol::membership`] (gossip), and [`protocol::shard`], which routes between them.
+//!    [`protocol::rebuild`] (records that the medium damaged), [`protocol::health`] (who can be asked),
+//!    [`protocol::membership`] (gossip), [`protocol::tables`], and [`protocol::shard`], which routes between them.
 //! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
 //! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
 //!    [`engine::disk::Disk`].
@@ -46,6 +47,11 @@
 //!   an epoch that cannot be guessed, instead of being written with zeros first.
 //! - What a record replaces in tables stops counting as live before it is flushed: it is looked up in the background. A
 //!   segment goes as soon as none of its records is needed, so space comes back without a flush.
+//! - Large values are not cut into pieces: a long frame has a connection of its own between nodes, and waits for short ones
+//!   towards clients, so that it holds up nobody else.
+//! - At their bound hints are not refused: a stand-in keeps what it acknowledged in its own copy and marks the slice, and marked
+//!   slices are compared when the owner is back.
+//! - What coordinators took apart from each other may exceed the bounds that each keeps: merged states have bounds of their own.
 //! - A group of records (a table of users) is dropped by one small record a slice that hides what is older.
 
 pub mod limits;

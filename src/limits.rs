@@ -128,7 +128,7 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// does work for askers who have gone, and one that does not fit the caches makes each request dearer: many times what a
 /// batch of the log holds is enough.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
-/// Bytes of values in requests that a shard coordinates at once; more get 429.
+/// Bytes of values in requests that a shard coordinates at once, those that reads have got included; more get 429.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
 /// Operations that wait for one key's latch; more get 429.
 pub const LATCH_WAITERS_MAX: usize = 1024;

@@ -23,7 +23,7 @@ pub use plan::{Home, Plan};
 use crate::{
     limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX},
     protocol::{
-        message::{ClientToken, Depth, Message, Operation, Purpose, Refusal, Request, Response},
+        message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
         versions::Siblings,
     },
@@ -234,7 +234,7 @@ impl Coordinator {
     }
     fn overload(&mut self, request: &Request) -> Option<Failure> {
         let full = self.ops.len() >= REQUESTS_IN_FLIGHT_MAX
-            || self.bytes + request.operation.bytes() > REQUEST_BYTES_IN_FLIGHT_MAX;
+            || self.bytes + request.operation.bytes().max(1) > REQUEST_BYTES_IN_FLIGHT_MAX;
         full.then(|| {
             self.counters.overloads += 1;
             Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, "too many requests in hand; try again later")
@@ -248,6 +248,13 @@ impl Coordinator {
         self.alarms.insert((op.alarm, id));
         self.bytes += op.bytes;
         self.ops.insert(id, op);
+    }
+    /// Values that a read has got and keeps until it ends.
+    fn hold(&mut self, id: u64, bytes: usize) {
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.bytes += bytes;
+            self.bytes += bytes;
+        }
     }
     fn remove(&mut self, id: u64) {
         if let Some(op) = self.ops.remove(&id) {
@@ -285,6 +292,7 @@ impl Coordinator {
     }
     /// The own copy has been read.
     pub fn loaded(&mut self, now: Instant, operation: u64, result: Result<Siblings, Refusal>, out: &mut Vec<Act>) {
+        self.hold(operation, result.as_ref().map_or(0, Siblings::value_bytes));
         self.step(now, operation, out, |op, out| match &mut op.work {
             Work::Get(get) => get.loaded(operation, &op.key, op.deadline, result, out),
             Work::Put(_) | Work::Forward(_) => {}
@@ -294,6 +302,9 @@ impl Coordinator {
     pub fn answered(&mut self, now: Instant, exchange: u64, message: Message, out: &mut Vec<Act>) {
         let (operation, index) = (exchange >> 8, (exchange & 0xff) as usize);
         let mut alarm = None;
+        if let Message::Fetched(Ok(Fetched::Full(siblings))) = &message {
+            self.hold(operation, siblings.value_bytes());
+        }
         self.step(now, operation, out, |op, out| match (&mut op.work, message) {
             (Work::Put(put), Message::Replicated(result)) => {
                 put.replicated(operation, index, &op.key, op.deadline, result, out);
@@ -476,4 +487,56 @@ fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
 
 fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, epoch: u64) -> Message {
     Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, epoch }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::MIB,
+        protocol::versions::Values,
+        types::{Conflict, Consistency, NodeId, ShardId},
+    };
+
+    /// Reads that wait for another replica hold what they have got: they count, and what is beyond the bound is told so.
+    #[test]
+    fn values_that_reads_hold_are_bounded_in_bytes() {
+        let at = |node| Address { node: NodeId(node), shard: ShardId(0) };
+        let homes = [at(1), at(2)].map(|address| Home { address, healthy: true });
+        let plan = || Plan {
+            n: 2,
+            homes: homes.clone().into_iter().collect(),
+            spares: Default::default(),
+            sloppy: false,
+            needed: 2,
+            stands_in: false,
+            conflict: Conflict::Siblings,
+            epoch: 0,
+        };
+        let (mut coordinator, mut out) = (Coordinator::new(at(1), 0), Vec::new());
+        let mut refused = None;
+        for read in 0..1 + REQUEST_BYTES_IN_FLIGHT_MAX / (4 * MIB) {
+            let key = Key::new(read.to_string()).expect("a key");
+            let deadline = Instant::ZERO + crate::limits::REQUEST_TIMEOUT;
+            let request = Request { key, operation: Operation::Get, consistency: Consistency::default(), deadline };
+            out.clear();
+            coordinator.begin(Instant::ZERO, Asker::Client(ClientToken(read as u64)), request, plan(), &mut out);
+            let loads = out.iter().find_map(|act| match act {
+                Act::Load { operation, .. } => Some(*operation),
+                _ => None,
+            });
+            let Some(operation) = loads else {
+                refused = Some(read);
+                break;
+            };
+            let values: Values = [bytes::Bytes::from(vec![0; 4 * MIB])].into_iter().collect();
+            coordinator.loaded(Instant::ZERO, operation, Ok(Siblings { values, ..Siblings::default() }), &mut out);
+        }
+        assert_eq!(refused, Some(REQUEST_BYTES_IN_FLIGHT_MAX / (4 * MIB)));
+        assert_eq!(coordinator.counters.overloads, 1);
+        for later in 1..8 {
+            coordinator.expire(Instant::ZERO + crate::limits::REQUEST_TIMEOUT * later, &mut out);
+        }
+        assert_eq!((coordinator.len(), coordinator.bytes), (0, 0), "what has ended holds nothing");
+    }
 }

@@ -209,6 +209,10 @@ impl Siblings {
         });
         Siblings { values: values.collect(), head: merged.head }
     }
+    /// Bytes of the values that are at hand.
+    pub fn value_bytes(&self) -> usize {
+        self.values.iter().map(bytes::Bytes::len).sum()
+    }
     /// The values with their kinds, in the order of their dots; a write with two names once.
     pub fn values(&self) -> impl Iterator<Item = Value> {
         self.head.shown().map(|index| self.value(index))
