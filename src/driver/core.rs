@@ -214,7 +214,11 @@ async fn lease_dots<D: Disk>(
         let change = Change::Put { head: keys::lease_head(lease), values: Default::default() };
         writes.push(Write { slice, key: keys::lease_key(), change });
     }
-    engine.write(writes, Durability::Sync).await?;
+    match engine.write(writes, Durability::Sync).await {
+        // No dot is minted before a lease is durable: until there is space, reads and deletes are what is served.
+        Err(EngineError::Full) => slices.iter().for_each(|slice| leases.doubt(*slice)),
+        written => written?,
+    }
     Ok((leases, emptied))
 }
 
