@@ -29,8 +29,6 @@ type Offset<T> = WIPOffset<T>;
 type ByteVector = Offset<Vector<'static, u8>>;
 type Tables<T> = Vector<'static, ForwardsUOffset<T>>;
 
-/// Entries of a clock that a server may send: what a merge makes of two full ones.
-
 // ---- addresses ------------------------------------------------------------------------------------------------
 
 pub(super) fn pack_address(address: Address) -> u64 {

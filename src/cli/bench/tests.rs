@@ -123,7 +123,7 @@ fn operations_move_from_a_node_that_says_nothing() {
     let target = Target { protocol: Protocol::Redis, seeds: vec![silent.local_addr().unwrap(), echo.address] };
     let run = |silence: &str, timeout: &str| {
         let fleet = Arc::new(Fleet::discover(&target, false).unwrap());
-        let words = format!("get --rate 200 -c 2 --value-bytes 10 --seconds 0.5 --warmup 0");
+        let words = "get --rate 200 -c 2 --value-bytes 10 --seconds 0.5 --warmup 0";
         let words = format!("{words} --silence-ms {silence} --timeout-ms {timeout}");
         execute(fleet, &plan(&words)).unwrap()
     };

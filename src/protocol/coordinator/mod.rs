@@ -505,7 +505,7 @@ mod tests {
         let homes = [at(1), at(2)].map(|address| Home { address, healthy: true });
         let plan = || Plan {
             n: 2,
-            homes: homes.clone().into_iter().collect(),
+            homes: homes.into_iter().collect(),
             spares: Default::default(),
             sloppy: false,
             needed: 2,

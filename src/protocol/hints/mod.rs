@@ -177,7 +177,8 @@ impl Owed {
             self.round.extend(&self.marked);
             self.next_round = now + SWEEP_PAUSE;
         }
-        match self.round.pop_front_if(|_| sweeps) {
+        let swept = if sweeps { self.round.pop_front() } else { None };
+        match swept {
             Some(slice) => Some((What::Records(slice), [slice].into())),
             None => (self.count > 0).then(|| (What::Hints, slices.iter().copied().collect())),
         }
