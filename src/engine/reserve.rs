@@ -119,13 +119,14 @@ pub async fn restore<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
 /// Background work found no space: it goes on with a piece of the reserve, or waits until there is space again.
 pub async fn go_on<D: Disk>(store: &Store<D>) {
     store.read_only.set(true);
+    let short = available(store);
     // The last piece is for a start.
     match spend(store, 1).await {
         Ok(true) => {}
         Ok(false) => store.flush_blocked.set(true),
         Err(error) => store.fail(&error),
     }
-    ask_for_more(store);
+    ask_for_more(store, short);
 }
 
 /// Whether space is so short that the rest is for flush, compaction and collection: deletes alone would use it up, and
@@ -144,7 +145,7 @@ pub fn is_kept_from_log<D: Disk>(store: &Store<D>) -> bool {
 /// Waits for as long as flush, compaction and collection may still free something: deletes go as fast as they do. Whether
 /// there is more space than before.
 pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
-    let available = || store.disk.space().map_or(0, |space| space.available);
+    let available = || available(store);
     let before = available();
     store.want_space();
     // A flush that is blocked goes on after the next collection.
@@ -156,10 +157,15 @@ pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
     enough()
 }
 
-/// Values are refused until there is clearly more space than now, whatever share is in use.
-pub fn ask_for_more<D: Disk>(store: &Store<D>) {
-    if let Ok(space) = store.disk.space() {
-        store.space_needed.set(space.available + 2 * piece_bytes(&store.options) as u64);
+/// What is left, as the file system says; nothing if it does not say.
+pub fn available<D: Disk>(store: &Store<D>) -> u64 {
+    store.disk.space().map_or(0, |space| space.available)
+}
+/// Values are refused until there is clearly more space than there was when it did not suffice (`short`), whatever share is
+/// in use. Not if somebody has seen meanwhile that space is back.
+pub fn ask_for_more<D: Disk>(store: &Store<D>, short: u64) {
+    if store.read_only.get() {
+        store.space_needed.set(short + 2 * piece_bytes(&store.options) as u64);
     }
 }
 

@@ -135,6 +135,7 @@ fn step_bytes<D: Disk>(store: &Store<D>, made: u64) -> usize {
 /// copies from segments that are being collected, go on with a piece of the reserve: they are what frees space.
 async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
     store.read_only.set(true);
+    let short = reserve::available(store);
     let add_values = |pending: &Pending| pending.writes.iter().any(Write::adds_values);
     refuse(store, head, |pending| pending.relocation.is_none() && add_values(pending));
     if head.queue.borrow().is_empty() {
@@ -160,7 +161,7 @@ async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
         Ok(false) => refuse(store, head, |_| true),
         Err(error) => store.fail(&error),
     }
-    reserve::ask_for_more(store);
+    reserve::ask_for_more(store, short);
 }
 
 fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) -> bool) {
