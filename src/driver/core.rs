@@ -204,6 +204,11 @@ async fn lease_dots<D: Disk>(
         let lost = last.is_none() && identity.generation > 1;
         if lost {
             emptied.push(slice);
+        } else if last.is_none() {
+            // That there are no tables yet: a slice whose record is missing later has lost it.
+            let head = tables::encode(std::iter::empty());
+            let change = Change::Put { head, values: Default::default() };
+            writes.push(Write { slice, key: keys::tables_key(), change });
         }
         let begun = if lost || identity.copied || engine.may_have_lost(slice) {
             leases.begin_far(slice, last, identity.copied)
@@ -265,7 +270,11 @@ async fn load_tables<D: Disk>(
             in_doubt.push(slice);
         }
         match engine.get(slice, &keys::tables_key(), Want::Head).await {
-            Ok(None) => {}
+            Ok(None) => {
+                if !in_doubt.contains(&slice) {
+                    in_doubt.push(slice);
+                }
+            }
             Ok(Some(record)) => match tables::decode(&record.head) {
                 Some(entries) => found.push((slice, entries)),
                 None => damaged.push(slice),

@@ -16,6 +16,7 @@ use super::{
     workload::{ClientCounts, Workload},
 };
 use crate::{
+    driver::core::CoreStats,
     engine::{error::EngineError, types::Want},
     protocol::{
         message::{Answer, Operation, Request},
@@ -256,18 +257,17 @@ impl Run {
             }
         }
     }
-    /// Hints that wait, and ranges that are marked. A range that an unsound medium does not let be walked stays marked.
+    /// Hints that wait, and ranges that are marked. A range that damage does not let be walked stays marked.
     fn hints(&self) -> u64 {
-        let unsound = self.cluster.plan.faults.unsound;
         let stats = |node: usize| {
             let shards = 0..self.cluster.shard_count(node);
-            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats().shard)
+            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats())
         };
-        let marks = |node: usize| stats(node).map(|s| s.ranges_marked).sum::<u64>();
-        let of = |node: usize| {
-            stats(node).map(|s| s.hints_pending).sum::<u64>() + if unsound == Some(node) { 0 } else { marks(node) }
+        let of = |stats: CoreStats| {
+            let damaged = stats.engine.damaged_places + stats.engine.damaged_reads > 0;
+            stats.shard.hints_pending + if damaged { 0 } else { stats.shard.ranges_marked }
         };
-        (0..self.cluster.node_count()).map(of).sum()
+        (0..self.cluster.node_count()).flat_map(stats).map(of).sum()
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until

@@ -353,6 +353,10 @@ impl<O: Clone> Replica<O> {
             let next = self.rebuild(id, result);
             return self.advance(now, id, next, out);
         }
+        // Whoever asked has been told: what is begun now would be sent to nobody.
+        if now >= task.deadline && matches!(task.work, Work::Put { .. } | Work::Delete { .. }) {
+            return self.finish(now, id, Err(Rejection::Refused(Refusal::Expired)), out);
+        }
         let (stored, lost) = match (result, &task.work) {
             (Ok(stored), _) => (stored, false),
             // It can never be delivered, and it shall not stand in the way of what comes after it.
