@@ -13,6 +13,8 @@ pub mod keys;
 mod lease;
 mod owed;
 pub mod stamps;
+#[cfg(test)]
+mod tests;
 
 pub use lease::{LeaseRecord, Leases};
 pub use owed::Owed;
