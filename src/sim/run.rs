@@ -463,7 +463,9 @@ async fn gather(cluster: &Rc<Cluster>, key: &Key, want: Want) -> Result<Vec<(usi
 
 /// How the home replicas of a key differ, and whether one knows less than another.
 async fn compare(cluster: &Rc<Cluster>, key: &Key) -> Result<Option<(String, bool)>, String> {
-    let states = gather(cluster, key, Want::Head).await?;
+    // A head whose values the medium has lost cannot be made equal: nobody may have them.
+    let want = if cluster.plan.faults.unsound.is_some() { Want::Full } else { Want::Head };
+    let states = gather(cluster, key, want).await?;
     let Some(((first, expected), others)) = states.split_first() else { return Ok(None) };
     let other = others.iter().find(|(_, state)| !state.head.same_state(&expected.head));
     Ok(other.map(|(other, state)| {
