@@ -256,9 +256,8 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
 type TablesFound = (Vec<(SliceId, Vec<(TableEntry, u64)>)>, Vec<SliceId>);
 
 /// What the slices' records say of tables, and the slices of which that is in doubt, those that have `lost` all among
-/// them. A record that is damaged is taken to
-/// say what another slice's does: they are written together, and to drop a table twice would lose what was written in
-/// between.
+/// them. A record that is damaged is taken to say what another slice's does: they are written together, and to drop a
+/// table twice would lose what was written in between.
 async fn load_tables<D: Disk>(
     engine: &Engine<D>,
     slices: &[SliceId],

@@ -30,19 +30,7 @@ pub(super) struct Link {
 
 impl Link {
     pub fn new(stream: TcpStream, dialect: Box<dyn Dialect>, endpoint: usize) -> Link {
-        Link {
-            stream: Some(stream),
-            dialect,
-            endpoint,
-            in_flight: 0,
-            input: vec![0; INPUT_BYTES],
-            start: 0,
-            end: 0,
-            output: Vec::new(),
-            sent: 0,
-            watched: false,
-            dirty: false,
-        }
+        Link { stream: Some(stream), dialect, input: vec![0; INPUT_BYTES], ..Link::absent(endpoint) }
     }
     /// One to a node that is down.
     pub fn absent(endpoint: usize) -> Link {
