@@ -124,10 +124,13 @@ pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
 pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 // ---- per core: work in hand ------------------------------------------------------------------------------------
-/// Client requests that a shard coordinates at once; more get 429. A queue that takes longer than [`REQUEST_TIMEOUT`] to serve
+/// Client requests without an answer yet that a shard coordinates at once; more get 429. A queue that takes longer than [`REQUEST_TIMEOUT`] to serve
 /// does work for askers who have gone, and one that does not fit the caches makes each request dearer: many times what a
 /// batch of the log holds is enough.
-pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 512;
+/// Requests that have their answer and wait for slower replicas; beyond it new ones get 429. A silent node is waited for
+/// [`REPLICA_LATE`] by all that a core does meanwhile.
+pub const REQUESTS_ANSWERED_MAX: usize = 16 * 1024;
 /// Bytes of values in requests that a shard coordinates at once, those that reads have got included; more get 429.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
 /// Operations that wait for one key's latch; more get 429.

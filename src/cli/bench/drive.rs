@@ -510,7 +510,9 @@ impl Worker {
             return;
         }
         if (0..self.endpoints.len()).any(|e| self.endpoints[e].live > 0 && !self.hearing.is_silent(e)) {
-            self.book.retry(index);
+            // Not one of its attempts: nobody has refused it, and where it goes next somebody speaks.
+            self.book.second.retried += 1;
+            self.book.again(index);
         }
     }
 

@@ -25,10 +25,10 @@ impl Hearing {
     pub fn heard(&mut self, endpoint: usize, now: u64) {
         self.endpoints[endpoint] = Endpoint { heard_ns: now, silent: None };
     }
-    /// A request waits since `sent_ns`. Whether nothing at all has come since, for too long.
+    /// A request waits since `sent_ns`. Whether nothing at all has come for too long while it waited.
     pub fn is_waited_for(&mut self, endpoint: usize, sent_ns: u64, now: u64) -> bool {
         let place = &mut self.endpoints[endpoint];
-        let silent = place.heard_ns < sent_ns && now.saturating_sub(sent_ns) > self.patience_ns;
+        let silent = now.saturating_sub(sent_ns.max(place.heard_ns)) > self.patience_ns;
         if silent && place.silent.is_none() {
             place.silent = Some(now + TRIAL_NS);
         }
@@ -56,18 +56,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_nothing_at_all_since_the_request() {
+    fn silence_is_nothing_at_all_while_a_request_waits() {
         let mut hearing = Hearing::new(2, 100);
         hearing.heard(0, 10);
         assert!(!hearing.is_waited_for(0, 20, 120));
         hearing.heard(0, 125);
-        assert!(!hearing.is_waited_for(0, 20, 500), "others were answered");
-        assert!(hearing.is_waited_for(0, 130, 231));
+        assert!(!hearing.is_waited_for(0, 20, 225), "others were answered");
+        assert!(!hearing.is_silent(0));
+        // A request that was sent before its last word is waited for as well.
+        assert!(hearing.is_waited_for(0, 20, 226));
+        hearing.heard(0, 226);
+        assert!(hearing.is_waited_for(0, 230, 331));
         assert!(hearing.is_silent(0) && !hearing.is_silent(1));
-        assert!(hearing.shuns(0, 300));
-        assert!(!hearing.shuns(0, 231 + TRIAL_NS), "one tries");
-        assert!(hearing.shuns(0, 232 + TRIAL_NS), "and one only");
-        hearing.heard(0, 240 + TRIAL_NS);
-        assert!(!hearing.is_silent(0) && !hearing.shuns(0, 241 + TRIAL_NS));
+        assert!(hearing.shuns(0, 400));
+        assert!(!hearing.shuns(0, 331 + TRIAL_NS), "one tries");
+        assert!(hearing.shuns(0, 332 + TRIAL_NS), "and one only");
+        hearing.heard(0, 340 + TRIAL_NS);
+        assert!(!hearing.is_silent(0) && !hearing.shuns(0, 341 + TRIAL_NS));
     }
 }

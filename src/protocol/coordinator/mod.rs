@@ -21,7 +21,7 @@ mod put;
 pub use plan::{Home, Plan};
 
 use crate::{
-    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX},
+    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_ANSWERED_MAX, REQUESTS_IN_FLIGHT_MAX},
     protocol::{
         message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
@@ -112,6 +112,8 @@ pub struct Coordinator {
     alarms: BTreeSet<(Instant, u64)>,
     next: u64,
     bytes: usize,
+    /// Requests in hand whose askers still wait.
+    open: usize,
     /// Of the gets coordinated here, and of those passed on.
     get_hedge: hedge::Hedge,
     forward_hedge: hedge::Hedge,
@@ -146,6 +148,7 @@ impl Coordinator {
             alarms: BTreeSet::new(),
             next: first,
             bytes: 0,
+            open: 0,
             get_hedge: hedge::Hedge::default(),
             forward_hedge: hedge::Hedge::default(),
             counters: Counters::default(),
@@ -233,7 +236,10 @@ impl Coordinator {
         Ok(())
     }
     fn overload(&mut self, request: &Request) -> Option<Failure> {
-        let full = self.ops.len() >= REQUESTS_IN_FLIGHT_MAX
+        // What has been answered waits for a slower replica and costs little more than its memory: a silent one may
+        // not use up the places of those who still wait for an answer.
+        let full = self.open >= REQUESTS_IN_FLIGHT_MAX
+            || self.ops.len() - self.open >= REQUESTS_ANSWERED_MAX
             || self.bytes + request.operation.bytes().max(1) > REQUEST_BYTES_IN_FLIGHT_MAX;
         full.then(|| {
             self.counters.overloads += 1;
@@ -247,6 +253,7 @@ impl Coordinator {
     fn insert(&mut self, id: u64, op: Op) {
         self.alarms.insert((op.alarm, id));
         self.bytes += op.bytes;
+        self.open += 1;
         self.ops.insert(id, op);
     }
     /// Values that a read has got and keeps until it ends.
@@ -260,6 +267,7 @@ impl Coordinator {
         if let Some(op) = self.ops.remove(&id) {
             self.alarms.remove(&(op.alarm, id));
             self.bytes -= op.bytes;
+            self.open -= usize::from(!op.replied);
         }
     }
 
@@ -410,6 +418,7 @@ impl Coordinator {
             && let Some(response) = op.answer()
         {
             op.replied = true;
+            self.open -= 1;
             match &op.work {
                 Work::Get(_) if response.is_ok() => self.get_hedge.record(now.since(op.began)),
                 Work::Forward(forward) if forward.is_read() && response.is_ok() => {
@@ -537,6 +546,7 @@ mod tests {
         for later in 1..8 {
             coordinator.expire(Instant::ZERO + crate::limits::REQUEST_TIMEOUT * later, &mut out);
         }
-        assert_eq!((coordinator.len(), coordinator.bytes), (0, 0), "what has ended holds nothing");
+        let left = (coordinator.len(), coordinator.open, coordinator.bytes);
+        assert_eq!(left, (0, 0, 0), "what has ended holds nothing");
     }
 }

@@ -4,7 +4,7 @@ use super::{Invariant, Verdict};
 use crate::{
     driver::core::CoreStats,
     engine::types::EngineOptions,
-    limits::{FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_IN_FLIGHT_MAX},
+    limits::{FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_ANSWERED_MAX, REQUESTS_IN_FLIGHT_MAX},
 };
 
 /// What one shard may take. Declared from its options, before it runs.
@@ -35,7 +35,7 @@ impl Bounds {
             memtable_bytes: memtables as u64,
             segment_bytes: options.segment_bytes,
             inbox: INBOX_MESSAGES_MAX,
-            in_flight: REQUESTS_IN_FLIGHT_MAX as u64,
+            in_flight: (REQUESTS_IN_FLIGHT_MAX + REQUESTS_ANSWERED_MAX) as u64,
             hint_bytes: hint_bytes_max + (FRAME_BYTES_MAX + LOG_QUEUE_BYTES) as u64,
         }
     }
