@@ -113,6 +113,8 @@ pub const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(5);
 /// Silence of a member's heartbeat after which it is shown as down.
 pub const DOWN_AFTER: Duration = Duration::from_secs(30);
+/// Time between two events of a shard after which others are not blamed for their silence at once: it may have stood still.
+pub const PAUSE_NOTICED: Duration = Duration::from_secs(1);
 /// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.
 pub const GOSSIP_DOWN_EVERY: u64 = 5;
 /// Bytes of a message of news between members (one larger entry still fits); more go in the next.

@@ -11,6 +11,7 @@
 //! - `clock A ahead 100ms`, `clock A behind 2s`: its wall clock is wrong by this
 //! - `silence B ..`: nothing reaches or leaves it; `refuse B ..`: its connections fail, and all are told;
 //!   `heal B ..`: both over
+//! - `stop A`: its process stands still, and what is sent to it waits in its sockets; `go A`: it runs on
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
 //!   `restart A`: what the disk had not answered is lost
 //! - `backup A`, `restore A`: what its disk held then is what it holds now; `clean A`: an orderly stop
@@ -72,6 +73,8 @@ pub struct Stage {
     skews: BTreeMap<char, i64>,
     silent: BTreeSet<char>,
     refusing: BTreeSet<char>,
+    /// Those that stand still, and what waits for them.
+    stopped: BTreeMap<char, VecDeque<Envelope>>,
     network: VecDeque<Envelope>,
     contexts: BTreeMap<String, Context>,
     /// Clients that wait, and the name that the context of the answer is kept under.
@@ -95,6 +98,7 @@ impl Default for Stage {
             skews: BTreeMap::new(),
             silent: BTreeSet::new(),
             refusing: BTreeSet::new(),
+            stopped: BTreeMap::new(),
             network: VecDeque::new(),
             contexts: BTreeMap::new(),
             clients: BTreeMap::new(),
@@ -165,6 +169,13 @@ impl super::Stage for Stage {
                         self.tell_all(back, Event::PeerReachable(id(back)));
                     }
                 }
+            }
+            ["stop", node] => drop(self.stopped.insert(letter(node)?, VecDeque::new())),
+            ["go", node] => {
+                let waiting = self.stopped.remove(&letter(node)?).ok_or_else(|| format!("{node} is not stopped"))?;
+                // Timers first: they are due before the sockets are looked at.
+                self.tell(letter(node)?, Event::Wake);
+                self.network.extend(waiting);
             }
             ["bound", bytes] => {
                 self.settings.hint_bytes_max = bytes.parse().map_err(|_| format!("{bytes} is no number"))?;
@@ -464,12 +475,19 @@ impl Stage {
             let lost = |l: char| self.silent.contains(&l) || self.refusing.contains(&l);
             let lost = from != to && (lost(from) || lost(to));
             let down = self.nodes.get(&to).is_none_or(|n| n.shard.is_none());
-            let fate = if lost || down { " (lost)" } else { "" };
+            let waits = self.stopped.contains_key(&to);
+            let fate = match lost || down {
+                true => " (lost)",
+                false if waits => " (waits)",
+                false => "",
+            };
             if let Some(what) = self.spell(&envelope.message) {
                 self.lines.push(format!("{from} -> {to} {what}{fate}"));
             }
-            if !lost {
-                self.tell(to, Event::Message(envelope));
+            match self.stopped.get_mut(&to).filter(|_| !lost) {
+                Some(waiting) => waiting.push_back(envelope),
+                None if lost => {}
+                None => self.tell(to, Event::Message(envelope)),
             }
         }
     }
@@ -477,7 +495,8 @@ impl Stage {
         let end = self.now + time;
         loop {
             let due = |n: &Node| n.shard.as_ref().and_then(|s| s.next_deadline());
-            let next = self.nodes.iter().filter_map(|(l, n)| due(n).map(|at| (at, *l))).min();
+            let runs = self.nodes.iter().filter(|(letter, _)| !self.stopped.contains_key(letter));
+            let next = runs.filter_map(|(l, n)| due(n).map(|at| (at, *l))).min();
             let Some((at, letter)) = next.filter(|(at, _)| *at <= end) else { break };
             self.now = self.now.max(at);
             self.tell(letter, Event::Wake);

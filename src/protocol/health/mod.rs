@@ -90,6 +90,10 @@ impl Health {
             self.settle(now, node);
         }
     }
+    /// This shard stood still until now: what the others said meanwhile is still to be read.
+    pub fn stood_still(&mut self, now: Instant) {
+        self.peers.values_mut().filter(|p| !p.silent).for_each(|p| p.heard = now);
+    }
     /// A request has waited for it for [`REPLICA_LATE`]. Whether it counts as silent from now on, and did not before.
     pub fn late(&mut self, now: Instant, node: NodeId) -> bool {
         let peer = self.peer(now, node);
@@ -184,6 +188,19 @@ mod tests {
         assert_eq!(health.standing(trial + SILENCE_TRIAL_MIN, B), Standing::Away, "the next try comes later");
         health.heard(trial + Duration::from_millis(1), B);
         assert_eq!(health.standing(trial + Duration::from_millis(1), B), Standing::Usable);
+    }
+
+    #[test]
+    fn whoever_stood_still_blames_nobody_at_once() {
+        let mut health = Health::default();
+        health.heard(at(0), B);
+        health.stood_still(at(15_000));
+        assert!(!health.late(at(15_001), B), "its answers are still to be read");
+        assert!(health.late(at(15_300), B), "it has said nothing since");
+        health.stood_still(at(30_000));
+        assert_eq!(health.standing(at(30_000) - Duration::from_nanos(1), B), Standing::Usable, "time for a trial");
+        health.late(at(30_000), B);
+        assert_eq!(health.standing(at(30_001), B), Standing::Away, "a node known to be silent gains nothing by it");
     }
 
     #[test]

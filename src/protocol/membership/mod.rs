@@ -144,6 +144,17 @@ impl Membership {
         }
     }
 
+    /// To be told of each moment, before anything else of it. A round that is overdue by more than another one says that
+    /// this node stood still, stopped or starved: it has heard nothing because it did not listen, and nobody is suspect for
+    /// that.
+    pub fn moment(&mut self, now: Instant) {
+        let overdue = now.since(self.next_round);
+        if overdue > self.timing.interval {
+            self.peers.values_mut().for_each(|p| p.heard = (p.heard + overdue).min(now));
+            self.next_round = now;
+        }
+    }
+
     /// One round when it is due: heartbeat, one live peer, now and then a silent one or a seed.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Act>) {
         if now < self.next_round {

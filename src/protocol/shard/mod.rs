@@ -197,6 +197,8 @@ pub struct Shard {
     delivering: FixedMap<u64, Delivering>,
     /// On shard 0 only.
     membership: Option<Membership>,
+    /// When it was last told anything.
+    last: Instant,
     fetches: FixedMap<u64, Fetch>,
     gathers: FixedMap<u64, Gather>,
     /// Of fetches and gathers.
@@ -277,6 +279,7 @@ impl Shard {
             settings,
             rebuild: Rebuild::new(first),
             membership,
+            last: now,
             fetches: FixedMap::default(),
             gathers: FixedMap::default(),
             next_fetch: 0,
@@ -373,6 +376,13 @@ impl Shard {
 
     /// Takes one event and appends what is to be done.
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Effect>) {
+        if now.since(self.last) >= limits::PAUSE_NOTICED {
+            self.health.stood_still(now);
+        }
+        self.last = now;
+        if let Some(membership) = &mut self.membership {
+            membership.moment(now);
+        }
         match event {
             Event::Request { client, request } => self.request(now, Asker::Client(client), request, 0, out),
             Event::TableChange { client, change } => self.change_table(client, change, now, out),

@@ -4,7 +4,9 @@ use super::{Invariant, Verdict};
 use crate::{
     driver::core::CoreStats,
     engine::types::EngineOptions,
-    limits::{FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_ANSWERED_MAX, REQUESTS_IN_FLIGHT_MAX},
+    limits::{
+        FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_ANSWERED_MAX, REQUESTS_IN_FLIGHT_MAX,
+    },
 };
 
 /// What one shard may take. Declared from its options, before it runs.
