@@ -98,7 +98,9 @@ impl Leases {
     /// actor.
     pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, copied: bool) -> Option<LeaseRecord> {
         let known = u64::from(last.map_or(0, |last| last.incarnation));
-        let least = LOST_INCARNATIONS + known.max(self.start.saturating_mul(INCARNATIONS_OF_START));
+        let starts = self.start.saturating_mul(INCARNATIONS_OF_START);
+        // One start after the other may find this same record, when a rotten medium takes each one's own: they differ.
+        let least = LOST_INCARNATIONS + if known < starts { starts } else { known + starts % LOST_INCARNATIONS };
         let room = u64::from(u16::MAX).checked_sub(least)? / 2;
         let incarnation = u16::try_from(least + if copied { self.draw % (room + 1) } else { 0 }).ok()?;
         let record =
@@ -247,6 +249,14 @@ mod tests {
         for start in (2..2_000).step_by(2) {
             let first = far(start, None, None);
             let next = Leases::new(node, start + 1).begin(slice, Some(first)).expect("some are left");
+            assert!(used.insert(first.incarnation) && used.insert(next.incarnation), "{start}");
+        }
+        // One old record is found by many starts, one after the other: the records of all between were lost.
+        let old = far(5, None, None);
+        let mut used = std::collections::BTreeSet::new();
+        for start in 6..200 {
+            let first = far(start, Some(old), None);
+            let next = Leases::new(node, start).begin(slice, Some(first)).expect("some are left");
             assert!(used.insert(first.incarnation) && used.insert(next.incarnation), "{start}");
         }
         // Set back to one state: each return goes another way, the same in all slices.
