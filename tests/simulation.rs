@@ -84,7 +84,10 @@ fn a_thousand_seeds_keep_every_promise() {
 fn a_thousand_short_runs_keep_every_promise() {
     let seconds = Duration::from_secs_f64(SHORT_MINUTES * 60.0);
     // These once broke one.
-    let known = [100_105, 101_460, 102_077, 102_404, 103_687, 105_838, 109_352, 113_520, 200_152, 200_549, 1_000_999];
+    let known = [
+        100_105, 101_460, 102_077, 102_404, 103_687, 105_838, 109_352, 113_520, 200_152, 200_549, 1_000_999, 1_009_579,
+        1_012_468, 1_046_046, 1_061_510,
+    ];
     let seeds = known.into_iter().chain(100_000..100_000 + SEEDS - known.len() as u64);
     let plans: Vec<Plan> = seeds.map(|seed| Plan::draw(seed, seconds)).collect();
     let mut broken = Vec::new();

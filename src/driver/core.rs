@@ -80,6 +80,10 @@ impl<W: World, D: Disk> Handle<W, D> {
     pub fn address(&self) -> Address {
         self.shard.borrow().address()
     }
+    /// Nothing of a client's or another shard's is in hand.
+    pub fn is_idle(&self) -> bool {
+        self.shard.borrow().is_idle()
+    }
     /// All members as this shard sees them, with the share of the ring that each owns first.
     pub fn members(&self) -> Vec<(Member, MemberView, f64)> {
         let shard = self.shard.borrow();

@@ -162,13 +162,19 @@ pub fn available<D: Disk>(store: &Store<D>) -> u64 {
     store.disk.space().map_or(0, |space| space.available)
 }
 /// Values are refused until there is clearly more space than there was when it did not suffice (`short`), whatever share is
-/// in use. Not if somebody has seen meanwhile that space is back.
+/// in use. Not if somebody has seen meanwhile that space is back; and what was found after the refusal may be space that had
+/// just come back, so that no more is waited for than the line and a little.
 pub fn ask_for_more<D: Disk>(store: &Store<D>, short: u64) {
     if store.read_only.get() {
-        store.space_needed.set(short + 2 * piece_bytes(&store.options) as u64);
+        let line = store.disk.space().map_or(0, |space| line(space, &store.options));
+        store.space_needed.set(short.min(line) + 2 * piece_bytes(&store.options) as u64);
     }
 }
 
+/// Bytes of a file system that are left when puts begin to be refused.
+fn line(space: Space, options: &EngineOptions) -> u64 {
+    space.total / 100 * 100u64.saturating_sub(options.disk_full_percent)
+}
 /// Whether so much of a file system is in use that puts are refused.
 pub fn is_full(space: Space, options: &EngineOptions) -> bool {
     let used = space.total.saturating_sub(space.available);

@@ -203,6 +203,8 @@ figures! {
     ranges_swept: Counter,
     /// Damaged records that were put together again from the other home replicas.
     records_rebuilt: Counter,
+    /// Times that one could not be, since a value that it names is held by nobody else.
+    rebuilds_refused: Counter,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     identity_alarms: Counter,
     /// Times that another node was routed around because it let requests wait.

@@ -154,6 +154,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         ranges_marked: shard.ranges_marked,
         ranges_swept: shard.ranges_swept,
         records_rebuilt: shard.records_rebuilt,
+        rebuilds_refused: shard.rebuilds_refused,
         identity_alarms: shard.identity_alarms,
         peer_silences: shard.silences,
         peer_dampings: shard.dampings,

@@ -218,6 +218,11 @@ impl Cluster {
         let doings = self.doings(node);
         self.nodes[node].borrow_mut().doings = doings;
     }
+    /// Of all shards that run.
+    pub fn handles(&self) -> Vec<ShardHandle> {
+        let shards = |node| (0..self.shard_count(node)).filter_map(move |shard| self.handle(node, shard));
+        (0..self.node_count()).flat_map(shards).collect()
+    }
     pub fn handle(&self, node: usize, shard: u16) -> Option<ShardHandle> {
         self.nodes[node].borrow().shards.get(&shard).and_then(|s| s.handle.clone())
     }

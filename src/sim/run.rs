@@ -177,12 +177,15 @@ impl Run {
         if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
-        let drained = !self.failed() && self.wait(end.since(self.executor().now()), || self.hints() == 0);
+        // What arrives late may owe hints of its own.
+        let drained = self.drain(end) && {
+            self.executor().run_for(last_arrival.since(self.executor().now()));
+            self.drain(end)
+        };
         if !drained && !self.failed() {
             self.note_stats();
             self.cluster.violate(Invariant::I5, format!("{} hints and marked ranges do not drain", self.hints()));
         }
-        self.executor().run_for(last_arrival.since(self.executor().now()));
         if self.failed() {
             return Duration::ZERO;
         }
@@ -257,17 +260,23 @@ impl Run {
             }
         }
     }
-    /// Hints that wait, and ranges that are marked. A range that damage does not let be walked stays marked.
+    /// Waits until nothing is in hand anywhere and no hint is left.
+    fn drain(&self, end: Instant) -> bool {
+        let idle = || self.cluster.handles().iter().all(|handle| handle.is_idle());
+        !self.failed() && self.wait(end.since(self.executor().now()), || idle() && self.hints() == 0)
+    }
+    /// Hints that wait, and ranges that are marked. A range that damage does not let be walked stays marked; and what is
+    /// owed to a record that names a lost value waits for a new disk.
     fn hints(&self) -> u64 {
-        let stats = |node: usize| {
-            let shards = 0..self.cluster.shard_count(node);
-            shards.filter_map(move |shard| self.cluster.handle(node, shard)).map(|handle| handle.stats())
-        };
+        let stats: Vec<CoreStats> = self.cluster.handles().iter().map(|handle| handle.stats()).collect();
+        if stats.iter().any(|s| s.engine.damaged_reads > 0 && s.shard.rebuilds_refused > 0) {
+            return 0;
+        }
         let of = |stats: CoreStats| {
             let damaged = stats.engine.damaged_places + stats.engine.damaged_reads > 0;
             stats.shard.hints_pending + if damaged { 0 } else { stats.shard.ranges_marked }
         };
-        (0..self.cluster.node_count()).flat_map(stats).map(of).sum()
+        stats.into_iter().map(of).sum()
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until

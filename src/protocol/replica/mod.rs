@@ -218,6 +218,7 @@ pub struct Replica<O> {
     pub identity_alarms: u64,
     /// Damaged records that others have taken the place of.
     pub rebuilt: u64,
+    pub rebuilds_refused: u64,
 }
 
 /// I/O numbers: even for tasks, odd for lease renewals.
@@ -242,6 +243,7 @@ impl<O: Clone> Replica<O> {
             noted: Nodes::new(),
             identity_alarms: 0,
             rebuilt: 0,
+            rebuilds_refused: 0,
         }
     }
     /// Tasks in hand.
@@ -602,8 +604,10 @@ impl<O: Clone> Replica<O> {
                     let index = siblings.head.entries.iter().position(|other| other.dot == e.dot)?;
                     siblings.values.get(index).cloned()
                 };
-                let values = merged.entries.iter().map(value).collect::<Option<Values>>().ok_or(DAMAGED)?;
-                self.rebuilt += 1;
+                let values = merged.entries.iter().map(value).collect::<Option<Values>>();
+                (self.rebuilt, self.rebuilds_refused) =
+                    (self.rebuilt + u64::from(values.is_some()), self.rebuilds_refused + u64::from(values.is_none()));
+                let values = values.ok_or(DAMAGED)?;
                 Ok(Next::Write { siblings: Siblings { head: merged, values }, context: None })
             }
         }

@@ -128,6 +128,8 @@ pub struct ShardStats {
     pub ranges_swept: u64,
     /// Damaged records that were put together again from the other home replicas.
     pub records_rebuilt: u64,
+    /// Times that one could not be, since a value that it names is held by nobody else.
+    pub rebuilds_refused: u64,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     pub identity_alarms: u64,
     pub expired_messages: u64,
@@ -335,6 +337,7 @@ impl Shard {
             ranges_marked: self.hints.ranges_marked(),
             ranges_swept: self.hints.swept,
             records_rebuilt: self.replica.rebuilt,
+            rebuilds_refused: self.replica.rebuilds_refused,
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
             expired_messages: self.expired_messages,

@@ -144,7 +144,7 @@ struct Event {
     /// What it was sent with; after a blind delete, what it was answered with.
     context: Context,
     started: Instant,
-    /// No effect begins later than this.
+    /// When its client heard the last of it.
     ended: Instant,
     end: End,
     attempts: u32,
@@ -245,7 +245,7 @@ impl History {
     pub fn attempt(&mut self, id: EventId) {
         self.events[id.0 as usize].attempts += 1;
     }
-    /// The last that its client hears of a write; after `ended` it cannot begin to take effect. `answer`: the context
+    /// The last that its client hears of a write. `answer`: the context
     /// that came with an acknowledgement.
     pub fn finish(&mut self, ended: Instant, id: EventId, end: End, answer: Option<&Context>) {
         let event = &mut self.events[id.0 as usize];
@@ -257,11 +257,13 @@ impl History {
             event.context = context.clone();
         }
     }
-    /// Blind deletes are over for certain: those of this key took effect, if ever, before `until`.
+    /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that nobody has heard of
+    /// may be on its way still: messages carry the time that is left, and on the way none of it passes.
     fn blind_until(&self, key: u32) -> Instant {
         let deletes = self.keys[key as usize].deletes.iter().map(|d| &self.events[d.0 as usize]);
         let blind = deletes.filter(|e| e.kind == Kind::BlindDelete && e.end != End::NotApplied);
-        blind.map(|e| e.ended).max().unwrap_or(Instant::ZERO)
+        let over = |e: &Event| if e.end == End::Acknowledged { e.ended } else { Instant::NEVER };
+        blind.map(over).max().unwrap_or(Instant::ZERO)
     }
 
     // ---- reads -------------------------------------------------------------------------------------------------
