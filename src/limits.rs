@@ -239,7 +239,7 @@ pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
 /// Bytes of all memtables of a core, active and sealed.
 pub const MEMTABLE_BYTES: usize = 32 * MIB;
 /// Bytes of log after which a slice that pins its oldest part is flushed: bounds recovery time.
-pub const LOG_REPLAY_BYTES: usize = GIB;
+pub const LOG_REPLAY_BYTES: usize = 768 * MIB;
 /// Bytes of an SSTable block before it is closed.
 pub const BLOCK_BYTES: usize = 4 * KIB;
 /// Bytes of an SSTable fragment that compaction aims at.
@@ -274,9 +274,9 @@ pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
-pub const SPACE_PERCENT_START: u64 = 117;
+pub const SPACE_PERCENT_START: u64 = 116;
 /// At which collection goes as fast as it can; at as much again more, writes go at the pace of collection.
-pub const SPACE_PERCENT_MAX: u64 = 125;
+pub const SPACE_PERCENT_MAX: u64 = 124;
 /// Segments that do not count as space in use: those that are being filled, and those in reserve.
 pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.
@@ -288,7 +288,7 @@ pub const RESERVE_PIECES: usize = 6;
 /// How many of them the log may have for deletes; the others are for flush and collection, and the last for a start.
 pub const RESERVE_PIECES_LOG: usize = 2;
 /// Bytes of one of them; less on a small file system.
-pub const RESERVE_PIECE_BYTES_MAX: usize = 4 * MIB;
+pub const RESERVE_PIECE_BYTES_MAX: usize = 2 * MIB;
 /// Shares of a file system that segments, and memtables with the log behind them, take at most: on a small one they are
 /// smaller.
 pub const SEGMENT_SHARE: u64 = 32;

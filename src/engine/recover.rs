@@ -38,7 +38,7 @@ use crate::{
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     ops::Range,
     rc::Rc,
@@ -48,6 +48,8 @@ use std::{
 pub const SLICES: &str = "slices";
 /// Slices, or segments, that are opened at once.
 const OPENING: usize = 16;
+/// Segments that are read at once: the device reads some while records of another come into memtables.
+const REPLAYING: usize = 3;
 
 /// A segment found in the directory, not read yet.
 struct Candidate<F> {
@@ -345,12 +347,10 @@ async fn replay_all<D: Disk>(
     own: &BTreeSet<SliceId>,
     damage: &mut Vec<Damage>,
 ) -> Result<(), EngineError> {
-    // Ends of what was read, and where later segments say that they must be.
-    let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut promised: BTreeMap<u64, u64> = BTreeMap::new();
     for candidate in &candidates {
         check_manifests(store, candidate, damage);
     }
+    let mut unread = VecDeque::new();
     for candidate in candidates {
         let flushed = |slice: &SliceId| {
             let slice = store.slice(*slice).ok()?;
@@ -374,17 +374,46 @@ async fn replay_all<D: Disk>(
                 segment.record_bytes.set(mark.record_bytes);
                 segment.phase.set(Phase::Flushed);
             }
-            _ => {
-                replay(store, &segment, &mut promised, damage).await?;
-                ends.insert(segment.id(), segment.end.get());
-            }
+            _ => unread.push_back(segment),
         }
     }
-    for (id, promised) in promised {
-        if let (Some(end), Some(segment)) = (ends.get(&id), store.segment(id))
-            && *end < promised
+    replay_some(store, unread, damage).await
+}
+
+/// What a segment's batches say beside their records.
+#[derive(Default)]
+struct Replayed {
+    damage: Vec<Damage>,
+    /// Where the segments before it must end.
+    promised: BTreeMap<u64, u64>,
+}
+
+/// Replays segments, a few at a time: in whatever order, the greatest sequence of a key wins.
+async fn replay_some<D: Disk>(
+    store: &Store<D>,
+    mut unread: VecDeque<Rc<Segment<D::File>>>,
+    damage: &mut Vec<Damage>,
+) -> Result<(), EngineError> {
+    let mut ends = BTreeSet::new();
+    let mut promised = BTreeMap::new();
+    let mut replaying = FuturesUnordered::new();
+    loop {
+        while replaying.len() < REPLAYING
+            && let Some(segment) = unread.pop_front()
         {
-            note_damage(store, &segment, damage, *end..promised, u64::MAX);
+            ends.insert(segment.id());
+            replaying.push(replay(store, segment));
+        }
+        let Some(replayed) = replaying.next().await else { break };
+        let replayed = replayed?;
+        damage.extend(replayed.damage);
+        promised.extend(replayed.promised);
+    }
+    for (id, promised) in promised {
+        if let Some(segment) = store.segment(id).filter(|_| ends.contains(&id))
+            && segment.end.get() < promised
+        {
+            note_damage(store, &segment, damage, segment.end.get()..promised, u64::MAX);
         }
     }
     Ok(())
@@ -448,12 +477,9 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
 }
 
 /// Brings the records of a segment that are in no table into the memtables.
-async fn replay<D: Disk>(
-    store: &Store<D>,
-    segment: &Rc<Segment<D::File>>,
-    promised: &mut BTreeMap<u64, u64>,
-    damage: &mut Vec<Damage>,
-) -> Result<(), EngineError> {
+async fn replay<D: Disk>(store: &Store<D>, segment: Rc<Segment<D::File>>) -> Result<Replayed, EngineError> {
+    let mut replayed = Replayed::default();
+    let (segment, Replayed { damage, promised }) = (&segment, &mut replayed);
     let header = &segment.header;
     let (start, limit) = (u64::from(header.data_start), segment.allocated.get());
     let lane = Lane::Foreground;
@@ -518,7 +544,7 @@ async fn replay<D: Disk>(
     segment.file.sync().await?;
     segment.durable.set(segment.end.get());
     store.seal(segment);
-    Ok(())
+    Ok(replayed)
 }
 
 /// Adds what tables point to, as their manifests say, to what the memtables point to.

@@ -430,9 +430,14 @@ impl<D: Disk> Store<D> {
         let level0 = (self.options.level0_tables.max(1) * LEVEL0_PATIENCE) as f64;
         Pressure {
             memtables: (self.memtable_bytes.get() as f64 - memtables) / memtables,
+            replay: self.replay_use() - 1.0,
             level0: (self.level0_most.get() as f64 - level0) / level0,
             segments: if self.read_only.get() { 0.0 } else { self.space_pressure() - 1.0 },
         }
+    }
+    /// What an opening would read again, as a part of what it may.
+    pub fn replay_use(&self) -> f64 {
+        self.space_use().to_replay as f64 / self.options.log_replay_bytes.max(1) as f64
     }
     /// How urgent background work is for the core as a whole, 0 to 1.
     pub fn urgency(&self) -> f64 {
@@ -440,7 +445,8 @@ impl<D: Disk> Store<D> {
         let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
         let compaction = self.slices().filter(|s| s.strikes.get() < STRIKES_MAX).map(behind).fold(0.0, f64::max);
         let collection = if self.admission.segments.is_at_work() { pressure.segments + 1.0 } else { 0.0 };
-        let most = (2.0 * pressure.memtables).max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
+        let flush = (2.0 * pressure.memtables).max(2.0 * pressure.replay);
+        let most = flush.max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
         most.clamp(0.0, 1.0)
     }
     /// Whether background work keeps up well enough for a write to come in.
@@ -448,7 +454,7 @@ impl<D: Disk> Store<D> {
         let (pressure, owed) = (self.pressure(), &self.admission);
         let memory = (self.options.memtable_bytes / ADMISSION_PARTS) as u64;
         let space = (self.segment_bytes() / ADMISSION_PARTS) as u64;
-        owed.memtables.is_open(pressure.memtables, memory)
+        owed.memtables.is_open(pressure.to_flush(), memory)
             && owed.level0.is_open(pressure.level0, memory)
             && owed.segments.is_open(pressure.segments, space)
             && pressure.memtables <= MEMTABLES_MOST
@@ -456,7 +462,7 @@ impl<D: Disk> Store<D> {
     /// A write has come in: so many bytes of memtable and of log.
     pub fn admitted(&self, memory: u64, space: u64) {
         let pressure = self.pressure();
-        self.admission.memtables.charge(memory, pressure.memtables);
+        self.admission.memtables.charge(memory, pressure.to_flush());
         self.admission.level0.charge(memory, pressure.level0);
         self.admission.segments.charge(space, pressure.segments);
     }

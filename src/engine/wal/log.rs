@@ -31,6 +31,7 @@ use crate::{
         disk::{Disk, DiskFile, Lane, PageBuffer, Sync},
         drops::RESERVED,
         error::EngineError,
+        flush::REPLAY_BEGIN,
         memtable::pointers,
         notify::{Notify, Promise},
         settle,
@@ -630,7 +631,7 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     recycle(head, buffer);
     let has_work = store.memtable_bytes.get() > store.options.memtable_bytes
         || settle::is_due(store)
-        || store.space_use().to_replay > store.options.log_replay_bytes as u64;
+        || store.replay_use() > REPLAY_BEGIN;
     if has_work {
         store.work.wake();
     }

@@ -71,6 +71,9 @@ pub fn run(terms: &Terms, options: &Options) -> Fallible<Vec<Report>> {
                 let mut add = |name: &str, better, goal, sample| report.add(kind.name(), name, better, goal, sample);
                 add("serves after a kill: s", Better::Lower, Goal::AtMost(2.0), killed.seconds);
                 add("serves after a close: s", Better::Lower, Goal::AtMost(2.0), closed.seconds);
+                if let Some(bytes) = killed.replayed {
+                    add("replayed after a kill: MB", Better::Neither, Goal::None, bytes as f64 / 1e6);
+                }
                 add("on the device: MB", Better::Neither, Goal::None, device::space(&place.path) as f64 / 1e6);
                 drop(place);
                 for (name, sizing) in [("large", &large), ("small", &small)] {
