@@ -239,7 +239,7 @@ pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
 /// Bytes of all memtables of a core, active and sealed.
 pub const MEMTABLE_BYTES: usize = 32 * MIB;
 /// Bytes of log after which a slice that pins its oldest part is flushed: bounds recovery time.
-pub const LOG_REPLAY_BYTES: usize = 768 * MIB;
+pub const LOG_REPLAY_BYTES: usize = 512 * MIB;
 /// Bytes of an SSTable block before it is closed.
 pub const BLOCK_BYTES: usize = 4 * KIB;
 /// Bytes of an SSTable fragment that compaction aims at.

@@ -55,17 +55,8 @@ pub struct Admission {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Pressure {
     pub memtables: f64,
-    /// What an opening would read again; flushes work it off, as they do memtables.
-    pub replay: f64,
     pub level0: f64,
     pub segments: f64,
-}
-
-impl Pressure {
-    /// On writes that flushes work off.
-    pub fn to_flush(&self) -> f64 {
-        self.memtables.max(self.replay)
-    }
 }
 
 #[cfg(test)]

@@ -21,8 +21,6 @@ use std::{collections::BTreeMap, rc::Rc};
 
 /// Sealed segments that may wait beyond those that the bound on replay allows.
 const WAITING_SEGMENTS: usize = 4;
-/// Part of what an opening may read again at which slices begin to be flushed for it.
-pub const REPLAY_BEGIN: f64 = 0.5;
 /// Bytes of a memtable on their way into a table after which writes that wait hear of it.
 const PAID_AT_ONCE: usize = 32 * KIB;
 
@@ -112,7 +110,7 @@ fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
     if let Some(slice) = settle::choose(store) {
         return Some(Chore::Settle(slice));
     }
-    if store.replay_use() > REPLAY_BEGIN || many_wait(store) || pins_space(store) {
+    if store.replay_use() > 1.0 || many_wait(store) || pins_space(store) {
         let oldest = store.slices().filter_map(|s| Some((s.first_position()?, s))).min_by_key(|(first, _)| *first);
         return oldest.map(|(_, slice)| Chore::Flush(slice.clone()));
     }

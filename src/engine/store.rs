@@ -430,7 +430,6 @@ impl<D: Disk> Store<D> {
         let level0 = (self.options.level0_tables.max(1) * LEVEL0_PATIENCE) as f64;
         Pressure {
             memtables: (self.memtable_bytes.get() as f64 - memtables) / memtables,
-            replay: self.replay_use() - 1.0,
             level0: (self.level0_most.get() as f64 - level0) / level0,
             segments: if self.read_only.get() { 0.0 } else { self.space_pressure() - 1.0 },
         }
@@ -445,7 +444,7 @@ impl<D: Disk> Store<D> {
         let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
         let compaction = self.slices().filter(|s| s.strikes.get() < STRIKES_MAX).map(behind).fold(0.0, f64::max);
         let collection = if self.admission.segments.is_at_work() { pressure.segments + 1.0 } else { 0.0 };
-        let flush = (2.0 * pressure.memtables).max(2.0 * pressure.replay);
+        let flush = (2.0 * pressure.memtables).max(2.0 * self.replay_use() - 2.0);
         let most = flush.max(pressure.level0).max((compaction - 1.0) / 4.0).max(collection);
         most.clamp(0.0, 1.0)
     }
@@ -454,7 +453,7 @@ impl<D: Disk> Store<D> {
         let (pressure, owed) = (self.pressure(), &self.admission);
         let memory = (self.options.memtable_bytes / ADMISSION_PARTS) as u64;
         let space = (self.segment_bytes() / ADMISSION_PARTS) as u64;
-        owed.memtables.is_open(pressure.to_flush(), memory)
+        owed.memtables.is_open(pressure.memtables, memory)
             && owed.level0.is_open(pressure.level0, memory)
             && owed.segments.is_open(pressure.segments, space)
             && pressure.memtables <= MEMTABLES_MOST
@@ -462,7 +461,7 @@ impl<D: Disk> Store<D> {
     /// A write has come in: so many bytes of memtable and of log.
     pub fn admitted(&self, memory: u64, space: u64) {
         let pressure = self.pressure();
-        self.admission.memtables.charge(memory, pressure.to_flush());
+        self.admission.memtables.charge(memory, pressure.memtables);
         self.admission.level0.charge(memory, pressure.level0);
         self.admission.segments.charge(space, pressure.segments);
     }

@@ -31,7 +31,6 @@ use crate::{
         disk::{Disk, DiskFile, Lane, PageBuffer, Sync},
         drops::RESERVED,
         error::EngineError,
-        flush::REPLAY_BEGIN,
         memtable::pointers,
         notify::{Notify, Promise},
         settle,
@@ -629,9 +628,8 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     }
     count(&counters.user_bytes_written, user_bytes);
     recycle(head, buffer);
-    let has_work = store.memtable_bytes.get() > store.options.memtable_bytes
-        || settle::is_due(store)
-        || store.replay_use() > REPLAY_BEGIN;
+    let has_work =
+        store.memtable_bytes.get() > store.options.memtable_bytes || settle::is_due(store) || store.replay_use() > 1.0;
     if has_work {
         store.work.wake();
     }
