@@ -163,18 +163,14 @@ pub fn available<D: Disk>(store: &Store<D>) -> u64 {
 }
 /// Values are refused until there is clearly more space than there was when it did not suffice (`short`), whatever share is
 /// in use. Not if somebody has seen meanwhile that space is back; and what was found after the refusal may be space that had
-/// just come back, so that no more is waited for than the line and a little.
+/// just come back, so that the last look before it counts as well.
 pub fn ask_for_more<D: Disk>(store: &Store<D>, short: u64) {
     if store.read_only.get() {
-        let line = store.disk.space().map_or(0, |space| line(space, &store.options));
-        store.space_needed.set(short.min(line) + 2 * piece_bytes(&store.options) as u64);
+        let short = short.min(store.space_seen.get());
+        store.space_needed.set(short + 2 * piece_bytes(&store.options) as u64);
     }
 }
 
-/// Bytes of a file system that are left when puts begin to be refused.
-fn line(space: Space, options: &EngineOptions) -> u64 {
-    space.total / 100 * 100u64.saturating_sub(options.disk_full_percent)
-}
 /// Whether so much of a file system is in use that puts are refused.
 pub fn is_full(space: Space, options: &EngineOptions) -> bool {
     let used = space.total.saturating_sub(space.available);

@@ -192,6 +192,8 @@ pub struct Store<D: Disk> {
     pub pace_waits: Cell<bool>,
     /// After something found no space: bytes that must be available before values are taken again.
     pub space_needed: Cell<u64>,
+    /// What was left when the file system was looked at last.
+    pub space_seen: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
@@ -254,6 +256,7 @@ impl<D: Disk> Store<D> {
             pace_waits: Cell::new(false),
             reclaimed: Cell::new(0),
             space_needed: Cell::new(0),
+            space_seen: Cell::new(u64::MAX),
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
             reserve_due: Cell::new(false),
@@ -328,6 +331,7 @@ impl<D: Disk> Store<D> {
     /// Looks at the file system; leaves or enters the state in which puts are refused.
     pub fn look_at_space(&self) {
         let Ok(space) = self.disk.space() else { return };
+        self.space_seen.set(space.available);
         let full = reserve::is_full(space, &self.options) || space.available < self.space_needed.get();
         let was_short = self.read_only.replace(full);
         if full || was_short {
