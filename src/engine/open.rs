@@ -286,11 +286,13 @@ impl<D: Disk> Engine<D> {
         self.0.urgency()
     }
 
-    /// Whether there is no space for values: then looks again.
+    /// Whether there is no space for values: then looks again. So it does for a reserve that is not whole.
     pub fn refuses_values(&self) -> bool {
         let store = &self.0;
-        if store.read_only.get() && !store.ending() {
-            store.want_space();
+        match store.ending() {
+            false if store.read_only.get() => store.want_space(),
+            false if store.reserve_waits.get().is_some() => store.look_at_space(),
+            _ => {}
         }
         store.read_only.get()
     }

@@ -32,7 +32,7 @@ use super::{
     },
 };
 use crate::{
-    limits::PAGE,
+    limits::{PAGE, RESERVE_PIECES},
     types::{ShardId, SliceId},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -81,7 +81,7 @@ pub async fn open<D: Disk>(
     let options = options.fitting(disk.space()?.total);
     let held = reserve::held(&*disk, shard).await?;
     let mut store = Store::new(disk, shard, options, generation, slices);
-    store.reserve_due.set(newest > 0 && held.is_empty());
+    store.reserve_due.set(held.len() < RESERVE_PIECES);
     store.reserve = RefCell::new(held);
     if unknown {
         store.slices().for_each(|slice| slice.may_have_lost.set(true));

@@ -2,8 +2,9 @@
 //!
 //! Puts are refused while some space is left ([`crate::limits::DISK_FULL_PERCENT`]), and what frees space lives on that: delete
 //! records, flushes, compactions, copies. But others may write to the same file system until nothing is left at all. Then
-//! a shard gives up one piece of its reserve when its log, a flush or a compaction finds no space, and a node one to
-//! be able to start. The log takes pieces again when there is space well above the line.
+//! a shard gives up one piece of its reserve when a flush or a compaction finds no space, and a node one to be able to
+//! start. The log has pieces of its own, which become segments: others take what is free as soon as it is, and a delete must
+//! not depend on who is faster. Missing pieces are made again as soon as there is space well above the line.
 //!
 //! `reserve/SSSS-I`: piece I of shard SSSS, hexadecimal.
 
@@ -15,16 +16,19 @@ use super::{
     types::EngineOptions,
 };
 use crate::{
-    limits::{PAGE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES, SHORT_STEP_BYTES},
+    limits::{PAGE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES, RESERVE_PIECES_LOG},
     types::ShardId,
 };
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     io::{self, ErrorKind},
 };
 
 /// The directory of all pieces of a node.
 pub const DIRECTORY: &str = "reserve";
+/// From this index on pieces are the log's, for deletes. The first piece is for a start.
+const FIRST_OF_LOG: u8 = (RESERVE_PIECES - RESERVE_PIECES_LOG) as u8;
 
 fn path((shard, index): (u16, u8)) -> String {
     format!("{DIRECTORY}/{shard:04x}-{index}")
@@ -40,10 +44,12 @@ pub fn piece_bytes(options: &EngineOptions) -> usize {
     (options.segment_bytes / RESERVE_PIECES).next_multiple_of(PAGE).clamp(PAGE, RESERVE_PIECE_BYTES_MAX)
 }
 
+/// All that hold space: a crash may have left one without.
 async fn pieces<D: Disk>(disk: &D) -> io::Result<Vec<(u16, u8)>> {
-    Ok(disk.list(DIRECTORY).await?.iter().filter_map(|(name, _)| piece_of(name)).collect())
+    let files = disk.list(DIRECTORY).await?;
+    Ok(files.iter().filter(|(_, bytes)| *bytes > 0).filter_map(|(name, _)| piece_of(name)).collect())
 }
-/// The pieces that a shard has kept from its last life.
+/// The pieces that a shard has: from its last life, and unless another shard took one to be able to start.
 pub async fn held<D: Disk>(disk: &D, shard: ShardId) -> io::Result<BTreeSet<u8>> {
     let all = pieces(disk).await?;
     Ok(all.into_iter().filter(|(owner, _)| *owner == shard.0).map(|(_, index)| index).collect())
@@ -72,56 +78,112 @@ async fn give_up<D: Disk>(disk: &D, piece: (u16, u8)) -> io::Result<()> {
     disk.sync_dir(DIRECTORY).await
 }
 
-/// Gives up a piece of this shard's, if it holds more than `keep`. Whether it did.
-pub async fn spend<D: Disk>(store: &Store<D>, keep: usize) -> Result<bool, EngineError> {
+/// Gives up a piece that is neither the log's nor for a start, for background work and the copies of collection. Whether
+/// there was one.
+pub async fn spend<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
     let _held = store.reserve_latch.hold().await;
-    if store.reserve.borrow().len() <= keep {
-        return Ok(false);
-    }
-    let Some(index) = store.reserve.borrow_mut().pop_last() else { return Ok(false) };
+    let piece = store.reserve.borrow().range(1..FIRST_OF_LOG).next_back().copied();
+    let Some(index) = piece else { return Ok(false) };
+    store.reserve.borrow_mut().remove(&index);
     let failed = |e: io::Error| EngineError::Failed(format!("giving up a part of the reserve: {e}"));
     give_up(&*store.disk, (store.shard.0, index)).await.map_err(failed)?;
     Ok(true)
 }
 
-/// Makes one piece that is missing, if there is space for it. Whether it did.
+/// Whether there is one of the log's pieces.
+pub fn has_for_log<D: Disk>(store: &Store<D>) -> bool {
+    store.reserve.borrow().range(FIRST_OF_LOG..).next().is_some()
+}
+/// Makes one of the log's pieces the file `to`, so that its space is at no moment anybody's. `for_start`: any piece, and if
+/// this shard has none, another's. Whether there was one.
+pub async fn hand_over<D: Disk>(store: &Store<D>, to: &str, for_start: bool) -> Result<bool, EngineError> {
+    let _held = store.reserve_latch.hold().await;
+    let failed = |e: io::Error| EngineError::Failed(format!("taking a part of the reserve: {e}"));
+    let own = |(shard, _): &(u16, u8)| *shard == store.shard.0;
+    let mut pieces = pieces(&*store.disk).await.map_err(failed)?;
+    pieces.retain(|piece| for_start || (own(piece) && piece.1 >= FIRST_OF_LOG));
+    pieces.sort_by_key(|piece| (!own(piece), Reverse(piece.1)));
+    for piece in pieces {
+        if own(&piece) {
+            store.reserve.borrow_mut().remove(&piece.1);
+        }
+        match store.disk.rename(&path(piece), to).await {
+            Ok(()) => {
+                store.disk.sync_dir(DIRECTORY).await.map_err(failed)?;
+                return Ok(true);
+            }
+            // Another shard has taken it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // For the new name: what this piece frees is enough for the next.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                give_up(&*store.disk, piece).await.map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether there is room for a piece: then there is space well above the line at which puts are refused.
+fn is_roomy(space: Space, options: &EngineOptions) -> bool {
+    let left = space.available.saturating_sub(4 * piece_bytes(options) as u64);
+    !is_full(Space { available: left, ..space }, options)
+}
+/// Whether a piece that found no room would find it now.
+pub fn has_room_now<D: Disk>(store: &Store<D>, space: Space) -> bool {
+    store.reserve_waits.get().is_some_and(|least| space.available >= least && is_roomy(space, &store.options))
+}
+
+/// Makes one piece that is missing, if there is space for it. Whether it did. If there is none, [`Store::look_at_space`]
+/// finds out when there is.
 pub async fn restore<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
     let _held = store.reserve_latch.hold().await;
-    let missing = (0..RESERVE_PIECES as u8).find(|index| !store.reserve.borrow().contains(index));
-    let bytes = piece_bytes(&store.options) as u64;
-    let roomy = |space: Space| {
-        let left = space.available.saturating_sub(4 * bytes);
-        !is_full(Space { available: left, ..space }, &store.options)
-    };
-    let Some(index) = missing.filter(|_| !store.read_only.get() && store.disk.space().is_ok_and(roomy)) else {
+    // When values are no longer refused, all that is missing is due.
+    if store.read_only.get() {
         return Ok(false);
-    };
-    let path = path((store.shard.0, index));
-    let file = match store.disk.open(&path, OpenMode::Create).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    let made = match file.allocate(bytes).await {
-        Ok(()) => file.sync().await,
-        refused => refused,
-    };
-    match made.map_err(EngineError::from) {
+    }
+    let held = held(&*store.disk, store.shard).await?;
+    let missing = (0..RESERVE_PIECES as u8).find(|index| !held.contains(index));
+    store.reserve.replace(held);
+    let Some(index) = missing else { return Ok(false) };
+    let Ok(space) = store.disk.space() else { return Ok(false) };
+    if !is_roomy(space, &store.options) {
+        store.reserve_waits.set(Some(0));
+        return Ok(false);
+    }
+    match make(store, index).await {
         Ok(()) => Ok(store.reserve.borrow_mut().insert(index)),
         Err(EngineError::Full) => {
-            store.disk.remove(&path).await?;
+            // What the file system calls available is not for this node, as under a quota: not to be tried at every look.
+            store.reserve_waits.set(Some(space.available + piece_bytes(&store.options) as u64));
             Ok(false)
         }
         Err(error) => Err(error),
     }
+}
+async fn make<D: Disk>(store: &Store<D>, index: u8) -> Result<(), EngineError> {
+    let path = path((store.shard.0, index));
+    let file = match store.disk.open(&path, OpenMode::Create).await {
+        // A crash left it, without space.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => store.disk.open(&path, OpenMode::Write).await?,
+        opened => opened?,
+    };
+    let made = match file.allocate(piece_bytes(&store.options) as u64).await {
+        Ok(()) => file.sync().await,
+        refused => refused,
+    };
+    let made = made.map_err(EngineError::from);
+    if made == Err(EngineError::Full) {
+        store.disk.remove(&path).await?;
+    }
+    made
 }
 
 /// Background work found no space: it goes on with a piece of the reserve, or waits until there is space again.
 pub async fn go_on<D: Disk>(store: &Store<D>) {
     store.read_only.set(true);
     let short = available(store);
-    // The last piece is for a start.
-    match spend(store, 1).await {
+    match spend(store).await {
         Ok(true) => {}
         Ok(false) => store.flush_blocked.set(true),
         Err(error) => store.fail(&error),
@@ -130,16 +192,11 @@ pub async fn go_on<D: Disk>(store: &Store<D>) {
 }
 
 /// Whether space is so short that the rest is for flush, compaction and collection: deletes alone would use it up, and
-/// what they made dead could never be collected. What a spent piece grants the log is taken into account, and used.
+/// what they made dead could never be collected.
 pub fn is_kept_from_log<D: Disk>(store: &Store<D>) -> bool {
     let line = 100u64.saturating_sub(store.options.disk_full_percent);
     let kept = |space: Space| space.available.saturating_mul(200) < space.total.saturating_mul(line);
-    if !store.read_only.get() || !store.disk.space().is_ok_and(kept) {
-        return false;
-    }
-    let granted = store.log_grant.get();
-    store.log_grant.set(granted.saturating_sub(SHORT_STEP_BYTES as u64));
-    granted < SHORT_STEP_BYTES as u64
+    store.read_only.get() && store.disk.space().is_ok_and(kept)
 }
 
 /// Waits for as long as flush, compaction and collection may still free something: deletes go as fast as they do. Whether

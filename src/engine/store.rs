@@ -197,10 +197,10 @@ pub struct Store<D: Disk> {
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
-    /// There is space again: pieces of the reserve that are missing can be made.
+    /// Pieces of the reserve that are missing can be made.
     pub reserve_due: Cell<bool>,
-    /// Bytes that the log may still grow by on account of a piece that was given up for it.
-    pub log_grant: Cell<u64>,
+    /// A piece is missing that found no room: what has to be available before it is tried again, besides room.
+    pub reserve_waits: Cell<Option<u64>>,
     pub memtable_bytes: Cell<usize>,
     /// About the bytes of values that records of active memtables replace in tables, as far as nobody has looked.
     pub unsettled: Cell<u64>,
@@ -260,7 +260,7 @@ impl<D: Disk> Store<D> {
             reserve: RefCell::default(),
             reserve_latch: Rc::default(),
             reserve_due: Cell::new(false),
-            log_grant: Cell::new(0),
+            reserve_waits: Cell::new(None),
             memtable_bytes: Cell::new(0),
             unsettled: Cell::new(0),
             admission: Admission::default(),
@@ -338,8 +338,9 @@ impl<D: Disk> Store<D> {
             // Collection need not keep step with writes any more.
             self.log.landed.wake();
         }
-        if !full && was_short {
+        if !full && (was_short || reserve::has_room_now(self, space)) {
             // The next shortage may come before the log needs a segment again.
+            self.reserve_waits.set(None);
             self.reserve_due.set(true);
             self.log.hot.changed.wake();
         }

@@ -13,6 +13,8 @@ use std::{fs, sync::atomic::Ordering, time::Duration};
 
 const VOLUME_BYTES: usize = 64 << 20;
 const WRITERS: usize = 6;
+/// Files of a shard's reserve.
+const PIECES: usize = dynarc::limits::RESERVE_PIECES;
 
 fn node_on(place: &Place, volume: &Volume, shards: &str) -> Node {
     let mut node = Node::new(place, "n1", address(), None);
@@ -71,6 +73,14 @@ fn wait_writable(node: &mut Node, what: &str) {
         let taken = |tool: &str| crate::volume::tool(tool, &["-a", node.data.to_str().expect("text")]);
         let reserve = crate::volume::tool("ls", &["-l", &format!("{}/reserve", node.data.display())]);
         Err(format!("{figures}\n{}\n{reserve}", taken("df")))
+    });
+}
+
+/// Nobody writes: what deletes need on the next full disk is put by again.
+fn wait_reserve(node: &Node, what: &str) {
+    wait::until(Duration::from_secs(30), what, || {
+        let pieces = fs::read_dir(node.data.join("reserve")).expect("the reserve").count();
+        if pieces == 2 * PIECES { Ok(()) } else { Err(format!("{pieces} pieces, {}", node.figures())) }
     });
 }
 
@@ -162,6 +172,7 @@ pub fn other_files_come_and_go() {
         }
         fs::remove_file(other).expect("the other file");
         wait_writable(&mut node, &format!("{when}, space is back"));
+        wait_reserve(&node, &format!("{when}, the reserve is whole"));
         assert_eq!(ledger.put_one(0, 0, &mut Http::new(node.ip)), Told::Done, "{when}: {}", node.log_tail());
         assert_eq!(figure(&node.figures(), "damaged_reads"), 0, "{when}");
     }

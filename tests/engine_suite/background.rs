@@ -43,10 +43,10 @@ fn roomy() -> EngineOptions {
 /// Uniform overwrites of a store that is ten times its bound on what may come on top.
 #[test]
 fn space_stays_in_proportion_and_little_is_copied() {
-    for seed in 0..2 {
+    for seed in 0..12 {
         let disk = VirtualDisk::new();
         let rig = Rig::open(disk.clone(), roomy());
-        if seed == 1 {
+        if seed > 0 {
             slow(&disk, &rig.executor, seed);
         }
         let mut prng = Prng::new(seed);
@@ -74,8 +74,9 @@ fn space_stays_in_proportion_and_little_is_copied() {
             );
             assert!(amplification < 3.2, "seed {seed} round {round}: {amplification:.2} bytes a byte");
         }
-        // On the slow disk collection is what holds writes up, and they are let in a little ahead of it.
-        let factor = if seed == 0 { 1.55 } else { 2.3 };
+        // On a slow disk collection is what holds writes up, and they are let in a little ahead of it: the more, the more
+        // slowly it writes (on one disk in three at a twentieth of the log's speed).
+        let factor = if seed == 0 { 1.55 } else { 2.8 };
         let bound = (live as f64 * factor) as u64 + 10 * (256 << 10);
         assert!(most <= bound, "seed {seed}: {most} bytes of segments for {live} live ones");
         rig.recount(&format!("seed {seed}"));

@@ -247,6 +247,10 @@ impl<D: Disk> Head<D> {
     fn works_ahead(&self) -> bool {
         self.lane == Lane::Log
     }
+    /// Whether the next segment is there and has space for so many bytes.
+    fn has_next_for(&self, bytes: u64) -> bool {
+        self.next.borrow().as_ref().is_some_and(|next| next.end.get() + bytes <= next.allocated.get())
+    }
     /// Seals no batch, or seals again.
     pub fn hold(&self, held: bool) {
         self.held.set(held);
@@ -436,6 +440,8 @@ fn finish_sync<D: Disk>(store: &Store<D>, head: &Head<D>, synced: Synced<D::File
 fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool) -> bool {
     let bytes = head.next_batch_bytes();
     if bytes == 0 {
+        // Refused, if it waited.
+        ask(head, 0);
         return false;
     }
     if !head.worth_a_batch() {
@@ -449,9 +455,11 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool)
     if let Some(active) = &active {
         let needed = active.end.get() + bytes;
         if needed <= active.allocated.get() {
+            ask(head, 0);
             return true;
         }
-        if needed <= active.capacity {
+        // One that has space although this one lacks some was made because this one gets no more.
+        if needed <= active.capacity && !head.has_next_for(bytes) {
             ask(head, bytes);
             return false;
         }
@@ -465,8 +473,8 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool)
             return false;
         }
     }
-    let fits = |next: &Rc<Segment<D::File>>| next.end.get() + bytes <= next.allocated.get();
-    let Some(next) = head.next.borrow_mut().take_if(|next| fits(next)) else {
+    let fits = head.has_next_for(bytes);
+    let Some(next) = head.next.borrow_mut().take_if(|_| fits) else {
         ask(head, bytes);
         return false;
     };
@@ -477,6 +485,7 @@ fn ready_to_seal<D: Disk>(store: &Store<D>, head: &Head<D>, nothing_flies: bool)
     }
     store.segments.borrow_mut().insert(next.id(), next.clone());
     *head.active.borrow_mut() = Some(next);
+    ask(head, 0);
     true
 }
 

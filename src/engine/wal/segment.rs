@@ -90,6 +90,16 @@ pub struct Segment<F> {
     pub copied: Cell<bool>,
 }
 
+/// Writes the header of a segment that has its space, and gives it its name, durably.
+async fn complete<D: Disk>(disk: &D, file: &D::File, header: &SegmentHeader) -> std::io::Result<()> {
+    let mut page = PageBuffer::zeroed(PAGE);
+    header.encode(page.as_mut_slice());
+    file.write(0, page, Sync::None, Lane::Log).await.1?;
+    file.sync().await?;
+    disk.rename(&new_path(header.id), &path(header.id)).await?;
+    disk.sync_dir(DIRECTORY).await
+}
+
 impl<F: DiskFile> Segment<F> {
     /// Makes the file: space reserved, header durable, name durable. A crash before leaves one of another name: a segment
     /// that is empty or has no header is always damage. `first_batch` bytes are sure to fit. The step is
@@ -112,12 +122,7 @@ impl<F: DiskFile> Segment<F> {
             // Space first, durably: a header without it means that the file was cut.
             file.allocate(allocated).await?;
             file.sync().await?;
-            let mut page = PageBuffer::zeroed(PAGE);
-            header.encode(page.as_mut_slice());
-            file.write(0, page, Sync::None, Lane::Log).await.1?;
-            file.sync().await?;
-            disk.rename(&new, &path(header.id)).await?;
-            disk.sync_dir(DIRECTORY).await
+            complete(disk, &*file, &header).await
         };
         if let Err(error) = made.await {
             // No space: the file goes, so that it does not hold the little that there is. Whether that works changes
@@ -126,6 +131,25 @@ impl<F: DiskFile> Segment<F> {
             return Err(error.into());
         }
         Ok(Segment::new(file, header, capacity, allocated))
+    }
+    /// Makes a segment of a file that has all its space, durably, and the name of one that is being made. If `first_batch`
+    /// bytes do not fit, there is no space, and the file goes.
+    pub async fn take_over<D: Disk<File = F>>(
+        disk: &D,
+        mut header: SegmentHeader,
+        first_batch: u64,
+    ) -> Result<Segment<F>, EngineError> {
+        header.data_start = (PAGE + mark_bytes(header.slices.len())) as u32;
+        let new = new_path(header.id);
+        let file = disk.open(&new, OpenMode::Write).await?;
+        let bytes = file.len()?;
+        if bytes < u64::from(header.data_start) + first_batch || !bytes.is_multiple_of(PAGE as u64) {
+            disk.remove(&new).await?;
+            return Err(EngineError::Full);
+        }
+        header.step = bytes as u32;
+        complete(disk, &*file, &header).await?;
+        Ok(Segment::new(file, header, bytes, bytes))
     }
     /// Gives a file whose records are needed no more another life: a name of its own, durably, then the header, durably.
     /// A crash in between leaves a file whose header names another segment. Its space is written already, so a batch

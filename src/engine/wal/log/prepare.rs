@@ -11,10 +11,10 @@ use crate::{
         types::Write,
         wal::{
             format::{SegmentHeader, mark_bytes},
-            segment::{STEP_BYTES, Segment, id_for, path},
+            segment::{STEP_BYTES, Segment, id_for, new_path, path},
         },
     },
-    limits::{BATCH_BYTES, PAGE, RESERVE_PIECES, RESERVE_PIECES_LOG, SHORT_STEP_BYTES},
+    limits::{BATCH_BYTES, PAGE, SHORT_STEP_BYTES},
 };
 use std::rc::Rc;
 
@@ -69,13 +69,15 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
     if wanted == 0 && head.works_ahead() && store.reserve_due.get() {
         return Some(Chore::PutBy);
     }
-    let fits = head.next.borrow().as_ref().is_some_and(|n| n.end.get() + wanted <= n.allocated.get());
+    if wanted > 0 && head.has_next_for(wanted) {
+        return None;
+    }
     let Some(active) = head.active.borrow().clone() else {
-        return (wanted > 0 && !fits).then_some(Chore::Create(wanted));
+        return (wanted > 0).then_some(Chore::Create(wanted));
     };
     let needed = active.end.get() + wanted;
     if wanted > 0 && needed > active.capacity {
-        return (!fits).then_some(Chore::Create(wanted));
+        return Some(Chore::Create(wanted));
     }
     if store.read_only.get() && wanted == 0 {
         return None;
@@ -88,23 +90,7 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
 }
 
 async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
-    let made = store.log.segments_made.get() + 1;
-    store.log.segments_made.set(made);
-    let shard = store.shard.0;
-    let id = id_for(store.generation, made, shard);
-    // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
-    let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
-    let header = SegmentHeader {
-        id,
-        epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
-        generation: store.generation,
-        first_sequence: store.log.next_sequence.get(),
-        shard,
-        data_start: 0,
-        step: step_bytes(store, made) as u32,
-        reused: false,
-        slices: store.slices().map(|s| s.id).collect(),
-    };
+    let header = next_header(store);
     let needed = (PAGE + mark_bytes(header.slices.len())) as u64 + bytes;
     let segment = match store.take_free(needed) {
         Some(old) => {
@@ -114,12 +100,50 @@ async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result
         }
         None => Segment::create(&*store.disk, header, store.segment_bytes(), bytes).await?,
     };
+    put_next(store, head, segment).await
+}
+/// Makes the next segment of a piece of the reserve. Whether there was one.
+async fn create_from_reserve<D: Disk>(store: &Store<D>, head: &Head<D>) -> Result<bool, EngineError> {
+    let for_start = head.active.borrow().is_none();
+    if !for_start && !reserve::has_for_log(store) {
+        return Ok(false);
+    }
+    let header = next_header(store);
+    if !reserve::hand_over(store, &new_path(header.id), for_start).await? {
+        return Ok(false);
+    }
+    match Segment::take_over(&*store.disk, header, head.next_batch_bytes()).await {
+        Ok(segment) => put_next(store, head, segment).await.map(|()| true),
+        Err(EngineError::Full) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+async fn put_next<D: Disk>(store: &Store<D>, head: &Head<D>, segment: Segment<D::File>) -> Result<(), EngineError> {
     count(&store.counters.device_bytes_written, PAGE as u64);
     let too_small = head.next.borrow_mut().replace(Rc::new(segment));
     if let Some(too_small) = too_small {
         store.disk.remove(&path(too_small.id())).await?;
     }
     Ok(())
+}
+fn next_header<D: Disk>(store: &Store<D>) -> SegmentHeader {
+    let made = store.log.segments_made.get() + 1;
+    store.log.segments_made.set(made);
+    let shard = store.shard.0;
+    let id = id_for(store.generation, made, shard);
+    // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
+    let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
+    SegmentHeader {
+        id,
+        epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
+        generation: store.generation,
+        first_sequence: store.log.next_sequence.get(),
+        shard,
+        data_start: 0,
+        step: step_bytes(store, made) as u32,
+        reused: false,
+        slices: store.slices().map(|s| s.id).collect(),
+    }
 }
 
 /// By how much a segment grows: little when space is short.
@@ -142,20 +166,12 @@ async fn meet_full<D: Disk>(store: &Store<D>, head: &Head<D>) {
         return;
     }
     let cold = !head.works_ahead();
-    let keep = match head.active.borrow().is_some() {
-        _ if cold => 1,
-        // Without a first segment there is no start.
-        false => 0,
-        true => RESERVE_PIECES - RESERVE_PIECES_LOG,
-    };
-    let spent = match reserve::spend(store, keep).await {
-        // Other shards' pieces are there for a start as well.
-        Ok(false) if keep == 0 => reserve::spend_any(&*store.disk).await.map_err(EngineError::from),
-        spent => spent,
+    let spent = match cold {
+        true => reserve::spend(store).await,
+        false => create_from_reserve(store, head).await,
     };
     match spent {
-        Ok(true) if cold => {}
-        Ok(true) => store.log_grant.set(reserve::piece_bytes(&store.options) as u64),
+        Ok(true) => {}
         Ok(false) if cold => refuse(store, head, |_| true),
         Ok(false) if reserve::wait_for_space(store).await => {}
         Ok(false) => refuse(store, head, |_| true),
