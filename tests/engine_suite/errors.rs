@@ -10,6 +10,7 @@ use dynarc::{
         error::EngineError,
         types::{Change, EngineOptions, Values, Write},
     },
+    limits::RESERVE_PIECES,
     sim::{
         disk::{Access, Fault, VirtualDisk},
         executor::{Executor, Life},
@@ -262,4 +263,58 @@ fn a_start_on_a_full_disk_works() {
         }
     }
     assert!(wrote * 2 > starts, "{wrote} of {starts} starts could write");
+}
+
+/// Somebody else takes whatever becomes free on a full disk at once: deletes go on with what was put by for them, and when
+/// the disk has room again and nobody writes, as much is put by for the next time, also by a node that was killed.
+#[test]
+fn deletes_on_a_full_disk_need_nothing_that_becomes_free() {
+    const DELETES: u64 = 60;
+    for seed in 0..6 {
+        let options = EngineOptions { segment_bytes: 2 << 20, memtable_bytes: 128 << 10, ..tiny() };
+        let (disk, executor) = fresh(seed);
+        let (mut rig, mut model) = (Rig::open_on(disk, executor, options), Model::default());
+        let put = |number: u64, round: u64| {
+            let value = Bytes::from(vec![round as u8 + 1; 10 << 10]);
+            let change = Change::Put { head: Bytes::from(format!("{round}")), values: [value].into_iter().collect() };
+            let (slice, number) = (number % u64::from(SLICES), number / u64::from(SLICES));
+            Write { slice: SliceId(slice as u16), key: Bytes::from(key(number)), change }
+        };
+        for round in 0..6 {
+            let note = format!("seed {seed}, round {round}");
+            rig.rest();
+            let pieces = || rig.disk.files().iter().filter(|(name, _)| name.contains("reserve/")).count();
+            assert_eq!(pieces(), RESERVE_PIECES, "{note}");
+            let taker = rig.disk.clone();
+            for number in 0..DELETES {
+                assert_eq!(rig.write(vec![put(number, round)]), Some(Ok(())), "{note}");
+                model.acknowledge(&put(number, round));
+            }
+            rig.disk.watch(move |_, _| taker.set_capacity(Some(taker.used())));
+            let refused = (0..1_000).find(|_| {
+                let write = put(DELETES, round);
+                let written = rig.write(vec![write.clone()]);
+                if written == Some(Ok(())) {
+                    model.acknowledge(&write);
+                }
+                written == Some(Err(EngineError::Full))
+            });
+            assert!(refused.is_some(), "{note}: the disk is not full");
+            for number in 0..DELETES {
+                let write = Write { change: Change::Delete, ..put(number, round) };
+                assert_eq!(rig.write(vec![write.clone()]), Some(Ok(())), "{note}, delete {number}");
+                model.acknowledge(&write);
+            }
+            rig.verify(&mut model, &note);
+            rig.disk.unwatch();
+            rig.disk.set_capacity(None);
+            if round % 2 == 1 {
+                let disk = rig.kill();
+                rig = rig.reopen(disk);
+            }
+            // Nobody writes, somebody looks.
+            rig.engine.stats();
+            rig.rest();
+        }
+    }
 }

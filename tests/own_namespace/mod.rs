@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Set once within the namespace.
-const WITHIN: &str = "DYNARC_TEST_WITHIN_NAMESPACE";
+const WITHIN: &str = "TESTS_WITHIN_NAMESPACE";
 
 pub type Test = (&'static str, fn());
 
