@@ -91,10 +91,14 @@ pub struct Segment<F> {
 }
 
 /// Writes the header of a segment that has its space, and gives it its name, durably.
+///
+/// The pages for the mark are written too, as they read anyway. Reserved space between written space costs file systems
+/// a piece of their own records: with the batches in flight, ext4 would need more pieces than the file's inode holds, and
+/// a block more would be written for every batch.
 async fn complete<D: Disk>(disk: &D, file: &D::File, header: &SegmentHeader) -> std::io::Result<()> {
-    let mut page = PageBuffer::zeroed(PAGE);
-    header.encode(page.as_mut_slice());
-    file.write(0, page, Sync::None, Lane::Log).await.1?;
+    let mut pages = PageBuffer::zeroed(header.data_start as usize);
+    header.encode(&mut pages.as_mut_slice()[..PAGE]);
+    file.write(0, pages, Sync::None, Lane::Log).await.1?;
     file.sync().await?;
     disk.rename(&new_path(header.id), &path(header.id)).await?;
     disk.sync_dir(DIRECTORY).await
