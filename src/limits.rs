@@ -219,7 +219,7 @@ pub const SEGMENT_BYTES: usize = 128 * MIB;
 /// A segment takes this part of what is live, within [`SEGMENT_BYTES_USUAL_MIN`] and [`SEGMENT_BYTES`].
 pub const SEGMENTS_OF_LIVE: u64 = 64;
 /// Bytes of a segment while little is live, unless the file system is small.
-pub const SEGMENT_BYTES_USUAL_MIN: usize = 8 * MIB;
+pub const SEGMENT_BYTES_USUAL_MIN: usize = 6 * MIB;
 /// Files of collected segments that a core keeps for reuse.
 pub const FREE_SEGMENTS: usize = 2;
 /// Values shorter than this stay in the record, beside the head.
@@ -274,9 +274,9 @@ pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
 /// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
-pub const SPACE_PERCENT_START: u64 = 116;
+pub const SPACE_PERCENT_START: u64 = 113;
 /// At which collection goes as fast as it can; at as much again more, writes go at the pace of collection.
-pub const SPACE_PERCENT_MAX: u64 = 124;
+pub const SPACE_PERCENT_MAX: u64 = 121;
 /// Segments that do not count as space in use: those that are being filled, and those in reserve.
 pub const SPACE_SEGMENTS: u64 = 2;
 /// Share of a file system in use at which a node turns read-only, in percent.

@@ -20,15 +20,18 @@ use super::{
 use crate::limits::MIB;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, pin::pin, rc::Rc};
 
 /// Share of what is live that may be dead without being known to be, and bytes of that at most.
 const UNKNOWN_SHARE: u64 = 64;
-const UNKNOWN_BYTES_MAX: u64 = 32 * MIB as u64;
+const UNKNOWN_BYTES_MAX: u64 = 128 * MIB as u64;
 /// Keys looked up at once.
-const LOOKUPS: usize = 8;
-/// Keys after which others have their turn.
-const KEYS_PER_BREATH: u64 = 64;
+const LOOKUPS: usize = 16;
+/// Keys after which what was found counts.
+const KEYS_AT_ONCE: usize = 1024;
+/// Work after which others have their turn: a key that no filter knows is 1, one that is looked up that much more.
+const WORK_PER_BREATH: usize = 128;
+const LOOKUP_WORK: usize = 2;
 
 /// What records of a memtable replace in tables, as far as it is known.
 #[derive(Default)]
@@ -63,8 +66,8 @@ pub async fn run<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), 
     let keys = slice.active.borrow_mut().take_unsettled();
     store.unsettled.set(store.unsettled.get().saturating_sub(bytes));
     let version = slice.drops.borrow().version();
-    let mut found = Replaced::new(store, slice);
-    for some in keys.chunks(KEYS_PER_BREATH as usize) {
+    let found = Replaced::new(store, slice);
+    for some in keys.chunks(KEYS_AT_ONCE) {
         let lost = found.of(some.iter()).await?;
         if slice.drops.borrow().version() != version {
             slice.settled.borrow_mut().void = true;
@@ -91,7 +94,7 @@ pub async fn replaced<D: Disk>(
     if slice.manifest.borrow().state.live.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mut found = Replaced::new(store, slice);
+    let found = Replaced::new(store, slice);
     let (void, mut lost) = {
         let settled = slice.settled_sealed.borrow();
         (settled.void, settled.lost.clone())
@@ -109,16 +112,21 @@ pub async fn replaced<D: Disk>(
 struct Replaced<'a, D: Disk> {
     store: &'a Store<D>,
     slice: &'a Slice<D>,
-    steps: u64,
 }
 impl<'a, D: Disk> Replaced<'a, D> {
     fn new(store: &'a Store<D>, slice: &'a Slice<D>) -> Self {
-        Replaced { store, slice, steps: 0 }
+        Replaced { store, slice }
     }
-    async fn of(&mut self, keys: impl Iterator<Item = &Bytes>) -> Result<BTreeMap<u64, u64>, EngineError> {
+    async fn of(&self, keys: impl Iterator<Item = &Bytes>) -> Result<BTreeMap<u64, u64>, EngineError> {
         let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
-        let tables = self.slice.tables.borrow().clone();
-        let mut looked_up = stream::iter(keys).map(|key| tables.get(key, &self.store.blocks)).buffered(LOOKUPS);
+        let tables = &self.slice.tables.borrow().clone();
+        // Most keys of a load are in no table, and the filters know it without a read.
+        let candidates = stream::iter(keys).filter_map(|key| async move {
+            self.worked(1).await;
+            tables.may_hold(key).then_some(key)
+        });
+        let looked_up = candidates.map(|key| tables.get(key, &self.store.blocks)).buffered(LOOKUPS);
+        let mut looked_up = pin!(looked_up);
         while let Some(found) = looked_up.next().await {
             match found {
                 Ok(found) => {
@@ -130,11 +138,16 @@ impl<'a, D: Disk> Replaced<'a, D> {
                 Err(EngineError::Damaged(_)) => count(&self.store.counters.damaged_reads, 1),
                 Err(error) => return Err(error),
             }
-            self.steps += 1;
-            if self.steps.is_multiple_of(KEYS_PER_BREATH) {
-                self.store.disk.breathe().await;
-            }
+            self.worked(LOOKUP_WORK).await;
         }
         Ok(lost)
+    }
+    /// Lets others have their turn after enough work, of all looks together: most are short.
+    async fn worked(&self, work: usize) {
+        let done = self.store.settle_work.get() + work;
+        self.store.settle_work.set(done % WORK_PER_BREATH);
+        if done >= WORK_PER_BREATH {
+            self.store.disk.breathe().await;
+        }
     }
 }

@@ -204,6 +204,8 @@ pub struct Store<D: Disk> {
     pub memtable_bytes: Cell<usize>,
     /// About the bytes of values that records of active memtables replace in tables, as far as nobody has looked.
     pub unsettled: Cell<u64>,
+    /// Looking there, since others last had their turn.
+    pub settle_work: Cell<usize>,
     /// What writes owe to the work that they leave behind.
     pub admission: Admission,
     /// Tables of level 0 in the slice that has most.
@@ -263,6 +265,7 @@ impl<D: Disk> Store<D> {
             reserve_waits: Cell::new(None),
             memtable_bytes: Cell::new(0),
             unsettled: Cell::new(0),
+            settle_work: Cell::new(0),
             admission: Admission::default(),
             level0_most: Cell::new(0),
             space_use: Cell::new(None),

@@ -107,6 +107,16 @@ impl<D: Disk> TableSet<D> {
         self.doubt(key, found.as_ref().map(|(sequence, _)| *sequence))?;
         Ok(found)
     }
+    /// False: no table holds a record of this key, for sure, and none that is set aside leaves that in doubt. Reads
+    /// nothing.
+    pub fn may_hold(&self, key: &[u8]) -> bool {
+        let Some((recent, deeper)) = self.levels.split_first() else { return !self.aside.is_empty() };
+        let hash = filter_hash(key);
+        let surrounds = |table: &&Rc<Table<D>>| table.meta().smallest <= *key && *key <= table.meta().largest[..];
+        let deeper = deeper.iter().filter_map(|level| table_of(level, key));
+        let mut candidates = recent.iter().filter(surrounds).chain(deeper);
+        !self.aside.is_empty() || candidates.any(|table| table.may_hold(hash))
+    }
     async fn find(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {
         let Some((recent, deeper)) = self.levels.split_first() else { return Ok(None) };
         let hash = filter_hash(key);
