@@ -11,7 +11,7 @@ use dynarc::{
         table::{self, Table},
         types::{Change, EngineOptions, Record, Stored, StoredValue, Write},
         wal::{
-            format::{BatchHeader, LogRecord, SegmentHeader},
+            format::{BatchHeader, LogRecord, Mark, SegmentHeader},
             reader::{BatchReader, Found},
         },
     },
@@ -56,6 +56,8 @@ struct Batches {
     header: SegmentHeader,
     length: u64,
     batches: Vec<(BatchHeader, Vec<LogRecord>)>,
+    /// All its records are in tables: an opening skips it.
+    marked: bool,
 }
 
 fn sample(seed: u64, close: bool) -> Sample {
@@ -98,12 +100,14 @@ async fn batches(disk: &VirtualDisk, path: &str, length: u64) -> Batches {
     let file = disk.open(path, OpenMode::Read).await.expect("a segment");
     let page = file.read(0, PAGE, Lane::Background).await.expect("a page");
     let header = SegmentHeader::decode(page.as_slice(), path).expect("this format").expect("a whole header");
+    let mark = file.read(PAGE as u64, PAGE, Lane::Background).await.expect("a page");
+    let marked = Mark::decode(mark.as_slice(), &header).is_some();
     let mut reader = BatchReader::new(file, &header, header.data_start.into(), length, Lane::Background);
     let mut batches = Vec::new();
     while let Found::Batch(batch, records) = reader.next().await {
         batches.push((batch, records));
     }
-    Batches { header, length, batches }
+    Batches { header, length, batches, marked }
 }
 
 impl Batches {
@@ -350,16 +354,18 @@ fn a_flipped_bit_in_a_manifest_costs_nothing() {
 #[test]
 fn a_flipped_bit_in_a_segment_of_the_log() {
     let sample = sample(3, false);
-    // Of those with the most batches in the sample the newest: what it holds is in no table.
-    let batches = |s: &Batches| s.batches.iter().filter(|(batch, _)| batch.offset < SAMPLE_BYTES).count();
-    let best = sample.segments.iter().max_by_key(|(_, s)| (batches(s), s.header.id));
-    let (path, segment) = best.expect("a segment");
-    assert!(batches(segment) > 1, "{path}");
+    // One that an opening reads again, with the most batches: what it holds is in no table.
+    let replayed = sample.segments.iter().filter(|(_, s)| !s.marked);
+    let (path, segment) = replayed.max_by_key(|(_, s)| (s.batches.len(), s.header.id)).expect("a segment");
+    assert!(segment.batches.len() > 1, "{path}");
+    let data = u64::from(segment.header.data_start);
     let mut totals = Totals::default();
     let of = |at: u64| Rc::new(segment_exceptions(segment, &(at..at + 1), Spoil::Flip));
-    flip_all(&sample, path, window(segment.length), &mut totals, &of);
+    for range in [0..PAGE as u64, data..data + SAMPLE_BYTES - PAGE as u64] {
+        flip_all(&sample, path, range, &mut totals, &of);
+    }
     println!("{path}, {} batches, reused {}: {totals:?}", segment.batches.len(), segment.header.reused);
-    assert_eq!(totals.tried, share(SAMPLE_BYTES * 8));
+    assert!(totals.tried.abs_diff(share(SAMPLE_BYTES * 8)) < 8, "{totals:?}");
     assert!(totals.damaged > 1_000 && totals.told > totals.tried / 4, "{totals:?}");
     assert!(totals.right * 100 >= totals.reads * 95 && totals.deep > 100, "{totals:?}");
 }
