@@ -549,6 +549,31 @@ mod tests {
     }
 
     #[test]
+    fn records_of_a_batch_of_format_2_are_read() {
+        let (mut header, mut records, bytes) = batch();
+        let area = &bytes[..header.records_end as usize];
+        let of_records = area.len() - area.iter().rev().take_while(|byte| **byte == FILLER).count();
+        // The values followed at once, and what was left of the pages came behind them.
+        let moved = (area.len() - of_records) as u32;
+        assert!(moved > 0);
+        header.records_end -= moved;
+        header.length -= moved;
+        let mut old = bytes[..of_records].to_vec();
+        header.encode(&mut old);
+        let crc = crc32c::crc32c(&old[8..]);
+        old[4..8].copy_from_slice(&crc.to_le_bytes());
+        for record in &mut records {
+            let Stored::Put { values, .. } = &mut record.stored else { continue };
+            for value in values {
+                if let StoredValue::Pointer(pointer) = value {
+                    pointer.offset -= u64::from(moved);
+                }
+            }
+        }
+        assert_eq!(decode_records(&header, &old), Some(records));
+    }
+
+    #[test]
     fn no_flipped_bit_and_no_cut_goes_unseen() {
         let (header, _, bytes) = batch();
         for at in 0..header.length as usize {

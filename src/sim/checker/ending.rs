@@ -1,7 +1,13 @@
 //! What must hold of each key in the end, when the cluster has healed: nothing lost (I1), nothing back (I2, I4).
 
 use super::{End, EventId, History, Invariant, Kind, Seen, Verdict};
-use crate::protocol::{ring::FixedMap, versions::Siblings};
+use crate::{
+    protocol::{
+        ring::FixedMap,
+        versions::{Siblings, VersionVector},
+    },
+    types::Instant,
+};
 
 impl History {
     /// The cluster has converged; these are the siblings of a key, as a last read of all replicas has shown them.
@@ -11,7 +17,7 @@ impl History {
             return self.check_winner(key, &shown, last);
         }
         self.check_resurrection(key, &shown)?;
-        self.check_losses(key, &shown)?;
+        self.check_losses(key, &shown, &last.head.clock)?;
         let known = &self.keys[key as usize].acknowledged;
         match known.entries().iter().find(|d| !last.head.clock.covers(**d)) {
             None => Ok(()),
@@ -55,9 +61,21 @@ impl History {
         }
         format!("[{}]", words.join(", "))
     }
+    /// Those of a key, with the times that clients know: one that was sent more than once may have taken effect after its
+    /// answer.
+    fn blind_deletes(&self, key: u32) -> String {
+        let deletes = self.keys[key as usize].deletes.iter().map(|id| (id.0 + 1, &self.events[id.0 as usize]));
+        let blind = deletes.filter(|(_, event)| event.kind == Kind::BlindDelete);
+        let words = blind.map(|(id, event)| {
+            let (from, to) =
+                (event.started.since(Instant::ZERO).as_secs_f64(), event.ended.since(Instant::ZERO).as_secs_f64());
+            format!("{id} {from:.3} to {to:.3} s {:?} x{}", event.end, event.attempts)
+        });
+        format!("[{}]", words.collect::<Vec<_>>().join(", "))
+    }
     /// Walks from the siblings and deletes to all that they have legitimately superseded; what must survive and is not
     /// reached is lost.
-    fn check_losses(&self, key: u32, shown: &Seen) -> Verdict {
+    fn check_losses(&self, key: u32, shown: &Seen, clock: &VersionVector) -> Verdict {
         let history = &self.keys[key as usize];
         let mut reached: FixedMap<EventId, ()> = FixedMap::default();
         let effective = |id: &&EventId| self.events[id.0 as usize].end != End::NotApplied;
@@ -76,11 +94,19 @@ impl History {
             if must_survive && !reached.contains_key(id) && event.started >= blind_until {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
                 let text = format!(
-                    "{:?}: write {} {how} and is lost; siblings now {:?}; seen by {}",
+                    "{:?}: write {} of {:.3} s {how} and is lost; siblings now {:?}; seen by {}; dots, and whether they are known: {:?}; deletes without a context: {}",
                     self.key(key),
                     id.0 + 1,
+                    event.started.since(Instant::ZERO).as_secs_f64(),
                     shown.iter().map(|(id, dot)| (id.0 + 1, dot)).collect::<Vec<_>>(),
                     self.successors(key, *id, 4),
+                    history
+                        .dots
+                        .iter()
+                        .filter(|(_, of)| *of == id)
+                        .map(|(dot, _)| (*dot, clock.covers(*dot)))
+                        .collect::<Vec<_>>(),
+                    self.blind_deletes(key),
                 );
                 return Err((Invariant::I1, text));
             }
