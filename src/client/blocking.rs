@@ -72,7 +72,8 @@ impl Client {
         self.write(Key::new(key)?, Operation::Put { context: options.context.clone(), value, write_id }, options)
     }
     /// Deletes what `options.context` covers; without a context, what the coordinator has seen. Returns the context
-    /// of the deletion.
+    /// of the deletion. Without a context it is not tried again once it may have been done: the second one would delete
+    /// what others have written since. Read first, and a delete with the context is tried again like every write.
     pub fn delete(&mut self, key: impl Into<Bytes>, options: &Options) -> Result<Context, ClientError> {
         let write_id = self.pipeline.new_write_id();
         self.write(Key::new(key)?, Operation::Delete { context: options.context.clone(), write_id }, options)

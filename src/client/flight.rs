@@ -2,7 +2,7 @@
 
 use super::{ClientError, Routes, SessionError, Target};
 use crate::{
-    protocol::message::Request,
+    protocol::message::{Operation, Request},
     types::{ErrorCode, Failure, Instant, Outcome},
 };
 use smallvec::SmallVec;
@@ -114,6 +114,8 @@ impl Flight {
         let sent = !matches!(&setback, Setback::Refused(_));
         // What this attempt failed with, if no other follows.
         let may_have_acted = write && sent;
+        // Such a delete takes what its coordinator has: done a second time, it would take what was written since.
+        let once = matches!(self.request.operation, Operation::Delete { context: None, .. });
         let outcome = if may_have_acted { Outcome::Unknown } else { Outcome::NotApplied };
         let (error, again) = match setback {
             Setback::Refused(detail) | Setback::Broken(detail) => (ClientError::Unreachable { detail, outcome }, true),
@@ -123,7 +125,7 @@ impl Flight {
                 if now >= self.request.deadline {
                     return Decision::Finish(self.honest(ClientError::Timeout { outcome }));
                 }
-                return if budget.spend() { self.again_at(now, Duration::ZERO) } else { Decision::Wait };
+                return if !once && budget.spend() { self.again_at(now, Duration::ZERO) } else { Decision::Wait };
             }
             Setback::Answered(failure) => {
                 let again = worth_repeating(&failure) && budget.spend();
@@ -133,6 +135,7 @@ impl Flight {
         let pause = self.pause(&error, random);
         let error = self.honest(error);
         self.uncertain |= write && error.outcome() == Outcome::Unknown;
+        let again = again && !(once && self.uncertain);
         if !again || now + pause >= self.request.deadline {
             return Decision::Finish(error);
         }
@@ -176,10 +179,7 @@ fn worth_repeating(failure: &Failure) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        protocol::message::Operation,
-        types::{Consistency, Key, Member, MemberState, NodeId, Ports, Token, Value, WriteId},
-    };
+    use crate::types::{Consistency, Key, Member, MemberState, NodeId, Ports, Token, Value, WriteId};
 
     const NOW: Instant = Instant(1_000_000_000);
 
@@ -291,5 +291,20 @@ mod tests {
             Decision::Finish(error) => assert_eq!(error.outcome(), Outcome::Unknown),
             other => panic!("{other:?}"),
         }
+    }
+    #[test]
+    fn a_delete_without_a_context_is_not_sent_again_once_it_may_have_been_done() {
+        let mut budget = RetryBudget::new(5);
+        let blind = || flight(Operation::Delete { context: None, write_id: WriteId(1) });
+        assert_eq!(blind().meet(Setback::Silent, NOW, &mut budget, 0), Decision::Wait);
+        match blind().meet(Setback::Broken("b".into()), NOW, &mut budget, 0) {
+            Decision::Finish(error) => assert_eq!(error.outcome(), Outcome::Unknown),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(blind().meet(Setback::Refused("r".into()), NOW, &mut budget, 0), Decision::Again(NOW));
+        let busy = blind().meet(failed(ErrorCode::Overloaded), NOW, &mut budget, 0);
+        assert!(matches!(busy, Decision::Again(_)), "{busy:?}");
+        let informed = || flight(Operation::Delete { context: Some(Default::default()), write_id: WriteId(1) });
+        assert_eq!(informed().meet(Setback::Silent, NOW, &mut budget, 0), Decision::Again(NOW));
     }
 }

@@ -19,7 +19,6 @@ use crate::{
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    time::Duration,
 };
 
 /// Attempts of one write, the first included.
@@ -249,6 +248,7 @@ impl Workload {
             // One attempt of unknown outcome makes the whole write unknown.
             if outcome_of(&answer) == Outcome::Unknown {
                 end = End::Unknown;
+                self.history.borrow_mut().linger(id);
             }
             self.counts.borrow_mut().failures += 1;
             let again = match &answer {
@@ -264,10 +264,7 @@ impl Workload {
         None
     }
     fn finish(&self, id: EventId, end: End, answer: Option<&Context>) {
-        let now = self.cluster.executor.now();
-        // Whatever its client has heard: a request that was passed on twice may be done a second time until its deadline.
-        let ended = now + self.plan.timeout_max + Duration::from_secs(1);
-        self.history.borrow_mut().finish(ended, id, end, answer);
+        self.history.borrow_mut().finish(self.cluster.executor.now(), id, end, answer);
     }
 
     async fn call(&self, client: &mut Client, node: usize, shard: u16, request: Request) -> CallEnd {

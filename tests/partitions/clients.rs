@@ -25,8 +25,6 @@ pub const NODES: usize = 5;
 const KEYS: usize = 60;
 const ATTEMPTS_MAX: u32 = 3;
 const TIMEOUT: Duration = Duration::from_millis(2_500);
-/// A request may lie in the socket of a stopped node and be served when it goes on.
-const SERVED_LATE_MAX: Duration = Duration::from_secs(30);
 
 /// What all clients share.
 pub struct Clients {
@@ -240,6 +238,7 @@ impl Client<'_> {
             // One attempt of unknown outcome makes the whole write unknown.
             if answer.outcome() == Outcome::Unknown {
                 end = End::Unknown;
+                self.all.history().linger(id);
             }
             let again = match &answer {
                 CallEnd::Answered(Err(failure)) => failure.code.retryable(),
@@ -249,7 +248,7 @@ impl Client<'_> {
                 break;
             }
         }
-        self.all.history().finish(self.all.now() + TIMEOUT + SERVED_LATE_MAX, id, end, None);
+        self.all.history().finish(self.all.now(), id, end, None);
         None
     }
     /// The node that was asked, and its answer.

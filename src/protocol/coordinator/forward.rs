@@ -2,11 +2,18 @@
 //!
 //! Targets are tried in the order of the preference list: the next one when a node is unreachable, not ready, or
 //! silent for [`FORWARD_LATE`]. A write carries its write id, so that two coordinators make one event of it.
+//!
+//! A delete without a context drops what its coordinator has, so the same message, late at a second one, would drop what
+//! others have written since the answer. It is not passed on as it is: a target is asked for the clock of what it has,
+//! and what travels is a delete with that context, the same however often it is carried out.
 
 use super::{Act, exchange};
 use crate::{
     limits::FORWARD_LATE,
-    protocol::message::{Message, Request, Response},
+    protocol::{
+        message::{Depth, Fetched, Message, Operation, Refusal, Request, Response},
+        versions::VersionVector,
+    },
     types::{Address, ErrorCode, Failure, Instant, NodeId, Outcome},
 };
 use smallvec::SmallVec;
@@ -21,9 +28,20 @@ enum State {
     Refused,
 }
 
+/// Where a request goes.
+pub struct Route {
+    /// Home replicas in order of preference.
+    pub targets: SmallVec<[Address; 4]>,
+    pub hops: u8,
+    /// For a delete that is to have a context first: the latest drop of the key's table that this shard has carried out.
+    pub asks: Option<u64>,
+}
+
 pub(super) struct Forward {
     request: Request,
     hops: u8,
+    /// While the targets are asked for what they have, and nothing is passed on yet: see [`Route::asks`].
+    asks: Option<u64>,
     targets: SmallVec<[(Address, State); 4]>,
     result: Option<Response>,
 }
@@ -34,12 +52,11 @@ impl Forward {
         now: Instant,
         id: u64,
         request: Request,
-        targets: SmallVec<[Address; 4]>,
-        hops: u8,
+        Route { targets, hops, asks }: Route,
         out: &mut Vec<Act>,
     ) -> Result<(Forward, Instant), Failure> {
         let targets = targets.into_iter().map(|a| (a, State::Untried)).collect();
-        let mut forward = Forward { request, hops, targets, result: None };
+        let mut forward = Forward { request, hops, asks, targets, result: None };
         match forward.try_next(now, id, out) {
             Some(alarm) => Ok((forward, alarm)),
             None => Err(Failure::new(
@@ -54,7 +71,10 @@ impl Forward {
         let index = self.targets.iter().position(|(_, s)| *s == State::Untried)?;
         self.targets[index].1 = State::Waiting;
         let (to, deadline) = (self.targets[index].0, self.request.deadline);
-        let message = Message::Forward { request: self.request.clone(), hops: self.hops };
+        let message = match self.asks {
+            Some(epoch) => Message::Fetch { key: self.request.key.clone(), depth: Depth::Head, epoch },
+            None => Message::Forward { request: self.request.clone(), hops: self.hops },
+        };
         out.push(Act::Send { to, exchange: exchange(id, index), deadline, message });
         Some(deadline.min(now + FORWARD_LATE))
     }
@@ -70,8 +90,67 @@ impl Forward {
     /// What one target did not do, another that was asked as well may have done.
     fn judge(&self, failure: Failure) -> Failure {
         let asked = self.targets.iter().any(|(_, s)| matches!(s, State::Waiting | State::Lost));
-        let outcome = if asked && self.request.operation.is_write() { Outcome::Unknown } else { failure.outcome };
+        let outcome = if asked && self.acts() { Outcome::Unknown } else { failure.outcome };
         Failure { outcome, ..failure }
+    }
+    /// Whether what has been sent may change something.
+    fn acts(&self) -> bool {
+        self.request.operation.is_write() && self.asks.is_none()
+    }
+
+    /// A target has said what it has of the key, or that it does not say.
+    pub fn fetched(
+        &mut self,
+        now: Instant,
+        id: u64,
+        index: usize,
+        result: Result<Fetched, Refusal>,
+        out: &mut Vec<Act>,
+    ) -> Option<Instant> {
+        // What others say after the first is not needed any more.
+        self.asks?;
+        let target = self.targets.get_mut(index)?;
+        match result {
+            Ok(fetched) => {
+                let clock = match fetched {
+                    Fetched::Nothing => VersionVector::default(),
+                    Fetched::Head(head) => head.clock,
+                    Fetched::Full(siblings) => siblings.head.clock,
+                };
+                target.1 = State::Untried;
+                self.pass_on(now, id, index, clock, out)
+            }
+            Err(refusal) => {
+                target.1 = State::Refused;
+                self.fail(now, id, refused(refusal), out)
+            }
+        }
+    }
+    /// The delete has its context now. Who gave it goes first; who was asked before and has been silent, last.
+    fn pass_on(
+        &mut self,
+        now: Instant,
+        id: u64,
+        index: usize,
+        clock: VersionVector,
+        out: &mut Vec<Act>,
+    ) -> Option<Instant> {
+        self.asks = None;
+        if let Operation::Delete { context, .. } = &mut self.request.operation {
+            *context = Some(clock.into());
+        }
+        let awake = self.targets.remove(index);
+        let place = |state: &State| match state {
+            State::Untried => 0,
+            State::Waiting => 1,
+            State::Lost | State::Refused => 2,
+        };
+        self.targets.sort_by_key(|(_, state)| place(state));
+        self.targets.insert(0, awake);
+        for (_, state) in &mut self.targets {
+            *state = if matches!(state, State::Untried | State::Waiting) { State::Untried } else { State::Refused };
+        }
+        self.try_next(now, id, out)
     }
 
     pub fn forwarded(
@@ -82,6 +161,9 @@ impl Forward {
         response: Response,
         out: &mut Vec<Act>,
     ) -> Option<Instant> {
+        if self.asks.is_some() {
+            return None;
+        }
         let target = self.targets.get_mut(index)?;
         match response {
             Err(failure) if failure.code == ErrorCode::NotReady && failure.outcome == Outcome::NotApplied => {
@@ -124,7 +206,7 @@ impl Forward {
     }
 
     fn lost(&self) -> Failure {
-        let outcome = if self.request.operation.is_write() { Outcome::Unknown } else { Outcome::NotApplied };
+        let outcome = if self.acts() { Outcome::Unknown } else { Outcome::NotApplied };
         Failure::new(ErrorCode::QuorumUnavailable, outcome, "the connection to every replica of the key was lost")
     }
     pub fn answer(&mut self) -> Option<Response> {
@@ -135,5 +217,92 @@ impl Forward {
     }
     pub fn deadline_failure(&self) -> Failure {
         Failure { code: ErrorCode::Deadline, detail: "no replica of the key answered in time".into(), ..self.lost() }
+    }
+}
+
+/// Why a target does not say what it has: nothing was done.
+fn refused(refusal: Refusal) -> Failure {
+    let (code, detail) = match refusal {
+        Refusal::Damaged => (ErrorCode::Damaged, "the stored record is damaged"),
+        Refusal::Overloaded => (ErrorCode::Overloaded, "the replicas of the key have too much to do; try again later"),
+        Refusal::NotMine | Refusal::ClockAhead | Refusal::DiskFull | Refusal::Expired | Refusal::Failed => {
+            (ErrorCode::QuorumUnavailable, "no replica of the key says what it holds")
+        }
+    };
+    Failure::new(code, Outcome::NotApplied, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::versions::{Actor, Dot, Head},
+        types::{Consistency, Key, ShardId, WriteId},
+    };
+    use std::time::Duration;
+
+    const NOW: Instant = Instant(1_000_000_000);
+
+    fn at(node: u64) -> Address {
+        Address { node: NodeId(node), shard: ShardId(0) }
+    }
+    fn delete(targets: u64, out: &mut Vec<Act>) -> Forward {
+        let operation = Operation::Delete { context: None, write_id: WriteId(1) };
+        let (key, deadline) = (Key::new("k").expect("a key"), NOW + Duration::from_secs(5));
+        let request = Request { key, operation, consistency: Consistency::default(), deadline };
+        let route = Route { targets: (1..=targets).map(at).collect(), hops: 1, asks: Some(0) };
+        Forward::begin(NOW, 7, request, route, out).expect("somebody to ask").0
+    }
+    /// Who is asked for a head, and who is passed a delete, with how many dots in its context.
+    fn sent(out: &mut Vec<Act>) -> Vec<(u64, Option<usize>)> {
+        let sent = |act| match act {
+            Act::Send { to, message: Message::Fetch { depth: Depth::Head, .. }, .. } => (to.node.0, None),
+            Act::Send { to, message: Message::Forward { request, .. }, .. } => match request.operation {
+                Operation::Delete { context: Some(context), .. } => (to.node.0, Some(context.clock.entries().len())),
+                other => panic!("{other:?} is passed on"),
+            },
+            _ => panic!("something else is done"),
+        };
+        out.drain(..).map(sent).collect()
+    }
+    fn head() -> Result<Fetched, Refusal> {
+        let clock = VersionVector::from_dots([Dot { actor: Actor(9), counter: 3 }]);
+        Ok(Fetched::Head(Head { clock, ..Head::default() }))
+    }
+
+    /// The first may carry it out long after the second has answered: it must be the same delete by then.
+    #[test]
+    fn a_delete_without_a_context_is_never_passed_on_as_it_is() {
+        let mut out = Vec::new();
+        let mut forward = delete(3, &mut out);
+        assert_eq!(sent(&mut out), [(1, None)]);
+        assert!(forward.late(NOW, 7, &mut out).is_some());
+        assert_eq!(sent(&mut out), [(2, None)]);
+        assert_eq!(forward.deadline_failure().outcome, Outcome::NotApplied, "nobody was told to delete anything");
+        assert!(forward.fetched(NOW, 7, 1, head(), &mut out).is_some());
+        assert_eq!(sent(&mut out), [(2, Some(1))]);
+        assert!(forward.fetched(NOW, 7, 0, Ok(Fetched::Nothing), &mut out).is_none(), "too late to matter");
+        assert_eq!(forward.deadline_failure().outcome, Outcome::Unknown);
+        assert!(forward.late(NOW, 7, &mut out).is_some());
+        assert!(forward.late(NOW, 7, &mut out).is_some());
+        assert_eq!(sent(&mut out), [(3, Some(1)), (1, Some(1))], "the silent one last");
+        assert!(forward.late(NOW, 7, &mut out).is_none());
+    }
+    #[test]
+    fn who_does_not_say_what_it_has_is_not_waited_for() {
+        let mut out = Vec::new();
+        let mut forward = delete(2, &mut out);
+        assert!(forward.fetched(NOW, 7, 0, Err(Refusal::Damaged), &mut out).is_some());
+        assert_eq!(sent(&mut out), [(1, None), (2, None)]);
+        assert!(forward.unreachable(NOW, 7, NodeId(2), &mut out).is_none());
+        let failure = forward.answer().expect("an end").expect_err("nobody is left");
+        assert_eq!((failure.code, failure.outcome), (ErrorCode::QuorumUnavailable, Outcome::NotApplied));
+        // One that knows nothing of the key is told to delete nothing.
+        let mut forward = delete(1, &mut out);
+        assert!(forward.fetched(NOW, 7, 0, Ok(Fetched::Nothing), &mut out).is_some());
+        assert_eq!(sent(&mut out), [(1, None), (1, Some(0))]);
+        assert!(forward.unreachable(NOW, 7, NodeId(1), &mut out).is_none());
+        let failure = forward.answer().expect("an end").expect_err("nobody is left");
+        assert_eq!(failure.outcome, Outcome::Unknown, "the delete was sent");
     }
 }

@@ -18,6 +18,7 @@ mod hedge;
 pub mod plan;
 mod put;
 
+pub use forward::Route;
 pub use plan::{Home, Plan};
 
 use crate::{
@@ -194,16 +195,8 @@ impl Coordinator {
         self.insert(id, Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied: false, work });
     }
 
-    /// Passes a request on to one of `targets`, home replicas in order of preference; the next one when it fails.
-    pub fn forward(
-        &mut self,
-        now: Instant,
-        asker: Asker,
-        request: Request,
-        targets: impl IntoIterator<Item = Address>,
-        hops: u8,
-        out: &mut Vec<Act>,
-    ) {
+    /// Passes a request on to one of the targets of `route`; to the next one when it fails.
+    pub fn forward(&mut self, now: Instant, asker: Asker, request: Request, route: Route, out: &mut Vec<Act>) {
         let overload = self.overload(&request).or_else(|| expired(now, request.deadline));
         if let Some(failure) = overload {
             out.push(Act::Reply { asker, response: Err(failure) });
@@ -212,7 +205,7 @@ impl Coordinator {
         self.counters.forwards += 1;
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
-        match forward::Forward::begin(now, id, request, targets.into_iter().collect(), hops, out) {
+        match forward::Forward::begin(now, id, request, route, out) {
             Ok((work, alarm)) => {
                 let hedge = if work.is_read() { self.forward_hedge.begin() } else { None };
                 let alarm = hedge.map_or(alarm, |delay| alarm.min(now + delay));
@@ -322,6 +315,9 @@ impl Coordinator {
             }
             (Work::Forward(forward), Message::Forwarded(response)) => {
                 alarm = forward.forwarded(now, operation, index, response, out);
+            }
+            (Work::Forward(forward), Message::Fetched(result)) => {
+                alarm = forward.fetched(now, operation, index, result, out);
             }
             _ => {}
         });

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     limits,
     protocol::{
-        coordinator::{Home, Plan, plan::needed},
+        coordinator::{Home, Plan, Route, plan::needed},
         message::{Depth, Fetched, Operation, Purpose, Request},
         replica::{
             Change, Owed, Rejection, Subject, Work,
@@ -79,7 +79,12 @@ impl Shard {
                 Failure::new(ErrorCode::NotReady, Outcome::NotApplied, "this shard does not own the key any more");
             return self.reply(asker, Err(failure), out);
         } else {
-            self.coordinator.forward(now, asker, request, targets, hops + 1, &mut acts);
+            // Where the last write wins, a delete is later than all there is, with a context or without.
+            let asks = matches!(request.operation, Operation::Delete { context: None, .. })
+                && table.conflict == Conflict::Siblings;
+            let asks = asks.then(|| self.epoch(&request.key));
+            let route = Route { targets: targets.into(), hops: hops + 1, asks };
+            self.coordinator.forward(now, asker, request, route, &mut acts);
         }
         self.run_acts(now, acts, out);
     }

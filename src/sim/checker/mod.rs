@@ -148,6 +148,8 @@ struct Event {
     ended: Instant,
     end: End,
     attempts: u32,
+    /// An attempt before the last may still take effect, whatever the last was answered with.
+    lingers: bool,
     shown: bool,
 }
 
@@ -233,6 +235,7 @@ impl History {
             ended: Instant::NEVER,
             end: End::Open,
             attempts: 0,
+            lingers: false,
             shown: false,
         });
         let history = &mut self.keys[key as usize];
@@ -244,6 +247,10 @@ impl History {
     }
     pub fn attempt(&mut self, id: EventId) {
         self.events[id.0 as usize].attempts += 1;
+    }
+    /// What became of an attempt is not known: it may take effect at any time from now on, though another follows.
+    pub fn linger(&mut self, id: EventId) {
+        self.events[id.0 as usize].lingers = true;
     }
     /// The last that its client hears of a write. `answer`: the context
     /// that came with an acknowledgement.
@@ -257,12 +264,13 @@ impl History {
             event.context = context.clone();
         }
     }
-    /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that nobody has heard of
-    /// may be on its way still: messages carry the time that is left, and on the way none of it passes.
+    /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that was acknowledged
+    /// is over with its answer. An attempt that nobody has heard of may be on its way still: messages carry the time
+    /// that is left, and on the way none of it passes.
     fn blind_until(&self, key: u32) -> Instant {
         let deletes = self.keys[key as usize].deletes.iter().map(|d| &self.events[d.0 as usize]);
         let blind = deletes.filter(|e| e.kind == Kind::BlindDelete && e.end != End::NotApplied);
-        let over = |e: &Event| if e.end == End::Acknowledged { e.ended } else { Instant::NEVER };
+        let over = |e: &Event| if e.end == End::Acknowledged && !e.lingers { e.ended } else { Instant::NEVER };
         blind.map(over).max().unwrap_or(Instant::ZERO)
     }
 

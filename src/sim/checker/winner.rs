@@ -21,6 +21,8 @@ fn stamp_of(dot: Dot) -> Stamp {
 }
 /// What stamps may lie apart from true time: a clock's skew, and what another's has dragged it along by.
 const APART: Duration = SKEW_MAX.saturating_mul(2);
+/// What messages and disks take beyond a request's deadline.
+const SLACK: Duration = Duration::from_secs(1);
 
 impl History {
     /// A read of such a key has shown this.
@@ -69,7 +71,7 @@ impl History {
         let ended = self.events[winner.0 as usize].ended;
         let loser = history.puts.iter().chain(&history.deletes).find(|id| {
             let event = &self.events[id.0 as usize];
-            event.end == End::Acknowledged && event.started.since(ended) > APART + self.patience
+            event.end == End::Acknowledged && event.started.since(ended) > APART + self.patience * 2 + SLACK
         });
         match loser {
             None => Ok(()),
