@@ -15,6 +15,8 @@ mod drops;
 mod errors;
 #[path = "engine_suite/interval.rs"]
 mod interval;
+#[path = "engine_suite/log_reader.rs"]
+mod log_reader;
 #[path = "engine_suite/model.rs"]
 mod model;
 #[path = "engine_suite/node_files.rs"]

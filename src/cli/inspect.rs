@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use std::{
     fs::{self, File},
     io::{self, Write},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     rc::Rc,
@@ -94,14 +95,23 @@ impl Disk for FileDisk {
 }
 
 impl DiskFile for ReadFile {
-    async fn read(&self, offset: u64, bytes: usize, _: Lane) -> io::Result<PageBuffer> {
+    async fn read(&self, offset: u64, bytes: usize, lane: Lane) -> io::Result<PageBuffer> {
         // Checked before the buffer is made: a damaged length asks for anything.
         if offset.saturating_add(bytes as u64) > self.len()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mut buffer = PageBuffer::zeroed(bytes);
-        self.0.read_exact_at(&mut buffer.as_mut_slice()[..bytes], offset)?;
-        Ok(buffer)
+        let (buffer, result) = self.read_into(offset, PageBuffer::zeroed(bytes), 0..bytes, lane).await;
+        result.map(|()| buffer)
+    }
+    async fn read_into(
+        &self,
+        offset: u64,
+        mut buffer: PageBuffer,
+        range: Range<usize>,
+        _: Lane,
+    ) -> (PageBuffer, io::Result<()>) {
+        let result = self.0.read_exact_at(&mut buffer.as_mut_slice()[range], offset);
+        (buffer, result)
     }
     async fn write(&self, _: u64, buffer: PageBuffer, _: Sync, _: Lane) -> (PageBuffer, io::Result<()>) {
         (buffer, refused())

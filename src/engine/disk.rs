@@ -11,7 +11,7 @@
 
 use crate::limits::PAGE;
 use bytes::Bytes;
-use std::{future::Future, io, rc::Rc, time::Duration};
+use std::{future::Future, io, ops::Range, rc::Rc, time::Duration};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -124,8 +124,24 @@ pub trait Disk: 'static {
 /// An open file. Closed when the last handle is dropped.
 #[allow(clippy::len_without_is_empty)] // nobody asks whether a file is empty
 pub trait DiskFile: 'static {
+    /// Fills `range` of the buffer, which must lie within it, from `offset` on (all whole pages), and gives it back. Past
+    /// the end of the file: `UnexpectedEof`. After an error the range may hold anything.
+    fn read_into(
+        &self,
+        offset: u64,
+        buffer: PageBuffer,
+        range: Range<usize>,
+        lane: Lane,
+    ) -> impl Future<Output = (PageBuffer, io::Result<()>)>;
     /// Reads exactly `bytes` at `offset` (both whole pages). Past the end of the file: `UnexpectedEof`.
-    fn read(&self, offset: u64, bytes: usize, lane: Lane) -> impl Future<Output = io::Result<PageBuffer>>;
+    fn read(&self, offset: u64, bytes: usize, lane: Lane) -> impl Future<Output = io::Result<PageBuffer>> {
+        async move {
+            let buffer = PageBuffer::zeroed(bytes);
+            let range = 0..bytes;
+            let (buffer, result) = self.read_into(offset, buffer, range, lane).await;
+            result.map(|()| buffer)
+        }
+    }
     /// Writes the whole buffer at `offset`, extending the file if need be; a short write is an error. Gives the
     /// buffer back for reuse.
     fn write(

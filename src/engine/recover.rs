@@ -49,7 +49,7 @@ pub const SLICES: &str = "slices";
 /// Slices, or segments, that are opened at once.
 const OPENING: usize = 16;
 /// Segments that are read at once: the device reads some while records of another come into memtables.
-const REPLAYING: usize = 3;
+const REPLAYING: usize = 6;
 
 /// A segment found in the directory, not read yet.
 struct Candidate<F> {

@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{
     io,
+    ops::Range,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     rc::Rc,
@@ -181,25 +182,31 @@ impl Drop for RingFile {
 }
 
 impl DiskFile for RingFile {
-    async fn read(&self, offset: u64, bytes: usize, lane: Lane) -> io::Result<PageBuffer> {
-        check_pages(offset, bytes)?;
-        let mut buffer = PageBuffer::zeroed(bytes);
-        let mut at = 0;
-        while at < bytes {
-            let piece = piece_bytes(lane).min(bytes - at);
+    async fn read_into(
+        &self,
+        offset: u64,
+        mut buffer: PageBuffer,
+        range: Range<usize>,
+        lane: Lane,
+    ) -> (PageBuffer, io::Result<()>) {
+        if let Err(error) = check_range(offset, &buffer, &range) {
+            return (buffer, Err(error));
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let (piece, from) = (piece_bytes(lane).min(range.end - at), offset + (at - range.start) as u64);
             let _turn = self.queue.enter(lane).await;
-            let (back, result) = self.ring.read(self.descriptor(), offset + at as u64, buffer, at, piece).await;
+            let (back, result) = self.ring.read(self.descriptor(), from, buffer, at, piece).await;
             buffer = back;
             match result {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) if n.is_multiple_of(PAGE) => at += n,
-                // The file ends within a page.
-                Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) if n > 0 && n.is_multiple_of(PAGE) => at += n,
+                // The file ends here, or within a page.
+                Ok(_) => return (buffer, Err(io::ErrorKind::UnexpectedEof.into())),
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                Err(e) => return Err(e),
+                Err(e) => return (buffer, Err(e)),
             }
         }
-        Ok(buffer)
+        (buffer, Ok(()))
     }
 
     async fn write(&self, offset: u64, buffer: PageBuffer, sync: Sync, lane: Lane) -> (PageBuffer, io::Result<()>) {
@@ -270,6 +277,15 @@ fn piece_bytes(lane: Lane) -> usize {
     }
 }
 
+/// Whole pages, and within the buffer.
+fn check_range(offset: u64, buffer: &PageBuffer, range: &Range<usize>) -> io::Result<()> {
+    check_pages(offset, range.start)?;
+    check_pages(offset, range.end)?;
+    if range.start <= range.end && range.end <= buffer.len() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{range:?} of a buffer of {} bytes", buffer.len())))
+}
 fn check_pages(offset: u64, bytes: usize) -> io::Result<()> {
     if offset.is_multiple_of(PAGE as u64) && bytes.is_multiple_of(PAGE) {
         return Ok(());

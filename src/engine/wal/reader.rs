@@ -17,13 +17,9 @@
 
 use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch, decode_checked};
 use crate::{
-    engine::{
-        disk::{DiskFile, Lane, PageBuffer},
-        types::ValuePointer,
-    },
+    engine::disk::{DiskFile, Lane, PageBuffer},
     limits::{MIB, PAGE},
 };
-use bytes::Bytes;
 use std::{collections::BTreeSet, ops::Range, rc::Rc};
 
 /// What a drive writes whole or not at all.
@@ -56,7 +52,9 @@ pub struct BatchReader<F> {
     lane: Lane,
     offset: u64,
     limit: u64,
+    /// Bytes of the file from `window_start` to `window_end`, at the front of the buffer.
     window_start: u64,
+    window_end: u64,
     window: PageBuffer,
     /// Pages that cannot be read. In the window they are neither blank nor a batch's.
     unreadable: BTreeSet<u64>,
@@ -77,37 +75,54 @@ impl<F: DiskFile> BatchReader<F> {
             offset: start,
             limit,
             window_start: 0,
+            window_end: 0,
             window,
             unreadable: BTreeSet::new(),
         }
     }
     /// The bytes from `from`, at least `bytes` of them unless the segment ends before.
     async fn fill(&mut self, from: u64, bytes: u64) -> &[u8] {
-        let window_end = self.window_start + self.window.len() as u64;
-        if from < self.window_start || from + bytes > window_end {
-            let wanted = bytes.max(WINDOW_BYTES).min(self.limit - from);
-            self.window = match self.file.read(from, wanted as usize, self.lane).await {
-                Ok(window) => window,
-                Err(_) => self.page_by_page(from, wanted as usize).await,
-            };
-            self.window_start = from;
+        if from < self.window_start || from + bytes > self.window_end {
+            self.slide(from, bytes).await;
         }
-        &self.window.as_slice()[(from - self.window_start) as usize..]
+        let window = &self.window.as_slice()[..(self.window_end - self.window_start) as usize];
+        &window[(from - self.window_start) as usize..]
     }
-    /// Reads a window of which some page cannot be read.
-    async fn page_by_page(&mut self, from: u64, bytes: usize) -> PageBuffer {
-        let mut window = PageBuffer::zeroed(bytes);
-        for (index, page) in window.as_mut_slice().chunks_exact_mut(PAGE).enumerate() {
-            let at = from + (index * PAGE) as u64;
-            match self.file.read(at, PAGE, self.lane).await {
-                Ok(read) => page.copy_from_slice(read.as_slice()),
+    /// The window begins at `from` now. What it had from there on stays, and is not read again: batches end anywhere.
+    async fn slide(&mut self, from: u64, bytes: u64) {
+        let mut window = std::mem::replace(&mut self.window, PageBuffer::zeroed(0));
+        let kept = if from < self.window_start { 0 } else { self.window_end.saturating_sub(from) as usize };
+        let end = (from + bytes).max(from + kept as u64 + WINDOW_BYTES).min(self.limit);
+        let range = kept..(end - from) as usize;
+        let start = from.saturating_sub(self.window_start) as usize;
+        (self.window_start, self.window_end) = (from, from);
+        if kept > 0 {
+            window.as_mut_slice().copy_within(start..start + kept, 0);
+        }
+        if window.len() < range.end {
+            window.resize(range.end);
+        }
+        let (back, result) = self.file.read_into(from + kept as u64, window, range.clone(), self.lane).await;
+        self.window = back;
+        self.window_end = end;
+        if result.is_err() {
+            self.read_page_by_page(range).await;
+        }
+    }
+    /// Reads a part of the window of which some page cannot be read.
+    async fn read_page_by_page(&mut self, range: Range<usize>) {
+        for page in range.step_by(PAGE) {
+            let at = self.window_start + page as u64;
+            let read = self.file.read(at, PAGE, self.lane).await;
+            let into = &mut self.window.as_mut_slice()[page..page + PAGE];
+            match read {
+                Ok(read) => into.copy_from_slice(read.as_slice()),
                 Err(_) => {
-                    page.fill(0xFF);
+                    into.fill(0xFF);
                     self.unreadable.insert(at);
                 }
             }
         }
-        window
     }
     pub async fn next(&mut self) -> Found {
         let at = self.offset;
@@ -152,12 +167,6 @@ impl<F: DiskFile> BatchReader<F> {
         }
         self.offset = next.map_or(self.limit, |next| next.offset);
         Found::Damage { from: at, to: self.offset }
-    }
-    /// A copy of a value of the batch that was read last.
-    pub fn value(&self, pointer: &ValuePointer) -> Option<Bytes> {
-        let from = pointer.offset.checked_sub(self.window_start)? as usize;
-        let value = self.window.as_slice().get(from..from.checked_add(pointer.length as usize)?)?;
-        (pointer.segment == self.segment).then(|| Bytes::copy_from_slice(value))
     }
     /// The first whole batch that begins at `from` or later.
     async fn find_batch(&mut self, from: u64) -> Option<BatchHeader> {

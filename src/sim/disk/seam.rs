@@ -1,6 +1,7 @@
 //! The disk's two faces towards the engine: the directory tree and its open files.
 
 use super::*;
+use std::ops::Range;
 
 impl Disk for VirtualDisk {
     type File = VirtualFile;
@@ -181,8 +182,10 @@ impl VirtualFile {
     }
 }
 
-impl DiskFile for VirtualFile {
-    async fn read(&self, offset: u64, bytes: usize, lane: Lane) -> io::Result<PageBuffer> {
+impl VirtualFile {
+    /// Reads whole pages from `offset` on.
+    async fn read_pages(&self, offset: u64, into: &mut [u8], lane: Lane) -> io::Result<()> {
+        let bytes = into.len();
         check_aligned(offset, bytes as u64)?;
         let begun = self.disk.begin(Access::Read(lane), bytes).await;
         self.disk.end(&begun).await;
@@ -197,14 +200,27 @@ impl DiskFile for VirtualFile {
         if offset + bytes as u64 > inode.visible.length {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{bytes} at {offset}")));
         }
-        let mut buffer = PageBuffer::zeroed(bytes);
         let first = (offset / PAGE_BYTES) as usize;
-        for (index, chunk) in buffer.as_mut_slice().chunks_exact_mut(PAGE).enumerate() {
-            if let Some(page) = &inode.visible.pages[first + index] {
-                chunk.copy_from_slice(&page[..]);
+        for (index, chunk) in into.chunks_exact_mut(PAGE).enumerate() {
+            match &inode.visible.pages[first + index] {
+                Some(page) => chunk.copy_from_slice(&page[..]),
+                None => chunk.fill(0),
             }
         }
-        Ok(buffer)
+        Ok(())
+    }
+}
+
+impl DiskFile for VirtualFile {
+    async fn read_into(
+        &self,
+        offset: u64,
+        mut buffer: PageBuffer,
+        range: Range<usize>,
+        lane: Lane,
+    ) -> (PageBuffer, io::Result<()>) {
+        let result = self.read_pages(offset, &mut buffer.as_mut_slice()[range], lane).await;
+        (buffer, result)
     }
 
     async fn write(&self, offset: u64, buffer: PageBuffer, sync: Sync, lane: Lane) -> (PageBuffer, io::Result<()>) {
