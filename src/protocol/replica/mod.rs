@@ -12,22 +12,21 @@
 pub mod keys;
 mod lease;
 mod owed;
+mod stamped;
 pub mod stamps;
 #[cfg(test)]
 mod tests;
+mod works;
 
 pub use lease::{LeaseRecord, Leases};
 pub use owed::Owed;
 
 use crate::{
-    limits::{
-        LATCH_WAITERS_MAX, MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX,
-        SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
-    },
+    limits::LATCH_WAITERS_MAX,
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
-        versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values},
+        versions::{Context, Dot, Head, Siblings, Values},
     },
     types::{Conflict, Instant, Key, NodeId, SliceId, Value, WriteId},
 };
@@ -35,6 +34,7 @@ use bytes::Bytes;
 use keys::{HintForm, data_key, hint_key};
 use stamps::Stamps;
 use std::collections::VecDeque;
+use works::{Next, can_be_read, merge};
 
 /// What is to be done to a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -501,299 +501,11 @@ impl<O: Clone> Replica<O> {
         }
     }
 
-    // ---- the works ---------------------------------------------------------------------------------------------
-
-    /// A client's put or delete upon what is stored. Called with the head alone first, and again with the values when
-    /// some sibling survives (it is rewritten and replicated with the rest).
-    fn write(&mut self, id: u64, stored: Option<Stored>) -> Result<Next, Rejection> {
-        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
-        if !self.leases.holds(task.slice) {
-            return Err(Rejection::Refused(Refusal::Damaged));
-        }
-        let (head, values) = parse(stored)?;
-        let values_read = !values.is_empty() || head.entries.is_empty();
-        match &task.work {
-            Work::Put { context, write_id, .. } if head.knows_write(*write_id) => {
-                if !values_read {
-                    return Ok(Next::ReadValues);
-                }
-                let context = written_before(&head, context.as_ref(), *write_id);
-                Ok(Next::Known { siblings: Siblings { head, values }, context })
-            }
-            Work::Put { .. } if self.short_of_space => Err(Rejection::Refused(Refusal::DiskFull)),
-            Work::Put { context, value, write_id, .. } => {
-                let seen = context.clone().unwrap_or_default();
-                if head.has_survivors(&seen) && !values_read {
-                    return Ok(Next::ReadValues);
-                }
-                check_limits(&head, &seen, value.bytes.len())?;
-                if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
-                    return Err(Rejection::ForeignContext);
-                }
-                if self.leases.is_foreign(task.slice, |actor| head.clock.get(actor)) {
-                    // The record knows a later dot of this actor than its lease: the disk has forgotten something.
-                    self.leases.doubt(task.slice);
-                    self.identity_alarms += 1;
-                }
-                let dot = self.leases.mint(task.slice).ok_or(Rejection::Refused(Refusal::Overloaded))?;
-                let entry = entry_of(value, dot, *write_id);
-                let merged = head.put(&seen, entry);
-                let alone = merged.head.entries.len() == 1;
-                // What the writer knew and this copy does not stays apart.
-                let context =
-                    if alone { Context::from(merged.head.clock.clone()).join(&seen) } else { seen.with_dot(dot) };
-                let fresh: Values = [value.bytes.clone()].into_iter().collect();
-                Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
-            }
-            Work::Delete { context, .. } => {
-                let seen = context.clone().unwrap_or_else(|| Context::from(head.clock.clone()));
-                if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
-                    return Err(Rejection::ForeignContext);
-                }
-                if head.has_survivors(&seen) && !values_read {
-                    return Ok(Next::ReadValues);
-                }
-                let merged = head.delete(&seen);
-                let unchanged = merged.head.same_state(&head);
-                let siblings = pick(merged, &values, &Values::new());
-                // What the delete superseded; the clock when nothing stands beside it.
-                let context = if siblings.head.entries.is_empty() {
-                    Context::from(siblings.head.clock.clone()).join(&seen)
-                } else {
-                    seen
-                };
-                if unchanged {
-                    return Ok(Next::Known { siblings, context });
-                }
-                Ok(Next::Write { siblings, context: Some(context) })
-            }
-            Work::Merge { .. }
-            | Work::Rebuild { .. }
-            | Work::KeepHint { .. }
-            | Work::DropHint { .. }
-            | Work::GiveUpHint { .. }
-            | Work::MarkBehind { .. } => Ok(Next::Nothing),
-        }
-    }
-
-    /// What all other home replicas hold, in the place of a damaged record. Called with what a whole read of the record
-    /// gave, and again with its head alone when that failed.
-    fn rebuild(&mut self, id: u64, read: Result<Option<Stored>, Refusal>) -> Result<Next, Rejection> {
-        let Some(task) = self.tasks.get_mut(&id) else { return Ok(Next::Nothing) };
-        let (slice, conflict, key) = (task.slice, task.conflict, data_key(&task.key));
-        let Work::Rebuild { siblings, head_read } = &mut task.work else { return Ok(Next::Nothing) };
-        match read {
-            Err(Refusal::Damaged) if !std::mem::replace(head_read, true) => Ok(Next::ReadHead),
-            Err(Refusal::Damaged) => {
-                let siblings = siblings.clone();
-                // Dots of this actor that only the lost record held are known to nobody here.
-                self.leases.doubt(slice);
-                self.rebuilt += 1;
-                let nothing = siblings.head.is_empty();
-                let removed = Change { slice, key, record: None };
-                Ok(if nothing { Next::Changes(vec![removed]) } else { Next::Write { siblings, context: None } })
-            }
-            Err(refusal) => Err(Rejection::Refused(refusal)),
-            // The record is whole: something has taken its place.
-            Ok(_) if !*head_read => Ok(Next::Nothing),
-            Ok(stored) => {
-                // Its head is sound, its values are not. One that nobody else has is lost, and is not called absent.
-                let (head, _) = parse(stored)?;
-                let merged = head.join(&siblings.head, conflict).head;
-                let value = |e: &Entry| {
-                    let index = siblings.head.entries.iter().position(|other| other.dot == e.dot)?;
-                    siblings.values.get(index).cloned()
-                };
-                let values = merged.entries.iter().map(value).collect::<Option<Values>>();
-                (self.rebuilt, self.rebuilds_refused) =
-                    (self.rebuilt + u64::from(values.is_some()), self.rebuilds_refused + u64::from(values.is_none()));
-                let values = values.ok_or(DAMAGED)?;
-                Ok(Next::Write { siblings: Siblings { head: merged, values }, context: None })
-            }
-        }
-    }
-
-    // ---- the last write wins -----------------------------------------------------------------------------------
-
-    /// What a stamped write does if nothing stored can be newer; `None`: the record must be read.
-    fn without_read(&mut self, id: u64) -> Option<Result<Next, Rejection>> {
-        let task = self.tasks.get(&id)?;
-        let (slice, token) = (task.slice, task.key.token());
-        match &task.work {
-            Work::Put { .. } | Work::Delete { .. } => {
-                let stamp = self.next_stamp_of(id, None)?;
-                self.stamps.is_newest(slice, token, stamp).then(|| self.stamped(id, stamp))
-            }
-            Work::Merge { siblings, .. } => {
-                let stamp = siblings.head.stamp()?;
-                if !self.stamps.meet(stamp) {
-                    self.stamps.refused += 1;
-                    return Some(Err(Rejection::Refused(Refusal::ClockAhead)));
-                }
-                let siblings = siblings.join(siblings, Conflict::LastWriteWins);
-                let newest = self.stamps.is_newest(slice, token, stamp);
-                newest.then_some(Ok(Next::Write { siblings, context: None }))
-            }
-            Work::KeepHint { parked: Some(parked), .. } => {
-                let ahead = parked.head.stamp().is_some_and(|stamp| !self.stamps.meet(stamp));
-                self.stamps.refused += u64::from(ahead);
-                ahead.then_some(Err(Rejection::Refused(Refusal::ClockAhead)))
-            }
-            Work::Rebuild { .. }
-            | Work::KeepHint { parked: None, .. }
-            | Work::DropHint { .. }
-            | Work::GiveUpHint { .. }
-            | Work::MarkBehind { .. } => None,
-        }
-    }
-    /// A client's write upon what is stored, which may be of a time that this clock has not reached.
-    fn write_stamped(&mut self, id: u64, stored: Option<Stored>) -> Result<Next, Rejection> {
-        let (head, _) = parse(stored)?;
-        match self.next_stamp_of(id, head.stamp()) {
-            Some(stamp) => self.stamped(id, stamp),
-            None => Ok(Next::Nothing),
-        }
-    }
-    /// After all that this shard has met, and all that the writer has read.
-    fn next_stamp_of(&mut self, id: u64, stored: Option<Dot>) -> Option<Dot> {
-        let (Work::Put { context, .. } | Work::Delete { context, .. }) = &self.tasks.get(&id)?.work else {
-            return None;
-        };
-        let seen = context.iter().flat_map(|context| context.clock.entries().iter().chain(&context.dots));
-        let seen = seen.copied().filter(|dot| dot.is_stamp()).max_by_key(|dot| dot.counter);
-        if let Some(seen) = seen {
-            self.stamps.meet(seen);
-        }
-        Some(self.stamps.mint(stored))
-    }
-    fn stamped(&self, id: u64, stamp: Dot) -> Result<Next, Rejection> {
-        let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
-        let siblings = match &task.work {
-            Work::Put { .. } if self.short_of_space => return Err(Rejection::Refused(Refusal::DiskFull)),
-            Work::Put { value, write_id, .. } => {
-                let entry = entry_of(value, stamp, *write_id);
-                let values: Values = [value.bytes.clone()].into_iter().collect();
-                Siblings { head: Head::stamped(stamp, Some(entry)), values }
-            }
-            _ => Siblings { head: Head::stamped(stamp, None), values: Values::new() },
-        };
-        let context = Context::from(siblings.head.clock.clone());
-        Ok(Next::Write { siblings, context: Some(context) })
-    }
-    /// Remembers what is being stored; the slice's new ceiling, if it needs one.
-    fn note_stamp(&mut self, id: u64, head: &Head) -> Option<Change> {
-        let task = self.tasks.get_mut(&id)?;
-        let stamp = head.stamp().filter(|_| task.conflict == Conflict::LastWriteWins)?;
-        let ceiling = self.stamps.raise(task.slice, stamp);
-        task.stamp = Some((stamp, ceiling));
-        let record = Some((keys::stamps_head(ceiling?), Values::new()));
-        Some(Change { slice: task.slice, key: keys::stamps_key(), record })
-    }
-
     fn renew_lease(&mut self, slice: SliceId, out: &mut Vec<Step<O>>) {
         if let Some(lease) = self.leases.renewal(slice) {
             let record = Some((keys::lease_head(lease), Values::new()));
             let change = Change { slice, key: keys::lease_key(), record };
             out.push(Step::Store { io: u64::from(slice.0) << 1 | LEASE_IO, changes: vec![change] });
         }
-    }
-}
-
-/// What a task does after a read.
-enum Next {
-    Nothing,
-    ReadHead,
-    ReadValues,
-    /// Already durable here; still to be replicated.
-    Known {
-        siblings: Siblings,
-        context: Context,
-    },
-    /// Store, and (with a context: a client's write) replicate.
-    Write {
-        siblings: Siblings,
-        context: Option<Context>,
-    },
-    Changes(Vec<Change>),
-}
-
-const DAMAGED: Rejection = Rejection::Refused(Refusal::Damaged);
-
-fn parse(stored: Option<Stored>) -> Result<(Head, Values), Rejection> {
-    match stored {
-        None => Ok((Head::default(), Values::new())),
-        Some(stored) => Ok((Head::decode(&stored.head).map_err(|_| DAMAGED)?, stored.values)),
-    }
-}
-
-/// The context of a write that is already known here: what its writer had seen, and its dot. When only the trace of a
-/// superseded write is left, the dot of that trace.
-fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
-    let context = seen.cloned().unwrap_or_default();
-    let live = head.entries.iter().find(|e| e.write_id == id).map(|e| e.dot);
-    let past = head.recent.iter().find(|s| s.write_id == id).map(|s| s.dot);
-    if live.is_some() && head.entries.len() == 1 {
-        return Context::from(head.clock.clone()).join(&context);
-    }
-    match live.or(past) {
-        Some(dot) => context.with_dot(dot),
-        None => context,
-    }
-}
-
-fn entry_of(value: &Value, dot: Dot, write_id: WriteId) -> Entry {
-    Entry { dot, write_id, media: value.media.clone(), bytes: value.bytes.len() as u32, checksum: value.checksum }
-}
-
-fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rejection> {
-    let survivors = head.entries.iter().filter(|e| !seen.covers(e.dot));
-    let (count, bytes) = survivors.fold((1, new_bytes), |(n, b), e| (n + 1, b + e.bytes as usize));
-    if count > SIBLINGS_MAX || (count > 1 && bytes > SIBLINGS_BYTES_MAX) {
-        return Err(Rejection::SiblingLimit);
-    }
-    Ok(())
-}
-
-/// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it again.
-fn can_be_read(head: &Head) -> bool {
-    head.clock.len() <= MERGED_CLOCK_ENTRIES_MAX
-        && head.entries.len() <= MERGED_SIBLINGS_MAX
-        && head.value_bytes() <= MERGED_SIBLINGS_BYTES_MAX
-}
-
-fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {
-    let from = |p: &Pick| match p.side {
-        Side::Left => left[p.index].clone(),
-        Side::Right => right[p.index].clone(),
-    };
-    Siblings { values: merged.picks.iter().map(from).collect(), head: merged.head }
-}
-
-/// A state from another replica upon what is stored: with the head alone first, with the values when some survive.
-fn merge(incoming: &Siblings, stored: Option<Stored>, conflict: Conflict) -> Result<Next, Rejection> {
-    let (head, values) = parse(stored)?;
-    let merged = head.join(&incoming.head, conflict);
-    if merged.head.same_state(&head) {
-        return Ok(Next::Nothing);
-    }
-    let needs_own = merged.picks.iter().any(|p| p.side == Side::Left && p.index >= values.len());
-    // A sibling that both hold is taken from the message: its value is at hand.
-    let shared: Option<Vec<Pick>> = merged
-        .picks
-        .iter()
-        .zip(&merged.head.entries)
-        .map(|(p, e)| match incoming.head.entries.iter().position(|i| i.dot == e.dot) {
-            Some(index) => Some(Pick { side: Side::Right, index }),
-            None if p.index < values.len() || p.side == Side::Right => Some(*p),
-            None => None,
-        })
-        .collect();
-    match shared {
-        Some(picks) => {
-            let merged = Merged { picks: picks.into_iter().collect(), head: merged.head };
-            Ok(Next::Write { siblings: pick(merged, &values, &incoming.values), context: None })
-        }
-        None if needs_own => Ok(Next::ReadValues),
-        None => Err(DAMAGED),
     }
 }

@@ -1,8 +1,9 @@
 //! What is kept for absent owners: hints, and marks where there is none.
 
 use super::{
-    Change, Next, Rejection, Replica, Stored, can_be_read,
+    Change, Rejection, Replica, Stored,
     keys::{self, HintForm, HintHead, HintKind, hint_key},
+    works::{Next, can_be_read},
 };
 use crate::{
     protocol::{

@@ -1,6 +1,6 @@
 //! What a task does that no script of a whole cluster reaches: late reads, damaged records.
 
-use super::*;
+use super::{works::entry_of, *};
 use crate::{protocol::versions::Actor, types::Media};
 
 const NODE: NodeId = NodeId(1);
