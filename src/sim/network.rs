@@ -160,7 +160,7 @@ impl Cluster {
             self.arrive_later(self.executor.now() + MESH_DELAY, node, target, node, pieces);
         }
     }
-    /// When the last of the messages that are on their way now arrives.
+    /// When the last of what is on its way now arrives: messages, and the news that a machine has gone dark.
     pub fn last_arrival(&self) -> Instant {
         self.network.borrow().last_arrival
     }
@@ -223,14 +223,17 @@ impl Cluster {
     /// A node is gone. After a kill its kernel resets all connections; a dark machine is silent.
     pub(super) fn went_down(self: &Rc<Self>, index: usize, end: End) {
         for other in (0..self.node_count()).filter(|o| *o != index) {
-            let wait = {
+            let at = {
                 let network = &mut *self.network.borrow_mut();
-                match end {
+                let wait = match end {
                     End::Kill => network.delay(),
                     End::PowerLoss => network.prng.duration(Duration::from_secs(2), Duration::from_secs(9)),
-                }
+                };
+                let at = self.executor.now() + wait;
+                network.last_arrival = network.last_arrival.max(at);
+                at
             };
-            self.executor.schedule(self.executor.now() + wait, break_if_dead(self, other, index));
+            self.executor.schedule(at, break_if_dead(self, other, index));
         }
     }
     /// The connection from one node to another breaks: the sender hears of it and tries again until it succeeds.

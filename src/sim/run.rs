@@ -165,21 +165,17 @@ impl Run {
     fn heal(&self) -> Duration {
         let start = self.executor().now();
         let end = start + self.cluster.plan.heal_max;
-        // Messages of a node's former life that were held back are the last that faults can do.
+        // Messages of a node's former life that were held back, and connections to it that nobody has missed yet, are the
+        // last that faults can do.
         let last_arrival = self.cluster.last_arrival();
         if self.failed() {
             return Duration::ZERO;
         }
-        let whole = self.wait(self.cluster.plan.heal_max, || {
-            self.restart_the_failed();
-            self.why_not_whole().is_none()
-        });
-        if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
-            self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
-        }
-        // What arrives late may owe hints of its own.
+        self.become_whole();
+        // What arrives late may owe hints of its own, and set nodes apart for a moment.
         let drained = self.drain(end) && {
             self.executor().run_for(last_arrival.since(self.executor().now()));
+            self.become_whole();
             self.drain(end)
         };
         if !drained && !self.failed() {
@@ -208,6 +204,15 @@ impl Run {
         healed
     }
 
+    fn become_whole(&self) {
+        let whole = self.wait(self.cluster.plan.heal_max, || {
+            self.restart_the_failed();
+            self.why_not_whole().is_none()
+        });
+        if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
+            self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
+        }
+    }
     /// An error that a disk had drawn before the faults ended may end its node after them. On a sound disk none does.
     fn restart_the_failed(&self) {
         let failed = (0..self.cluster.node_count()).filter(|node| self.cluster.failed_by_itself(*node));
