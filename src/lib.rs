@@ -40,6 +40,8 @@
 //! - A context is bound to its key and carries a checksum: one that was read for another key is refused.
 //! - A head remembers the last few superseded writes by their write id, so that a retry that reaches a second
 //!   coordinator late does not become a sibling of its own successor.
+//! - A delete without a context is given one, that of a replica, before it is passed on: two coordinators would each drop
+//!   what they have when they come to it, and the second might come to it after its answer.
 //! - Records are replaced whole. When siblings survive a write they are read and rewritten with it, so a pointer into
 //!   the log is never handed out to be stored again.
 //! - Messages between the cores of one node are the same encoded frames as between nodes.
