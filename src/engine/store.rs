@@ -35,6 +35,10 @@ use std::{
     rc::Rc,
 };
 
+/// Segments of space in use between no pressure and full pressure, at least: where little is live a single segment is a
+/// large part of it, and flushes free several at once.
+const PRESSURE_SEGMENTS: u64 = 4;
+
 /// The records of one slice.
 pub struct Slice<D: Disk> {
     pub id: SliceId,
@@ -406,7 +410,8 @@ impl<D: Disk> Store<D> {
         let space = self.space_use();
         let start = self.space_allowed(space.live, self.options.space_percent_start);
         let most = self.space_allowed(space.live, self.options.space_percent_max);
-        (space.used as f64 - start as f64) / (most - start).max(self.segment_bytes() as u64 / 4).max(1) as f64
+        (space.used as f64 - start as f64)
+            / (most - start).max(PRESSURE_SEGMENTS * self.segment_bytes() as u64).max(1) as f64
     }
     /// Bytes that the log may take at so many percent of what is live: the rest is for segments in use and in reserve.
     fn space_allowed(&self, live: u64, percent: u64) -> u64 {
