@@ -56,6 +56,9 @@
 //! - What coordinators took apart from each other may exceed the bounds that each keeps: merged states have bounds of their own.
 //! - A group of records (a table of users) is dropped by one small record a slice that hides what is older.
 
+// Printing that fails ends a process with `println!` and its kin; `cli::output` says what becomes of it instead.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod limits;
 pub mod types;
 

@@ -286,3 +286,76 @@ fn the_same_seed_prints_the_same_trace_hash() {
     let first = hash();
     assert!(first.is_some() && first == hash(), "{first:?}");
 }
+
+/// Runs a command of the shell in which `$D` is the program.
+fn shell(script: &str) -> Output {
+    let mut bash = Command::new("bash");
+    bash.env("D", env!("CARGO_BIN_EXE_dynarc")).args(["-c", script]).output().expect("a shell")
+}
+
+#[test]
+fn standard_error_that_takes_nothing_changes_no_exit_code() {
+    let nobody = "--node 127.0.0.1:9";
+    for (arguments, expected) in [
+        (&*format!("get k {nobody}"), 3),
+        (&*format!("status {nobody}"), 3),
+        (&*format!("load /nonexistent {nobody}"), 1),
+        ("config check /nonexistent", 78),
+        ("nonsense", 2),
+        ("put", 2),
+    ] {
+        for closed in ["2>/dev/full", "2>&-"] {
+            let ended = shell(&format!("$D {arguments} {closed}"));
+            assert_eq!(code(&ended), expected, "{arguments} {closed}: {}", out(&ended));
+        }
+        let piped = shell(&format!("$D {arguments} 2>&1 >/dev/null | true; echo ${{PIPESTATUS[0]}}"));
+        assert_eq!(out(&piped).trim(), expected.to_string(), "{arguments}");
+    }
+    let warned = shell("DYNARC_NONSENSE=1 $D config print 2>/dev/full >/dev/null");
+    assert_eq!(code(&warned), 0);
+}
+
+#[test]
+fn standard_output_that_takes_nothing_is_an_error_and_no_panic() {
+    for arguments in ["--help", "serve --help", "--version", "config print", "completions bash"] {
+        let full = shell(&format!("$D {arguments} >/dev/full"));
+        assert_eq!(code(&full), 1, "{arguments}: {}", err(&full));
+        assert!(!err(&full).contains("panicked"), "{arguments}: {}", err(&full));
+        let piped = shell(&format!("$D {arguments} | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"));
+        assert_eq!(out(&piped).trim(), "0", "{arguments}: {}", err(&piped));
+    }
+}
+
+#[test]
+fn errors_are_json_where_json_is_asked_for() {
+    for (arguments, expected) in [
+        (&["get", "k", "--json", "--node", "127.0.0.1:9"][..], 3),
+        (&["put", "k", "v", "--context", "vc:x", "--json"], 2),
+        (&["status", "--json", "--nonsense"], 2),
+        (&["load", "/nonexistent", "--json", "--node", "127.0.0.1:9"], 1),
+    ] {
+        let ended = dynarc(arguments);
+        assert_eq!(code(&ended), expected, "{arguments:?}");
+        let printed: serde_json::Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+        assert_eq!(printed["error"]["exit_code"], expected, "{printed}");
+        assert!(printed["error"]["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{printed}");
+        assert!(!err(&ended).is_empty(), "and words for people");
+    }
+}
+
+#[test]
+fn variables_that_are_empty_or_speak_of_a_service_are_not_given() {
+    let environment = [
+        ("DYNARC_N", ""),
+        ("DYNARC_NODE", ""),
+        ("DYNARC_CONFIG", ""),
+        ("DYNARC_SERVICE_HOST", "10.0.0.7"),
+        ("DYNARC_PORT_7700_TCP", "tcp://10.0.0.7:7700"),
+        ("DYNARC_CLIENT_PORT", "tcp://10.0.0.7:8000"),
+    ];
+    let printed = dynarc_with(&["config", "print", "--data", "/nonexistent"], &environment);
+    assert_eq!((code(&printed), err(&printed)), (0, String::new()));
+    assert!(!out(&printed).contains("environment"), "{}", out(&printed));
+    let asked = dynarc_with(&["status"], &environment);
+    assert!(err(&asked).contains("127.0.0.1:7700"), "{}", err(&asked));
+}

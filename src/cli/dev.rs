@@ -136,7 +136,7 @@ impl Plan {
         let mut settings = args.settings.0.clone();
         settings.insert("data", String::from("."));
         // Flags and environment are checked here once, not in each child's log.
-        let effective = config::resolve(&settings, |name| std::env::var(name).ok(), None)?;
+        let effective = config::resolve(&settings, config::environment, None)?;
         let ports = effective.options()?.ports.unwrap_or_default();
         settings.remove("data");
         // The environment of this command holds for its nodes too, and must when one is started again by hand.
@@ -231,7 +231,7 @@ impl Cluster {
                 node.start_again()?;
                 if let Some(node) = node.newly_ended() {
                     let again = format!("start it again with: dynarc serve --data {}", node.directory.display());
-                    eprintln!("dynarc: {} ended ({}); {again}", node.label(), node.ending());
+                    output::tell(format!("dynarc: {} ended ({}); {again}", node.label(), node.ending()));
                 }
             }
             if self.nodes.iter().all(|n| n.ended.is_some()) {
@@ -247,7 +247,7 @@ impl Cluster {
         let before = stop.count();
         for node in self.nodes.iter_mut().filter(|n| n.ended.is_none()) {
             if let Err(e) = host::terminate(node.child.id()) {
-                eprintln!("dynarc: {} cannot be asked to stop: {e}", node.label());
+                output::tell(format!("dynarc: {} cannot be asked to stop: {e}", node.label()));
             }
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -347,7 +347,7 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(self.directory.join(LOG)).map_err(at)?;
         self.child = spawn(&self.directory, log).map_err(at)?;
         self.ended = None;
-        eprintln!("dynarc: {} is started again", self.label());
+        output::tell(format!("dynarc: {} is started again", self.label()));
         Ok(())
     }
     fn kill(&mut self) {

@@ -1,7 +1,7 @@
 //! The little HTTP that the command line needs: one request over one connection, bounded in time and bytes.
 
 use super::{Exit, Stop};
-use crate::types::Ports;
+use crate::{server::config::environment, types::Ports};
 use serde::de::DeserializeOwned;
 use std::{
     fmt,
@@ -18,10 +18,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a cluster is reached.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Reach {
-    /// A node of the cluster; several with commas between are tried in turn
-    #[arg(long = "node", value_name = "HOST[:HTTP_PORT]", default_value = "127.0.0.1", env = "DYNARC_NODE")]
+    /// A node of the cluster; several with commas between are tried in turn [env: DYNARC_NODE]
+    #[arg(long = "node", value_name = "HOST[:HTTP_PORT]", default_value = usual_node())]
     #[arg(value_delimiter = ',', value_parser = parse_host)]
     pub nodes: Vec<Host>,
+}
+
+/// The node that is asked when the command line names none.
+fn usual_node() -> String {
+    environment("DYNARC_NODE").unwrap_or_else(|| "127.0.0.1".into())
 }
 
 /// A node's HTTP address.

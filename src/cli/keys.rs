@@ -174,7 +174,7 @@ pub fn get(args: GetArgs) -> Result<(), Stop> {
         (0, _) => Err(Stop::new(Exit::NotFound, format!("{} has no value", output::key(key.as_bytes())))),
         (1, true) => Ok(()),
         (1, false) => {
-            eprintln!("context: {known}");
+            output::tell(format!("context: {known}"));
             Ok(())
         }
         (many, _) => {

@@ -136,7 +136,7 @@ pub fn run(args: LoadArgs) -> Result<(), Stop> {
     let elapsed = started.elapsed();
     bar.finish_and_clear();
     for line in &tally.named {
-        eprintln!("dynarc: {line}");
+        output::tell(format!("dynarc: {line}"));
     }
     report(&args, &walked, &tally, elapsed)?;
     match tally.failed + tally.different {

@@ -136,7 +136,13 @@ impl From<crate::server::config::ConfigError> for Stop {
 
 /// Reads the arguments of this process, runs the command, says how it ended.
 pub fn run() -> ExitCode {
-    let command = CommandLine::parse().command;
+    let json = asks_for_json(std::env::args_os());
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(said) if said.use_stderr() => return usage(&said, json),
+        // Help or the version, which is an answer: that it could not be printed is a failure.
+        Err(help) => return finish(output::written(help.print()), json),
+    };
     let ended = match command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
@@ -150,20 +156,41 @@ pub fn run() -> ExitCode {
         Command::Table(args) => tables::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Bench(args) => return bench::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Config(args) => settings::run(args),
         Command::Completions(args) => completions(args),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(stop) => {
-            if !stop.line.is_empty() {
-                eprintln!("dynarc: {}", stop.line);
-            }
-            ExitCode::from(stop.exit as u8)
-        }
+    finish(ended, json)
+}
+
+/// Says on standard error how a command ended and gives its exit code. Under `--json` standard output holds JSON in each
+/// case: an error of a command that has printed nothing else there is printed as an object.
+fn finish(ended: Result<(), Stop>, json: bool) -> ExitCode {
+    let Err(stop) = ended else { return ExitCode::SUCCESS };
+    if !stop.line.is_empty() {
+        output::tell(format!("dynarc: {}", stop.line));
     }
+    print_error(&stop.line, stop.exit, json);
+    ExitCode::from(stop.exit as u8)
+}
+/// Says what is wrong with the arguments, as the parser of the command line words it.
+fn usage(said: &clap::Error, json: bool) -> ExitCode {
+    // Colours, when it is a terminal that shows the words.
+    drop(said.print());
+    print_error(said.render().to_string().trim_end(), Exit::Usage, json);
+    ExitCode::from(Exit::Usage as u8)
+}
+fn print_error(line: &str, exit: Exit, json: bool) {
+    if json && !output::has_printed() {
+        // That it could not be printed has nowhere to be told, and the exit code says already that the command failed.
+        drop(output::print_json(&serde_json::json!({ "error": { "exit_code": exit as u8, "detail": line } })));
+    }
+}
+
+/// Whether a command was asked to print JSON; also told of arguments that cannot be parsed.
+fn asks_for_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments.take_while(|argument| argument != "--").any(|argument| argument == "--json")
 }
 
 fn completions(args: CompletionsArgs) -> Result<(), Stop> {
@@ -195,5 +222,12 @@ mod tests {
                 assert!(sub.get_arguments().any(|a| a.get_long() == Some(flag)), "{name} --{flag}");
             }
         }
+    }
+
+    #[test]
+    fn json_is_asked_for_before_the_end_of_options() {
+        let asks = |line: &str| asks_for_json(line.split(' ').map(Into::into));
+        assert!(asks("dynarc get k --json") && asks("dynarc --json nonsense"));
+        assert!(!asks("dynarc put -- --json v") && !asks("dynarc get json"));
     }
 }

@@ -2,13 +2,17 @@
 
 use super::Stop;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// A table with right-aligned numbers; borders only on a terminal.
 pub fn table<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let terminal = io::stdout().is_terminal();
     let mut table = Table::new();
-    table.load_preset(if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+    table.load_style(if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
     table.set_content_arrangement(if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
     table.set_header(titles);
     let mut numeric = [true; N];
@@ -31,13 +35,37 @@ pub fn table<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item = [
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
+/// Whether anything has been printed to standard output.
+static PRINTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this command has printed anything to standard output.
+pub fn has_printed() -> bool {
+    PRINTED.load(Ordering::Relaxed)
+}
+
 /// Prints to standard output. A reader that has gone is no error.
 pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Stop> {
+    PRINTED.store(true, Ordering::Relaxed);
     let mut out = io::stdout().lock();
-    match out.write_all(bytes.as_ref()).and_then(|()| out.flush()) {
+    written(out.write_all(bytes.as_ref()).and_then(|()| out.flush()))
+}
+/// What became of something that was written to standard output: a reader that has gone is no error.
+pub fn written(result: io::Result<()>) -> Result<(), Stop> {
+    match result {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Stop::failed(format!("standard output: {e}"))),
         _ => Ok(()),
     }
+}
+
+/// Writes a line to standard error. A line that nobody can read, for the reader has gone or the disk is full, is dropped:
+/// it must not end a command with another exit code than the command's own.
+pub fn tell(line: impl Display) {
+    drop(writeln!(io::stderr().lock(), "{line}"));
+}
+/// Writes to standard error without an end of line, for what is written over in place; dropped like a line.
+pub fn tell_in_place(text: impl Display) {
+    let mut out = io::stderr().lock();
+    drop(write!(out, "{text}").and_then(|()| out.flush()));
 }
 
 /// Prints a value as indented JSON.

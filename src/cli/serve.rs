@@ -1,7 +1,7 @@
 //! `serve`: one node in this process.
 
 use super::{
-    Exit, Stop,
+    Exit, Stop, output,
     settings::{self, SettingFlags},
 };
 use crate::server::{host, kernel};
@@ -13,8 +13,8 @@ pub const EXAMPLE: &str = "Started again with --data alone, a node comes back wi
 
 #[derive(Args)]
 pub struct ServeArgs {
-    /// Configuration file; without it dynarc.toml in the data directory
-    #[arg(long, value_name = "FILE", env = "DYNARC_CONFIG")]
+    /// Configuration file; without it dynarc.toml in the data directory [env: DYNARC_CONFIG]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingFlags<false>,
@@ -40,13 +40,15 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
 /// The limits that a node lives by, as high as the system lets them be. Whether that is enough is the server's to say.
 pub fn raise_limits() {
     if let Err(e) = kernel::raise_limits() {
-        eprintln!("dynarc: warning: the limits of locked memory and open files could not be raised: {e}");
+        output::tell(format!("dynarc: warning: the limits of locked memory and open files could not be raised: {e}"));
     }
 }
 
 fn start_log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::new(level);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written, for the reader has gone or the disk is full, is dropped: telling of that on standard
+    // error, as the library would, ends the process.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     // Another subscriber, set by a program around us, has precedence.
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }

@@ -64,18 +64,19 @@ impl<const DEV: bool> FromArgMatches for SettingFlags<DEV> {
     }
 }
 
-/// Puts flags, environment and file together. Without `--config` the file is `dynarc.toml` in the data directory, if
-/// it is there.
+/// Puts flags, environment and file together. Without `--config` the file is the one that `DYNARC_CONFIG` names, else
+/// `dynarc.toml` in the data directory, if it is there.
 pub fn effective(flags: &Flags, config: Option<&Path>) -> Result<Effectives, Stop> {
-    let path = config.map(Path::to_owned).or_else(|| beside_data(flags));
+    let named = config.map(Path::to_owned).or_else(|| config::environment("DYNARC_CONFIG").map(PathBuf::from));
+    let path = named.or_else(|| beside_data(flags));
     let text = path.as_deref().map(read).transpose()?;
     warn_of_unknown_variables();
     let file = path.as_deref().zip(text.as_deref());
-    Ok(config::resolve(flags, |name| std::env::var(name).ok(), file)?)
+    Ok(config::resolve(flags, config::environment, file)?)
 }
 
 fn beside_data(flags: &Flags) -> Option<PathBuf> {
-    let data = flags.get("data").cloned().or_else(|| std::env::var("DYNARC_DATA").ok())?;
+    let data = flags.get("data").cloned().or_else(|| config::environment("DYNARC_DATA"))?;
     let path = Path::new(&data).join(FILE);
     path.is_file().then_some(path)
 }
@@ -87,11 +88,14 @@ fn read(path: &Path) -> Result<String, Stop> {
 
 /// A misspelt variable would be obeyed by nobody: say so.
 fn warn_of_unknown_variables() {
-    for (name, _) in std::env::vars_os() {
+    for (name, text) in std::env::vars_os() {
         let Some(name) = name.to_str().filter(|n| n.starts_with("DYNARC_")) else { continue };
+        if text.is_empty() || config::speaks_of_a_service(name, &text.to_string_lossy()) {
+            continue;
+        }
         let known = SETTINGS.iter().any(|s| s.variable() == name) || matches!(name, "DYNARC_CONFIG" | "DYNARC_NODE");
         if !known {
-            eprintln!("dynarc: warning: {name} in the environment is no setting");
+            output::tell(format!("dynarc: warning: {name} in the environment is no setting"));
         }
     }
 }
@@ -110,8 +114,8 @@ enum ConfigCommand {
 }
 #[derive(Args)]
 struct PrintArgs {
-    /// Configuration file; without it dynarc.toml in the data directory
-    #[arg(long, value_name = "FILE", env = "DYNARC_CONFIG")]
+    /// Configuration file; without it dynarc.toml in the data directory [env: DYNARC_CONFIG]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]

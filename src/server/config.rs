@@ -205,6 +205,23 @@ pub struct Effectives(Vec<Effective>);
 /// Texts by setting, from flags.
 pub type Flags = BTreeMap<&'static str, String>;
 
+/// The text of a variable of this process's environment, if it is given. An empty one is not: whoever composes an
+/// environment often has no other way to leave a variable out.
+pub fn environment(name: &str) -> Option<String> {
+    // A text that is no UTF-8 fails the checks of its setting by name instead of being passed over.
+    let text = std::env::var_os(name)?.to_string_lossy().into_owned();
+    (!text.is_empty() && !speaks_of_a_service(name, &text)).then_some(text)
+}
+
+/// Whether an orchestrator has made the variable for a service whose name begins with `dynarc`: it tells containers where
+/// the service is (`DYNARC_SERVICE_HOST`, `DYNARC_PORT_7700_TCP_ADDR`, and `DYNARC_CLIENT_PORT=tcp://10.0.0.7:8000` for
+/// one named `dynarc-client`), and says nothing of this node.
+pub fn speaks_of_a_service(name: &str, text: &str) -> bool {
+    let of_a_port = name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let place = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || of_a_port || place
+}
+
 /// Puts flags, environment and file together. `environment` looks a variable up.
 pub fn resolve(
     flags: &Flags,
@@ -274,29 +291,13 @@ fn read_file(path: &Path, text: &str) -> Result<InFile, ConfigError> {
 }
 
 fn unknown(name: &str) -> String {
-    let nearest = SETTINGS.iter().map(|s| (edits(name, s.name), s.name)).min();
+    let nearest = SETTINGS.iter().map(|s| (strsim::levenshtein(name, s.name), s.name)).min();
     match nearest {
         Some((distance, close)) if distance <= 1 + name.len() / 4 => {
             format!("unknown setting {name:?}; did you mean {close:?}?")
         }
         _ => format!("unknown setting {name:?}; `dynarc config print` lists them all"),
     }
-}
-
-/// Edit distance.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// A TOML value as the text that a flag would have.
@@ -650,6 +651,22 @@ mod tests {
         assert_eq!(error.to_string(), "DYNARC_SHARDS: \"many\" is no whole number");
         let error = resolve(&Flags::new(), |_| None, None).expect("fine").options().expect_err("no data");
         assert!(error.to_string().contains("--data DIR"));
+    }
+
+    #[test]
+    fn variables_of_a_service_are_not_settings() {
+        for (name, text) in [
+            ("DYNARC_SERVICE_HOST", "10.0.0.7"),
+            ("DYNARC_SERVICE_PORT_HTTP", "7700"),
+            ("DYNARC_PORT_7700_TCP_PROTO", "tcp"),
+            ("DYNARC_PORT", "tcp://10.0.0.7:7700"),
+            ("DYNARC_CLIENT_PORT", "tcp://10.0.0.7:8000"),
+        ] {
+            assert!(speaks_of_a_service(name, text), "{name}");
+        }
+        for (name, text) in [("DYNARC_CLIENT_PORT", "8000"), ("DYNARC_LISTEN", "127.0.0.1"), ("DYNARC_N", "3")] {
+            assert!(!speaks_of_a_service(name, text), "{name}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod workload;
 
 pub use plan::BenchArgs;
 
-use std::process::ExitCode;
+use super::{Exit, Stop};
 
 /// Why a benchmark could not be run or is not valid.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +50,18 @@ pub enum BenchError {
     Io(&'static str, std::io::Error),
 }
 
-/// Runs what the arguments ask for. 0: ran and is valid; 1: invalid or failed; 2: usage; 3: target not reachable.
-pub fn run(args: BenchArgs) -> ExitCode {
+/// Runs what the arguments ask for. An error for a run that is not valid, which its report has explained.
+pub fn run(args: BenchArgs) -> Result<(), Stop> {
     match session::run(&args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Stop::new(Exit::Failed, "")),
         Err(error) => {
-            eprintln!("dynarc bench: {error}");
-            ExitCode::from(match error {
-                BenchError::Usage(_) => 2,
-                BenchError::Unreachable(..) => 3,
-                BenchError::Failed(_) | BenchError::Io(..) => 1,
-            })
+            let exit = match error {
+                BenchError::Usage(_) => Exit::Usage,
+                BenchError::Unreachable(..) => Exit::Unreachable,
+                BenchError::Failed(_) | BenchError::Io(..) => Exit::Failed,
+            };
+            Err(Stop::new(exit, format!("bench: {error}")))
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     session::{Mark, Outcome},
     workload::{Kind, Mix},
 };
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{CellAlignment, Table, presets};
 use std::{collections::BTreeMap, fmt::Write as _, io::Write};
 
 /// Under this share of the scheduled operations a run says nothing.
@@ -280,7 +280,7 @@ impl Report {
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["", "operations", "ops/s", "MB/s", "p50", "p90", "p99", "p99.9", "max"]);
         for k in &self.kinds {
             let p = k.latency;

@@ -12,6 +12,7 @@ use super::{
     target::{Fleet, Protocol, Target},
     values::ValuePool,
 };
+use crate::cli::output;
 use hdrhistogram::Histogram;
 use std::{
     io::IsTerminal,
@@ -53,7 +54,7 @@ pub fn run(args: &BenchArgs) -> Result<bool, BenchError> {
         let (echo, target) = start_echo(args, &plan, None)?;
         let report = measure(args, plan, &target)?;
         drop(echo);
-        print(args, &report);
+        print(args, &report)?;
         return Ok(report.valid);
     }
     if let Some(names) = &args.compare {
@@ -65,7 +66,7 @@ pub fn run(args: &BenchArgs) -> Result<bool, BenchError> {
         return sweep(args, &plan, &target, &parse_sweep(text)?);
     }
     let report = measure(args, plan, &target)?;
-    print(args, &report);
+    print(args, &report)?;
     Ok(report.valid)
 }
 
@@ -82,18 +83,14 @@ fn start_echo(args: &BenchArgs, plan: &Plan, stall: Option<Stall>) -> Result<(Ec
     Ok((echo, target))
 }
 
-fn print(args: &BenchArgs, report: &Report) {
-    if args.json {
-        print_json(report);
-    } else {
-        print!("{}", report.text());
-    }
+fn print(args: &BenchArgs, report: &Report) -> Result<(), BenchError> {
+    if args.json { print_json(report) } else { print_text(report.text()) }
 }
-fn print_json(value: &impl serde::Serialize) {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => println!("{text}"),
-        Err(error) => eprintln!("dynarc bench: {error}"),
-    }
+fn print_text(text: String) -> Result<(), BenchError> {
+    output::print(text).map_err(|stop| BenchError::Failed(stop.line))
+}
+fn print_json(value: &impl serde::Serialize) -> Result<(), BenchError> {
+    output::print_json(value).map_err(|stop| BenchError::Failed(stop.line))
 }
 
 /// One run with its surroundings read before and after it.
@@ -148,7 +145,7 @@ pub fn execute(fleet: Arc<Fleet>, plan: &Plan) -> Result<Outcome, BenchError> {
             if let Some(cpu) = pin
                 && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
             {
-                eprintln!("dynarc bench: cannot pin to CPU {cpu}");
+                output::tell(format!("dynarc bench: cannot pin to CPU {cpu}"));
             }
             worker.run(start);
         });
@@ -244,17 +241,17 @@ impl Progress {
             false if (second as f64) < plan.warmup.as_secs_f64() => "warm-up".into(),
             false => format!("{} s", second + 1),
         };
-        eprint!(
+        output::tell_in_place(format!(
             "\r\x1b[K{phase}  {ended}/s  p50 {}  p99 {}  max {}  failed {}",
             time(p.p50_us),
             time(p.p99_us),
             time(p.max_us),
             total.failures()
-        );
+        ));
     }
     fn clear(&mut self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            output::tell_in_place("\r\x1b[K");
         }
     }
 }
@@ -266,11 +263,15 @@ fn stall_test(args: &BenchArgs, mut plan: Plan) -> Result<bool, BenchError> {
     let (echo, target) = start_echo(args, &plan, Some(stall))?;
     let report = measure(args, plan, &target)?;
     drop(echo);
-    print(args, &report);
+    print(args, &report)?;
     let (open, service) = (report.all.p999_us, report.service.p999_us);
     let seen = open >= 800_000.0;
     let verdict = if seen { "seen" } else { "NOT SEEN" };
-    eprintln!("a stall of 1 s: p99.9 from the schedule {}, from sending {}: {verdict}", time(open), time(service));
+    output::tell(format!(
+        "a stall of 1 s: p99.9 from the schedule {}, from sending {}: {verdict}",
+        time(open),
+        time(service)
+    ));
     Ok(seen)
 }
 
@@ -292,13 +293,13 @@ fn compare_targets(args: &BenchArgs, plan: &Plan, targets: &[Target; 2]) -> Resu
             let report = measure(args, plan.clone(), target)?;
             let (p, rate) = (report.all, report.operations_per_second);
             let verdict = report.objections.join("; ");
-            eprintln!(
+            output::tell(format!(
                 "pair {}  {:32} {rate:>9.0}/s  p50 {}  p99 {}  {verdict}",
                 pair + 1,
                 report.target,
                 time(p.p50_us),
                 time(p.p99_us)
-            );
+            ));
             reports.push(report);
         }
     }
@@ -317,9 +318,10 @@ fn compare_targets(args: &BenchArgs, plan: &Plan, targets: &[Target; 2]) -> Resu
     };
     let valid = comparison.reports.iter().all(|r| r.valid);
     if args.json {
-        print_json(&comparison);
+        print_json(&comparison)?;
     } else {
-        println!("B = {} over A = {}, {} pairs, 95 % intervals", comparison.b, comparison.a, args.pairs);
+        let (a, b) = (&comparison.a, &comparison.b);
+        let mut text = format!("B = {b} over A = {a}, {} pairs, 95 % intervals\n", args.pairs);
         let rows = [
             ("operations/s", comparison.operations_per_second),
             ("p50", comparison.p50),
@@ -328,13 +330,14 @@ fn compare_targets(args: &BenchArgs, plan: &Plan, targets: &[Target; 2]) -> Resu
         ];
         for (name, ratio) in rows {
             match ratio {
-                Some(r) => println!("  {name:<13} {:.3}  ({:.3} to {:.3})", r.ratio, r.low, r.high),
-                None => println!("  {name:<13} no ratio: a run had nothing"),
+                Some(r) => text += &format!("  {name:<13} {:.3}  ({:.3} to {:.3})\n", r.ratio, r.low, r.high),
+                None => text += &format!("  {name:<13} no ratio: a run had nothing\n"),
             }
         }
         if !valid {
-            println!("INVALID: at least one run is not valid");
+            text += "INVALID: at least one run is not valid\n";
         }
+        print_text(text)?;
     }
     Ok(valid)
 }
@@ -348,13 +351,13 @@ fn sweep(args: &BenchArgs, plan: &Plan, target: &Target, rates: &[f64]) -> Resul
         let good = report.valid && report.all.p99_us <= args.bound_ms * 1e3;
         let p = report.all;
         let achieved = report.achieved.unwrap_or(0.0) * 100.0;
-        eprintln!(
+        output::tell(format!(
             "{rate:>9.0}/s  achieved {achieved:>6.2} %  p50 {:>8}  p99 {:>8}  p99.9 {:>8}  generator idle {:.0} %",
             time(p.p50_us),
             time(p.p99_us),
             time(p.p999_us),
             report.generator.idle * 100.0
-        );
+        ));
         let hopeless = !report.valid;
         reports.push(report);
         best = if good { Some(rate) } else { best };
@@ -363,11 +366,11 @@ fn sweep(args: &BenchArgs, plan: &Plan, target: &Target, rates: &[f64]) -> Resul
         }
     }
     if args.json {
-        print_json(&reports);
+        print_json(&reports)?;
     }
     match best {
-        Some(rate) => eprintln!("highest rate with p99 within {} ms: {rate:.0}/s", args.bound_ms),
-        None => eprintln!("no rate had its p99 within {} ms", args.bound_ms),
+        Some(rate) => output::tell(format!("highest rate with p99 within {} ms: {rate:.0}/s", args.bound_ms)),
+        None => output::tell(format!("no rate had its p99 within {} ms", args.bound_ms)),
     }
     Ok(best.is_some())
 }
