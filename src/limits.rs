@@ -200,6 +200,12 @@ pub const LONG_FRAME_BYTES: usize = 16 * KIB;
 pub const FRAME_VALUES_MAX: usize = MERGED_SIBLINGS_MAX;
 /// Connections that a shard serves; more are told so and closed.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Open files without which a node does not start: listening ports, rings, directories, the log and tables of small stores,
+/// and a few connections; and as many more for each shard.
+pub const OPEN_FILES_MIN: u64 = 64;
+pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
+/// Open files that are kept for the log and the tables of a node when connections share out the rest.
+pub const OPEN_FILES_STORAGE: u64 = 4096;
 /// A connection that has not finished its HELLO after so long is closed.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection in the middle of a frame or an HTTP request that sends nothing for so long is closed.

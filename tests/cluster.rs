@@ -34,6 +34,8 @@ mod promises;
 mod refused_starts;
 #[path = "cluster/slices.rs"]
 mod slices;
+#[path = "cluster/supervision.rs"]
+mod supervision;
 #[path = "cluster/tables.rs"]
 mod tables;
 

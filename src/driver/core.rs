@@ -35,7 +35,7 @@ use futures_util::{
     future::{LocalBoxFuture, poll_fn},
     stream::FuturesUnordered,
 };
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Poll};
+use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc, task::Poll};
 
 pub use crate::protocol::shard::Settings;
 
@@ -90,6 +90,13 @@ impl<W: World, D: Disk> Handle<W, D> {
         let now = self.world.now();
         let row = |m: &Member| (m.clone(), shard.view(now, m), shard.ring().owned_share(m.id));
         shard.members().iter().map(row).collect()
+    }
+    /// How this shard sees the other members.
+    pub fn views(&self) -> Vec<(NodeId, IpAddr, MemberView)> {
+        let shard = self.shard.borrow();
+        let (me, now) = (shard.address().node, self.world.now());
+        let others = shard.members().iter().filter(|member| member.id != me);
+        others.map(|member| (member.id, member.ip, shard.view(now, member))).collect()
     }
     /// One member, without the cost of the whole list.
     pub fn member(&self, node: NodeId) -> Option<Member> {

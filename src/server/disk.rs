@@ -27,6 +27,8 @@ use std::{
 
 /// Bytes of one background access.
 const PIECE_BYTES: usize = 128 * KIB;
+/// Pause before a file is tried again that could not be opened for want of descriptors or memory.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of one foreground or log access.
 const ACCESS_BYTES_MAX: usize = 64 * 1024 * KIB;
 
@@ -61,6 +63,24 @@ impl RingDisk {
         self.queue.set_urgency(urgency);
     }
 
+    /// Opens a file. A want of descriptors or memory passes: connections come and go, and another process may have taken
+    /// all that the machine has. A storage that failed for it would have to be started again.
+    async fn open_patiently(&self, path: &str, flags: i32) -> io::Result<Descriptor> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.ring.open(&self.root, path, flags).await {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                    if waited.as_secs().is_multiple_of(10) && waited.subsec_nanos() == 0 {
+                        tracing::warn!(path, error = %e, "a file of the storage cannot be opened: waiting until it can");
+                    }
+                }
+                opened => return opened,
+            }
+            self.ring.pause(OPEN_PAUSE).await;
+            waited += OPEN_PAUSE;
+        }
+    }
+
     fn absolute(&self, path: &str) -> io::Result<PathBuf> {
         let plain = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if plain { Ok(self.path.join(path)) } else { Err(io::ErrorKind::InvalidInput.into()) }
@@ -76,7 +96,7 @@ impl Disk for RingDisk {
             OpenMode::Write => libc::O_RDWR,
             OpenMode::Create => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
         };
-        let file = self.ring.open(&self.root, path, flags | libc::O_DIRECT | libc::O_NOFOLLOW).await?;
+        let file = self.open_patiently(path, flags | libc::O_DIRECT | libc::O_NOFOLLOW).await?;
         let (ring, queue) = (self.ring.clone(), self.queue.clone());
         Ok(Rc::new(RingFile { ring, file: Some(file), queue, sync_call: self.sync_call }))
     }
@@ -108,7 +128,7 @@ impl Disk for RingDisk {
 
     async fn sync_dir(&self, directory: &str) -> io::Result<()> {
         let directory = if directory.is_empty() { "." } else { directory };
-        let opened = self.ring.open(&self.root, directory, libc::O_RDONLY | libc::O_DIRECTORY).await?;
+        let opened = self.open_patiently(directory, libc::O_RDONLY | libc::O_DIRECTORY).await?;
         self.ring.sync(&opened).await
     }
 

@@ -23,6 +23,7 @@ pub mod report;
 pub mod ring;
 pub mod socket;
 pub mod ticker;
+pub mod tidings;
 pub mod web;
 pub mod world;
 

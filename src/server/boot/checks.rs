@@ -3,7 +3,7 @@
 use super::StartError;
 use crate::{
     engine::disk::PageBuffer,
-    limits::{KIB, PAGE, SHARDS_MAX},
+    limits::{KIB, OPEN_FILES_MIN, OPEN_FILES_PER_SHARD_MIN, OPEN_FILES_STORAGE, PAGE, SHARDS_MAX},
     server::{kernel, options::ServeOptions, ring::Ring},
 };
 use std::{
@@ -76,17 +76,29 @@ pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
     )))
 }
 
-/// Warns when full use would run out of descriptors.
-pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) {
+/// How many connections each core may serve with this limit of open files. What the storage needs, half of the limit or
+/// [`OPEN_FILES_STORAGE`], is not for connections: the log must never wait for one of them to go. Refused below what a node needs that serves hardly anybody; warned of
+/// when `connections_max` connections a core cannot be had.
+pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Result<usize, StartError> {
+    let needed = OPEN_FILES_MIN + OPEN_FILES_PER_SHARD_MIN * u64::from(shards);
+    if limit < needed {
+        return Err(StartError::Failed(format!(
+            "only {limit} files may be open, {needed} are needed for {shards} shards: `ulimit -n {needed}` before the start, \
+             LimitNOFILE= in a unit file, --ulimit nofile= with Docker"
+        )));
+    }
     let wanted = open_files_wanted(usize::from(shards), connections_max);
     if limit < wanted {
         tracing::warn!(limit, wanted, "few files may be open: raise the hard limit (ulimit -Hn) for many connections");
     }
+    let left = limit - OPEN_FILES_STORAGE.min(limit / 2);
+    let share = usize::try_from(left).unwrap_or(usize::MAX) / usize::from(shards.max(1));
+    Ok(connections_max.min(share))
 }
 
 /// Files that may be open at once when every connection is in use.
 pub(super) fn open_files_wanted(shards: usize, connections_max: usize) -> u64 {
-    shards as u64 * connections_max as u64 + 1024
+    shards as u64 * connections_max as u64 + OPEN_FILES_STORAGE
 }
 
 /// Plain text on the network is for loopback, or for those who say so.
@@ -208,6 +220,14 @@ mod tests {
             let error = data_directory(memory.path()).map(drop).expect_err("memory").to_string();
             assert!(error.contains("tmpfs"), "{error}");
         }
+    }
+
+    #[test]
+    fn connections_leave_the_storage_its_files() {
+        assert!(open_files(40, 1, 1000).is_err_and(|e| e.to_string().contains("ulimit -n")));
+        assert_eq!(open_files(256, 1, 10_000).ok(), Some(128));
+        assert_eq!(open_files(1 << 20, 4, 10_000).ok(), Some(10_000));
+        assert_eq!(open_files(4096, 4, 10_000).ok(), Some(512));
     }
 
     #[test]

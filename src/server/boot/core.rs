@@ -19,6 +19,7 @@ use crate::{
         ring::{Bell, Ring},
         socket::Listener,
         ticker::Pulse,
+        tidings::{Sight, Tidings},
         web::{self, Web},
         world::ServerWorld,
     },
@@ -32,6 +33,7 @@ use futures_util::{
 use glommio::{Latency, Shares, SharesManager, TaskQueueHandle, channels::local_channel};
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     fmt::Display,
     future::{Future, poll_fn},
     os::fd::OwnedFd,
@@ -225,9 +227,20 @@ impl SharesManager for Urgency {
 /// is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
     let (mut alarms, mut refused) = (0, 0);
+    let mut tidings = Tidings::default();
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
         let stats = handle.stats();
+        let shard = world.address.shard.0;
+        // The first core speaks for the node of what all its cores know.
+        let first = shard == 0;
+        let sight = Sight {
+            members: if first { handle.views() } else { Vec::new() },
+            tables: if first { handle.tables().list() } else { BTreeMap::new() },
+            hints_pending: stats.shard.hints_pending,
+            failures: stats.shard.requests.failures,
+        };
+        tidings.look(clock::now(), sight).iter().for_each(|news| news.tell(shard));
         world.backlog.look(clock::now(), world.address.shard, stats.engine);
         refused = tell_skew(refused, stats.shard.stamps_refused, world.address.shard);
         if stats.shard.identity_alarms > alarms {

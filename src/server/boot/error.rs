@@ -9,6 +9,9 @@ pub enum StartError {
     /// The options ask for something that cannot be: exit code 78.
     #[error("{0}")]
     Configuration(String),
+    /// A port of the node is in use: exit code 1.
+    #[error("{0}")]
+    PortTaken(String),
     /// The machine or the data directory does not allow it, or a core has failed: exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -22,8 +25,8 @@ impl StartError {
 
     pub(super) fn from_bind(address: SocketAddr, error: &io::Error) -> StartError {
         match error.kind() {
-            io::ErrorKind::AddrInUse => StartError::Failed(format!(
-                "port {} of {} is taken by another program; give another --listen address or other ports",
+            io::ErrorKind::AddrInUse => StartError::PortTaken(format!(
+                "port {} of {} is taken; `ss -lntp` shows by whom. Give another --listen address or other ports",
                 address.port(),
                 address.ip()
             )),

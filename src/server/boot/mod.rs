@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The process id also stands in `DIR/pid` while the node runs. SIGTERM and SIGINT stop the node in order; a second one
-//! ends the process at once.
+//! ends the process at once. SIGHUP changes nothing.
 
 mod checks;
 mod core;
@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod embedded;
 mod error;
 mod place;
+mod supervisor;
 
 pub use error::StartError;
 
@@ -37,17 +38,14 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use sd_notify::NotifyState;
 use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -55,12 +53,16 @@ use std::{
 
 /// How often the executor looks at its timers while a task runs.
 pub(super) const PREEMPT: Duration = Duration::from_micros(500);
+/// How long a port that is taken is tried.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
+/// Pause between two tries.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// What a stop may take beyond the drain: flushing and closing.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs a node until it is told to stop. Returns when everything is closed.
 pub fn run(options: ServeOptions) -> Result<(), StartError> {
-    let signals = catch_signals()?;
+    let signals = supervisor::catch_signals()?;
     kernel::forbid_huge_pages();
     let open_files = kernel::raise_limits().unwrap_or(0);
     let cpus = checks::cpus(&options)?;
@@ -75,23 +77,13 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
     let options = ServeOptions { sync_call, ..options };
     let identity = identify(&options, cpus.len())?;
     checks::address(identity.ip, options.insecure)?;
-    checks::open_files(open_files, identity.shards, options.connections_max);
-    let sockets = bind(&identity)?;
+    let connections_max = checks::open_files(open_files, identity.shards, options.connections_max)?;
+    let options = ServeOptions { connections_max, ..options };
+    let sockets = bind(&identity, &signals)?;
     let node = Node::start(&options, &identity, &cpus, sockets)?;
     let outcome = node.serve(&options, &identity, &signals);
     drop(std::fs::remove_file(options.data.join("pid")));
     outcome
-}
-
-/// Signals that ask for a stop, as a channel.
-fn catch_signals() -> Result<Receiver<i32>, StartError> {
-    let (sender, receiver) = unbounded();
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| StartError::Failed(format!("signals: {e}")))?;
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || signals.forever().try_for_each(|signal| sender.send(signal)))
-        .map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
-    Ok(receiver)
 }
 
 /// Loads or makes the node's identity, on an executor that lives only for this.
@@ -151,8 +143,22 @@ fn executor(placement: Placement, options: &ServeOptions, name: &str) -> LocalEx
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
 }
 
-/// Binds every port of the node, so that one that is taken is known before anything starts.
-fn bind(identity: &Identity) -> Result<Vec<CoreSockets>, StartError> {
+/// Binds every port of the node, so that one that is taken is known before anything starts. A port that is taken is tried
+/// for a while: right after a kill the kernel still ends the connections and sockets of the life before.
+fn bind(identity: &Identity, signals: &Receiver<i32>) -> Result<Vec<CoreSockets>, StartError> {
+    let until = Instant::now() + BIND_PATIENCE;
+    loop {
+        match bind_once(identity) {
+            Err(StartError::PortTaken(_)) if Instant::now() < until => {}
+            bound => return bound,
+        }
+        if signals.recv_timeout(BIND_PAUSE).is_ok() {
+            return Err(StartError::Failed("stopped while it waited for a port".into()));
+        }
+    }
+}
+
+fn bind_once(identity: &Identity) -> Result<Vec<CoreSockets>, StartError> {
     let listen = |port: u16, port_use| -> Result<OwnedFd, StartError> {
         let address = SocketAddr::new(identity.ip, port);
         kernel::listen(address, port_use).map_err(|e| StartError::from_bind(address, &e))
@@ -179,6 +185,8 @@ struct Node {
     stop: Arc<AtomicBool>,
     bells: Vec<Bell>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// The turns of each core.
+    turns: Vec<Arc<AtomicU64>>,
     ticker: Ticker,
 }
 
@@ -192,7 +200,8 @@ impl Node {
         let (sender, progress) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
         let ticker = Ticker::start().map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
-        let mut node = Node { progress, stop: stop.clone(), bells: Vec::new(), threads: Vec::new(), ticker };
+        let mut node =
+            Node { progress, stop: stop.clone(), bells: Vec::new(), threads: Vec::new(), turns: Vec::new(), ticker };
         let mut bell_senders = Vec::new();
         let places = placements(options, identity.shards, cpus);
         for ((ends, sockets), (cpu, placement)) in mesh::ends(identity.shards).into_iter().zip(sockets).zip(places) {
@@ -212,6 +221,7 @@ impl Node {
                 stop: stop.clone(),
                 pulse: node.ticker.pulse(),
             };
+            node.turns.push(core.pulse.turns());
             node.spawn(core, placement, options, sender.clone())?;
         }
         drop(sender);
@@ -276,6 +286,7 @@ impl Node {
         while failure.is_none() {
             if member && serving == self.threads.len() && !announced {
                 announce(options, identity)?;
+                supervisor::feed_watchdog(self.turns.clone())?;
                 announced = true;
             }
             select! {
@@ -301,6 +312,7 @@ impl Node {
                 },
             }
         }
+        supervisor::tell(NotifyState::Stopping);
         self.stop.store(true, Ordering::Release);
         self.bells.iter().for_each(Bell::ring);
         let until = Instant::now() + options.drain_timeout + STOP_TIMEOUT;
@@ -388,8 +400,6 @@ fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartErro
     if let Err(error) = line.and_then(|()| out.flush()) {
         tracing::warn!(%error, "the ready line could not be written");
     }
-    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "the service supervisor could not be told");
-    }
+    supervisor::tell(NotifyState::Ready);
     Ok(())
 }

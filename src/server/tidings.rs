@@ -1,0 +1,203 @@
+//! What happens to the cluster, in the log of each node that it concerns: a member that is suspected, down or back, hints
+//! that begin to gather and are drained, tables that are made, altered or dropped, requests that find too few replicas.
+//!
+//! Each is said once when it happens. A core looks once a second, so what begins and ends within one is not told.
+
+use crate::types::{Instant, MemberView, NodeId, TableName, TableSettings};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+/// Requests that failed for want of replicas are told of at most so often; and so long without one means that it is over.
+const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// What a core knows now.
+pub struct Sight {
+    /// The other members; empty on cores that do not watch them.
+    pub members: Vec<(NodeId, IpAddr, MemberView)>,
+    /// The tables; empty on cores that do not tell of them.
+    pub tables: BTreeMap<TableName, TableSettings>,
+    pub hints_pending: u64,
+    /// Requests that failed since the start because too few replicas answered.
+    pub failures: u64,
+}
+
+/// One thing that has happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum News {
+    Member { node: NodeId, ip: IpAddr, was: Option<MemberView>, is: MemberView, lasted: Duration },
+    HintsBegun { pending: u64 },
+    HintsDrained,
+    TableMade { name: TableName, settings: TableSettings },
+    TableAltered { name: TableName, settings: TableSettings },
+    TableDropped { name: TableName },
+    QuorumLost { failures: u64 },
+    QuorumRegained,
+}
+
+/// What was last told.
+#[derive(Default)]
+pub struct Tidings {
+    members: BTreeMap<NodeId, (MemberView, Instant)>,
+    tables: Option<BTreeMap<TableName, TableSettings>>,
+    hints: bool,
+    failures: u64,
+    /// When the latest failure was seen, while requests fail.
+    failing: Option<Instant>,
+    /// When failures were last told of.
+    told: Option<Instant>,
+}
+
+impl Tidings {
+    /// Takes in what a core knows now and gives what has changed since the last look.
+    pub fn look(&mut self, now: Instant, sight: Sight) -> Vec<News> {
+        let mut news = Vec::new();
+        for (node, ip, is) in sight.members {
+            match self.members.get(&node) {
+                Some((was, _)) if *was == is => {}
+                known => {
+                    let was = known.map(|(was, _)| *was);
+                    let lasted = known.map_or(Duration::ZERO, |(_, since)| now.since(*since));
+                    news.push(News::Member { node, ip, was, is, lasted });
+                    self.members.insert(node, (is, now));
+                }
+            }
+        }
+        self.tables_are(sight.tables, &mut news);
+        let hints = sight.hints_pending > 0;
+        if hints != self.hints {
+            self.hints = hints;
+            news.push(if hints { News::HintsBegun { pending: sight.hints_pending } } else { News::HintsDrained });
+        }
+        self.failures_are(now, sight.failures, &mut news);
+        news
+    }
+    /// The tables of a node that has just started are no news.
+    fn tables_are(&mut self, tables: BTreeMap<TableName, TableSettings>, news: &mut Vec<News>) {
+        if let Some(known) = &self.tables {
+            for (name, settings) in &tables {
+                let (name, settings) = (name.clone(), *settings);
+                match known.get(&name) {
+                    None => news.push(News::TableMade { name, settings }),
+                    Some(before) if *before != settings => news.push(News::TableAltered { name, settings }),
+                    Some(_) => {}
+                }
+            }
+            let gone = known.keys().filter(|name| !tables.contains_key(*name));
+            news.extend(gone.map(|name| News::TableDropped { name: name.clone() }));
+        }
+        self.tables = Some(tables);
+    }
+    fn failures_are(&mut self, now: Instant, failures: u64, news: &mut Vec<News>) {
+        if failures > self.failures {
+            self.failing = Some(now);
+            if self.told.is_none_or(|told| now.since(told) >= FAILURES_TOLD_EVERY) {
+                news.push(News::QuorumLost { failures: failures - self.failures });
+                self.told = Some(now);
+                self.failures = failures;
+            }
+        } else if self.failing.is_some_and(|last| now.since(last) >= FAILURES_TOLD_EVERY) {
+            self.failing = None;
+            news.push(News::QuorumRegained);
+        }
+    }
+}
+
+impl News {
+    /// Writes it to the log of the process.
+    pub fn tell(&self, shard: u16) {
+        use MemberView::{Down, Suspect, Up};
+        match self {
+            News::Member { node, ip, is: is @ (Suspect | Down), .. } => {
+                tracing::warn!(%node, %ip, state = is.name(), "a member does not answer and is routed around");
+            }
+            News::Member { node, ip, is, was: None, .. } => tracing::info!(%node, %ip, state = is.name(), "a member"),
+            News::Member { node, ip, is: Up, was: Some(was), lasted } => {
+                let seconds = lasted.as_secs();
+                tracing::info!(%node, %ip, was = was.name(), seconds, "a member is up again");
+            }
+            News::Member { node, ip, is, .. } => tracing::info!(%node, %ip, state = is.name(), "a member has changed"),
+            News::HintsBegun { pending } => tracing::info!(shard, pending, "keeping writes for members that are away"),
+            News::HintsDrained => tracing::info!(shard, "all writes kept for other members are delivered"),
+            News::TableMade { name, settings } => tracing::info!(table = %name, ?settings, "a table is made"),
+            News::TableAltered { name, settings } => tracing::info!(table = %name, ?settings, "a table is altered"),
+            News::TableDropped { name } => tracing::info!(table = %name, "a table is dropped"),
+            News::QuorumLost { failures } => tracing::warn!(shard, failures, "requests fail: too few replicas answer"),
+            News::QuorumRegained => tracing::info!(shard, "requests find enough replicas again"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Conflict, Durability};
+
+    const B: NodeId = NodeId(2);
+
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(seconds)
+    }
+    fn sight(view: MemberView, failures: u64, hints_pending: u64) -> Sight {
+        let ip = IpAddr::from([127, 0, 0, 2]);
+        Sight { members: vec![(B, ip, view)], tables: BTreeMap::new(), hints_pending, failures }
+    }
+    fn states(news: &[News]) -> Vec<&'static str> {
+        let name = |news: &News| match news {
+            News::Member { is, .. } => is.name(),
+            News::HintsBegun { .. } => "begun",
+            News::HintsDrained => "drained",
+            News::TableMade { .. } => "made",
+            News::TableAltered { .. } => "altered",
+            News::TableDropped { .. } => "dropped",
+            News::QuorumLost { .. } => "lost",
+            News::QuorumRegained => "regained",
+        };
+        news.iter().map(name).collect()
+    }
+
+    #[test]
+    fn each_thing_is_told_once() {
+        let mut tidings = Tidings::default();
+        assert_eq!(states(&tidings.look(at(0), sight(MemberView::Up, 0, 0))), ["up"]);
+        assert!(tidings.look(at(1), sight(MemberView::Up, 0, 0)).is_empty());
+        assert_eq!(states(&tidings.look(at(2), sight(MemberView::Suspect, 0, 3))), ["suspect", "begun"]);
+        assert!(tidings.look(at(3), sight(MemberView::Suspect, 0, 400)).is_empty());
+        assert_eq!(states(&tidings.look(at(4), sight(MemberView::Down, 0, 9))), ["down"]);
+        let back = tidings.look(at(64), sight(MemberView::Up, 0, 0));
+        assert_eq!(states(&back), ["up", "drained"]);
+        assert!(matches!(back[0], News::Member { lasted, .. } if lasted == Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn failures_are_told_at_a_bounded_rate_and_so_is_their_end() {
+        let mut tidings = Tidings::default();
+        let mut told = Vec::new();
+        for second in 0..25 {
+            told.extend(tidings.look(at(second), sight(MemberView::Up, second * 100, 0)));
+        }
+        assert_eq!(states(&told), ["up", "lost", "lost", "lost"]);
+        assert!(tidings.look(at(26), sight(MemberView::Up, 2_400, 0)).is_empty(), "not over yet");
+        assert_eq!(states(&tidings.look(at(40), sight(MemberView::Up, 2_400, 0))), ["regained"]);
+        assert!(tidings.look(at(60), sight(MemberView::Up, 2_400, 0)).is_empty());
+    }
+
+    #[test]
+    fn tables_are_compared_with_those_of_the_last_look() {
+        let settings = |n| TableSettings {
+            n,
+            r: 1,
+            w: 1,
+            conflict: Conflict::Siblings,
+            sloppy: true,
+            durability: Durability::Sync,
+        };
+        let name = |text: &str| text.parse::<TableName>().expect("a name");
+        let mut tidings = Tidings::default();
+        let mut look = |tables: &[(&str, u8)]| {
+            let tables = tables.iter().map(|(table, n)| (name(table), settings(*n))).collect();
+            states(&tidings.look(at(1), Sight { members: Vec::new(), tables, hints_pending: 0, failures: 0 }))
+        };
+        assert!(look(&[("default", 3), ("a", 3)]).is_empty(), "known before the start");
+        assert_eq!(look(&[("default", 3), ("a", 2), ("b", 3)]), ["altered", "made"]);
+        assert_eq!(look(&[("default", 3), ("b", 3)]), ["dropped"]);
+    }
+}
