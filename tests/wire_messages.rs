@@ -72,6 +72,7 @@ fn peer_hello_survives_its_frame() {
         ip: "127.0.0.3".parse().expect("an address"),
         ports: Ports::default(),
         purpose: ConnectionPurpose::Seed,
+        clock: Some(7_654_321),
     };
     let bytes = encode_peer_hello(&mut FrameEncoder::new(), &hello).expect("within limits").to_bytes();
     assert!(bytes.len() <= FRAME_BYTES_BEFORE_HELLO);
@@ -92,7 +93,8 @@ fn the_bytes_are_as_drawn() {
     let u32_at = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("4 bytes"));
     let flatbuffer = u32_at(4) as usize;
     assert_eq!(u32_at(0) as usize, frame.len());
-    assert_eq!(frame[8..24], [0x22, 0x11, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0xa1, 0xd1, 0, 0]);
+    // The clock shows 7,000 ms: 0x1b58.
+    assert_eq!(frame[8..24], [0x22, 0x11, 0, 0, 0, 0, 0, 0, 2, 0, 0x58, 0x1b, 0xa2, 0xd1, 0, 0]);
     assert_eq!(u32_at(24), 2_000_000);
     let checked = [&frame[..28], &frame[32..32 + flatbuffer]].concat();
     assert_eq!(u32_at(28), crc32c::crc32c(&checked));
@@ -351,6 +353,69 @@ fn random_bytes_are_refused() {
             mend_checksum(&mut bytes);
             let _ = decode(&bytes);
         }
+    }
+}
+
+// ---- revisions -------------------------------------------------------------------------------------------------
+
+/// A frame of revision 1, as Dynarc made it that knew no other.
+const FIRST_REVISION: &[u8] = &[];
+
+#[test]
+fn frames_of_the_first_revision_are_read_and_made_as_they_were() {
+    let mut encoder = FrameEncoder::new();
+    let envelope = Envelope {
+        from: Address::new(NodeId(0x1122), 3),
+        to: Address::new(NodeId(0x3344), 1),
+        exchange: 0x55,
+        deadline: NOW + std::time::Duration::from_secs(2),
+        message: Message::Replicated(Err(Refusal::DiskFull)),
+    };
+    assert_eq!(encode_peer(encoder.speaking(1), &envelope, NOW).expect("fits").to_bytes(), FIRST_REVISION[..]);
+    assert_eq!(decode_peer(&only_frame(FIRST_REVISION).expect("sound"), NOW, Trust::Verify), Ok(envelope));
+    for seed in 0..100 {
+        let mut rng = Rng::with_seed(seed);
+        for kind in 0..PEER_KINDS {
+            let envelope = wire_samples::envelope(&mut rng, kind);
+            let bytes = match encode_peer(encoder.speaking(1), &envelope, NOW) {
+                Ok(pieces) => pieces.to_bytes(),
+                Err(WireError::Unspoken(_)) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(bytes[18..24], [0, 0, 0xa1, 0xd1, 0, 0], "no clock");
+            assert!(decode_peer(&only_frame(&bytes).expect("sound"), NOW, Trust::Verify).is_ok());
+        }
+    }
+}
+
+#[test]
+fn what_an_older_revision_does_not_know_is_said_in_its_own_words() {
+    let mut encoder = FrameEncoder::new();
+    let envelope = |message| Envelope { message, ..wire_samples::envelope(&mut Rng::with_seed(1), 4) };
+    let told = |encoder: &mut FrameEncoder, message| {
+        let bytes = encode_peer(encoder, &envelope(message), NOW).expect("fits").to_bytes();
+        decode_peer(&only_frame(&bytes).expect("sound"), NOW, Trust::Verify).expect("sound").message
+    };
+    for code in ErrorCode::ALL {
+        let failure = Failure::new(code, Outcome::NotApplied, "words");
+        let failed = |code| Message::Forwarded(Err(Failure { code, ..failure.clone() }));
+        assert_eq!(told(encoder.speaking(2), failed(code)), failed(code));
+        assert_eq!(told(encoder.speaking(1), failed(code)), failed(code.in_revision_1()));
+        assert!(code.in_revision_1() as u8 <= 10, "{code:?}");
+        let answer = ServerMessage::Response { response: Err(failure.clone()), ring_digest: 1 };
+        let bytes = encode_server(encoder.speaking(1), 7, &answer).expect("fits").to_bytes();
+        let Ok((7, ServerMessage::Response { response: Err(told), .. })) =
+            decode_server(&only_frame(&bytes).expect("sound"))
+        else {
+            panic!("another answer")
+        };
+        assert_eq!(told, Failure { code: code.in_revision_1(), ..failure });
+    }
+    for refusal in wire_samples::REFUSALS {
+        let refused = |refusal| Message::Replicated(Err(refusal));
+        assert_eq!(told(encoder.speaking(2), refused(refusal)), refused(refusal));
+        let old = if refusal as u8 <= Refusal::ClockAhead as u8 { refusal } else { Refusal::NotMine };
+        assert_eq!(told(encoder.speaking(1), refused(refusal)), refused(old));
     }
 }
 

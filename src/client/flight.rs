@@ -163,7 +163,7 @@ impl Flight {
 /// Whether another server, or the same one later, may well do what this one did not.
 fn worth_repeating(failure: &Failure) -> bool {
     match failure.code {
-        ErrorCode::NotReady | ErrorCode::Overloaded => true,
+        ErrorCode::NotReady | ErrorCode::Overloaded | ErrorCode::Clock => true,
         // Quorums and deadlines were waited for already; damage and defects are for people to see.
         ErrorCode::QuorumUnavailable
         | ErrorCode::Deadline
@@ -172,7 +172,8 @@ fn worth_repeating(failure: &Failure) -> bool {
         | ErrorCode::SiblingLimit
         | ErrorCode::DiskFull
         | ErrorCode::Damaged
-        | ErrorCode::Internal => false,
+        | ErrorCode::Internal
+        | ErrorCode::WriteIdReused => false,
     }
 }
 

@@ -10,7 +10,9 @@ use crate::{
         ring::FixedMap,
     },
     types::{Instant, Member},
-    wire::{CLIENT_REVISION, FEATURES, FrameDecoder, FrameEncoder, Pieces, WireError, decode_server, encode_client},
+    wire::{
+        CLIENT_REVISION, FEATURES, FrameDecoder, FrameEncoder, Pieces, WireError, age, decode_server, encode_client,
+    },
 };
 use std::collections::BTreeSet;
 
@@ -65,9 +67,9 @@ impl Session {
         Session::default()
     }
     /// The first frame to send.
-    pub fn hello(&mut self) -> Result<Pieces, SessionError> {
-        let hello = ClientMessage::Hello(Hello { revision: CLIENT_REVISION, features: FEATURES });
-        Ok(encode_client(&mut self.encoder, 0, &hello, Instant::ZERO)?)
+    pub fn hello(&mut self, now: Instant) -> Result<Pieces, SessionError> {
+        let hello = Hello { revision: CLIENT_REVISION, features: FEATURES, clock: Some(age::clock(now)) };
+        Ok(encode_client(&mut self.encoder, 0, &ClientMessage::Hello(hello), now)?)
     }
     /// What the server said of itself, once open.
     pub fn welcome(&self) -> Option<&Welcome> {
@@ -153,6 +155,7 @@ impl Session {
         }
         let limit = (welcome.frame_bytes_max as usize).clamp(FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX);
         self.decoder.set_limit(limit);
+        self.encoder.speaking(welcome.revision);
         self.welcome = Some(Welcome { frame_bytes_max: limit as u32, ..welcome });
         Ok(Event::Open)
     }

@@ -216,13 +216,15 @@ pub enum News {
 
 // ---- the client protocol ---------------------------------------------------------------------------------------
 
-/// First frame of a connection, in both directions.
+/// A client's first frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// Highest protocol revision that the sender speaks; the lesser of the two is used.
     pub revision: u16,
     /// Feature bits; the intersection is used.
     pub features: u64,
+    /// The sender's clock, as its frames carry it; not told before revision 2.
+    pub clock: Option<u32>,
 }
 
 /// The server's HELLO.

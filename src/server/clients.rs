@@ -18,7 +18,7 @@ use crate::{
     },
     protocol::message::{ClientMessage, Hello, Request, Response, ServerMessage, Welcome},
     types::{ErrorCode, Failure, Outcome},
-    wire::{self, CLIENT_REVISION, FEATURES, Frame, FrameDecoder, Outbox},
+    wire::{self, Age, CLIENT_REVISION, FEATURES, Frame, FrameDecoder, Outbox},
 };
 use futures_util::future::{Either, select};
 use std::{
@@ -59,6 +59,8 @@ struct Client {
     world: Rc<ServerWorld>,
     outbox: RefCell<Outbox>,
     in_flight: Cell<usize>,
+    /// What the client speaks.
+    revision: Cell<u16>,
     /// Nothing more will be answered: the sending half ends when all is sent.
     finishing: Cell<bool>,
     sender: RefCell<Option<Waker>>,
@@ -89,12 +91,13 @@ impl Client {
 
     fn say(&self, id: u64, message: &ServerMessage) {
         let pieces = {
-            let mut encoder = self.world.encoder.borrow_mut();
-            wire::encode_server(&mut encoder, id, message).or_else(|error| {
+            let encoder = &mut *self.world.encoder.borrow_mut();
+            let encoder = encoder.speaking(self.revision.get());
+            wire::encode_server(encoder, id, message).or_else(|error| {
                 // An answer beyond the limits of a frame: the client hears so instead.
                 let failure = Failure::new(ErrorCode::Internal, Outcome::Unknown, format!("the answer: {error}"));
                 let instead = ServerMessage::Response { response: Err(failure), ring_digest: 0 };
-                wire::encode_server(&mut encoder, id, &instead)
+                wire::encode_server(encoder, id, &instead)
             })
         };
         if let Ok(pieces) = pieces {
@@ -156,6 +159,7 @@ async fn connection(world: &Rc<ServerWorld>, socket: Socket, crowded: bool) -> R
         world: world.clone(),
         outbox: RefCell::default(),
         in_flight: Cell::new(0),
+        revision: Cell::new(1),
         finishing: Cell::new(false),
         sender: RefCell::default(),
         receiver: RefCell::default(),
@@ -166,6 +170,7 @@ async fn connection(world: &Rc<ServerWorld>, socket: Socket, crowded: bool) -> R
         inlet: Inlet::new(socket.clone(), watch.clone()),
         decoder: FrameDecoder::new(),
         watch,
+        age: Age::default(),
     };
     let reading = pin!(async {
         let end =
@@ -222,6 +227,7 @@ struct Reader {
     inlet: Inlet,
     decoder: FrameDecoder,
     watch: Rc<Watch>,
+    age: Age,
 }
 
 impl Reader {
@@ -235,8 +241,12 @@ impl Reader {
     async fn converse(&mut self) -> Result<(), End> {
         self.watch.set_deadline(clock::now() + HELLO_TIMEOUT);
         let Some(frame) = self.next().await? else { return Ok(()) };
-        match wire::decode_client(&frame, clock::now()) {
-            Ok((id, ClientMessage::Hello(hello))) => self.welcome(id, &hello)?,
+        let now = clock::now();
+        match wire::decode_client(&frame, now) {
+            Ok((id, ClientMessage::Hello(hello))) => {
+                self.age = Age::new(hello.clock, now);
+                self.welcome(id, &hello)?;
+            }
             Ok(_) => return Err(End::Goodbye("a connection starts with HELLO".into())),
             Err(error) => return Err(End::Goodbye(error.to_string())),
         }
@@ -258,8 +268,9 @@ impl Reader {
         let Some(handle) = world.handle.get() else {
             return Err(End::Goodbye("the node is starting".into()));
         };
+        self.client.revision.set(hello.revision.min(CLIENT_REVISION));
         let welcome = Welcome {
-            revision: hello.revision.min(CLIENT_REVISION),
+            revision: self.client.revision.get(),
             features: hello.features & FEATURES,
             address: world.address,
             value_bytes_max: handle.value_bytes_max() as u32,
@@ -270,8 +281,9 @@ impl Reader {
         Ok(())
     }
 
-    fn take(&self, frame: &Frame) -> Result<(), End> {
-        match wire::decode_client(frame, clock::now()) {
+    fn take(&mut self, frame: &Frame) -> Result<(), End> {
+        let sent = self.age.sent(frame, clock::now());
+        match wire::decode_client(frame, sent) {
             Ok((id, ClientMessage::Request(request))) => self.ask(id, request),
             Ok((id, ClientMessage::Ring)) => self.tell_ring(id),
             Ok((_, ClientMessage::Hello(_))) => return Err(End::Goodbye("a second HELLO".into())),

@@ -5,6 +5,9 @@
 //! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
 //! A connection that is refused, reset, silent for too long or answered by a stranger makes the node unreachable: what
 //! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
+//!
+//! Frames are encoded when they are queued, for the revision that the node spoke last. If its HELLO then says another one,
+//! what was queued before it is dropped as well.
 
 use super::{
     clock,
@@ -19,8 +22,8 @@ use crate::{
     protocol::ring::FixedMap,
     types::{Address, MemberState, NodeId, Ports},
     wire::{
-        self, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
-        WireError,
+        self, Age, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
+        WireError, age,
     },
 };
 use futures_util::future::{Either, select};
@@ -64,6 +67,7 @@ impl PeerSelf {
             ip: self.ip,
             ports: self.ports,
             purpose,
+            clock: Some(age::clock(clock::now())),
         }
     }
 }
@@ -82,6 +86,8 @@ pub struct Peers {
     routes: RefCell<FixedMap<(Address, Lane), Rc<Route>>>,
     /// Nodes that have introduced themselves and may not be members yet.
     strangers: RefCell<FixedMap<NodeId, Contact>>,
+    /// What nodes speak that do not speak the newest revision.
+    revisions: RefCell<FixedMap<NodeId, u16>>,
     seed_calls: Cell<usize>,
     world: RefCell<Option<std::rc::Weak<ServerWorld>>>,
 }
@@ -96,6 +102,7 @@ impl Peers {
             ring,
             routes: RefCell::default(),
             strangers: RefCell::default(),
+            revisions: RefCell::default(),
             seed_calls: Cell::new(0),
             world: RefCell::default(),
         })
@@ -110,12 +117,23 @@ impl Peers {
         self.world.borrow().as_ref().and_then(std::rc::Weak::upgrade)
     }
 
-    fn meet(&self, node: NodeId, contact: Contact) {
+    /// A node has said who it is.
+    fn meet(&self, hello: &PeerHello) {
         let mut strangers = self.strangers.borrow_mut();
-        if strangers.len() >= STRANGERS_MAX && !strangers.contains_key(&node) {
+        if strangers.len() >= STRANGERS_MAX && !strangers.contains_key(&hello.node) {
             strangers.clear();
         }
-        strangers.insert(node, contact);
+        strangers.insert(hello.node, Contact { ip: hello.ip, ports: hello.ports });
+        let mut revisions = self.revisions.borrow_mut();
+        if hello.revision >= PEER_REVISION {
+            revisions.remove(&hello.node);
+        } else if revisions.len() < STRANGERS_MAX {
+            revisions.insert(hello.node, hello.revision);
+        }
+    }
+    /// What to speak with a node: as its latest HELLO says, else the newest.
+    fn revision(&self, node: NodeId) -> u16 {
+        self.revisions.borrow().get(&node).copied().unwrap_or(PEER_REVISION)
     }
 
     /// Where a core of a node is: as the member list says, else as the node has said itself. `None`: nobody knows, or
@@ -132,15 +150,18 @@ impl Peers {
         }
     }
 
-    /// Queues a frame for a core of another node.
-    pub fn send(self: &Rc<Self>, to: Address, pieces: wire::Pieces) {
+    /// Encodes a message for a core of another node and queues it. An error: it cannot be sent.
+    pub fn send(self: &Rc<Self>, encoder: &mut FrameEncoder, envelope: &Envelope) -> Result<(), WireError> {
+        let revision = self.revision(envelope.to.node);
+        let pieces = wire::encode_peer(encoder.speaking(revision), envelope, clock::now())?;
         let lane = if pieces.bytes() > LONG_FRAME_BYTES { Lane::Long } else { Lane::Short };
-        let route = self.route(to, lane);
-        if !route.push(pieces)
+        let route = self.route(envelope.to, lane);
+        if !route.push(pieces, revision)
             && let Some(world) = self.world()
         {
             world.drop_message();
         }
+        Ok(())
     }
 
     fn route(self: &Rc<Self>, to: Address, lane: Lane) -> Rc<Route> {
@@ -169,8 +190,11 @@ impl Peers {
             let met = self.connect(&route, contact).await;
             let Some(world) = self.world() else { return };
             match met {
-                Ok((socket, mut decoder)) => {
+                Ok((socket, mut decoder, revision)) => {
                     pause = RECONNECT_MIN;
+                    if route.revision.get() != revision {
+                        self.forget(&route);
+                    }
                     world.inbox.push(Arrival::PeerReachable(route.to.node));
                     let error = self.pump(&route, &socket, &mut decoder).await;
                     socket.close();
@@ -196,7 +220,8 @@ impl Peers {
         }
     }
 
-    async fn connect(&self, route: &Route, contact: Contact) -> io::Result<(Socket, FrameDecoder)> {
+    /// A connection, and the revision that is spoken on it.
+    async fn connect(&self, route: &Route, contact: Contact) -> io::Result<(Socket, FrameDecoder, u16)> {
         let no_port = || io::Error::new(io::ErrorKind::InvalidInput, "it has no such port");
         let port = contact.ports.peer.checked_add(route.to.shard.0).ok_or_else(no_port)?;
         let (socket, decoder, hello) =
@@ -204,7 +229,7 @@ impl Peers {
         if (Address { node: hello.node, shard: hello.shard }) != route.to {
             return Err(io::Error::other(format!("{}/{} answers there", hello.node, hello.shard.0)));
         }
-        Ok((socket, decoder))
+        Ok((socket, decoder, hello.revision.min(PEER_REVISION)))
     }
 
     /// Connects and exchanges HELLOs.
@@ -237,7 +262,7 @@ impl Peers {
         if hello.node == self.own.address.node {
             return Err(io::Error::other("this node answers itself there"));
         }
-        self.meet(hello.node, Contact { ip: hello.ip, ports: hello.ports });
+        self.meet(&hello);
         Ok((socket, decoder, hello))
     }
 
@@ -294,7 +319,9 @@ impl Peers {
             deadline: now + SEED_DEADLINE,
             message,
         };
-        let pieces = wire::encode_peer(&mut FrameEncoder::new(), &envelope, now).map_err(io::Error::other)?;
+        let revision = hello.revision.min(PEER_REVISION);
+        let encoded = wire::encode_peer(FrameEncoder::new().speaking(revision), &envelope, now);
+        let pieces = encoded.map_err(io::Error::other)?;
         socket.send_all(pieces.into_parts().into_vec()).await.1?;
         socket.finish_sending();
         // The other side closes when it has read everything; then the bytes have not been cut off by our close.
@@ -317,6 +344,8 @@ struct Route {
     queue: RefCell<Pieces>,
     bytes: Cell<usize>,
     messages: Cell<usize>,
+    /// What is queued is encoded for this one.
+    revision: Cell<u16>,
     waker: RefCell<Option<Waker>>,
     /// An emptied list, for reuse.
     spare: RefCell<Pieces>,
@@ -329,12 +358,18 @@ impl Route {
             queue: RefCell::default(),
             bytes: Cell::new(0),
             messages: Cell::new(0),
+            revision: Cell::new(PEER_REVISION),
             waker: RefCell::default(),
             spare: RefCell::default(),
         }
     }
     /// `false` when the queue is full.
-    fn push(&self, pieces: wire::Pieces) -> bool {
+    fn push(&self, pieces: wire::Pieces, revision: u16) -> bool {
+        if self.messages.get() > 0 && revision < self.revision.get() {
+            // What waits would not be understood.
+            self.clear();
+        }
+        self.revision.set(revision);
         let bytes = self.bytes.get() + pieces.bytes();
         if bytes > PEER_QUEUE_BYTES_MAX {
             return false;
@@ -399,6 +434,7 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
     watch.set_deadline(clock::now() + HELLO_TIMEOUT);
     let mut incoming = Incoming { inlet: Inlet::new(socket.clone(), watch.clone()), decoder: FrameDecoder::new() };
     let Some(frame) = incoming.next(|_| ()).await? else { return Ok(()) };
+    let read = clock::now();
     let hello = wire::decode_peer_hello(&frame).map_err(text)?;
     let own = world.peers.own.hello(hello.purpose);
     let pieces = wire::encode_peer_hello(&mut FrameEncoder::new(), &own).map_err(text)?;
@@ -406,13 +442,15 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
     if hello.node == world.address.node {
         return Err("this node called itself".to_string());
     }
-    world.peers.meet(hello.node, Contact { ip: hello.ip, ports: hello.ports });
+    world.peers.meet(&hello);
+    let mut age = Age::new(hello.clock, read);
     incoming.decoder.set_limit(FRAME_BYTES_MAX);
     watch.relax();
     // A frame that is cut off in the middle is noticed by its silence.
     while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes)).await? {
         watch.relax();
-        let envelope = wire::decode_peer(&frame, clock::now(), Trust::Verify).map_err(text)?;
+        let sent = age.sent(&frame, clock::now());
+        let envelope = wire::decode_peer(&frame, sent, Trust::Verify).map_err(text)?;
         if envelope.from.node != hello.node {
             return Err(format!("{} speaks for {}", hello.node, envelope.from.node));
         }

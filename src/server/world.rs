@@ -18,7 +18,7 @@ use crate::{
     limits::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX},
     protocol::message::{Envelope, Message, Response},
     types::{Address, Instant},
-    wire::{self, Frame, FrameEncoder, Trust},
+    wire::{self, Frame, FrameEncoder, PEER_REVISION, Trust, WireError, age},
 };
 use futures_util::future::{Either, select};
 use std::{
@@ -97,7 +97,10 @@ impl ServerWorld {
 
     /// Takes in a frame from another core of this node.
     pub fn arrive_from_core(&self, pieces: wire::Pieces) {
-        let decoded = Frame::from_pieces(pieces).and_then(|f| wire::decode_peer(&f, clock::now(), Trust::SameNode));
+        let decoded = Frame::from_pieces(pieces).and_then(|frame| {
+            let sent = age::sent_by_own_clock(frame.header(), clock::now());
+            wire::decode_peer(&frame, sent, Trust::SameNode)
+        });
         match decoded {
             Ok(envelope) => self.arrive(envelope),
             Err(error) => {
@@ -144,19 +147,25 @@ impl World for ServerWorld {
         if envelope.to == self.address {
             return self.inbox.push(Arrival::Message(envelope));
         }
-        let pieces = match wire::encode_peer(&mut self.encoder.borrow_mut(), &envelope, clock::now()) {
-            Ok(pieces) => pieces,
+        let encoder = &mut *self.encoder.borrow_mut();
+        let sent = if envelope.to.node == self.address.node {
+            wire::encode_peer(encoder.speaking(PEER_REVISION), &envelope, clock::now()).map(|pieces| {
+                self.mesh.send(envelope.to.shard, Parcel::Frame(pieces));
+                self.ring.nudge();
+            })
+        } else {
+            count(&self.traffic, |t| t.peer_messages_sent += 1);
+            self.peers.send(encoder, &envelope)
+        };
+        match sent {
+            Ok(()) => {}
+            // An older node does without.
+            Err(WireError::Unspoken(_)) => {}
             Err(error) => {
                 tracing::error!(%error, to = %envelope.to, "a message cannot be sent");
-                return self.drop_message();
+                self.drop_message();
             }
-        };
-        if envelope.to.node == self.address.node {
-            self.mesh.send(envelope.to.shard, Parcel::Frame(pieces));
-            return self.ring.nudge();
         }
-        count(&self.traffic, |t| t.peer_messages_sent += 1);
-        self.peers.send(envelope.to, pieces);
     }
 
     fn send_to_seed(&self, seed: SocketAddr, message: Message) {

@@ -16,7 +16,7 @@ use crate::{
     limits::{INBOX_MESSAGES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Message},
     types::{Address, Instant},
-    wire::{self, Frame, FrameEncoder, Pieces, Trust},
+    wire::{self, Age, Frame, FrameEncoder, Pieces, Trust, age},
 };
 use std::{rc::Rc, time::Duration};
 
@@ -29,6 +29,9 @@ struct Link {
     broken: bool,
     /// The life of the peer that the connection was made with.
     peer_life: u64,
+    /// What the peer knows of this node's clock, and by which lives of the two.
+    age: Age,
+    aged_by: (u64, u64),
 }
 
 pub struct Network {
@@ -187,7 +190,14 @@ impl Cluster {
         };
         let trust = if from == to { Trust::SameNode } else { Trust::Verify };
         let bytes = pieces.bytes();
-        let decoded = Frame::from_pieces(pieces).and_then(|f| wire::decode_peer(&f, self.local_now(to), trust));
+        let decoded = Frame::from_pieces(pieces).and_then(|frame| {
+            let sent = if from == to {
+                age::sent_by_own_clock(frame.header(), self.local_now(to))
+            } else {
+                self.when_sent(&frame, (from, from_life), to)
+            };
+            wire::decode_peer(&frame, sent, trust)
+        });
         let envelope = match decoded {
             Ok(envelope) => envelope,
             Err(e) => {
@@ -208,6 +218,18 @@ impl Cluster {
         if inbox.len() < INBOX_MESSAGES_MAX {
             inbox.push(Arrival::Message(envelope));
         }
+    }
+
+    /// When a frame of another node was sent, by the receiver's clock: what lies above the least difference of a
+    /// connection is time that it has waited.
+    fn when_sent(&self, frame: &Frame, (from, from_life): (usize, u64), to: usize) -> Instant {
+        let (now, lives) = (self.local_now(to), (from_life, self.life(to)));
+        let link = &mut *self.network.borrow_mut();
+        let link = link.link(from, to);
+        if link.aged_by != lives {
+            (link.age, link.aged_by) = (Age::default(), lives);
+        }
+        link.age.sent(frame, now)
     }
 
     // ---- connections ----

@@ -28,9 +28,13 @@ pub enum ErrorCode {
     Damaged = 9,
     /// A defect or a failed disk on the server's side.
     Internal = 10,
+    /// The write id has been used for another write of this key.
+    WriteIdReused = 11,
+    /// A table where the last write wins, and a clock that is too far from the others' to say which is the last.
+    Clock = 12,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 10] = [
+    pub const ALL: [ErrorCode; 12] = [
         ErrorCode::BadRequest,
         ErrorCode::TooLarge,
         ErrorCode::SiblingLimit,
@@ -41,6 +45,8 @@ impl ErrorCode {
         ErrorCode::NotReady,
         ErrorCode::Damaged,
         ErrorCode::Internal,
+        ErrorCode::WriteIdReused,
+        ErrorCode::Clock,
     ];
     pub fn from_number(number: u8) -> Option<ErrorCode> {
         Self::ALL.into_iter().find(|c| *c as u8 == number)
@@ -58,12 +64,31 @@ impl ErrorCode {
             ErrorCode::NotReady => "not_ready",
             ErrorCode::Damaged => "damaged",
             ErrorCode::Internal => "internal",
+            ErrorCode::WriteIdReused => "write_id_reused",
+            ErrorCode::Clock => "clock",
+        }
+    }
+    /// The nearest code of those that revision 1 of the client and the peer protocol knows, 1 to 10.
+    pub fn in_revision_1(self) -> ErrorCode {
+        match self {
+            ErrorCode::BadRequest
+            | ErrorCode::TooLarge
+            | ErrorCode::SiblingLimit
+            | ErrorCode::Overloaded
+            | ErrorCode::QuorumUnavailable
+            | ErrorCode::Deadline
+            | ErrorCode::DiskFull
+            | ErrorCode::NotReady
+            | ErrorCode::Damaged
+            | ErrorCode::Internal => self,
+            ErrorCode::WriteIdReused => ErrorCode::BadRequest,
+            ErrorCode::Clock => ErrorCode::QuorumUnavailable,
         }
     }
     /// Whether the same request may succeed if it is sent again, perhaps elsewhere.
     pub fn retryable(self) -> bool {
         use ErrorCode::*;
-        matches!(self, Overloaded | QuorumUnavailable | Deadline | NotReady | Damaged | Internal)
+        matches!(self, Overloaded | QuorumUnavailable | Deadline | NotReady | Damaged | Internal | Clock)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Messages between clients and servers.
 
 use super::{
-    Frame, FrameEncoder, Kind, Pieces, Trust, WireError,
+    Frame, FrameEncoder, Kind, Pieces, Trust, WireError, age,
     fields::{self, Reader},
     frame::{Label, micros_left},
     generated as fb,
@@ -12,7 +12,8 @@ use crate::{
     types::Instant,
 };
 
-/// The frame of a client's message; `id` is the client's own number, echoed in the answer.
+/// The frame of a client's message, for a server that speaks the encoder's revision; `id` is the client's own number,
+/// echoed in the answer.
 ///
 /// Fails with [`WireError::Unsendable`] for a message beyond its limits.
 pub fn encode_client(
@@ -21,11 +22,13 @@ pub fn encode_client(
     message: &ClientMessage,
     now: Instant,
 ) -> Result<Pieces, WireError> {
-    let label = |kind, left| Label { kind, exchange: id, left };
+    // Of a client's frames only a request waits for anything, and the HELLO has to be understood by all.
+    let label = |kind, left| Label { kind, exchange: id, left, clock: None };
     let builder = encoder.start();
     match message {
         ClientMessage::Hello(hello) => {
-            let args = fb::ClientHelloArgs { revision: hello.revision, features: hello.features };
+            let &Hello { revision, features, clock } = hello;
+            let args = fb::ClientHelloArgs { revision, features, clock };
             let root = fb::ClientHello::create(builder, &args);
             encoder.finish(label(Kind::ClientHello, 0), root, [].iter())
         }
@@ -33,7 +36,8 @@ pub fn encode_client(
             let root = fields::put_request(builder, request);
             // 0 would mean that the client has no wish.
             let left = micros_left(request.deadline, now).max(1);
-            encoder.finish(label(Kind::Request, left), root, fields::request_value(request).into_iter())
+            let label = Label { clock: Some(age::clock(now)), ..label(Kind::Request, left) };
+            encoder.finish(label, root, fields::request_value(request).into_iter())
         }
         ClientMessage::Ring => {
             let root = fb::RingRequest::create(builder, &fb::RingRequestArgs {});
@@ -43,19 +47,19 @@ pub fn encode_client(
 }
 
 /// The message of a client's frame, with its number; values are verified. A defect whose [`WireError::refusal`] is an
-/// answer leaves the connection usable.
-pub fn decode_client(frame: &Frame, now: Instant) -> Result<(u64, ClientMessage), WireError> {
+/// answer leaves the connection usable. `sent`: when that was, by the own clock, as far as it is known.
+pub fn decode_client(frame: &Frame, sent: Instant) -> Result<(u64, ClientMessage), WireError> {
     let message = match frame.kind() {
         Kind::ClientHello => {
             let table = frame.root::<fb::ClientHello>()?;
             frame.body().finish()?;
-            ClientMessage::Hello(Hello { revision: table.revision(), features: table.features() })
+            ClientMessage::Hello(Hello { revision: table.revision(), features: table.features(), clock: table.clock() })
         }
         Kind::Request => {
             let table = frame.root::<fb::Request>()?;
             let deadline = match frame.header().left {
-                0 => now + REQUEST_TIMEOUT,
-                _ => frame.header().deadline(now),
+                0 => sent + REQUEST_TIMEOUT,
+                _ => frame.header().deadline(sent),
             };
             ClientMessage::Request(fields::take_request(frame, table, deadline, Trust::Verify)?)
         }
@@ -69,11 +73,13 @@ pub fn decode_client(frame: &Frame, now: Instant) -> Result<(u64, ClientMessage)
     Ok((frame.exchange(), message))
 }
 
-/// The frame of a server's message; `id` is the number of the request that it answers (0 for a goodbye).
+/// The frame of a server's message, for a client that speaks the encoder's revision; `id` is the number of the request that
+/// it answers (0 for a goodbye).
 ///
 /// Fails with [`WireError::Unsendable`] for a message beyond its limits.
 pub fn encode_server(encoder: &mut FrameEncoder, id: u64, message: &ServerMessage) -> Result<Pieces, WireError> {
-    let label = |kind| Label { kind, exchange: id, left: 0 };
+    let label = |kind| Label { kind, exchange: id, left: 0, clock: None };
+    let revision = encoder.revision();
     let builder = encoder.start();
     match message {
         ServerMessage::Welcome(welcome) => {
@@ -89,7 +95,7 @@ pub fn encode_server(encoder: &mut FrameEncoder, id: u64, message: &ServerMessag
             encoder.finish(label(Kind::Welcome), root, [].iter())
         }
         ServerMessage::Response { response, ring_digest } => {
-            let root = fields::put_response(builder, response, Reader::Client { ring_digest: *ring_digest })?;
+            let root = fields::put_response(builder, response, Reader::Client { ring_digest: *ring_digest }, revision)?;
             encoder.finish(label(Kind::Response), root, fields::response_values(response).iter())
         }
         ServerMessage::Ring { members, digest } => {

@@ -45,6 +45,9 @@ pub enum WireError {
     /// On the sending side: a message beyond the limits of what a frame carries.
     #[error("the message does not fit a frame: {0}")]
     Unsendable(&'static str),
+    /// Likewise: a kind of frame that the other side does not know. It is not told.
+    #[error("the other side speaks a revision without frames of kind {0}")]
+    Unspoken(u16),
 }
 
 impl WireError {

@@ -248,6 +248,7 @@ pub(super) fn put_response(
     builder: &mut Builder,
     response: &Response,
     reader: Reader,
+    revision: u16,
 ) -> Result<Offset<fb::Response<'static>>, WireError> {
     let ring_digest = match reader {
         Reader::Peer => 0,
@@ -270,7 +271,7 @@ pub(super) fn put_response(
             context_dots: put_dots(builder, context),
             ..base
         },
-        Err(failure) => fb::ResponseArgs { result: 3, failure: Some(put_failure(builder, failure)), ..base },
+        Err(failure) => fb::ResponseArgs { result: 3, failure: Some(put_failure(builder, failure, revision)), ..base },
     };
     Ok(fb::Response::create(builder, &args))
 }
@@ -292,10 +293,14 @@ fn put_entry(builder: &mut Builder, entry: &Entry) -> Offset<fb::Sibling<'static
     };
     fb::Sibling::create(builder, &args)
 }
-fn put_failure(builder: &mut Builder, failure: &Failure) -> Offset<fb::Failure<'static>> {
+/// A code that came with a later revision, as those know it who speak this one.
+fn spoken(code: ErrorCode, revision: u16) -> ErrorCode {
+    if revision >= 2 { code } else { code.in_revision_1() }
+}
+fn put_failure(builder: &mut Builder, failure: &Failure, revision: u16) -> Offset<fb::Failure<'static>> {
     let args = fb::FailureArgs {
         detail: Some(builder.create_string(&failure.detail)),
-        code: failure.code as u8,
+        code: spoken(failure.code, revision) as u8,
         outcome: match failure.outcome {
             Outcome::NotApplied => 1,
             Outcome::Unknown => 2,

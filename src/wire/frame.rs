@@ -3,19 +3,20 @@
 //! ```text
 //!  0         4         8                   16    18    20    22    24          28          32
 //!  +---------+---------+-------------------+-----+-----+-----+-----+-----------+-----------+
-//!  | length  | flat-   | exchange          |kind |flags|mark |  0  | left      | checksum  |
-//!  | u32     | buffer  | u64               |u16  |u16  |u16  | u16 | u32, us   | u32       |
+//!  | length  | flat-   | exchange          |kind |clock|mark |clock| left      | checksum  |
+//!  | u32     | buffer  | u64               |u16  | low |u16  |high | u32, us   | u32       |
 //!  +---------+---------+-------------------+-----+-----+-----+-----+-----------+-----------+
 //!  | flatbuffer | to 8 | value | to 8 | value ...                                          |
 //!  +---------------------------------------------------------------------------------------+
 //! ```
 //!
 //! Little-endian. `length` counts the whole frame, header included; `flatbuffer` its bytes without padding. `exchange`
-//! pairs an answer with its request. `left` is the time that remains until the deadline. The checksum is CRC-32C of
-//! the first 28 bytes and the flatbuffer. Each value that is not empty starts at a multiple of 8 from the frame's
+//! pairs an answer with its request. `left` is the time that remains until the deadline. `mark` says which of two forms
+//! of the header it is: without a clock (the two halves are 0), or with the sender's clock, in milliseconds, when `left`
+//! was reckoned. The checksum is CRC-32C of the first 28 bytes and the flatbuffer. Each value that is not empty starts at a multiple of 8 from the frame's
 //! start; nothing follows the last one. Lengths and checksums of values are in the flatbuffer.
 
-use super::WireError;
+use super::{CLIENT_REVISION, CLOCK_REVISION, PEER_REVISION, WireError};
 use crate::{
     limits::{FLATBUFFER_DEPTH_MAX, FLATBUFFER_TABLES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIB},
     limits::{REQUEST_TIMEOUT_MAX, VALUE_BYTES_CEILING},
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 /// Names this format of frames; anything else on the port is refused by it.
 const MARK: u16 = 0xd1a1;
+/// The same with the sender's clock: for those who speak revision 2.
+const MARK_CLOCK: u16 = 0xd1a2;
 /// Bytes of a header that its checksum covers.
 const CHECKED_BYTES: usize = FRAME_HEADER_BYTES - 4;
 /// The encoder cuts its header blocks from allocations of this size.
@@ -84,6 +87,10 @@ impl Kind {
     fn from_number(number: u16) -> Option<Kind> {
         Self::ALL.into_iter().find(|k| *k as u16 == number)
     }
+    /// The revision of the protocol that brought it: nobody who speaks an earlier one knows it.
+    fn since(self) -> u16 {
+        if self as u16 <= Kind::Tables as u16 { 1 } else { 2 }
+    }
 }
 
 /// A frame's header after its checks.
@@ -98,6 +105,8 @@ pub struct Header {
     pub kind: Kind,
     /// Microseconds until the deadline; 0 where the kind has none.
     pub left: u32,
+    /// The sender's clock then, in milliseconds (see [`super::age`]).
+    pub clock: Option<u32>,
     checksum: u32,
 }
 
@@ -111,12 +120,13 @@ impl Header {
     pub(super) fn parse(bytes: &[u8; FRAME_HEADER_BYTES]) -> Result<Header, WireError> {
         let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if u16_at(20) != MARK || u16_at(22) != 0 {
-            return Err(WireError::Mark);
-        }
-        if u16_at(18) != 0 {
-            return Err(WireError::Flags(u16_at(18)));
-        }
+        let clock = match u16_at(20) {
+            MARK if u16_at(22) != 0 => return Err(WireError::Mark),
+            MARK if u16_at(18) != 0 => return Err(WireError::Flags(u16_at(18))),
+            MARK => None,
+            MARK_CLOCK => Some(u32::from(u16_at(18)) | u32::from(u16_at(22)) << 16),
+            _ => return Err(WireError::Mark),
+        };
         let (length, flatbuffer) = (u32_at(0) as usize, u32_at(4) as usize);
         let end = FRAME_HEADER_BYTES.checked_add(flatbuffer).ok_or(WireError::Length { claimed: length })?;
         if flatbuffer == 0 || (length != end && length <= aligned(end)) || length < end {
@@ -124,23 +134,24 @@ impl Header {
         }
         let kind = Kind::from_number(u16_at(16)).ok_or(WireError::UnknownKind(u16_at(16)))?;
         let exchange = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
-        Ok(Header { length, flatbuffer, exchange, kind, left: u32_at(24), checksum: u32_at(28) })
+        Ok(Header { length, flatbuffer, exchange, kind, left: u32_at(24), clock, checksum: u32_at(28) })
     }
 
     fn put(&self, out: &mut BytesMut) {
         out.put_u32_le(self.length as u32);
         out.put_u32_le(self.flatbuffer as u32);
         out.put_u64_le(self.exchange);
+        let clock = self.clock.unwrap_or(0);
         out.put_u16_le(self.kind as u16);
-        out.put_u16_le(0);
-        out.put_u16_le(MARK);
-        out.put_u16_le(0);
+        out.put_u16_le(clock as u16);
+        out.put_u16_le(if self.clock.is_some() { MARK_CLOCK } else { MARK });
+        out.put_u16_le((clock >> 16) as u16);
         out.put_u32_le(self.left);
     }
 
-    /// `now` plus what is left, at most [`REQUEST_TIMEOUT_MAX`].
-    pub(super) fn deadline(&self, now: Instant) -> Instant {
-        now + Duration::from_micros(u64::from(self.left)).min(REQUEST_TIMEOUT_MAX)
+    /// What was left when the frame was sent after that moment, at most [`REQUEST_TIMEOUT_MAX`].
+    pub(super) fn deadline(&self, sent: Instant) -> Instant {
+        sent + Duration::from_micros(u64::from(self.left)).min(REQUEST_TIMEOUT_MAX)
     }
 }
 
@@ -310,6 +321,7 @@ impl<'a> IntoIterator for &'a Pieces {
 pub struct FrameEncoder {
     builder: FlatBufferBuilder<'static>,
     block: BytesMut,
+    revision: u16,
 }
 impl Default for FrameEncoder {
     fn default() -> FrameEncoder {
@@ -328,12 +340,25 @@ pub(super) struct Label {
     pub kind: Kind,
     pub exchange: u64,
     pub left: u32,
+    /// The own clock, where the kind tells it to those who understand.
+    pub clock: Option<u32>,
 }
 
 impl FrameEncoder {
-    /// Reserves nothing until the first frame.
+    /// Reserves nothing until the first frame. Speaks the newest revisions.
     pub fn new() -> FrameEncoder {
-        FrameEncoder { builder: FlatBufferBuilder::with_capacity(0), block: BytesMut::new() }
+        let revision = PEER_REVISION.max(CLIENT_REVISION);
+        FrameEncoder { builder: FlatBufferBuilder::with_capacity(0), block: BytesMut::new(), revision }
+    }
+    /// From now on makes frames for somebody who speaks this revision, of the client or the peer protocol as the message
+    /// says. What he does not know is said in the nearest way that he does, or not at all
+    /// ([`WireError::Unspoken`]).
+    pub fn speaking(&mut self, revision: u16) -> &mut FrameEncoder {
+        self.revision = revision;
+        self
+    }
+    pub(super) fn revision(&self) -> u16 {
+        self.revision
     }
 
     /// Starts a flatbuffer. What an earlier, failed encoding left behind is dropped.
@@ -349,6 +374,9 @@ impl FrameEncoder {
         root: WIPOffset<T>,
         values: impl Iterator<Item = &'v Bytes> + Clone,
     ) -> Result<Pieces, WireError> {
+        if label.kind.since() > self.revision {
+            return Err(WireError::Unspoken(label.kind as u16));
+        }
         self.builder.finish_minimal(root);
         let flatbuffer = self.builder.finished_data();
         let end = FRAME_HEADER_BYTES + flatbuffer.len();
@@ -366,6 +394,7 @@ impl FrameEncoder {
             exchange: label.exchange,
             kind: label.kind,
             left: label.left,
+            clock: label.clock.filter(|_| self.revision >= CLOCK_REVISION),
             checksum: 0,
         };
         header.put(&mut self.block);

@@ -7,6 +7,7 @@
 //!   before it reserves anything.
 //! - [`decode_peer`], [`decode_peer_hello`], [`decode_client`] and [`decode_server`] turn a frame into a message, once
 //!   and completely: after them every length, count, enum value, order and checksum holds, and nobody checks again.
+//! - [`age::Age`] says how long a frame was on its way: the time that is left of its deadline counts from there.
 //! - [`FrameEncoder`] with [`encode_peer`], [`encode_peer_hello`], [`encode_client`] and [`encode_server`] makes
 //!   [`Pieces`] for one vectored send.
 //!
@@ -15,6 +16,7 @@
 //!
 //! The format, its rules for change and a description for authors of other clients are in `schema/README.md`.
 
+pub mod age;
 mod client;
 mod error;
 mod fields;
@@ -24,6 +26,7 @@ mod outbox;
 mod peer;
 mod stream;
 
+pub use age::Age;
 pub use client::{decode_client, decode_server, encode_client, encode_server};
 pub use error::WireError;
 pub use frame::{Frame, FrameEncoder, Header, Kind, Pieces};
@@ -32,9 +35,15 @@ pub use peer::{ConnectionPurpose, PeerHello, decode_peer, decode_peer_hello, enc
 pub use stream::FrameDecoder;
 
 /// Highest revision of the client protocol that this Dynarc speaks.
-pub const CLIENT_REVISION: u16 = 1;
+///
+/// 2: requests carry the client's clock; answers may have the codes from 11 on.
+pub const CLIENT_REVISION: u16 = 2;
 /// Highest revision of the peer protocol that this Dynarc speaks.
-pub const PEER_REVISION: u16 = 1;
+///
+/// 2: frames carry the sender's clock; refusals from 8 on, codes from 11 on and kinds from 44 on are known.
+pub const PEER_REVISION: u16 = 2;
+/// The revision of both protocols from which on frames tell the sender's clock.
+const CLOCK_REVISION: u16 = 2;
 /// Features that this Dynarc offers in a HELLO; none are defined yet.
 pub const FEATURES: u64 = 0;
 

@@ -1,7 +1,7 @@
 //! Messages between cores, of one node or of two.
 
 use super::{
-    Frame, FrameEncoder, Kind, Pieces, Trust, WireError,
+    Frame, FrameEncoder, Kind, Pieces, Trust, WireError, age,
     fields::{self, Builder, Reader},
     frame::{Label, micros_left},
     generated as fb,
@@ -41,6 +41,8 @@ pub struct PeerHello {
     pub ports: Ports,
     /// Said by the side that connects; the other side echoes it.
     pub purpose: ConnectionPurpose,
+    /// The sender's clock, as frames carry it (see [`super::age`]); not told before revision 2.
+    pub clock: Option<u32>,
 }
 
 pub fn encode_peer_hello(encoder: &mut FrameEncoder, hello: &PeerHello) -> Result<Pieces, WireError> {
@@ -56,9 +58,11 @@ pub fn encode_peer_hello(encoder: &mut FrameEncoder, hello: &PeerHello) -> Resul
         client_port: hello.ports.client,
         peer_port: hello.ports.peer,
         purpose: hello.purpose as u8,
+        clock: hello.clock,
     };
     let root = fb::PeerHello::create(builder, &args);
-    encoder.finish(Label { kind: Kind::PeerHello, exchange: 0, left: 0 }, root, [].iter())
+    // Whoever it goes to has not said yet what he understands.
+    encoder.finish(Label { kind: Kind::PeerHello, exchange: 0, left: 0, clock: None }, root, [].iter())
 }
 
 pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, WireError> {
@@ -81,18 +85,22 @@ pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, WireError> {
         ip: fields::take_ip(hello.ip().bytes())?,
         ports: Ports { http: hello.http_port(), client: hello.client_port(), peer: hello.peer_port() },
         purpose,
+        clock: hello.clock(),
     })
 }
 
 // ---- encode ----------------------------------------------------------------------------------------------------
 
-/// The frame of a message. The deadline becomes the time left from `now`, at most `REQUEST_TIMEOUT_MAX`.
+/// The frame of a message, for somebody who speaks the encoder's revision. The deadline becomes the time left from `now`,
+/// at most `REQUEST_TIMEOUT_MAX`.
 ///
 /// Fails with [`WireError::Unsendable`] for a message beyond its limits.
 pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant) -> Result<Pieces, WireError> {
     let route = fb::Route::new(fields::pack_address(envelope.from), fields::pack_address(envelope.to));
-    let label = |kind| Label { kind, exchange: envelope.exchange, left: micros_left(envelope.deadline, now) };
+    let (left, clock) = (micros_left(envelope.deadline, now), Some(age::clock(now)));
+    let label = |kind| Label { kind, exchange: envelope.exchange, left, clock };
     let route = Some(&route);
+    let revision = encoder.revision();
     let builder = encoder.start();
     match &envelope.message {
         Message::Forward { request, hops } => {
@@ -103,7 +111,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             encoder.finish(Label { left, ..label(Kind::Forward) }, root, values)
         }
         Message::Forwarded(response) => {
-            let offset = fields::put_response(builder, response, Reader::Peer)?;
+            let offset = fields::put_response(builder, response, Reader::Peer, revision)?;
             let root = fb::Forwarded::create(builder, &fb::ForwardedArgs { route, response: Some(offset) });
             encoder.finish(label(Kind::Forwarded), root, fields::response_values(response).iter())
         }
@@ -121,7 +129,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             encoder.finish(label(Kind::Replicate), root, siblings.values.iter())
         }
         Message::Replicated(result) => {
-            let refusal = result.err().map_or(0, |r| r as u8);
+            let refusal = result.err().map_or(0, |r| put_refusal(r, revision));
             let root = fb::Replicated::create(builder, &fb::ReplicatedArgs { route, refusal });
             encoder.finish(label(Kind::Replicated), root, [].iter())
         }
@@ -132,7 +140,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             encoder.finish(label(Kind::Fetch), root, [].iter())
         }
         Message::Fetched(result) => {
-            let args = put_fetched(builder, route, result)?;
+            let args = put_fetched(builder, route, result, revision)?;
             let root = fb::Fetched::create(builder, &args);
             encoder.finish(label(Kind::Fetched), root, fetched_values(result).iter())
         }
@@ -179,6 +187,11 @@ fn put_purpose(purpose: Purpose) -> (u8, u64) {
         Purpose::Replay => (4, 0),
     }
 }
+/// A refusal that came with a later revision is said to others as that of somebody who does not serve the key.
+fn put_refusal(refusal: Refusal, revision: u16) -> u8 {
+    let known = revision >= 2 || refusal as u8 <= Refusal::ClockAhead as u8;
+    if known { refusal as u8 } else { Refusal::NotMine as u8 }
+}
 fn put_depth(depth: Depth) -> u8 {
     match depth {
         Depth::Head => 1,
@@ -189,6 +202,7 @@ fn put_fetched<'a>(
     builder: &mut Builder,
     route: Option<&'a fb::Route>,
     result: &Result<Fetched, Refusal>,
+    revision: u16,
 ) -> Result<fb::FetchedArgs<'a>, WireError> {
     let base = fb::FetchedArgs { route, ..Default::default() };
     Ok(match result {
@@ -197,7 +211,7 @@ fn put_fetched<'a>(
         Ok(Fetched::Full(siblings)) => {
             fb::FetchedArgs { result: 3, head: Some(fields::put_siblings(builder, siblings)?), ..base }
         }
-        Err(refusal) => fb::FetchedArgs { result: 4, refusal: *refusal as u8, ..base },
+        Err(refusal) => fb::FetchedArgs { result: 4, refusal: put_refusal(*refusal, revision), ..base },
     })
 }
 fn fetched_values(result: &Result<Fetched, Refusal>) -> &[Bytes] {
@@ -262,10 +276,11 @@ fn check_count(count: usize) -> Result<(), WireError> {
 
 // ---- decode ----------------------------------------------------------------------------------------------------
 
-/// The message of a frame, completely checked. Its deadline is `now` plus the time that the frame says is left, at
-/// most `REQUEST_TIMEOUT_MAX`. A HELLO is not a message: [`decode_peer_hello`].
-pub fn decode_peer(frame: &Frame, now: Instant, trust: Trust) -> Result<Envelope, WireError> {
-    let deadline = frame.header().deadline(now);
+/// The message of a frame, completely checked. `sent`: when that was, by the own clock, as [`super::Age`] knows. The
+/// deadline is `sent` plus the time that the frame says was left then, at most `REQUEST_TIMEOUT_MAX`. A HELLO is not a
+/// message: [`decode_peer_hello`].
+pub fn decode_peer(frame: &Frame, sent: Instant, trust: Trust) -> Result<Envelope, WireError> {
+    let deadline = frame.header().deadline(sent);
     let (route, message) = take_message(frame, deadline, trust)?;
     Ok(Envelope {
         from: fields::unpack_address(route.from()),

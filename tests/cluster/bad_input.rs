@@ -171,7 +171,7 @@ fn timed_out(e: &std::io::Error) -> bool {
 
 /// A HELLO as a client sends it.
 fn hello() -> Vec<u8> {
-    let message = ClientMessage::Hello(Hello { revision: 1, features: 0 });
+    let message = ClientMessage::Hello(Hello { revision: 1, features: 0, clock: None });
     encode_client(&mut FrameEncoder::new(), 1, &message, Instant::ZERO).expect("a HELLO").to_bytes().to_vec()
 }
 

@@ -111,9 +111,12 @@ pub fn response(rng: &mut Rng) -> Response {
         _ => Err(failure(rng)),
     }
 }
-fn refusal(rng: &mut Rng) -> Refusal {
+pub const REFUSALS: &[Refusal] = {
     use Refusal::*;
-    [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead][rng.usize(0..7)]
+    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead]
+};
+fn refusal(rng: &mut Rng) -> Refusal {
+    REFUSALS[rng.usize(0..REFUSALS.len())]
 }
 pub fn member(rng: &mut Rng) -> Member {
     use MemberState::*;
@@ -208,7 +211,11 @@ pub fn envelope(rng: &mut Rng, kind: u8) -> Envelope {
 }
 pub fn client_message(rng: &mut Rng) -> ClientMessage {
     match rng.u8(0..4) {
-        0 => ClientMessage::Hello(Hello { revision: rng.u16(..), features: rng.u64(..) }),
+        0 => ClientMessage::Hello(Hello {
+            revision: rng.u16(..),
+            features: rng.u64(..),
+            clock: rng.bool().then(|| rng.u32(..)),
+        }),
         1 => ClientMessage::Ring,
         _ => {
             let deadline = deadline(rng);

@@ -58,7 +58,7 @@ impl Connection {
         let waiting = Outbox::default();
         let mut connection =
             Connection { stream, session, clock, unsent, waiting, received, blocking: false, read_timeout };
-        let hello = connection.session.hello().map_err(protocol)?;
+        let hello = connection.session.hello(clock.now()).map_err(protocol)?;
         connection.queue(hello);
         match connection.recv(until)? {
             Some(Event::Open) => Ok(connection),

@@ -36,6 +36,9 @@ struct Slice {
     floor: u64,
     /// What is durably known as the floor of the next life.
     ceiling: u64,
+    /// The greatest that has been asked to be stored as such. Stores are in flight together and end in any order, so what
+    /// is asked for later is never less: the record cannot go back.
+    asked: u64,
     /// The greatest stamp stored.
     greatest: u64,
 }
@@ -62,7 +65,7 @@ impl Stamps {
     /// `floors`: what the slices' records say; [`UNKNOWN`] for one that cannot be read.
     pub fn new(node: NodeId, floors: Vec<(SliceId, u64)>) -> Stamps {
         let ceiling = |floor| if floor == UNKNOWN { 0 } else { floor };
-        let slice = |(id, floor)| (id, Slice { floor, ceiling: ceiling(floor), greatest: 0 });
+        let slice = |(id, floor)| (id, Slice { floor, ceiling: ceiling(floor), ..Slice::default() });
         Stamps {
             node,
             wall: 0,
@@ -107,10 +110,15 @@ impl Stamps {
         let kept = self.young.get(&token).or_else(|| self.old.get(&token));
         stamp.counter > floor && kept.is_none_or(|kept| order(*kept) < order(stamp))
     }
-    /// What must be stored with this stamp as the slice's ceiling, if it is above the present one.
-    pub fn raise(&self, slice: SliceId, stamp: Dot) -> Option<u64> {
-        let ceiling = self.slices.get(&slice).map_or(0, |s| s.ceiling);
-        (stamp.counter > ceiling).then(|| stamp.counter.saturating_add(STAMP_LEAD.as_nanos() as u64))
+    /// What must be stored with this stamp as the slice's ceiling, if it is above the one that is durable.
+    pub fn raise(&mut self, slice: SliceId, stamp: Dot) -> Option<u64> {
+        let place = self.slices.entry(slice).or_default();
+        if stamp.counter <= place.ceiling {
+            return None;
+        }
+        let lead = stamp.counter.saturating_add(STAMP_LEAD.as_nanos() as u64);
+        place.asked = place.asked.max(lead);
+        Some(place.asked)
     }
     /// A record with this stamp is stored, and with it the ceiling.
     pub fn stored(&mut self, slice: SliceId, token: Token, stamp: Dot, ceiling: Option<u64>) {
@@ -199,11 +207,34 @@ mod tests {
                 compared += 1;
             }
             if newer {
-                stamps.stored(SLICE, Token(token), stamp, stamps.raise(SLICE, stamp));
+                let ceiling = stamps.raise(SLICE, stamp);
+                stamps.stored(SLICE, Token(token), stamp, ceiling);
                 stored.insert(token, stamp);
             }
         }
         assert!(blind > 9 * compared, "{blind} {compared}");
+    }
+
+    /// Two stores in flight, the second with an earlier stamp: whichever ends first, and whichever a crash takes, the record
+    /// on disk is above all stamps that are.
+    #[test]
+    fn the_ceiling_on_disk_never_goes_back() {
+        let mut before = stamps(100 * SECOND);
+        let late = Dot::stamp(100 * SECOND, B);
+        let early = Dot::stamp(60 * SECOND, B);
+        let first = before.raise(SLICE, late).expect("nothing is durable yet");
+        let second = before.raise(SLICE, early).expect("nothing is durable yet");
+        // The log keeps their order, so that the second is what a later life reads.
+        assert!(second >= first, "the record goes back from {first} to {second}");
+        before.stored(SLICE, Token(2), early, Some(second));
+        before.stored(SLICE, Token(1), late, Some(first));
+        // Below what was said to be the ceiling: no record goes with it.
+        let third = Dot::stamp(first - 1, B);
+        assert_eq!(before.raise(SLICE, third), None);
+        before.stored(SLICE, Token(1), third, None);
+        let mut after = Stamps::new(A, vec![(SLICE, second)]);
+        after.time_is(first - 2);
+        assert!(!after.is_newest(SLICE, Token(1), Dot::stamp(first - 2, A)), "{third:?} is stored");
     }
 
     #[test]

@@ -1579,6 +1579,7 @@ impl<'a> ::flatbuffers::Follow<'a> for ClientHello<'a> {
 impl<'a> ClientHello<'a> {
   pub const VT_REVISION: ::flatbuffers::VOffsetT = 4;
   pub const VT_FEATURES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CLOCK: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1591,6 +1592,7 @@ impl<'a> ClientHello<'a> {
   ) -> ::flatbuffers::WIPOffset<ClientHello<'bldr>> {
     let mut builder = ClientHelloBuilder::new(_fbb);
     builder.add_features(args.features);
+    if let Some(x) = args.clock { builder.add_clock(x); }
     builder.add_revision(args.revision);
     builder.finish()
   }
@@ -1610,6 +1612,14 @@ impl<'a> ClientHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ClientHello::VT_FEATURES, Some(0)).unwrap()}
   }
+  /// The client's clock, as frames carry it. Absent before revision 2.
+  #[inline]
+  pub fn clock(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ClientHello::VT_CLOCK, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ClientHello<'_> {
@@ -1620,6 +1630,7 @@ impl ::flatbuffers::Verifiable for ClientHello<'_> {
     v.visit_table(pos)?
      .visit_field::<u16>("revision", Self::VT_REVISION, false)?
      .visit_field::<u64>("features", Self::VT_FEATURES, false)?
+     .visit_field::<u32>("clock", Self::VT_CLOCK, false)?
      .finish();
     Ok(())
   }
@@ -1627,6 +1638,7 @@ impl ::flatbuffers::Verifiable for ClientHello<'_> {
 pub struct ClientHelloArgs {
     pub revision: u16,
     pub features: u64,
+    pub clock: Option<u32>,
 }
 impl<'a> Default for ClientHelloArgs {
   #[inline]
@@ -1634,6 +1646,7 @@ impl<'a> Default for ClientHelloArgs {
     ClientHelloArgs {
       revision: 0,
       features: 0,
+      clock: None,
     }
   }
 }
@@ -1650,6 +1663,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClientHelloBuilder<'a, 'b, A>
   #[inline]
   pub fn add_features(&mut self, features: u64) {
     self.fbb_.push_slot::<u64>(ClientHello::VT_FEATURES, features, 0);
+  }
+  #[inline]
+  pub fn add_clock(&mut self, clock: u32) {
+    self.fbb_.push_slot_always::<u32>(ClientHello::VT_CLOCK, clock);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClientHelloBuilder<'a, 'b, A> {
@@ -1671,6 +1688,7 @@ impl ::core::fmt::Debug for ClientHello<'_> {
     let mut ds = f.debug_struct("ClientHello");
       ds.field("revision", &self.revision());
       ds.field("features", &self.features());
+      ds.field("clock", &self.clock());
       ds.finish()
   }
 }
@@ -3200,6 +3218,7 @@ impl<'a> PeerHello<'a> {
   pub const VT_CLIENT_PORT: ::flatbuffers::VOffsetT = 18;
   pub const VT_PEER_PORT: ::flatbuffers::VOffsetT = 20;
   pub const VT_PURPOSE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_CLOCK: ::flatbuffers::VOffsetT = 24;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3214,6 +3233,7 @@ impl<'a> PeerHello<'a> {
     builder.add_generation(args.generation);
     builder.add_node(args.node);
     builder.add_features(args.features);
+    if let Some(x) = args.clock { builder.add_clock(x); }
     if let Some(x) = args.ip { builder.add_ip(x); }
     builder.add_peer_port(args.peer_port);
     builder.add_client_port(args.client_port);
@@ -3296,6 +3316,14 @@ impl<'a> PeerHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(PeerHello::VT_PURPOSE, Some(0)).unwrap()}
   }
+  /// The sender's clock, as frames carry it. Absent before revision 2.
+  #[inline]
+  pub fn clock(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PeerHello::VT_CLOCK, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHello<'_> {
@@ -3314,6 +3342,7 @@ impl ::flatbuffers::Verifiable for PeerHello<'_> {
      .visit_field::<u16>("client_port", Self::VT_CLIENT_PORT, false)?
      .visit_field::<u16>("peer_port", Self::VT_PEER_PORT, false)?
      .visit_field::<u8>("purpose", Self::VT_PURPOSE, false)?
+     .visit_field::<u32>("clock", Self::VT_CLOCK, false)?
      .finish();
     Ok(())
   }
@@ -3329,6 +3358,7 @@ pub struct PeerHelloArgs<'a> {
     pub client_port: u16,
     pub peer_port: u16,
     pub purpose: u8,
+    pub clock: Option<u32>,
 }
 impl<'a> Default for PeerHelloArgs<'a> {
   #[inline]
@@ -3344,6 +3374,7 @@ impl<'a> Default for PeerHelloArgs<'a> {
       client_port: 0,
       peer_port: 0,
       purpose: 0,
+      clock: None,
     }
   }
 }
@@ -3394,6 +3425,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u8>(PeerHello::VT_PURPOSE, purpose, 0);
   }
   #[inline]
+  pub fn add_clock(&mut self, clock: u32) {
+    self.fbb_.push_slot_always::<u32>(PeerHello::VT_CLOCK, clock);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloBuilder {
@@ -3422,6 +3457,7 @@ impl ::core::fmt::Debug for PeerHello<'_> {
       ds.field("client_port", &self.client_port());
       ds.field("peer_port", &self.peer_port());
       ds.field("purpose", &self.purpose());
+      ds.field("clock", &self.clock());
       ds.finish()
   }
 }
