@@ -411,7 +411,7 @@ fn what_an_older_revision_does_not_know_is_said_in_its_own_words() {
         };
         assert_eq!(told, Failure { code: code.in_revision_1(), ..failure });
     }
-    for refusal in wire_samples::REFUSALS {
+    for &refusal in wire_samples::REFUSALS {
         let refused = |refusal| Message::Replicated(Err(refusal));
         assert_eq!(told(encoder.speaking(2), refused(refusal)), refused(refusal));
         let old = if refusal as u8 <= Refusal::ClockAhead as u8 { refusal } else { Refusal::NotMine };
