@@ -359,7 +359,8 @@ fn random_bytes_are_refused() {
 // ---- revisions -------------------------------------------------------------------------------------------------
 
 /// A frame of revision 1, as Dynarc made it that knew no other.
-const FIRST_REVISION: &[u8] = &[];
+const FIRST_REVISION: &[u8] = b"H\0\0\0(\0\0\0U\0\0\0\0\0\0\0$\0\0\0\xa1\xd1\0\0\x80\x84\x1e\0o\xe6\x91;\x10\0\0\0\0\0\0\0\x08\0\x18\0\x08\0\x07\0\
+    \x08\0\0\0\0\0\0\x02\x03\0\"\x11\0\0\0\0\x01\0D3\0\0\0\0";
 
 #[test]
 fn frames_of_the_first_revision_are_read_and_made_as_they_were() {
