@@ -143,7 +143,7 @@ pub async fn start<W: World, D: Disk>(
     let (leases, hints, behind, (tables, tables_in_doubt), stamps) = {
         let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
         let prepare = async {
-            let (leases, lost) = lease_dots(&engine, &identity, &slices).await?;
+            let (leases, lost) = lease_dots(&engine, &identity, &slices, settings.bounds.dot_lease).await?;
             let hints = count_hints(&engine, &slices).await?;
             let behind = find_marks(&engine, &slices).await?;
             let tables = load_tables(&engine, &slices, &lost).await?;
@@ -199,8 +199,10 @@ async fn lease_dots<D: Disk>(
     engine: &Engine<D>,
     identity: &Identity,
     slices: &[SliceId],
+    block: u64,
 ) -> Result<(Leases, Vec<SliceId>), EngineError> {
-    let mut leases = Leases::new(identity.node, identity.generation).with_draw(identity.draw);
+    let leases = Leases::new(identity.node, identity.generation).with_draw(identity.draw);
+    let mut leases = leases.with_block(block);
     let (mut writes, mut emptied) = (Vec::new(), Vec::new());
     for &slice in slices {
         let last = match engine.get(slice, &keys::lease_key(), Want::Head).await {
@@ -390,7 +392,12 @@ impl<W: World, D: Disk> Driver<W, D> {
                     Ok(()) | Err(EngineError::Full) => {}
                     Err(error) => return Err(error),
                 }
-                return self.engine.close().await;
+                self.engine.close().await?;
+                // What has come meanwhile is not left without an answer.
+                while let Some(arrival) = self.inbox.pop() {
+                    self.arrive(arrival, &mut events);
+                }
+                return Ok(());
             }
             self.collect(&mut events).await;
             let short = self.engine.refuses_values();
@@ -431,7 +438,9 @@ impl<W: World, D: Disk> Driver<W, D> {
                     None => break,
                 }
             }
-            if !events.is_empty() || (self.stopping && self.calls.is_empty() && self.inbox.is_empty()) {
+            let nothing_waits = || self.calls.is_empty() && self.inbox.is_empty() && self.shard.borrow().is_idle();
+            // What a stopping core still has in hand wakes it like any other.
+            if !events.is_empty() || (self.stopping && nothing_waits()) {
                 return Poll::Ready(());
             }
             self.inbox.poll_arrived(cx.waker())

@@ -22,7 +22,7 @@ pub use forward::Route;
 pub use plan::{Home, Plan};
 
 use crate::{
-    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_ANSWERED_MAX, REQUESTS_IN_FLIGHT_MAX},
+    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, ShardBounds},
     protocol::{
         message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
@@ -109,6 +109,7 @@ struct Op {
 /// See the module.
 pub struct Coordinator {
     me: Address,
+    bounds: ShardBounds,
     ops: FixedMap<u64, Op>,
     alarms: BTreeSet<(Instant, u64)>,
     next: u64,
@@ -145,6 +146,7 @@ impl Coordinator {
     pub fn new(me: Address, first: u64) -> Coordinator {
         Coordinator {
             me,
+            bounds: ShardBounds::default(),
             ops: FixedMap::default(),
             alarms: BTreeSet::new(),
             next: first,
@@ -154,6 +156,9 @@ impl Coordinator {
             forward_hedge: hedge::Hedge::default(),
             counters: Counters::default(),
         }
+    }
+    pub fn with_bounds(self, bounds: ShardBounds) -> Coordinator {
+        Coordinator { bounds, ..self }
     }
     /// Requests in hand, those already answered included.
     pub fn len(&self) -> usize {
@@ -231,8 +236,8 @@ impl Coordinator {
     fn overload(&mut self, request: &Request) -> Option<Failure> {
         // What has been answered waits for a slower replica and costs little more than its memory: a silent one may
         // not use up the places of those who still wait for an answer.
-        let full = self.open >= REQUESTS_IN_FLIGHT_MAX
-            || self.ops.len() - self.open >= REQUESTS_ANSWERED_MAX
+        let full = self.open >= self.bounds.requests_in_flight_max
+            || self.ops.len() - self.open >= self.bounds.requests_answered_max
             || self.bytes + request.operation.bytes().max(1) > REQUEST_BYTES_IN_FLIGHT_MAX;
         full.then(|| {
             self.counters.overloads += 1;

@@ -61,17 +61,23 @@ pub struct Leases {
     start: u64,
     /// Bits of this start that no other one has.
     draw: u64,
+    /// Dots leased at once.
+    block: u64,
     slices: FixedMap<SliceId, Lease>,
 }
 
 impl Leases {
     /// Leases of a node in its `start`-th life.
     pub fn new(node: NodeId, start: u64) -> Leases {
-        Leases { node, start, draw: 0, slices: FixedMap::default() }
+        Leases { node, start, draw: 0, block: DOT_LEASE, slices: FixedMap::default() }
     }
     /// `draw`: bits of this start that no other one has.
     pub fn with_draw(self, draw: u64) -> Leases {
         Leases { draw, ..self }
+    }
+    /// Leases so many dots at once.
+    pub fn with_block(self, block: u64) -> Leases {
+        Leases { block: block.max(2), ..self }
     }
     /// Takes a slice up where its last record left it. Returns the record to make durable before the first dot is
     /// minted; `None` when the incarnations are used up.
@@ -86,7 +92,7 @@ impl Leases {
             Some(LeaseRecord { incarnation, clean: true, ceiling, .. }) => (incarnation, ceiling.max(1)),
             Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.checked_add(1)?, 1),
         };
-        let ceiling = next.checked_add(DOT_LEASE)?;
+        let ceiling = next.checked_add(self.block)?;
         self.slices
             .insert(slice, Lease { incarnation, next, ceiling, far: false, doubted: false, named: 0, renewing: None });
         Some(LeaseRecord { incarnation, clean: false, ceiling, start: self.start })
@@ -156,8 +162,9 @@ impl Leases {
     /// The record to store when half of the block is used, or when the incarnation is in doubt.
     pub fn renewal(&mut self, slice: SliceId) -> Option<LeaseRecord> {
         let drawn = (self.draw % u64::from(FORGOTTEN_INCARNATIONS_DRAWN)) as u16;
+        let block = self.block;
         let lease = self.slices.get_mut(&slice)?;
-        let used = lease.ceiling.saturating_sub(lease.next) <= DOT_LEASE / 2;
+        let used = lease.ceiling.saturating_sub(lease.next) <= block / 2;
         if lease.renewing.is_some() || !(used || lease.doubted) {
             return None;
         }
@@ -168,7 +175,7 @@ impl Leases {
         } else {
             (lease.incarnation, lease.ceiling)
         };
-        let (ceiling, start) = (base.checked_add(DOT_LEASE)?, self.start);
+        let (ceiling, start) = (base.checked_add(block)?, self.start);
         lease.renewing = Some(LeaseRecord { incarnation, clean: false, ceiling, start });
         lease.renewing
     }

@@ -22,7 +22,7 @@ pub use lease::{LeaseRecord, Leases};
 pub use owed::Owed;
 
 use crate::{
-    limits::LATCH_WAITERS_MAX,
+    limits::ShardBounds,
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
@@ -195,6 +195,7 @@ struct Task<O> {
 pub struct Replica<O> {
     leases: Leases,
     pub stamps: Stamps,
+    bounds: ShardBounds,
     /// Tasks of each key in order; the first holds the latch.
     latches: FixedMap<Key, VecDeque<u64>>,
     tasks: FixedMap<u64, Task<O>>,
@@ -230,6 +231,7 @@ impl<O: Clone> Replica<O> {
         Replica {
             leases,
             stamps,
+            bounds: ShardBounds::default(),
             latches: FixedMap::default(),
             tasks: FixedMap::default(),
             next_task: 0,
@@ -245,6 +247,10 @@ impl<O: Clone> Replica<O> {
             rebuilt: 0,
             rebuilds_refused: 0,
         }
+    }
+    pub fn with_bounds(mut self, bounds: ShardBounds) -> Replica<O> {
+        self.stamps.keep(bounds.stamps_kept);
+        Replica { bounds, ..self }
     }
     /// Tasks in hand.
     pub fn len(&self) -> usize {
@@ -275,7 +281,7 @@ impl<O: Clone> Replica<O> {
     ) {
         let queue = self.latches.entry(key.clone()).or_default();
         let from_client = matches!(work, Work::Put { .. } | Work::Delete { .. });
-        if from_client && queue.len() >= LATCH_WAITERS_MAX {
+        if from_client && queue.len() >= self.bounds.latch_waiters_max {
             out.push(Step::Done { origin, result: Err(Rejection::Refused(Refusal::Overloaded)) });
             return;
         }

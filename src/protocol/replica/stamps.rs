@@ -57,6 +57,8 @@ pub struct Stamps {
     old: FixedMap<Token, Dot>,
     /// No stamp of this life that is not kept is above.
     floor: u64,
+    /// Stamps of a generation that are kept.
+    kept_max: usize,
     /// Stamps refused because they were too far ahead.
     pub refused: u64,
 }
@@ -74,8 +76,13 @@ impl Stamps {
             young: FixedMap::default(),
             old: FixedMap::default(),
             floor: 0,
+            kept_max: STAMPS_KEPT,
             refused: 0,
         }
+    }
+    /// Keeps so many stamps of a generation.
+    pub fn keep(&mut self, kept_max: usize) {
+        self.kept_max = kept_max.max(1);
     }
     /// The wall clock shows this, in nanoseconds since 1970; it may jump.
     pub fn time_is(&mut self, wall: u64) {
@@ -125,7 +132,7 @@ impl Stamps {
         let place = self.slices.entry(slice).or_default();
         place.ceiling = place.ceiling.max(ceiling.unwrap_or(0));
         place.greatest = place.greatest.max(stamp.counter);
-        if self.young.len() >= STAMPS_KEPT {
+        if self.young.len() >= self.kept_max {
             let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.floor = forgotten.values().map(|stamp| stamp.counter).max().unwrap_or(0).max(self.floor);
         }

@@ -2,9 +2,7 @@
 
 use super::{Change, Rejection, Replica, Stored, Work, keys::data_key};
 use crate::{
-    limits::{
-        MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX, SIBLINGS_MAX,
-    },
+    limits::{MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX},
     protocol::{
         message::Refusal,
         versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values},
@@ -54,7 +52,7 @@ impl<O: Clone> Replica<O> {
                 if head.has_survivors(&seen) && !values_read {
                     return Ok(Next::ReadValues);
                 }
-                check_limits(&head, &seen, value.bytes.len())?;
+                check_limits(&head, &seen, value.bytes.len(), self.bounds.siblings_max)?;
                 if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
                     return Err(Rejection::ForeignContext);
                 }
@@ -170,10 +168,10 @@ pub(super) fn entry_of(value: &Value, dot: Dot, write_id: WriteId) -> Entry {
     Entry { dot, write_id, media: value.media.clone(), bytes: value.bytes.len() as u32, checksum: value.checksum }
 }
 
-fn check_limits(head: &Head, seen: &Context, new_bytes: usize) -> Result<(), Rejection> {
+fn check_limits(head: &Head, seen: &Context, new_bytes: usize, siblings_max: usize) -> Result<(), Rejection> {
     let survivors = head.entries.iter().filter(|e| !seen.covers(e.dot));
     let (count, bytes) = survivors.fold((1, new_bytes), |(n, b), e| (n + 1, b + e.bytes as usize));
-    if count > SIBLINGS_MAX || (count > 1 && bytes > SIBLINGS_BYTES_MAX) {
+    if count > siblings_max || (count > 1 && bytes > SIBLINGS_BYTES_MAX) {
         return Err(Rejection::SiblingLimit);
     }
     Ok(())

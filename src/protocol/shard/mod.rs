@@ -53,6 +53,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Hinted bytes that a shard keeps for absent replicas.
     pub hint_bytes_max: u64,
+    pub bounds: limits::ShardBounds,
 }
 impl Default for Settings {
     fn default() -> Settings {
@@ -68,6 +69,7 @@ impl Default for Settings {
             down_after: limits::DOWN_AFTER,
             request_timeout: limits::REQUEST_TIMEOUT,
             hint_bytes_max: limits::HINT_BYTES_MAX,
+            bounds: limits::ShardBounds::default(),
         }
     }
 }
@@ -269,8 +271,8 @@ impl Shard {
             members,
             avoided: Vec::new(),
             health: Health::default(),
-            coordinator: Coordinator::new(me, first),
-            replica: Replica::new(leases, Stamps::new(me.node, stamps), generation),
+            coordinator: Coordinator::new(me, first).with_bounds(settings.bounds),
+            replica: Replica::new(leases, Stamps::new(me.node, stamps), generation).with_bounds(settings.bounds),
             tables: TableState::new(
                 Tables::new(settings.table(), known_tables, !tables_in_doubt.is_empty()),
                 Drops::new(slices.clone(), &tables),
