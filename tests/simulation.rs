@@ -126,7 +126,7 @@ fn seeds_until_noticed(planted: Planted) -> Option<(u64, Report)> {
 
 #[test]
 fn planted_defects_are_noticed() {
-    for planted in Planted::ALL {
+    for &planted in Planted::ALL {
         let Some((seeds, report)) = seeds_until_noticed(planted) else {
             panic!("{} was not noticed in 200 seeds", planted.name());
         };

@@ -10,7 +10,9 @@ use super::{
     counts::FaultCounts,
     coverage::{Blow, Coverage, Doings},
     disk::{Access, DiskImage, FaultRates, Lie, VirtualDisk},
+    excuses::Excuses,
     executor::{Executor, Life},
+    kept::Kept,
     network::Network,
     plan::{Plan, SHARDS_MAX},
     planted::{Planted, spoil_settings},
@@ -31,7 +33,7 @@ use crate::{
     types::{Conflict, Instant, NodeId, Ports, ShardId, TableChange, TableChangeKind, TableName, TableWish},
 };
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
@@ -48,6 +50,8 @@ pub type ShardHandle = Handle<ShardWorld, VirtualDisk>;
 pub enum End {
     /// The process dies; connections are reset at once.
     Kill,
+    /// The process was asked to stop, and has closed all in good order.
+    Stop,
     /// The machine goes dark: unsynced writes are at risk, and nobody is told.
     PowerLoss,
 }
@@ -73,12 +77,14 @@ struct Node {
     life: u64,
     running: bool,
     paused: bool,
+    /// It was asked to stop and has not ended yet.
+    stopping: bool,
     /// When it was last started, paused or resumed: answers due around such a time may be late.
     disturbed: Instant,
-    /// Whether the disk was made to fail in this life.
-    disk_spoiled: bool,
-    /// The rate of its failures.
-    disk_error_rate: f64,
+    /// Whether the medium has lost anything before this life or in it.
+    medium_spoiled: bool,
+    /// Errors of the disk before this life.
+    errors_before: u64,
     /// Whether the last life ended by itself, and nobody but the keeper starts the node again.
     failed: bool,
     id: Option<NodeId>,
@@ -103,7 +109,9 @@ pub struct Cluster {
     pub trace: Trace,
     pub counts: RefCell<FaultCounts>,
     pub coverage: RefCell<Coverage>,
+    pub excuses: RefCell<Excuses>,
     pub(super) network: RefCell<Network>,
+    kept: Vec<RefCell<Kept>>,
     nodes: Vec<RefCell<Node>>,
     ids: RefCell<FixedMap<NodeId, usize>>,
     pub(super) calls: RefCell<FixedMap<u64, Call>>,
@@ -116,6 +124,8 @@ pub struct Cluster {
 pub fn ip_of(index: usize) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, index as u8 + 1).into()
 }
+/// Time that a node has to stop in good order.
+const STOP_MAX: Duration = Duration::from_secs(40);
 /// The wall clocks' time at the beginning of all runs.
 const WALL_BEGIN: u64 = 1_700_000_000_000_000_000;
 /// How far a wall clock may be from true time, to either side: two of them stay within the skew that is taken.
@@ -125,12 +135,14 @@ impl Cluster {
     pub fn new(plan: Plan) -> Rc<Cluster> {
         let executor = Executor::new();
         let mut prng = Prng::stream(plan.seed, "nodes");
-        let nodes = (0..plan.nodes).map(|_| RefCell::new(make_node(&plan, &executor, prng.fork()))).collect();
+        let nodes = (0..plan.nodes).map(|n| RefCell::new(make_node(&plan, n, &executor, prng.fork()))).collect();
         Rc::new(Cluster {
             trace: Trace::new(plan.seed),
             counts: RefCell::default(),
             coverage: RefCell::default(),
+            excuses: RefCell::default(),
             network: RefCell::new(Network::new(&plan)),
+            kept: (0..plan.nodes).map(|_| RefCell::default()).collect(),
             nodes,
             ids: RefCell::default(),
             calls: RefCell::default(),
@@ -148,6 +160,10 @@ impl Cluster {
     }
     pub fn count(&self, change: impl FnOnce(&mut FaultCounts)) {
         change(&mut self.counts.borrow_mut());
+    }
+    /// Something is let pass.
+    pub(super) fn excuse(&self, change: impl FnOnce(&mut Excuses)) {
+        change(&mut self.excuses.borrow_mut());
     }
     pub fn note(&self, what: u64, detail: u64, words: impl FnOnce() -> String) {
         self.trace.note(self.executor.now(), what, detail, words);
@@ -204,6 +220,19 @@ impl Cluster {
         let open = node.shards.values().filter(|s| s.handle.is_some()).count();
         node.running && open == usize::from(node.shard_count)
     }
+    /// Whether others can connect to this core.
+    pub(super) fn serves(&self, node: usize, shard: u16) -> bool {
+        let node = self.nodes[node].borrow();
+        let open = |slot: &ShardSlot| slot.handle.is_some();
+        let whole = node.stopping || node.shards.values().filter(|s| open(s)).count() == usize::from(node.shard_count);
+        node.running && whole && node.shards.get(&shard).is_some_and(open)
+    }
+    pub fn stopping(&self, node: usize) -> bool {
+        self.nodes[node].borrow().stopping
+    }
+    pub(super) fn kept(&self, node: usize) -> RefMut<'_, Kept> {
+        self.kept[node].borrow_mut()
+    }
     pub fn shard_count(&self, node: usize) -> u16 {
         self.nodes[node].borrow().shard_count
     }
@@ -247,7 +276,8 @@ impl Cluster {
             node.life += 1;
             node.disturbed = self.executor.now();
             node.failed = false;
-            node.disk_spoiled = node.disk_error_rate > 0.0 || node.disk.is_limited() || node.disk.rotten() > 0;
+            node.medium_spoiled = node.disk.is_rotten();
+            node.errors_before = node.disk.counts().errors;
             if node.life > 1 {
                 self.change_before_start(index, &mut node);
             }
@@ -345,6 +375,12 @@ impl Cluster {
             engine: self.engine_options(),
             seed: self.nodes[index].borrow_mut().prng.bits(),
         };
+        if self.planted(Planted::ShortLease) && life > 1 {
+            let process = self.life_of(index, life);
+            let opening = (&setup.identity, self.engine_options());
+            let shortened = self.shorten_leases(process, Rc::new(disk.clone()), ShardId(shard), opening);
+            shortened.await.map_err(|e| e.to_string())?;
+        }
         let core = core::start(world, Rc::new(disk), inbox, setup).await.map_err(|e| e.to_string())?;
         let process = self.life_of(index, life);
         for (_, future) in core.background {
@@ -359,6 +395,10 @@ impl Cluster {
             self.came_up(index);
         }
         match core.driver.await {
+            Ok(()) if self.stopping(index) => {
+                self.closed(index, life, shard);
+                Ok(())
+            }
             Ok(()) => Err("a driver came to its end".to_string()),
             Err(e) => Err(e.to_string()),
         }
@@ -398,6 +438,7 @@ impl Cluster {
             suspect_after: self.plan.suspect_after,
             down_after: self.plan.suspect_after * 5,
             hint_bytes_max: self.plan.hint_bytes_max,
+            bounds: self.plan.bounds,
             ..Settings::default()
         };
         spoil_settings(self.plan.planted, &mut settings);
@@ -431,14 +472,21 @@ impl Cluster {
         if !self.lives(index, life) {
             return;
         }
-        let spoiled = self.nodes[index].borrow().disk_spoiled;
-        if !spoiled {
+        if self.may_fail(index) {
+            self.excuse(|e| e.failed_disks += 1);
+        } else {
             self.violate(Invariant::Alive, format!("node {index} ended though its disk was sound: {reason}"));
         }
         self.note(3, index as u64, || format!("node {index} fails: {reason}"));
         self.count(|c| c.storage_failures += 1);
         self.end(index, End::Kill);
         self.nodes[index].borrow_mut().failed = true;
+    }
+    /// Whether anything explains that a node ends by itself: its disk has failed a call in this life, or the medium has
+    /// lost what it held. A full disk explains nothing.
+    fn may_fail(&self, index: usize) -> bool {
+        let node = self.nodes[index].borrow();
+        node.medium_spoiled || node.disk.is_rotten() || node.disk.counts().errors > node.errors_before
     }
     pub fn failed_by_itself(&self, node: usize) -> bool {
         self.nodes[node].borrow().failed
@@ -448,7 +496,11 @@ impl Cluster {
         if !self.running(index) {
             return;
         }
-        self.cover(if end == End::Kill { Blow::Kill } else { Blow::PowerLoss }, index);
+        match end {
+            End::Kill => self.cover(Blow::Kill, index),
+            End::PowerLoss => self.cover(Blow::PowerLoss, index),
+            End::Stop => {}
+        }
         let life = {
             let mut node = self.nodes[index].borrow_mut();
             if !node.running {
@@ -456,6 +508,7 @@ impl Cluster {
             }
             node.running = false;
             node.paused = false;
+            node.stopping = false;
             node.life
         };
         self.note(4, index as u64 | (end as u64) << 32, || format!("node {index} ends: {end:?}"));
@@ -467,7 +520,7 @@ impl Cluster {
             let mut node = self.nodes[index].borrow_mut();
             let mut prng = node.prng.fork();
             match end {
-                End::Kill => node.disk.kill(),
+                End::Kill | End::Stop => node.disk.kill(),
                 End::PowerLoss => node.disk.crash(&mut prng),
             }
         };
@@ -478,11 +531,13 @@ impl Cluster {
             c.lost_names += after.lost_names - before.lost_names;
             match end {
                 End::Kill => c.kills += 1,
+                End::Stop => {}
                 End::PowerLoss => c.power_losses += 1,
             }
         });
         self.nodes[index].borrow_mut().disk = disk;
-        self.break_calls(index, life);
+        self.forget_kept(index);
+        self.break_calls(index, life, None);
         self.went_down(index, end);
         // Last: the caller may be one of these futures.
         self.executor.kill(process);
@@ -501,6 +556,62 @@ impl Cluster {
             });
         });
     }
+    /// Asks a node to stop in good order, as SIGTERM does.
+    pub fn stop(self: &Rc<Self>, index: usize) {
+        let life = {
+            let mut node = self.nodes[index].borrow_mut();
+            if !node.running || node.stopping {
+                return;
+            }
+            node.stopping = true;
+            node.life
+        };
+        self.cover(Blow::Stop, index);
+        self.count(|c| c.stops += 1);
+        self.note(8, index as u64, || format!("node {index} is asked to stop"));
+        for shard in 0..self.shard_count(index) {
+            if let Some(inbox) = self.inbox(index, shard) {
+                inbox.push(Arrival::Stop);
+            }
+        }
+        self.expect_end(index, life, self.executor.now());
+    }
+    /// A node that was asked to stop does so in time, unless it stands still meanwhile.
+    fn expect_end(self: &Rc<Self>, index: usize, life: u64, asked: Instant) {
+        let cluster = self.clone();
+        self.executor.schedule(asked + STOP_MAX, move || {
+            if !cluster.lives(index, life) {
+                return;
+            }
+            if cluster.paused(index) || cluster.disturbed(index) > asked {
+                return cluster.expect_end(index, life, cluster.executor.now());
+            }
+            let hands = cluster.handle(index, 0).map(|handle| handle.stats().shard);
+            let text = format!("node {index} was asked to stop {STOP_MAX:?} ago and has not ended: {hands:?}");
+            cluster.violate(Invariant::I11, text);
+        });
+    }
+    /// A core has ended in good order.
+    fn closed(self: &Rc<Self>, index: usize, life: u64, shard: u16) {
+        if !self.lives(index, life) {
+            return;
+        }
+        self.break_calls(index, life, Some(shard));
+        let slot = self.nodes[index].borrow_mut().shards.remove(&shard);
+        let last = self.nodes[index].borrow().shards.is_empty();
+        if last {
+            self.end(index, End::Stop);
+        }
+        drop(slot);
+    }
+    /// The machine of a node that does not run loses power.
+    pub fn darken(&self, index: usize) {
+        let mut node = self.nodes[index].borrow_mut();
+        if !node.running {
+            let mut prng = node.prng.fork();
+            node.disk = node.disk.crash(&mut prng);
+        }
+    }
     pub fn pause(&self, index: usize) {
         self.cover(Blow::Pause, index);
         let mut node = self.nodes[index].borrow_mut();
@@ -512,14 +623,18 @@ impl Cluster {
             self.note(5, index as u64, || format!("node {index} is paused"));
         }
     }
-    pub fn resume(&self, index: usize) {
-        let mut node = self.nodes[index].borrow_mut();
-        if node.running && node.paused {
+    pub fn resume(self: &Rc<Self>, index: usize) {
+        {
+            let mut node = self.nodes[index].borrow_mut();
+            if !node.running || !node.paused {
+                return;
+            }
             node.paused = false;
             node.disturbed = self.executor.now();
             self.executor.resume(self.life_of(index, node.life));
-            self.note(6, index as u64, || format!("node {index} goes on"));
         }
+        self.note(6, index as u64, || format!("node {index} goes on"));
+        self.read_kept(index);
     }
     /// The disk fails from now on at this rate; 0 mends it.
     pub fn spoil_disk(&self, index: usize, rate: f64) {
@@ -527,8 +642,6 @@ impl Cluster {
             self.cover(Blow::DiskError, index);
         }
         let mut node = self.nodes[index].borrow_mut();
-        node.disk_spoiled |= rate > 0.0;
-        node.disk_error_rate = rate;
         let read_error = if node.prng.coin() { rate / 4.0 } else { 0.0 };
         let rates = FaultRates { read_error, write_error: rate, sync_error: rate, ..FaultRates::default() };
         let prng = node.prng.fork();
@@ -539,8 +652,7 @@ impl Cluster {
         if room.is_some() {
             self.cover(Blow::FullDisk, index);
         }
-        let mut node = self.nodes[index].borrow_mut();
-        node.disk_spoiled |= room.is_some();
+        let node = self.nodes[index].borrow();
         let capacity = room.map(|room| node.disk.used() + room);
         node.disk.set_capacity(capacity);
     }
@@ -549,7 +661,7 @@ impl Cluster {
         let mut node = self.nodes[index].borrow_mut();
         let mut prng = node.prng.fork();
         let struck = if prng.chance(0.7) { node.disk.rot(&mut prng) } else { node.disk.misdirect(&mut prng) };
-        node.disk_spoiled |= struck;
+        node.medium_spoiled |= struck;
         drop(node);
         if struck {
             self.cover(Blow::Rot, index);
@@ -579,7 +691,7 @@ impl Cluster {
     }
 }
 
-fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
+fn make_node(plan: &Plan, index: usize, executor: &Executor, mut prng: Prng) -> Node {
     let disk = VirtualDisk::new();
     let slowness = Rc::new(Cell::new(1));
     let mut skews = prng.fork();
@@ -610,13 +722,14 @@ fn make_node(plan: &Plan, executor: &Executor, mut prng: Prng) -> Node {
         life: 0,
         running: false,
         paused: false,
+        stopping: false,
         disturbed: Instant::ZERO,
-        disk_spoiled: false,
-        disk_error_rate: 0.0,
+        medium_spoiled: false,
+        errors_before: 0,
         failed: false,
         id: None,
         shards: BTreeMap::new(),
-        shard_count: plan.shards,
+        shard_count: plan.shards[index],
         backup: None,
         restored: false,
         doings: Doings::default(),

@@ -3,7 +3,8 @@
 use super::{
     counts::FaultCounts,
     coverage::Coverage,
-    plan::Plan,
+    excuses::Excuses,
+    plan::{Plan, Waits},
     planted::Planted,
     run::{Report, run},
     trace::Sink,
@@ -27,6 +28,8 @@ pub struct CommandOptions {
     pub trace: bool,
     /// Plants a defect outside of production code, to show that it is noticed.
     pub planted: Option<Planted>,
+    /// Draws that wait for a fault to be mended, and are made all the same.
+    pub unmended: Vec<String>,
     /// Real time since some start, for the figures; the simulator itself reads no clock.
     pub elapsed: Box<dyn Fn() -> Duration>,
 }
@@ -46,8 +49,12 @@ impl CommandOptions {
     pub fn planner(&self) -> impl Fn(u64) -> Plan + Send + Sync + use<> {
         let duration = Duration::from_secs_f64(self.minutes.clamp(0.01, 100_000.0) * 60.0);
         let planted = self.planted;
+        let mut waits = Waits::default();
+        for name in &self.unmended {
+            waits.end(name);
+        }
         move |seed| {
-            let plan = Plan::draw(seed, duration);
+            let plan = Plan::draw_without(seed, duration, waits);
             match planted {
                 Some(planted) => plan.plant(planted),
                 None => plan,
@@ -62,6 +69,9 @@ impl CommandOptions {
         }
         if let Some(planted) = self.planted {
             words += &format!(" --plant {}", planted.name());
+        }
+        if !self.unmended.is_empty() {
+            words += &format!(" --unmended {}", self.unmended.join(","));
         }
         words
     }
@@ -97,7 +107,7 @@ fn one(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
     }
     writeln!(
         out,
-        "seed {}: {} nodes of {} shards, n={} r={} w={}, {} clients, {} keys",
+        "seed {}: {} nodes of {:?} shards, n={} r={} w={}, {} clients, {} keys",
         report.seed, plan.nodes, plan.shards, plan.n, plan.r, plan.w, plan.workload.clients, plan.workload.keys
     )?;
     writeln!(
@@ -112,6 +122,7 @@ fn one(options: &CommandOptions, out: &mut dyn Write) -> io::Result<bool> {
     )?;
     writeln!(out, "{} events in {:.1} s of virtual time", report.events, report.virtual_time.as_secs_f64())?;
     print_faults(out, &report.faults)?;
+    print_excuses(out, &report.excuses)?;
     writeln!(out, "trace hash {:016x}", report.hash)?;
     print_speed(out, report.clients.operations, took)?;
     print_violations(options, out, &report)?;
@@ -167,12 +178,8 @@ pub fn many(
     )?;
     print_faults(out, &summary.faults)?;
     summary.coverage.print(out)?;
-    writeln!(
-        out,
-        "{} values seen again under a second dot (their write was sent twice and its trace forgotten); {} keys that only \
-         reads made equal",
-        summary.revived_retries, summary.unequal_before_reads
-    )?;
+    print_excuses(out, &summary.excuses)?;
+    writeln!(out, "{} keys that only reads made equal", summary.unequal_before_reads)?;
     print_speed(out, summary.operations, took)?;
     writeln!(out, "{} seeds with violations {:?}", summary.broken.len(), summary.broken)?;
     Ok(summary.broken.is_empty())
@@ -185,7 +192,7 @@ pub struct Summary {
     pub operations: u64,
     pub acknowledged: u64,
     pub values_read: u64,
-    pub revived_retries: u64,
+    pub excuses: Excuses,
     pub unequal_before_reads: u64,
     pub faults: FaultCounts,
     pub coverage: Coverage,
@@ -200,7 +207,7 @@ impl Summary {
         self.operations += report.clients.operations;
         self.acknowledged += report.outcomes[0] as u64;
         self.values_read += report.values_read;
-        self.revived_retries += report.revived_retries;
+        self.excuses.add(&report.excuses);
         self.unequal_before_reads += report.unequal_before_reads as u64;
         self.faults.add(&report.faults);
         self.coverage.add(&report.coverage);
@@ -216,9 +223,9 @@ impl Summary {
             "operations": self.operations,
             "acknowledged_writes": self.acknowledged,
             "values_read": self.values_read,
-            "revived_retries": self.revived_retries,
+            "excuses": named_json(&self.excuses.named()),
             "unequal_before_reads": self.unequal_before_reads,
-            "faults": faults_json(&self.faults),
+            "faults": named_json(&self.faults.named()),
             "virtual_seconds": self.virtual_time.as_secs_f64(),
             "heal_seconds_max": self.heal_time_max.as_secs_f64(),
             "seconds": took.as_secs_f64(),
@@ -231,8 +238,8 @@ impl Summary {
 fn per_second(operations: u64, took: Duration) -> f64 {
     if took.is_zero() { 0.0 } else { operations as f64 / took.as_secs_f64() }
 }
-fn faults_json(faults: &FaultCounts) -> Json {
-    Json::Object(faults.named().iter().map(|(name, count)| (name.to_string(), json!(count))).collect::<Map<_, _>>())
+fn named_json(named: &[(&str, u64)]) -> Json {
+    Json::Object(named.iter().map(|(name, count)| (name.to_string(), json!(count))).collect::<Map<_, _>>())
 }
 fn json_of(report: &Report, took: Duration) -> Json {
     json!({
@@ -244,9 +251,9 @@ fn json_of(report: &Report, took: Duration) -> Json {
         "not_applied_writes": report.outcomes[1],
         "unknown_writes": report.outcomes[2],
         "values_read": report.values_read,
-        "revived_retries": report.revived_retries,
+        "excuses": named_json(&report.excuses.named()),
         "unequal_before_reads": report.unequal_before_reads,
-        "faults": faults_json(&report.faults),
+        "faults": named_json(&report.faults.named()),
         "virtual_seconds": report.virtual_time.as_secs_f64(),
         "heal_seconds": report.heal_time.as_secs_f64(),
         "seconds": took.as_secs_f64(),
@@ -264,6 +271,11 @@ fn print_faults(out: &mut dyn Write, faults: &FaultCounts) -> io::Result<()> {
         faults.total(),
         if struck.is_empty() { "none".to_string() } else { struck.join(", ") }
     )
+}
+fn print_excuses(out: &mut dyn Write, excuses: &Excuses) -> io::Result<()> {
+    let made: Vec<String> =
+        excuses.named().iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    writeln!(out, "excused: {}", if made.is_empty() { "nothing".to_string() } else { made.join(", ") })
 }
 fn print_speed(out: &mut dyn Write, operations: u64, took: Duration) -> io::Result<()> {
     writeln!(out, "{:.1} s, {:.0} operations/s", took.as_secs_f64(), per_second(operations, took))

@@ -33,9 +33,13 @@ fault_counts! {
     restarts false,
     /// Restarts with another number of shards.
     reshards true,
+    /// In good order.
+    stops true,
     pauses true,
     /// Directions of single links.
     links_cut true,
+    /// Single links, from core to core, cut alone.
+    lone_cuts true,
     cuts_two_way false,
     cuts_one_way false,
     clogs true,
@@ -59,6 +63,11 @@ fault_counts! {
     messages_doubled false,
     messages_held false,
     messages_to_the_dead false,
+    /// Frames of damaged content or unknown kind.
+    strange_frames false,
+    /// Frames that waited in the sockets of a stopped process, and those for which there was no room.
+    frames_kept false,
+    frames_blocked false,
     connections_broken false,
     client_losses false,
     lost_writes false,

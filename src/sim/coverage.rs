@@ -10,6 +10,7 @@ use std::{io, time::Duration};
 pub enum Blow {
     Kill,
     PowerLoss,
+    Stop,
     Pause,
     CutOff,
     Clog,
@@ -21,9 +22,10 @@ pub enum Blow {
     Restore,
 }
 impl Blow {
-    pub const ALL: [(Blow, &'static str); 11] = [
+    pub const ALL: [(Blow, &'static str); 12] = [
         (Blow::Kill, "kill"),
         (Blow::PowerLoss, "power loss"),
+        (Blow::Stop, "stop"),
         (Blow::Pause, "pause"),
         (Blow::CutOff, "cut"),
         (Blow::Clog, "clog"),

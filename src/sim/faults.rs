@@ -5,6 +5,7 @@ use super::{
     cluster::{Cluster, End},
     coverage::Blow,
     executor::Life,
+    links::{Lane, Route},
     plan::FaultPlan,
     planted::Planted,
     prng::Prng,
@@ -28,8 +29,10 @@ impl Faults {
         faults.every("kills", plan.kill_every, |f, p| f.take_down(p, End::Kill));
         faults.every("power losses", plan.power_loss_every, |f, p| f.take_down(p, End::PowerLoss));
         faults.every("power cuts", plan.power_cut_every, Faults::power_cut);
+        faults.every("stops", plan.stop_every, Faults::stop);
         faults.every("pauses", plan.pause_every, Faults::pause);
         faults.every("cuts", plan.cut_every, Faults::cut);
+        faults.every("link cuts", plan.link_cut_every, Faults::cut_link);
         faults.every("clogs", plan.clog_every, Faults::clog);
         faults.every("slow disks", plan.slow_disk_every, Faults::slow_disk);
         faults.every("disk errors", plan.disk_error_every, Faults::disk_error);
@@ -116,6 +119,25 @@ impl Faults {
             }
         });
     }
+    /// In good order. Now and then the machine loses its power right after.
+    async fn stop(self: Rc<Self>, mut prng: Prng) {
+        if self.down() >= self.plan.down_max {
+            return;
+        }
+        let Some(node) = self.pick_running(&mut prng) else { return };
+        let life = self.cluster.life(node);
+        self.cluster.stop(node);
+        while self.cluster.lives(node, life) {
+            self.cluster.executor.sleep(Duration::from_millis(50)).await;
+        }
+        // Another fault may have ended it, and sees to its return.
+        if self.cluster.life(node) == life && !self.cluster.failed_by_itself(node) {
+            if prng.chance(0.3) {
+                self.cluster.darken(node);
+            }
+            self.restart_later(node, &mut prng);
+        }
+    }
     async fn power_cut(self: Rc<Self>, mut prng: Prng) {
         let Some(first) = self.pick_running(&mut prng) else { return };
         let faults = self.clone();
@@ -176,6 +198,24 @@ impl Faults {
             }
         }
     }
+    /// One connection, between one core and another, by one lane.
+    async fn cut_link(self: Rc<Self>, mut prng: Prng) {
+        let nodes = self.cluster.node_count();
+        let (from, to) = (prng.index(nodes), prng.index(nodes));
+        if from == to {
+            return;
+        }
+        let core = |prng: &mut Prng, node| prng.below(u64::from(self.cluster.shard_count(node))) as u16;
+        let (from_shard, to_shard) = (core(&mut prng, from), core(&mut prng, to));
+        let lane = if prng.chance(0.7) { Lane::Short } else { Lane::Long };
+        let route = Route { from, from_shard, to, to_shard, lane };
+        self.cluster.count(|c| c.lone_cuts += 1);
+        self.cluster.cut_link(route, true);
+        self.lasting(&mut prng).await;
+        if !self.stop.get() {
+            self.cluster.cut_link(route, false);
+        }
+    }
     async fn clog(self: Rc<Self>, mut prng: Prng) {
         let nodes = self.cluster.node_count();
         let (from, to) = (prng.index(nodes), prng.index(nodes));
@@ -220,31 +260,30 @@ impl Faults {
             self.cluster.rot_disk(node);
         }
     }
-    /// The fickle node comes back with an empty disk that still bears its name: see [`FaultPlan::fickle`].
+    /// A fickle node comes back with an empty disk that still bears its name: see [`FaultPlan::fickle`].
     async fn wipe(self: Rc<Self>, prng: Prng) {
         self.lose_disk(prng, Blow::Wipe);
     }
     async fn back_up(self: Rc<Self>, _: Prng) {
         // Whether it runs or not.
-        if let Some(node) = self.plan.fickle {
-            self.cluster.back_up(node);
-        }
+        self.plan.fickle.iter().for_each(|node| self.cluster.back_up(node));
     }
-    /// The fickle node comes back as it was at the last backup.
+    /// A fickle node comes back as it was at the last backup.
     async fn restore(self: Rc<Self>, prng: Prng) {
         self.lose_disk(prng, Blow::Restore);
     }
     fn lose_disk(self: &Rc<Self>, mut prng: Prng, blow: Blow) {
-        let Some(node) = self.plan.fickle.filter(|node| self.cluster.listening(*node)) else { return };
+        let fickle: Vec<usize> = self.plan.fickle.iter().filter(|node| self.cluster.listening(*node)).collect();
+        let Some(node) = prng.pick(&fickle).copied() else { return };
         if self.down() >= self.plan.down_max || (blow == Blow::Restore && !self.cluster.has_backup(node)) {
             return;
         }
         self.cluster.cover(blow, node);
         self.cluster.end(node, if prng.coin() { End::Kill } else { End::PowerLoss });
         if blow == Blow::Wipe {
-            self.cluster.wipe_disk(node)
+            self.cluster.wipe_disk(node);
         } else {
-            self.cluster.restore_disk(node)
+            self.cluster.restore_disk(node);
         }
         self.restart_later(node, &mut prng);
     }

@@ -22,9 +22,10 @@ impl Looks {
         let (cluster, this) = (cluster.clone(), looks.clone());
         let executor = cluster.executor.clone();
         executor.spawn(Life::OUTSIDE, async move {
-            let (mut rings, bounds) = (Rings::default(), Bounds::of(&cluster.plan.engine, cluster.plan.hint_bytes_max));
-            let fickle = cluster.plan.faults.fickle.filter(|_| !cluster.plan.faults.restore_every.is_zero());
-            rings.set_back = fickle.and_then(|node| cluster.node_id(node));
+            let (mut rings, bounds) = (Rings::default(), Bounds::of(&cluster.plan));
+            if !cluster.plan.faults.restore_every.is_zero() {
+                rings.set_back = cluster.plan.faults.fickle.iter().filter_map(|node| cluster.node_id(node)).collect();
+            }
             while !this.stop.get() {
                 cluster.executor.sleep(EVERY).await;
                 look(&cluster, &mut rings, &bounds);

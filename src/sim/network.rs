@@ -5,41 +5,32 @@
 //! in order and for sure; between nodes the network does what the plan says, which is worse than TCP. But one thing is
 //! kept of TCP: a forwarded request arrives once or not at all. Whoever coordinates a second copy of it, later, could do
 //! what its client was told had not been done. All other messages may arrive twice.
+//!
+//! Each core has connections of its own ([`super::links`]), and hears of those alone.
 
 use super::{
     cluster::{Cluster, End},
+    links::{Links, Route},
     plan::{NetworkPlan, Plan},
+    planted::Planted,
     prng::Prng,
 };
 use crate::{
     driver::world::Arrival,
     limits::{INBOX_MESSAGES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Message},
-    types::{Address, Instant},
+    types::{Address, Instant, NodeId},
     wire::{self, Age, Frame, FrameEncoder, Pieces, Trust, age},
 };
 use std::{rc::Rc, time::Duration};
 
-/// One direction between two nodes.
-#[derive(Clone, Copy, Default)]
-struct Link {
-    cut: bool,
-    clogged_until: Instant,
-    /// The connection that the sender holds is refused or reset; it tries again.
-    broken: bool,
-    /// The life of the peer that the connection was made with.
-    peer_life: u64,
-    /// What the peer knows of this node's clock, and by which lives of the two.
-    age: Age,
-    aged_by: (u64, u64),
-}
-
 pub struct Network {
     plan: NetworkPlan,
-    links: Vec<Link>,
+    pub(super) links: Links,
     nodes: usize,
     prng: Prng,
     spoiler: Prng,
+    pub(super) stranger: Prng,
     encoder: FrameEncoder,
     /// After healing: no loss, no duplicates, nothing held.
     calm: bool,
@@ -49,22 +40,22 @@ pub struct Network {
 
 /// The way of a frame between shards of one node.
 const MESH_DELAY: Duration = Duration::from_micros(3);
+/// A connection that is not made within this is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Network {
     pub fn new(plan: &Plan) -> Network {
         Network {
             plan: plan.network,
-            links: vec![Link::default(); plan.nodes * plan.nodes],
+            links: Links::new(plan.nodes),
             nodes: plan.nodes,
             prng: Prng::stream(plan.seed, "network"),
             spoiler: Prng::stream(plan.seed, "planted"),
+            stranger: Prng::stream(plan.seed, "strange frames"),
             encoder: FrameEncoder::new(),
             calm: true,
             last_arrival: Instant::ZERO,
         }
-    }
-    fn link(&mut self, from: usize, to: usize) -> &mut Link {
-        &mut self.links[from * self.nodes + to]
     }
     pub fn client_loss(&self) -> f64 {
         if self.calm { 0.0 } else { self.plan.client_loss }
@@ -76,13 +67,6 @@ impl Network {
     fn delay(&mut self) -> Duration {
         self.plan.delay_min + self.prng.exponential(self.plan.delay_mean)
     }
-    /// Joins all that was cut and frees all that was clogged.
-    fn mend_links(&mut self) {
-        for link in &mut self.links {
-            link.cut = false;
-            link.clogged_until = Instant::ZERO;
-        }
-    }
 }
 
 /// The fate of one message.
@@ -91,6 +75,19 @@ struct Fate {
     first: Duration,
     second: Option<Duration>,
     held: bool,
+}
+
+/// A frame on its way.
+#[derive(Clone)]
+pub(super) struct Parcel {
+    /// `None`: between cores of one node.
+    pub route: Option<Route>,
+    pub from: usize,
+    /// Of the sender.
+    pub life: u64,
+    pub target: Address,
+    pub to: usize,
+    pub pieces: Pieces,
 }
 
 impl Cluster {
@@ -107,24 +104,16 @@ impl Cluster {
         } else {
             envelope
         };
-        let target = envelope.to;
         let Some(pieces) = self.encode(from, &envelope) else { return };
+        let Some(route) = Route::of(from, to, &envelope, pieces.bytes()) else { return };
+        if !self.connected(route) {
+            return;
+        }
         let now = self.executor.now();
-        let peer_life = self.life(to);
         let fate = {
-            let listening = self.listening(to);
             let network = &mut *self.network.borrow_mut();
-            let link = *network.link(from, to);
-            if link.broken {
-                return;
-            }
-            if listening && link.peer_life == 0 {
-                network.link(from, to).peer_life = peer_life;
-            } else if listening && link.peer_life != peer_life {
-                // A connection to the peer's former life: its kernel answers with a reset.
-                return self.executor.schedule(now, break_later(self, from, to));
-            }
-            draw_fate(network, link.clogged_until.since(now))
+            let clogged = network.links.clogged_until(route).since(now);
+            draw_fate(network, clogged)
         };
         if fate.lost {
             self.count(|c| c.messages_lost += 1);
@@ -136,11 +125,12 @@ impl Cluster {
         if fate.held {
             self.count(|c| c.messages_held += 1);
         }
+        let parcel = Parcel { route: Some(route), from, life: self.life(from), target: envelope.to, to, pieces };
         if let Some(delay) = fate.second.filter(|_| !matches!(envelope.message, Message::Forward { .. })) {
             self.count(|c| c.messages_doubled += 1);
-            self.arrive_later(now + delay, from, target, to, pieces.clone());
+            self.arrive_later(now + delay, parcel.clone());
         }
-        self.arrive_later(now + fate.first, from, target, to, pieces);
+        self.arrive_later(now + fate.first, parcel);
     }
     fn encode(&self, from: usize, envelope: &Envelope) -> Option<Pieces> {
         let now = self.local_now(from);
@@ -149,7 +139,9 @@ impl Cluster {
             Ok(pieces) => Some(pieces),
             Err(e) => {
                 // On an unsound medium a record may be what it should not; that it goes no further is what counts.
-                if self.plan.faults.unsound != Some(from) {
+                if self.plan.faults.unsound == Some(from) {
+                    self.excuse(|e| e.unsendable_from_rot += 1);
+                } else {
                     let text = format!("node {from} made a message that cannot be sent: {e}");
                     self.violate(super::checker::Invariant::Alive, text);
                 }
@@ -160,44 +152,52 @@ impl Cluster {
     fn send_within(self: &Rc<Self>, node: usize, envelope: Envelope) {
         let target = envelope.to;
         if let Some(pieces) = self.encode(node, &envelope) {
-            self.arrive_later(self.executor.now() + MESH_DELAY, node, target, node, pieces);
+            let parcel = Parcel { route: None, from: node, life: self.life(node), target, to: node, pieces };
+            self.arrive_later(self.executor.now() + MESH_DELAY, parcel);
         }
     }
     /// When the last of what is on its way now arrives: messages, and the news that a machine has gone dark.
     pub fn last_arrival(&self) -> Instant {
         self.network.borrow().last_arrival
     }
-    fn arrive_later(self: &Rc<Self>, at: Instant, from: usize, target: Address, to: usize, pieces: Pieces) {
+    fn arrive_later(self: &Rc<Self>, at: Instant, parcel: Parcel) {
         let network = &mut *self.network.borrow_mut();
         network.last_arrival = network.last_arrival.max(at);
         let cluster = self.clone();
-        let life = self.life(from);
-        self.executor.schedule(at, move || cluster.arrive(from, life, target, to, pieces));
+        self.executor.schedule(at, move || cluster.arrive(parcel));
     }
-    fn arrive(self: &Rc<Self>, from: usize, from_life: u64, target: Address, to: usize, pieces: Pieces) {
-        if from == to && !self.lives(to, from_life) {
+    fn arrive(self: &Rc<Self>, parcel: Parcel) {
+        let Parcel { route, from, life, to, .. } = parcel;
+        if from == to && !self.lives(to, life) {
             return;
         }
-        if from != to && self.network.borrow_mut().link(from, to).cut {
+        if route.is_some_and(|route| self.network.borrow().links.is_cut(route)) {
             self.note(21, from as u64 | (to as u64) << 16, || format!("cut off {from} -> {to}"));
             return;
         }
-        let open = if from == to { self.running(to) } else { self.listening(to) };
-        let inbox = if open { self.inbox(to, target.shard.0) } else { None };
-        let Some(inbox) = inbox else {
+        let open = if from == to { self.running(to) } else { self.serves(to, parcel.target.shard.0) };
+        if !open {
+            self.count(|c| c.messages_to_the_dead += 1);
+            return;
+        }
+        if route.is_some() {
+            self.meet_strange(&parcel);
+        }
+        match route.filter(|_| self.paused(to) && !self.plan.waits.late_frames) {
+            Some(route) => self.keep(parcel, route),
+            None => self.take_in(parcel),
+        }
+    }
+    /// A process reads a frame from its socket.
+    pub(super) fn take_in(self: &Rc<Self>, Parcel { route, from, target, to, pieces, .. }: Parcel) {
+        let Some(inbox) = self.inbox(to, target.shard.0) else {
             self.count(|c| c.messages_to_the_dead += 1);
             return;
         };
         let trust = if from == to { Trust::SameNode } else { Trust::Verify };
         let bytes = pieces.bytes();
-        let decoded = Frame::from_pieces(pieces).and_then(|frame| {
-            let sent = if from == to {
-                age::sent_by_own_clock(frame.header(), self.local_now(to))
-            } else {
-                self.when_sent(&frame, (from, from_life), to)
-            };
-            wire::decode_peer(&frame, sent, trust)
-        });
+        let decoded = Frame::from_pieces(pieces)
+            .and_then(|frame| wire::decode_peer(&frame, self.when_sent(&frame, route, to), trust));
         let envelope = match decoded {
             Ok(envelope) => envelope,
             Err(e) => {
@@ -220,140 +220,211 @@ impl Cluster {
         }
     }
 
-    /// When a frame of another node was sent, by the receiver's clock: what lies above the least difference of a
-    /// connection is time that it has waited.
-    fn when_sent(&self, frame: &Frame, (from, from_life): (usize, u64), to: usize) -> Instant {
-        let (now, lives) = (self.local_now(to), (from_life, self.life(to)));
-        let link = &mut *self.network.borrow_mut();
-        let link = link.link(from, to);
-        if link.aged_by != lives {
-            (link.age, link.aged_by) = (Age::default(), lives);
+    /// When a frame was sent, by the receiver's clock: what lies above the least difference of a connection is time that
+    /// it has waited.
+    fn when_sent(&self, frame: &Frame, route: Option<Route>, to: usize) -> Instant {
+        let now = self.local_now(to);
+        match route {
+            None => age::sent_by_own_clock(frame.header(), now),
+            Some(_) if self.planted(Planted::LateWrites) => now,
+            Some(route) => self.network.borrow_mut().links.link_mut(route).age.sent(frame, now),
         }
-        link.age.sent(frame, now)
     }
 
     // ---- connections ----
 
+    /// A moment within this, drawn for the network.
+    pub(super) fn network_duration(&self, within: Duration) -> Duration {
+        self.network.borrow_mut().prng.duration(Duration::ZERO, within)
+    }
+    /// Whether there is a connection, or one is made now. Otherwise the frame is lost, and the sender will hear why.
+    fn connected(self: &Rc<Self>, route: Route) -> bool {
+        let link = self.network.borrow().links.link(route);
+        if link.broken {
+            return false;
+        }
+        let (serves, life) = (self.serves(route.to, route.to_shard), self.life(route.to));
+        if link.peer_life == 0 {
+            let severed = self.network.borrow().links.is_severed(route);
+            if serves && !severed && !self.paused(route.to) {
+                self.make_connection(route);
+                return true;
+            }
+            if !self.vanished(route) {
+                let refused = self.running(route.to) && !severed && !self.paused(route.to);
+                let wait = if refused { self.network.borrow_mut().delay() } else { CONNECT_TIMEOUT };
+                self.break_connection(route, wait);
+            }
+            return false;
+        }
+        if serves && link.peer_life != life {
+            // A connection to the peer's former life: its kernel answers with a reset.
+            self.break_connection(route, Duration::ZERO);
+            return false;
+        }
+        true
+    }
+    /// The two sides greet each other: the first to tell their clocks.
+    fn make_connection(&self, route: Route) {
+        let told = age::clock(self.local_now(route.from));
+        let age = Age::new(Some(told), self.local_now(route.to));
+        let peer_life = self.life(route.to);
+        let network = &mut *self.network.borrow_mut();
+        let link = network.links.link_mut(route);
+        (link.broken, link.peer_life, link.age) = (false, peer_life, age);
+    }
+    /// Whether the sender knows that there is no such core any more: it does not even try.
+    fn vanished(&self, route: Route) -> bool {
+        let member = || self.handle(route.from, route.from_shard)?.member(self.node_id(route.to)?);
+        self.listening(route.to)
+            && route.to_shard >= self.shard_count(route.to)
+            && member().is_some_and(|member| route.to_shard >= member.shards)
+    }
     /// A node listens: nothing more to do for those who are connected; those who retry will find it.
     pub(super) fn came_up(self: &Rc<Self>, index: usize) {
         let network = &mut *self.network.borrow_mut();
         for other in 0..network.nodes {
-            // Its own connections are made anew.
-            *network.link(index, other) = Link { broken: false, peer_life: 0, ..*network.link(index, other) };
+            for route in Links::between(index, other) {
+                // Its own connections are made anew.
+                let link = network.links.link_mut(route);
+                (link.broken, link.peer_life) = (false, 0);
+            }
         }
     }
-    /// A node is gone. After a kill its kernel resets all connections; a dark machine is silent.
+    /// A node is gone. After a kill or a stop its kernel resets all connections; a dark machine is silent.
     pub(super) fn went_down(self: &Rc<Self>, index: usize, end: End) {
         for other in (0..self.node_count()).filter(|o| *o != index) {
-            let at = {
+            let (at, routes) = {
                 let network = &mut *self.network.borrow_mut();
                 let wait = match end {
-                    End::Kill => network.delay(),
+                    End::Kill | End::Stop => network.delay(),
                     End::PowerLoss => network.prng.duration(Duration::from_secs(2), Duration::from_secs(9)),
                 };
                 let at = self.executor.now() + wait;
                 network.last_arrival = network.last_arrival.max(at);
-                at
+                (at, network.links.connected(other, index))
             };
-            self.executor.schedule(at, break_if_dead(self, other, index));
+            if !routes.is_empty() {
+                self.executor.schedule(at, break_if_dead(self, routes, index));
+            }
         }
     }
-    /// The connection from one node to another breaks: the sender hears of it and tries again until it succeeds.
-    fn break_connection(self: &Rc<Self>, from: usize, to: usize) {
+    /// A connection breaks: its sender hears of it after this wait, and tries again until it succeeds.
+    pub(super) fn break_connection(self: &Rc<Self>, route: Route, wait: Duration) {
         {
             let network = &mut *self.network.borrow_mut();
-            let link = network.link(from, to);
-            if link.broken {
+            if std::mem::replace(&mut network.links.link_mut(route).broken, true) {
                 return;
             }
-            link.broken = true;
         }
         self.count(|c| c.connections_broken += 1);
-        self.tell(from, to, Arrival::PeerUnreachable);
-        self.retry_later(from, to, self.life(from));
+        let (cluster, life) = (self.clone(), self.life(route.from));
+        self.executor.schedule(self.executor.now() + wait, move || {
+            if cluster.lives(route.from, life) {
+                cluster.tell(route, Arrival::PeerUnreachable);
+                cluster.retry_later(route, life);
+            }
+        });
     }
-    fn retry_later(self: &Rc<Self>, from: usize, to: usize, life: u64) {
+    fn retry_later(self: &Rc<Self>, route: Route, life: u64) {
         let wait = self.network.borrow_mut().prng.duration(RECONNECT_MIN, RECONNECT_MAX);
         let cluster = self.clone();
         self.executor.schedule(self.executor.now() + wait, move || {
-            if !cluster.lives(from, life) {
-                return;
+            if cluster.lives(route.from, life) {
+                cluster.retry(route, life);
             }
-            let cut = {
-                let network = &mut *cluster.network.borrow_mut();
-                network.link(from, to).cut || network.link(to, from).cut
-            };
-            if cut || !cluster.listening(to) || cluster.paused(to) || cluster.paused(from) {
-                return cluster.retry_later(from, to, life);
-            }
-            let peer_life = cluster.life(to);
-            {
-                let network = &mut *cluster.network.borrow_mut();
-                let link = network.link(from, to);
-                link.broken = false;
-                link.peer_life = peer_life;
-            }
-            cluster.tell(from, to, Arrival::PeerReachable);
         });
     }
-    fn tell(&self, node: usize, about: usize, arrival: fn(crate::types::NodeId) -> Arrival) {
-        let Some(id) = self.node_id(about) else { return };
-        self.note(23, node as u64 | (about as u64) << 16, || format!("node {node} is told {:?}", arrival(id)));
-        for shard in 0..self.shard_count(node) {
-            if let Some(inbox) = self.inbox(node, shard) {
-                inbox.push(arrival(id));
-            }
+    fn retry(self: &Rc<Self>, route: Route, life: u64) {
+        let vanished = self.vanished(route);
+        let severed = self.network.borrow().links.is_severed(route);
+        let works = self.serves(route.to, route.to_shard) && !severed;
+        if !vanished && (!works || self.paused(route.to) || self.paused(route.from)) {
+            return self.retry_later(route, life);
+        }
+        if vanished {
+            let network = &mut *self.network.borrow_mut();
+            let link = network.links.link_mut(route);
+            (link.broken, link.peer_life) = (false, 0);
+        } else {
+            self.make_connection(route);
+        }
+        if !vanished || self.plan.waits.cores_that_vanish {
+            self.tell(route, Arrival::PeerReachable);
+        }
+    }
+    /// The core that a connection belongs to hears of it.
+    fn tell(&self, route: Route, arrival: fn(NodeId) -> Arrival) {
+        let Some(id) = self.node_id(route.to) else { return };
+        self.note(23, route.detail(), || {
+            let Route { from, from_shard, to_shard, lane, .. } = route;
+            format!("{from}/{from_shard} is told {:?}, core {to_shard}, {lane:?}", arrival(id))
+        });
+        if let Some(inbox) = self.inbox(route.from, route.from_shard) {
+            inbox.push(arrival(id));
         }
     }
 
     // ---- faults ----
 
-    /// Cuts one direction, or joins it again.
+    /// Cuts one direction between two nodes, or joins it again.
     pub fn cut(self: &Rc<Self>, from: usize, to: usize, cut: bool) {
-        let wait = {
-            let network = &mut *self.network.borrow_mut();
-            network.link(from, to).cut = cut;
-            network.prng.duration(Duration::from_secs(1), Duration::from_secs(8))
-        };
+        self.network.borrow_mut().links.cut_nodes(from, to, cut);
         self.note(24, from as u64 | (to as u64) << 16 | u64::from(cut) << 32, || {
             format!("{} {from} -> {to}", if cut { "cut" } else { "joined" })
         });
         if cut {
             // Both ends run into time-outs, unless the cut is over by then.
-            for (one, other) in [(from, to), (to, from)] {
-                let cluster = self.clone();
-                self.executor.schedule(self.executor.now() + wait, move || {
-                    let still = cluster.network.borrow_mut().link(from, to).cut;
-                    if still && cluster.running(one) {
-                        cluster.break_connection(one, other);
-                    }
-                });
-            }
+            let routes = {
+                let network = self.network.borrow();
+                [network.links.connected(from, to), network.links.connected(to, from)].concat()
+            };
+            self.break_if_cut(routes);
         }
+    }
+    /// Cuts one link alone, or joins it again.
+    pub fn cut_link(self: &Rc<Self>, route: Route, cut: bool) {
+        self.network.borrow_mut().links.link_mut(route).cut = cut;
+        self.note(26, route.detail() ^ u64::from(cut) << 32, || {
+            format!("{} {route:?}", if cut { "cut" } else { "joined" })
+        });
+        if cut {
+            self.break_if_cut(vec![route]);
+        }
+    }
+    fn break_if_cut(self: &Rc<Self>, routes: Vec<Route>) {
+        let wait = self.network.borrow_mut().prng.duration(Duration::from_secs(1), Duration::from_secs(8));
+        let cluster = self.clone();
+        self.executor.schedule(self.executor.now() + wait, move || {
+            for route in routes {
+                let still = cluster.network.borrow().links.is_severed(route);
+                if still && cluster.running(route.from) {
+                    cluster.break_connection(route, Duration::ZERO);
+                }
+            }
+        });
     }
     /// Nothing leaves this direction before `until`.
     pub fn clog(&self, from: usize, to: usize, until: Instant) {
-        self.network.borrow_mut().link(from, to).clogged_until = until;
+        self.network.borrow_mut().links.clog_nodes(from, to, until);
         self.note(25, from as u64 | (to as u64) << 16, || format!("clogged {from} -> {to}"));
     }
     /// The network as it should be, from now on.
     pub fn mend_network(&self) {
         let network = &mut *self.network.borrow_mut();
-        network.mend_links();
+        network.links.mend();
         network.set_calm(true);
     }
 }
 
-fn break_later(cluster: &Rc<Cluster>, from: usize, to: usize) -> impl FnOnce() + 'static {
-    let cluster = cluster.clone();
-    move || cluster.break_connection(from, to)
-}
-fn break_if_dead(cluster: &Rc<Cluster>, from: usize, to: usize) -> impl FnOnce() + 'static {
+fn break_if_dead(cluster: &Rc<Cluster>, routes: Vec<Route>, to: usize) -> impl FnOnce() + 'static {
     let (cluster, life) = (cluster.clone(), cluster.life(to));
     move || {
-        let stale = cluster.network.borrow_mut().link(from, to).peer_life <= life;
-        if stale && !cluster.lives(to, life) && cluster.running(from) {
-            cluster.break_connection(from, to);
+        for route in routes {
+            let stale = cluster.network.borrow().links.link(route).peer_life <= life;
+            if stale && !cluster.lives(to, life) && cluster.running(route.from) {
+                cluster.break_connection(route, Duration::ZERO);
+            }
         }
     }
 }

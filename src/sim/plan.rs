@@ -4,7 +4,7 @@
 use super::{planted::Planted, prng::Prng};
 use crate::{
     engine::types::EngineOptions,
-    limits::{HINT_BYTES_MAX, KIB},
+    limits::{HINT_BYTES_MAX, KIB, ShardBounds},
 };
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub struct NetworkPlan {
     /// A message that is held back for up to [`NetworkPlan::held`].
     pub hold: f64,
     pub held: Duration,
+    /// A frame of damaged content or of unknown kind comes before it.
+    pub strange: f64,
     /// A client's request or its answer is lost.
     pub client_loss: f64,
 }
@@ -28,8 +30,12 @@ pub struct FaultPlan {
     pub kill_every: Duration,
     pub power_loss_every: Duration,
     pub power_cut_every: Duration,
+    /// Stops in good order.
+    pub stop_every: Duration,
     pub pause_every: Duration,
     pub cut_every: Duration,
+    /// Of single links, from core to core.
+    pub link_cut_every: Duration,
     pub clog_every: Duration,
     pub slow_disk_every: Duration,
     pub disk_error_every: Duration,
@@ -40,9 +46,9 @@ pub struct FaultPlan {
     /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
     /// so that each has a good copy elsewhere and any loss is a defect.
     pub unsound: Option<usize>,
-    /// The same atlas for disks that are lost as a whole: the one node whose disk may be emptied or set back to an older
-    /// state. Never beside an unsound medium.
-    pub fickle: Option<usize>,
+    /// The same atlas for disks that are lost as a whole: the nodes whose disks may be emptied or set back to an older
+    /// state. Every write is acknowledged by more nodes than these. Never beside an unsound medium.
+    pub fickle: NodeSet,
     pub wipe_every: Duration,
     pub restore_every: Duration,
     /// Share of restarts with another number of shards.
@@ -68,10 +74,27 @@ pub struct WorkloadPlan {
     pub mix: [u64; 7],
     /// Share of requests that override R or W.
     pub override_level: f64,
-    /// Whether single requests may ask for one acknowledgement only.
-    pub lone_writes: bool,
+    /// The least number of acknowledgements that a single request may ask for.
+    pub writes_min: u8,
     /// Share of failed writes that are sent again under the same write id.
     pub retry: f64,
+}
+
+impl FaultPlan {
+    /// What ends nodes, or fails on their disks.
+    fn crashes(&mut self) -> [&mut Duration; 9] {
+        [
+            &mut self.kill_every,
+            &mut self.power_loss_every,
+            &mut self.power_cut_every,
+            &mut self.stop_every,
+            &mut self.disk_error_every,
+            &mut self.full_disk_every,
+            &mut self.rot_every,
+            &mut self.wipe_every,
+            &mut self.restore_every,
+        ]
+    }
 }
 
 /// See the module.
@@ -79,7 +102,8 @@ pub struct WorkloadPlan {
 pub struct Plan {
     pub seed: u64,
     pub nodes: usize,
-    pub shards: u16,
+    /// Of each node, at its first start.
+    pub shards: Vec<u16>,
     pub slices: u16,
     pub vnodes: usize,
     pub n: u8,
@@ -100,12 +124,90 @@ pub struct Plan {
     pub engine: EngineOptions,
     /// Bytes of hints that a shard keeps: in some runs so few that writes go on without them.
     pub hint_bytes_max: u64,
+    /// Other bounds of a shard, some of them small.
+    pub bounds: ShardBounds,
+    /// What a kernel keeps of one connection for a process that does not read.
+    pub socket_bytes: usize,
+    pub waits: Waits,
     pub planted: Option<Planted>,
+}
+
+/// Draws whose violations are known faults: each is left out, or excused, until its fault is mended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waits {
+    /// Frames wait in the sockets of a stopped process, and are read with their whole deadline when it goes on.
+    pub late_frames: bool,
+    /// The same for requests of clients.
+    pub late_requests: bool,
+    /// A write of a table where the last write wins that is passed on twice is stamped twice.
+    pub second_stamps: bool,
+    /// A frame of unknown kind ends its connection.
+    pub unknown_kinds: bool,
+    /// A core that is gone after a restart with fewer leaves its node suspect for ever at those who spoke to it.
+    pub cores_that_vanish: bool,
+}
+impl Waits {
+    /// Each by name.
+    pub fn named(&mut self) -> [(&'static str, &mut bool); 5] {
+        [
+            ("late-frames", &mut self.late_frames),
+            ("late-requests", &mut self.late_requests),
+            ("second-stamps", &mut self.second_stamps),
+            ("unknown-kinds", &mut self.unknown_kinds),
+            ("cores-that-vanish", &mut self.cores_that_vanish),
+        ]
+    }
+    /// One of them, or `all`, waits no longer. `false`: there is none of this name.
+    pub fn end(&mut self, name: &str) -> bool {
+        let mut known = false;
+        for (one, waits) in self.named() {
+            if name == one || name == "all" {
+                (*waits, known) = (false, true);
+            }
+        }
+        known
+    }
+}
+impl Default for Waits {
+    fn default() -> Waits {
+        Waits {
+            late_frames: true,
+            late_requests: true,
+            second_stamps: true,
+            unknown_kinds: true,
+            cores_that_vanish: true,
+        }
+    }
+}
+
+/// Some of the nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeSet(u8);
+impl NodeSet {
+    pub fn of(nodes: &[usize]) -> NodeSet {
+        NodeSet(nodes.iter().fold(0, |set, node| set | 1 << node))
+    }
+    pub fn contains(self, node: usize) -> bool {
+        self.0 >> node & 1 != 0
+    }
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..u8::BITS as usize).filter(move |node| self.contains(*node))
+    }
 }
 
 impl Plan {
     /// Draws everything from the seed. `duration` is that of the faulty phase.
     pub fn draw(seed: u64, duration: Duration) -> Plan {
+        Plan::draw_without(seed, duration, Waits::default())
+    }
+    /// Draws everything but what is said to wait.
+    pub fn draw_without(seed: u64, duration: Duration, waits: Waits) -> Plan {
         let mut prng = Prng::stream(seed, "plan");
         let nodes = prng.between(3, 7) as usize;
         let n = *prng.pick(&[3, 3, 3, 3, 2, 5]).unwrap_or(&3).min(&(nodes as u8));
@@ -119,7 +221,7 @@ impl Plan {
         let mut plan = Plan {
             seed,
             nodes,
-            shards: prng.between(1, 2) as u16,
+            shards: Vec::new(),
             slices: prng.between(u64::from(SHARDS_MAX), 6) as u16,
             vnodes: prng.between(4, 24) as usize,
             n,
@@ -133,6 +235,9 @@ impl Plan {
             drift_ppm_max: if prng.coin() { 0 } else { 500 },
             network: draw_network(&mut prng),
             faults: draw_faults(&mut prng, duration, nodes),
+            bounds: ShardBounds::default(),
+            socket_bytes: 0,
+            waits,
             workload: draw_workload(&mut prng),
             engine: draw_engine(&mut prng),
             hint_bytes_max: HINT_BYTES_MAX,
@@ -151,69 +256,65 @@ impl Plan {
         if prng.chance(0.25) {
             plan.hint_bytes_max = prng.below(8 * KIB as u64);
         }
+        let mut prng = Prng::stream(seed, "cores");
+        plan.shards = (0..nodes).map(|_| prng.between(1, u64::from(SHARDS_MAX)) as u16).collect();
+        let every = |prng: &mut Prng, share: f64, times: u64| {
+            if prng.chance(share) { duration / prng.between(1, times) as u32 } else { Duration::ZERO }
+        };
+        plan.faults.link_cut_every = every(&mut prng, 0.5, 60);
+        let mut prng = Prng::stream(seed, "stops");
+        plan.faults.stop_every = every(&mut prng, 0.5, 20);
+        plan.socket_bytes = *prng.pick(&[8 * KIB, 64 * KIB, 512 * KIB]).unwrap_or(&(64 * KIB));
+        plan.bounds = draw_bounds(&mut Prng::stream(seed, "bounds"));
+        plan.network.strange = sometimes(&mut Prng::stream(seed, "strange frames"), 0.1, |p| p.unit() * 0.02);
+        let mut prng = Prng::stream(seed, "messages held for long");
+        if prng.chance(0.1) && !plan.waits.late_frames {
+            plan.network.held = prng.duration(Duration::from_secs(10), Duration::from_secs(150));
+            plan.network.hold = prng.unit() * 0.01;
+        }
         let mut prng = Prng::stream(seed, "lost disks");
         if prng.chance(0.25) && plan.faults.unsound.is_none() {
             plan.lose_disks(&mut prng);
         }
         if plan.faults.unsound.is_some() {
-            plan.two_copies();
+            plan.keep_copies(2);
         }
         plan
     }
-    /// One node's disk is emptied, or set back to what it held before, now and then.
+    /// Disks of some nodes are emptied, or set back to what they held before, now and then.
     pub fn lose_disks(&mut self, prng: &mut Prng) {
         let faults = &mut self.faults;
         faults.unsound = None;
         faults.rot_every = Duration::ZERO;
-        faults.fickle = Some(prng.index(self.nodes));
+        let mut nodes: Vec<usize> = (0..self.nodes).collect();
+        prng.shuffle(&mut nodes);
+        // So many copies may be lost, and one stays.
+        let lost = if self.n > 2 && prng.chance(0.3) { 2 } else { 1 };
+        faults.fickle = NodeSet::of(&nodes[..lost]);
         let every = self.duration / prng.between(2, 8) as u32;
         // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was emptied.
         let wiped = prng.coin();
         faults.wipe_every = if wiped { every } else { Duration::ZERO };
         faults.restore_every = if wiped { Duration::ZERO } else { every };
-        self.two_copies();
+        self.keep_copies(lost as u8 + 1);
     }
-    /// Every write is acknowledged by two nodes, so that the loss of one disk is not the loss of it.
-    fn two_copies(&mut self) {
-        self.w = self.w.max(2);
-        self.workload.lone_writes = false;
+    /// Every write is acknowledged by so many nodes, so that the loss of the others is not the loss of it.
+    fn keep_copies(&mut self, copies: u8) {
+        self.w = self.w.max(copies);
+        self.workload.writes_min = copies;
     }
     /// No node ends, and no disk fails: what is left are links, pauses and slowness.
     pub fn without_crashes(&mut self) {
-        let faults = &mut self.faults;
-        for every in [
-            &mut faults.kill_every,
-            &mut faults.power_loss_every,
-            &mut faults.power_cut_every,
-            &mut faults.disk_error_every,
-            &mut faults.full_disk_every,
-            &mut faults.rot_every,
-            &mut faults.wipe_every,
-            &mut faults.restore_every,
-        ] {
-            *every = Duration::ZERO;
-        }
-        (faults.unsound, faults.fickle) = (None, None);
+        self.faults.crashes().into_iter().for_each(|every| *every = Duration::ZERO);
+        (self.faults.unsound, self.faults.fickle) = (None, NodeSet::default());
     }
     /// Whether no node ends in this run: then hints alone make replicas equal.
     pub fn crash_free(&self) -> bool {
-        let faults = &self.faults;
-        [
-            faults.kill_every,
-            faults.power_loss_every,
-            faults.power_cut_every,
-            faults.disk_error_every,
-            faults.full_disk_every,
-            faults.rot_every,
-            faults.wipe_every,
-            faults.restore_every,
-        ]
-        .iter()
-        .all(Duration::is_zero)
+        self.faults.clone().crashes().iter().all(|every| every.is_zero())
     }
     /// Whether overlapping quorums promise anything: not when one disk may forget what it held.
     pub fn overlaps(&self) -> bool {
-        self.faults.unsound.is_none() && self.faults.fickle.is_none()
+        self.faults.unsound.is_none() && self.faults.fickle.is_empty()
     }
 }
 
@@ -240,6 +341,7 @@ fn draw_network(prng: &mut Prng) -> NetworkPlan {
         duplicate: sometimes(prng, 0.5, |p| p.unit() * 0.1),
         hold: sometimes(prng, 0.5, |p| p.unit() * 0.05),
         held: prng.duration(Duration::from_millis(10), Duration::from_secs(3)),
+        strange: 0.0,
         client_loss: sometimes(prng, 0.5, |p| p.unit() * 0.03),
     }
 }
@@ -264,7 +366,9 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         clock_step_every: every(0.5, 20),
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
         unsound,
-        fickle: None,
+        fickle: NodeSet::default(),
+        stop_every: Duration::ZERO,
+        link_cut_every: Duration::ZERO,
         wipe_every: Duration::ZERO,
         restore_every: Duration::ZERO,
         reshard,
@@ -286,8 +390,24 @@ fn draw_workload(prng: &mut Prng) -> WorkloadPlan {
         timeout_max: prng.duration(Duration::from_secs(1), Duration::from_secs(5)),
         mix,
         override_level: sometimes(prng, 0.4, |p| p.unit() * 0.5),
-        lone_writes: true,
+        writes_min: 1,
         retry: sometimes(prng, 0.8, |p| p.unit()),
+    }
+}
+
+/// Bounds so small that they are met, each in a share of the runs.
+fn draw_bounds(prng: &mut Prng) -> ShardBounds {
+    let usual = ShardBounds::default();
+    let mut small = |choices: [u64; 2], usual: u64| {
+        if prng.chance(0.3) { choices[usize::from(prng.coin())] } else { usual }
+    };
+    ShardBounds {
+        dot_lease: small([4, 64], usual.dot_lease),
+        stamps_kept: small([4, 100], usual.stamps_kept as u64) as usize,
+        latch_waiters_max: small([2, 8], usual.latch_waiters_max as u64) as usize,
+        requests_in_flight_max: small([3, 10], usual.requests_in_flight_max as u64) as usize,
+        requests_answered_max: small([4, 30], usual.requests_answered_max as u64) as usize,
+        siblings_max: small([3, 10], usual.siblings_max as u64) as usize,
     }
 }
 

@@ -1,132 +1,117 @@
 //! Defects planted on purpose, to show that the checkers see them. Each is done to what nodes say to each other or to
 //! clients, to their disks or to their settings: production code knows nothing of them.
 
-use super::{cluster::Cluster, plan::Plan, prng::Prng};
+mod leases;
+
+use super::{
+    cluster::{Cluster, End},
+    plan::{NodeSet, Plan},
+    prng::Prng,
+};
 use crate::{
     driver::core::Settings,
     limits::KIB,
     protocol::{
-        message::{Answer, Envelope, Fetched, Message, News, Purpose, Request, Response},
+        message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Request, Response},
         versions::{Dot, Head, Siblings, VersionVector},
     },
-    types::{Address, Failure, Outcome, Token, Value, WriteId},
+    types::{Address, ErrorCode, Failure, Outcome, Token, Value, WriteId},
 };
 use std::{rc::Rc, time::Duration};
 
-/// What is wrong.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Planted {
+/// Makes the enum with its list and names, so that none is forgotten.
+macro_rules! planted {
+    ($($(#[$doc:meta])* $variant:ident $name:literal,)*) => {
+        /// What is wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Planted {
+            $($(#[$doc])* $variant,)*
+        }
+        impl Planted {
+            pub const ALL: &[Planted] = &[$(Planted::$variant,)*];
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Planted::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+planted! {
     /// Disks say that they have synced and have not.
-    SkippedSync,
+    SkippedSync "skipped-sync",
     /// Disks now and then write half of what they are given and say that all went well.
-    ShortWrite,
+    ShortWrite "short-write",
     /// After a loss of power a disk shows what it held long ago, the leases of dots included.
-    ForgottenLease,
+    ForgottenLease "forgotten-lease",
     /// A disk that was emptied comes back under the node's name, as if it had never been used.
-    WipedName,
+    WipedName "wiped-name",
     /// A node is not told that its disk is an older one.
-    UntoldBackup,
+    UntoldBackup "untold-backup",
     /// A replicated write sometimes carries the dot of its predecessor.
-    ReusedDot,
+    ReusedDot "reused-dot",
     /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
-    DroppedSibling,
+    DroppedSibling "dropped-sibling",
     /// A replicated state sometimes carries another key's value.
-    ForeignValue,
+    ForeignValue "foreign-value",
     /// A home replica acknowledges before it has stored, and sometimes never does.
-    EarlyAcknowledgement,
+    EarlyAcknowledgement "early-acknowledgement",
     /// A stand-in acknowledges and keeps no hint.
-    DroppedHint,
+    DroppedHint "dropped-hint",
     /// A stand-in that keeps no further hints acknowledges and stores nothing.
-    DroppedAtBound,
+    DroppedAtBound "dropped-at-bound",
     /// A hint is dropped before its owner has it.
-    HintDeletedEarly,
+    HintDeletedEarly "hint-deleted-early",
     /// Hints are never delivered.
-    UndeliveredHint,
+    UndeliveredHint "undelivered-hint",
     /// What a read found stale is not written back.
-    SkippedRepair,
+    SkippedRepair "skipped-repair",
     /// A replica that cannot read says that there is nothing.
-    ErrorAsNotFound,
+    ErrorAsNotFound "error-as-not-found",
     /// A tombstone is taken for nothing.
-    ForgottenTombstone,
+    ForgottenTombstone "forgotten-tombstone",
     /// A forwarded write is given another identity.
-    SecondIdentity,
+    SecondIdentity "second-identity",
     /// One acknowledgement less than W is waited for.
-    WritesCountedWrong,
+    WritesCountedWrong "writes-counted-wrong",
     /// One answer less than R is merged.
-    ReadsCountedWrong,
+    ReadsCountedWrong "reads-counted-wrong",
     /// The context of an answer covers a value that it does not show.
-    UnseenInContext,
+    UnseenInContext "unseen-in-context",
     /// A member's entry is changed on its way.
-    ForgedEntry,
+    ForgedEntry "forged-entry",
     /// A failure whose outcome is unknown is reported as not applied.
-    CertainFailure,
+    CertainFailure "certain-failure",
     /// A replicated write sometimes has an earlier stamp than its writer was told.
-    EarlierStamp,
+    EarlierStamp "earlier-stamp",
     /// Some answers are never sent.
-    LostAnswer,
+    LostAnswer "lost-answer",
+    /// A put to a table where the last write wins is stored as a tombstone, under the right stamp.
+    ForgottenValue "forgotten-value",
+    /// There, replicas take deletes under a later stamp than their clients are told.
+    AheadDelete "delete-stamped-ahead",
+    /// Hints are kept without a bound.
+    BoundlessHints "hints-without-bound",
+    /// That a key holds nothing is believed though no home replica has said so.
+    EmptyStandIn "empty-stand-in",
+    /// What was superseded lately is not remembered.
+    ForgottenTraces "forgotten-traces",
+    /// A stand-in acknowledges before its hint is durable.
+    EarlyHint "early-hint",
+    /// The counters of a lease that is renewed in use begin anew.
+    RenewedAnew "lease-renewed-anew",
+    /// The leases that a stop in good order leaves are three too small.
+    ShortLease "short-clean-lease",
+    /// What waits for a stopped process is carried out with its whole deadline when it goes on.
+    LateWrites "late-writes",
     /// Memtables grow far beyond what was declared.
-    OversizedMemory,
+    OversizedMemory "oversized-memory",
 }
 
 impl Planted {
-    pub const ALL: [Planted; 25] = [
-        Planted::SkippedSync,
-        Planted::ShortWrite,
-        Planted::ForgottenLease,
-        Planted::WipedName,
-        Planted::UntoldBackup,
-        Planted::ReusedDot,
-        Planted::DroppedSibling,
-        Planted::ForeignValue,
-        Planted::EarlyAcknowledgement,
-        Planted::DroppedHint,
-        Planted::DroppedAtBound,
-        Planted::HintDeletedEarly,
-        Planted::UndeliveredHint,
-        Planted::SkippedRepair,
-        Planted::ErrorAsNotFound,
-        Planted::ForgottenTombstone,
-        Planted::SecondIdentity,
-        Planted::WritesCountedWrong,
-        Planted::ReadsCountedWrong,
-        Planted::UnseenInContext,
-        Planted::ForgedEntry,
-        Planted::CertainFailure,
-        Planted::EarlierStamp,
-        Planted::LostAnswer,
-        Planted::OversizedMemory,
-    ];
-    pub fn name(self) -> &'static str {
-        match self {
-            Planted::SkippedSync => "skipped-sync",
-            Planted::ShortWrite => "short-write",
-            Planted::ForgottenLease => "forgotten-lease",
-            Planted::WipedName => "wiped-name",
-            Planted::UntoldBackup => "untold-backup",
-            Planted::ReusedDot => "reused-dot",
-            Planted::DroppedSibling => "dropped-sibling",
-            Planted::ForeignValue => "foreign-value",
-            Planted::EarlyAcknowledgement => "early-acknowledgement",
-            Planted::DroppedHint => "dropped-hint",
-            Planted::DroppedAtBound => "dropped-at-bound",
-            Planted::HintDeletedEarly => "hint-deleted-early",
-            Planted::UndeliveredHint => "undelivered-hint",
-            Planted::SkippedRepair => "skipped-repair",
-            Planted::ErrorAsNotFound => "error-as-not-found",
-            Planted::ForgottenTombstone => "forgotten-tombstone",
-            Planted::SecondIdentity => "second-identity",
-            Planted::WritesCountedWrong => "writes-counted-wrong",
-            Planted::ReadsCountedWrong => "reads-counted-wrong",
-            Planted::UnseenInContext => "unseen-in-context",
-            Planted::ForgedEntry => "forged-entry",
-            Planted::CertainFailure => "certain-failure",
-            Planted::EarlierStamp => "earlier-stamp",
-            Planted::LostAnswer => "lost-answer",
-            Planted::OversizedMemory => "oversized-memory",
-        }
-    }
     pub fn from_name(name: &str) -> Option<Planted> {
-        Planted::ALL.into_iter().find(|p| p.name() == name)
+        Planted::ALL.iter().copied().find(|p| p.name() == name)
     }
 }
 
@@ -134,7 +119,10 @@ impl Plan {
     /// Plants a defect, and makes the conditions under which it does harm likely.
     pub fn plant(mut self, planted: Planted) -> Plan {
         self.planted = Some(planted);
-        self.last_write_wins = planted == Planted::EarlierStamp;
+        self.last_write_wins = matches!(
+            planted,
+            Planted::EarlierStamp | Planted::ForgottenValue | Planted::AheadDelete | Planted::LateWrites
+        );
         let often = self.duration / 10;
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
@@ -171,11 +159,62 @@ impl Plan {
                 self.workload.mix[2] += 8;
                 self.engine.memtable_bytes = 16 * KIB;
             }
+            Planted::AheadDelete => {
+                // Nothing is passed on twice: each write has one stamp.
+                self.be_calm();
+                self.waits.second_stamps = false;
+                self.workload.mix[5] += 6;
+            }
+            Planted::BoundlessHints => {
+                (self.sloppy, self.hint_bytes_max) = (true, 0);
+                (self.workload.value_bytes_max, self.workload.mix[2]) = (8_000, 8);
+                (self.workload.think, self.workload.clients) = (Duration::from_millis(10), 24);
+                self.without_crashes();
+                (self.faults.pause_every, self.faults.lasting) = (often, self.duration / 3);
+            }
+            Planted::EmptyStandIn => {
+                (self.r, self.w, self.sloppy) = (1, self.n, false);
+                self.workload.override_level = 0.8;
+                self.without_crashes();
+                (self.faults.cut_every, self.faults.lasting) = (often, self.duration / 6);
+            }
+            Planted::ForgottenTraces => {
+                (self.workload.keys, self.workload.zipf) = (300, 0.0);
+                (self.workload.retry, self.network.client_loss) = (1.0, 0.2);
+                self.workload.mix[1] += 6;
+            }
+            Planted::EarlyHint => {
+                self.lose_disks(&mut Prng::stream(self.seed, "planted"));
+                (self.faults.wipe_every, self.faults.restore_every) = (self.duration, Duration::ZERO);
+                (self.n, self.r, self.w, self.sloppy) = (2, 1, 2, true);
+                self.faults.fickle = NodeSet::of(&[0]);
+                (self.workload.writes_min, self.workload.override_level) = (2, 0.0);
+                (self.faults.pause_every, self.faults.cut_every) = (often, often);
+            }
+            Planted::RenewedAnew => self.bounds.dot_lease = 4,
+            Planted::ShortLease => self.faults.stop_every = self.duration / 20,
+            Planted::LateWrites => {
+                (self.waits.late_frames, self.waits.late_requests) = (false, false);
+                (self.workload.timeout_min, self.workload.timeout_max) =
+                    (Duration::from_millis(500), Duration::from_secs(1));
+                (self.workload.keys, self.workload.zipf) = (300, 0.0);
+                (self.faults.pause_every, self.faults.lasting) = (often, self.duration / 4);
+            }
+            Planted::ForgottenValue => {}
             Planted::SkippedRepair | Planted::UnseenInContext | Planted::SecondIdentity | Planted::ForgedEntry => {}
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
             Planted::CertainFailure | Planted::LostAnswer | Planted::EarlierStamp => {}
         }
         self
+    }
+    /// No node ends, and every message arrives in time.
+    fn be_calm(&mut self) {
+        self.without_crashes();
+        let faults = &mut self.faults;
+        (faults.pause_every, faults.cut_every) = (Duration::ZERO, Duration::ZERO);
+        (faults.link_cut_every, faults.clog_every) = (Duration::ZERO, Duration::ZERO);
+        faults.slow_disk_every = Duration::ZERO;
+        (self.network.loss, self.network.hold) = (0.0, 0.0);
     }
     /// Quorums overlap by one, and messages are lost.
     fn overlap(&mut self) {
@@ -190,6 +229,7 @@ impl Plan {
 pub(super) fn spoil_settings(planted: Option<Planted>, settings: &mut Settings) {
     match planted {
         Some(Planted::WritesCountedWrong) => settings.w = (settings.w - 1).max(1),
+        Some(Planted::BoundlessHints) => settings.hint_bytes_max = u64::MAX,
         Some(Planted::ReadsCountedWrong) => settings.r = (settings.r - 1).max(1),
         _ => {}
     }
@@ -213,6 +253,9 @@ impl Cluster {
                 self.struck();
                 self.acknowledge_falsely(&envelope);
                 return None;
+            }
+            Message::Replicate { purpose: Purpose::Hint { .. }, .. } if planted == Planted::EarlyHint => {
+                return (!self.lose_early_hint(&envelope)).then_some(envelope);
             }
             Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler)
             {
@@ -271,6 +314,22 @@ impl Cluster {
                 siblings.head.entries.iter_mut().for_each(|entry| entry.dot = earlier);
                 Verdict::Spoiled
             }
+            Planted::AheadDelete if purpose == Purpose::Write && siblings.head.entries.is_empty() => {
+                let Some(stamp) = siblings.head.stamp() else { return Verdict::Pass };
+                let ahead = Dot { counter: stamp.counter + 90_000_000, ..stamp };
+                siblings.head.clock = VersionVector::from_dots([ahead]);
+                Verdict::Spoiled
+            }
+            Planted::ForgottenTraces if !siblings.head.recent.is_empty() => {
+                siblings.head.recent.clear();
+                Verdict::Spoiled
+            }
+            Planted::RenewedAnew if purpose == Purpose::Write && siblings.head.entries.len() == 1 => {
+                let dot = &mut siblings.head.entries[0].dot;
+                let (block, counter) = (self.plan.bounds.dot_lease, dot.counter);
+                dot.counter = if dot.is_stamp() { counter } else { (counter - 1) % block + 1 };
+                if dot.counter == counter { Verdict::Pass } else { Verdict::Spoiled }
+            }
             Planted::ForeignValue if !siblings.values.is_empty() && chance(0.05) => {
                 let foreign = Value::json(&b"another key's value"[..]);
                 let entry = &mut siblings.head.entries[0];
@@ -280,6 +339,29 @@ impl Cluster {
             }
             _ => Verdict::Pass,
         }
+    }
+    /// A stand-in acknowledges, and its machine loses power before the hint is durable; soon after, the disk of the
+    /// coordinator is lost, if it is one of those that may be. Says whether it came to that.
+    fn lose_early_hint(self: &Rc<Self>, envelope: &Envelope) -> bool {
+        let nodes = (self.index_of(envelope.from.node), self.index_of(envelope.to.node));
+        let (Some(from), Some(to)) = nodes else { return false };
+        if !self.plan.faults.fickle.contains(from) || !self.listening(to) || self.paused(to) {
+            return false;
+        }
+        self.struck();
+        self.acknowledge_falsely(envelope);
+        let (cluster, now) = (self.clone(), self.executor.now());
+        self.executor.schedule(now, move || cluster.end(to, End::PowerLoss));
+        let cluster = self.clone();
+        self.executor.schedule(now + Duration::from_millis(400), move || {
+            cluster.end(from, End::Kill);
+            cluster.wipe_disk(from);
+        });
+        let cluster = self.clone();
+        self.executor.schedule(now + Duration::from_secs(2), move || {
+            [from, to].into_iter().for_each(|node| cluster.start(node));
+        });
+        true
     }
     fn keeps_no_hints(&self, address: Address) -> bool {
         let handle = self.index_of(address.node).and_then(|node| self.handle(node, address.shard.0));
@@ -293,8 +375,18 @@ impl Cluster {
         self.send(receiver, Envelope { from: to, to: from, exchange, deadline, message: Message::Replicated(Ok(())) });
     }
 
-    /// The defects of answers to clients.
-    pub(super) fn spoil_answer(&self, response: Response, spoiler: &mut Prng) -> Option<Response> {
+    /// The defects of what is made of clients' requests.
+    pub(super) fn spoil_request(&self, request: &mut Request, spoiler: &mut Prng) {
+        if self.planted(Planted::ForgottenValue)
+            && let Operation::Put { context, write_id, .. } = &request.operation
+            && spoiler.chance(0.05)
+        {
+            request.operation = Operation::Delete { context: context.clone(), write_id: *write_id };
+            self.struck();
+        }
+    }
+    /// The defects of answers to clients. `sloppy_read`: what was asked is a read in which stand-ins count.
+    pub(super) fn spoil_answer(&self, response: Response, sloppy_read: bool, spoiler: &mut Prng) -> Option<Response> {
         match (self.plan.planted, response) {
             (Some(Planted::LostAnswer), _) if spoiler.chance(0.002) => {
                 self.struck();
@@ -303,6 +395,12 @@ impl Cluster {
             (Some(Planted::CertainFailure), Err(failure)) if failure.outcome == Outcome::Unknown => {
                 self.struck();
                 Some(Err(Failure { outcome: Outcome::NotApplied, ..failure }))
+            }
+            (Some(Planted::EmptyStandIn), Err(failure))
+                if sloppy_read && failure.code == ErrorCode::QuorumUnavailable =>
+            {
+                self.struck();
+                Some(Ok(Answer::Got(Siblings::default())))
             }
             (Some(Planted::UnseenInContext), Ok(Answer::Got(mut siblings)))
                 if siblings.head.entries.len() > 1 && spoiler.chance(0.1) =>
@@ -340,7 +438,6 @@ fn spoil_fetched<E>(planted: Planted, answer: &mut Result<Fetched, E>, spoiler: 
 }
 
 fn spoil_identity(request: &mut Request) -> bool {
-    use crate::protocol::message::Operation;
     match &mut request.operation {
         Operation::Put { write_id, .. } => {
             *write_id = WriteId(write_id.0 | 1 << 60);

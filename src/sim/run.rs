@@ -7,6 +7,7 @@ use super::{
     counts::FaultCounts,
     coverage::Coverage,
     disk::DiskCounts,
+    excuses::Excuses,
     executor::{Executor, Life},
     faults::Faults,
     looks::Looks,
@@ -45,8 +46,7 @@ pub struct Report {
     pub outcomes: [usize; 3],
     pub reads: u64,
     pub values_read: u64,
-    /// Values that came back because their write was sent twice and its trace was forgotten: allowed, and rare.
-    pub revived_retries: u64,
+    pub excuses: Excuses,
     /// Keys whose replicas hints alone had not made equal: reads (and one day anti-entropy) had to.
     pub unequal_before_reads: usize,
     pub faults: FaultCounts,
@@ -72,6 +72,9 @@ const READERS: usize = 16;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the background writes that a read at all replicas causes.
 const REPAIR_PAUSE: Duration = Duration::from_secs(3);
+
+/// Time in which what is in hand ends, when nothing comes after it.
+const IDLE_MAX: Duration = Duration::from_secs(15);
 
 /// Runs a plan. `sink` takes the lines of a printed trace.
 pub fn run(plan: Plan, sink: Option<Sink>) -> Report {
@@ -197,6 +200,7 @@ impl Run {
         for (text, _) in self.unequal_keys() {
             self.cluster.violate(Invariant::I5, text);
         }
+        self.expect_idle();
         let healed = self.executor().now().since(start);
         if !self.failed() {
             self.judge_all_keys();
@@ -206,17 +210,18 @@ impl Run {
 
     fn become_whole(&self) {
         let whole = self.wait(self.cluster.plan.heal_max, || {
-            self.restart_the_failed();
+            self.start_the_ended();
             self.why_not_whole().is_none()
         });
         if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
     }
-    /// An error that a disk had drawn before the faults ended may end its node after them. On a sound disk none does.
-    fn restart_the_failed(&self) {
-        let failed = (0..self.cluster.node_count()).filter(|node| self.cluster.failed_by_itself(*node));
-        failed.for_each(|node| self.cluster.start(node));
+    /// An error that a disk had drawn before the faults ended may end its node after them, and one that was asked to stop
+    /// before may do so after. On a sound disk no other does.
+    fn start_the_ended(&self) {
+        let ended = (0..self.cluster.node_count()).filter(|node| !self.cluster.running(*node));
+        ended.for_each(|node| self.cluster.start(node));
     }
 
     fn all_know_the_table(&self) -> bool {
@@ -341,6 +346,23 @@ impl Run {
             self.cluster.violate(Invariant::I11, "engines do not answer after healing");
         }
     }
+    /// Nothing stays in hand when nobody asks for anything any more: no request, latch or fetch, and no hint of no bytes.
+    fn expect_idle(&self) {
+        let busy = || self.cluster.handles().into_iter().find(|handle| !handle.is_idle());
+        if !self.wait(IDLE_MAX, || busy().is_none())
+            && let Some(handle) = busy()
+        {
+            let text = format!("{} still has work in hand: {:?}", handle.address(), handle.stats().shard);
+            self.cluster.violate(Invariant::I12, text);
+        }
+        for handle in self.cluster.handles() {
+            let stats = handle.stats().shard;
+            if stats.hints_pending == 0 && stats.hints_pending_bytes != 0 {
+                let text = format!("{} counts {} bytes of no hints", handle.address(), stats.hints_pending_bytes);
+                self.cluster.violate(Invariant::I12, text);
+            }
+        }
+    }
     /// The keys whose home replicas do not all hold the same state, with what they hold; and whether one knows less than
     /// another. Two that know the same may still differ in a write that was sent twice, of which one has forgotten the
     /// trace.
@@ -367,6 +389,8 @@ impl Run {
 
     fn report(&self, started: Instant, heal_time: Duration) -> Report {
         let history = self.workload.history.borrow();
+        let mut excuses = *self.cluster.excuses.borrow();
+        excuses.add(&history.excuses);
         let mut disk = DiskCounts::default();
         let mut faults = *self.cluster.counts.borrow();
         for node in 0..self.cluster.node_count() {
@@ -395,7 +419,7 @@ impl Run {
             outcomes: history.outcomes(),
             reads: history.reads,
             values_read: history.values_read,
-            revived_retries: history.revived_retries,
+            excuses,
             unequal_before_reads: self.unequal.get(),
             faults,
             coverage: *self.cluster.coverage.borrow(),
@@ -460,7 +484,10 @@ async fn gather(cluster: &Rc<Cluster>, key: &Key, want: Want) -> Result<Vec<(usi
         let handle = cluster.handle(node, address.shard.0).ok_or("a node does not run")?;
         let slice = ring.placement(id).map(|p| p.slice_of(token)).ok_or("a node is not in the ring")?;
         let record = match handle.engine().get(slice, &data_key(key), want).await {
-            Err(EngineError::Damaged(_)) if cluster.plan.faults.unsound == Some(node) => continue,
+            Err(EngineError::Damaged(_)) if cluster.plan.faults.unsound == Some(node) => {
+                cluster.excuse(|e| e.copies_lost_to_rot += 1);
+                continue;
+            }
             record => record.map_err(|e| format!("node {node}: {e}"))?,
         };
         let state = match record {

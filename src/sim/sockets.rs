@@ -5,7 +5,7 @@
 use super::{checker::Invariant, cluster::Cluster, prng::Prng};
 use crate::{
     driver::world::{Arrival, ClientToken},
-    protocol::message::{Request, Response},
+    protocol::message::{Operation, Request, Response},
     types::{ErrorCode, Failure, Instant},
 };
 use std::{
@@ -29,6 +29,9 @@ pub enum CallEnd {
 pub(super) struct Call {
     node: usize,
     life: u64,
+    shard: u16,
+    /// It is a read in which stand-ins count.
+    sloppy_read: bool,
     delivered: Option<Instant>,
     /// The fault plan swallows the request or its answer.
     swallowed: bool,
@@ -41,7 +44,7 @@ const ANSWER_SLACK: Duration = Duration::from_millis(300);
 
 impl Cluster {
     /// Sends a request to a shard and waits for its end. `request.deadline` is ignored: it is `timeout` from now.
-    pub async fn call(self: &Rc<Self>, node: usize, shard: u16, mut request: Request, timeout: Duration) -> CallEnd {
+    pub async fn call(self: &Rc<Self>, node: usize, shard: u16, request: Request, timeout: Duration) -> CallEnd {
         let number = self.next_call.get() + 1;
         self.next_call.set(number);
         let (delay, swallowed, swallowed_early) = {
@@ -53,13 +56,13 @@ impl Cluster {
             self.count(|c| c.client_losses += 1);
         }
         let life = self.life(node);
-        let call = Call { node, life, delivered: None, swallowed, end: None, waker: None };
+        let sloppy_read = request.operation == Operation::Get && request.consistency.sloppy.unwrap_or(self.plan.sloppy);
+        let call = Call { node, life, shard, sloppy_read, delivered: None, swallowed, end: None, waker: None };
         self.calls.borrow_mut().insert(number, call);
         if !swallowed_early {
             let cluster = self.clone();
             self.executor.schedule(self.executor.now() + delay, move || {
-                request.deadline = cluster.local_now(node) + timeout;
-                cluster.deliver_call(number, node, shard, request);
+                cluster.deliver_call(number, node, shard, request, timeout);
             });
         }
         let give_up = self.executor.now() + timeout + delay + ANSWER_SLACK;
@@ -74,12 +77,18 @@ impl Cluster {
     fn client_delay(&self, prng: &mut Prng) -> Duration {
         prng.duration(Duration::from_micros(30), Duration::from_micros(400))
     }
-    fn deliver_call(&self, number: u64, node: usize, shard: u16, request: Request) {
+    fn deliver_call(self: &Rc<Self>, number: u64, node: usize, shard: u16, mut request: Request, timeout: Duration) {
         let life = self.life(node);
-        let inbox = if self.listening(node) { self.inbox(node, shard) } else { None };
+        let inbox = if self.serves(node, shard) { self.inbox(node, shard) } else { None };
         let Some(inbox) = inbox else {
             return self.end_call(number, CallEnd::Refused);
         };
+        if self.paused(node) && !self.plan.waits.late_requests {
+            let cluster = self.clone();
+            return self.keep_call(node, move || cluster.deliver_call(number, node, shard, request, timeout));
+        }
+        request.deadline = self.local_now(node) + timeout;
+        self.spoil_request(&mut request, &mut self.client_prng.borrow_mut());
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
             call.delivered = Some(self.executor.now());
@@ -98,7 +107,8 @@ impl Cluster {
             };
             format!("answer {number}: {words}")
         });
-        let spoiled = self.spoil_answer(response, &mut self.client_prng.borrow_mut());
+        let sloppy_read = self.calls.borrow().get(&number).is_some_and(|call| call.sloppy_read);
+        let spoiled = self.spoil_answer(response, sloppy_read, &mut self.client_prng.borrow_mut());
         let Some(response) = spoiled else { return };
         if self.calls.borrow().get(&number).is_none_or(|c| c.swallowed) {
             return;
@@ -138,14 +148,18 @@ impl Cluster {
     fn check_silence(&self, call: &Call, node: usize) {
         let Some(delivered) = call.delivered.filter(|_| !call.swallowed) else { return };
         let undisturbed = self.lives(node, call.life) && !self.paused(node) && self.disturbed(node) < delivered;
-        if undisturbed {
+        if !undisturbed {
+            self.excuse(|e| e.silent_in_disturbance += 1);
+        } else {
             self.violate(Invariant::I11, format!("node {node} left a request unanswered past its deadline"));
         }
     }
-    pub(super) fn break_calls(self: &Rc<Self>, index: usize, life: u64) {
+    /// Connections to a node, or to one of its cores, are closed.
+    pub(super) fn break_calls(self: &Rc<Self>, index: usize, life: u64, shard: Option<u16>) {
         let mut broken: Vec<u64> = Vec::new();
         for (number, call) in self.calls.borrow().iter() {
-            if call.node == index && call.life == life && call.delivered.is_some() && call.end.is_none() {
+            let there = call.node == index && call.life == life && shard.is_none_or(|shard| shard == call.shard);
+            if there && call.delivered.is_some() && call.end.is_none() {
                 broken.push(*number);
             }
         }
@@ -159,7 +173,6 @@ impl Cluster {
 }
 
 fn words_of(request: &Request) -> String {
-    use crate::protocol::message::Operation;
     let operation = match &request.operation {
         Operation::Get => "get".to_string(),
         Operation::Put { context, value, write_id } => {

@@ -70,6 +70,7 @@ impl Workload {
         let mut history = History::new(names, usize::from(cluster.plan.n), overlaps);
         history.stamped = cluster.plan.last_write_wins;
         history.patience = plan.timeout_max;
+        history.exact_stamps = !cluster.plan.waits.second_stamps;
         let mut sum = 0.0;
         let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);
         let popularity = (0..plan.keys).map(|rank| {
@@ -167,11 +168,19 @@ impl Workload {
         let Quorum { needed, strict } = self.quorum(consistency, self.cluster.plan.r);
         // Stand-ins may answer a sloppy read: it may miss what home replicas know.
         let floor = if strict { self.history.borrow().floor(key, needed) } else { Floor::default() };
+        let everywhere = self.history.borrow().is_everywhere(key);
         let end = self.call(client, node, shard, request).await;
         let CallEnd::Answered(Ok(Answer::Got(siblings))) = end else {
             self.counts.borrow_mut().failures += 1;
             return None;
         };
+        if everywhere && siblings.head.is_empty() {
+            let text = format!(
+                "{:?} holds nothing, though all home replicas have a write of it",
+                self.history.borrow().key(key)
+            );
+            self.cluster.violate(checker::Invariant::I6, text);
+        }
         let seen = self.observe(key, &floor, &siblings)?;
         let memory = Memory { context: siblings.head.clock.clone().into(), seen };
         // Kept for long, so that writers on old contexts are far behind.
@@ -283,6 +292,9 @@ impl Workload {
     fn check_failure(&self, key: &Key, code: ErrorCode, detail: &str) {
         let faults = &self.cluster.plan.faults;
         let sound = faults.unsound.is_none() && faults.disk_error_every.is_zero();
+        if code == ErrorCode::Damaged && !sound {
+            self.cluster.excuse(|e| e.damaged_answers += 1);
+        }
         let damage = code == ErrorCode::Damaged && sound;
         if damage || matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge) {
             self.cluster.violate(checker::Invariant::Alive, format!("{key:?}: {}: {detail}", code.name()));
@@ -310,8 +322,11 @@ impl Workload {
         if !client.prng.chance(self.plan.override_level) {
             return Consistency::default();
         }
-        let lone = !is_write || self.plan.lone_writes;
-        let levels = [if lone { Level::One } else { Level::Quorum }, Level::Quorum, Level::All];
+        let least = if is_write { usize::from(self.plan.writes_min) } else { 1 };
+        let levels = [Level::One, Level::Quorum, Level::All].map(|level| {
+            let enough = level.needed(usize::from(self.cluster.plan.n)) >= least;
+            if enough { level } else { Level::All }
+        });
         let sloppy = if client.prng.chance(0.2) { Some(client.prng.coin()) } else { None };
         Consistency { level: client.prng.pick(&levels).copied(), sloppy }
     }

@@ -3,10 +3,8 @@
 use super::{Invariant, Verdict};
 use crate::{
     driver::core::CoreStats,
-    engine::types::EngineOptions,
-    limits::{
-        FRAME_BYTES_MAX, INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB, REQUESTS_ANSWERED_MAX, REQUESTS_IN_FLIGHT_MAX,
-    },
+    limits::{INBOX_MESSAGES_MAX, KIB, LOG_QUEUE_BYTES, MIB},
+    sim::plan::Plan,
 };
 
 /// What one shard may take. Declared from its options, before it runs.
@@ -24,11 +22,15 @@ pub struct Bounds {
 const OVERHEAD_BYTES: usize = 8 * MIB;
 /// What memtables may take beyond their bound: the records that were on their way when it was reached.
 const MEMTABLE_SLACK_BYTES: usize = 512 * KIB;
+/// Hints that were being written when their bound was reached: so many of the largest values, and small ones.
+const HINTS_SLACK: usize = 64;
+const HINTS_SLACK_BYTES: usize = 256 * KIB;
 /// Segments in use, however little of them is live: those being filled, in reserve, and left by restarts.
 const SEGMENTS: u64 = 16;
 
 impl Bounds {
-    pub fn of(options: &EngineOptions, hint_bytes_max: u64) -> Bounds {
+    pub fn of(plan: &Plan) -> Bounds {
+        let options = &plan.engine;
         // The active memtable is sealed at its bound, and one sealed before may still be on its way to disk.
         let memtables = 2 * options.memtable_bytes + MEMTABLE_SLACK_BYTES;
         let caches = options.block_cache_bytes + options.value_cache_bytes;
@@ -37,8 +39,8 @@ impl Bounds {
             memtable_bytes: memtables as u64,
             segment_bytes: options.segment_bytes,
             inbox: INBOX_MESSAGES_MAX,
-            in_flight: (REQUESTS_IN_FLIGHT_MAX + REQUESTS_ANSWERED_MAX) as u64,
-            hint_bytes: hint_bytes_max + (FRAME_BYTES_MAX + LOG_QUEUE_BYTES) as u64,
+            in_flight: (plan.bounds.requests_in_flight_max + plan.bounds.requests_answered_max) as u64,
+            hint_bytes: plan.hint_bytes_max + (HINTS_SLACK_BYTES + HINTS_SLACK * plan.workload.value_bytes_max) as u64,
         }
     }
     /// A shard's figures at one moment.

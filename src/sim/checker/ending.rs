@@ -32,7 +32,7 @@ impl History {
         let later: Vec<EventId> = history.puts.iter().chain(&history.deletes).filter(acknowledged).copied().collect();
         for newer in later {
             for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
-                if self.supersedes(newer, older, dot) {
+                if self.supersedes(newer, older, dot)? {
                     let (kind, name) = (self.events[newer.0 as usize].kind, self.key(key));
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
                     let text = format!(
@@ -75,7 +75,7 @@ impl History {
     }
     /// Walks from the siblings and deletes to all that they have legitimately superseded; what must survive and is not
     /// reached is lost.
-    fn check_losses(&self, key: u32, shown: &Seen, clock: &VersionVector) -> Verdict {
+    fn check_losses(&mut self, key: u32, shown: &Seen, clock: &VersionVector) -> Verdict {
         let history = &self.keys[key as usize];
         let mut reached: FixedMap<EventId, ()> = FixedMap::default();
         let effective = |id: &&EventId| self.events[id.0 as usize].end != End::NotApplied;
@@ -87,11 +87,19 @@ impl History {
             }
         }
         let blind_until = self.blind_until(key);
+        let mut excuses = self.excuses;
         for id in &history.puts {
             let event = &self.events[id.0 as usize];
             // What was shown and never acknowledged may have been on the unsound medium alone.
-            let must_survive = event.end == End::Acknowledged || (event.shown && self.overlaps);
-            if must_survive && !reached.contains_key(id) && event.started >= blind_until {
+            let acknowledged = event.end == End::Acknowledged;
+            if reached.contains_key(id) || !(acknowledged || event.shown) {
+                continue;
+            }
+            if event.started < blind_until {
+                excuses.losses_to_blind_deletes += 1;
+            } else if !acknowledged && !self.overlaps {
+                excuses.unacknowledged_and_lost += 1;
+            } else {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };
                 let text = format!(
                     "{:?}: write {} of {:.3} s {how} and is lost; siblings now {:?}; seen by {}; dots, and whether they are known: {:?}; deletes without a context: {}",
@@ -111,6 +119,7 @@ impl History {
                 return Err((Invariant::I1, text));
             }
         }
+        self.excuses = excuses;
         Ok(())
     }
 }

@@ -20,6 +20,8 @@ pub struct Floor {
     pub deleted: VersionVector,
     /// The greatest stamp of them, where the last write wins.
     pub stamp: Stamp,
+    /// Acknowledged puts that nobody had seen and overwritten: their values must be shown unless somebody has since.
+    pub standing: Vec<EventId>,
 }
 impl Floor {
     fn join(&mut self, other: &Floor) {
@@ -56,12 +58,17 @@ impl History {
             return Err((Invariant::I7, text));
         }
         let dot = written_dot(sent, answer);
+        let superseded = event.superseded;
         let (n, history) = (self.replicas, &mut self.keys[key]);
         if kind == Kind::Put {
             history.acknowledged.record(dot);
         }
         if !overlaps {
+            self.excuses.reads_without_overlap += u64::from(!self.overlaps);
             return Ok(());
+        }
+        if kind == Kind::Put && !superseded {
+            history.standing.add(id, dot, quorum.needed);
         }
         history.floors.resize_with(n, Floor::default);
         let floor = &mut history.floors[quorum.needed - 1];
@@ -81,7 +88,14 @@ impl History {
         let floors = &self.keys[key as usize].floors;
         let overlapping = floors.iter().enumerate().filter(|(w, _)| w + 1 + needed > self.replicas);
         overlapping.for_each(|(_, f)| floor.join(f));
+        let standing = &self.keys[key as usize].standing;
+        floor.standing = standing.writes(|w| w + needed > self.replicas).collect();
         floor
+    }
+    /// Whether some write was acknowledged by all home replicas: whoever has heard one of them knows something.
+    pub fn is_everywhere(&self, key: u32) -> bool {
+        let floor = self.keys[key as usize].floors.get(self.replicas.wrapping_sub(1));
+        floor.is_some_and(|floor| *floor != Floor::default())
     }
     /// An answer against the floor from before its request.
     pub fn check_floor(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Verdict {
@@ -93,6 +107,16 @@ impl History {
         if let Some(dot) = floor.written.entries().iter().find(|d| !head.clock.covers(**d)) {
             let text =
                 format!("{name:?}: {dot:?} was acknowledged before this read, which knows {:?} only", head.clock);
+            return Err((Invariant::I6, text));
+        }
+        let shows = |id: &EventId| head.entries.iter().any(|e| e.write_id == id.write_id());
+        let standing = &self.keys[key as usize].standing;
+        if let Some(id) = floor.standing.iter().find(|id| standing.contains(**id) && !shows(id)) {
+            let text = format!(
+                "{name:?}: write {} was acknowledged before this read, and nobody has overwritten it, but {:?} are shown",
+                id.0 + 1,
+                head.entries.iter().map(|e| e.write_id.0).collect::<Vec<_>>()
+            );
             return Err((Invariant::I6, text));
         }
         for entry in &head.entries {

@@ -24,14 +24,16 @@ pub mod bounds;
 mod ending;
 pub mod floor;
 pub mod rings;
+mod standing;
 mod value;
 mod winner;
 
 pub use floor::{Floor, Quorum, written_dot};
 pub use value::{VALUE_BYTES_MIN, make_value};
 
+use super::excuses::Excuses;
 use crate::{
-    limits::CONTEXT_DOTS_MAX,
+    limits::{CONTEXT_DOTS_MAX, MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_MAX, RECENT_WRITES_MAX},
     protocol::{
         ring::FixedMap,
         versions::{Context, Dot, Siblings, VersionVector},
@@ -39,6 +41,7 @@ use crate::{
     types::{Instant, Key, Outcome, WriteId},
 };
 use smallvec::SmallVec;
+use standing::Standing;
 use std::{fmt, time::Duration};
 use value::parse_value;
 
@@ -133,6 +136,9 @@ impl From<Outcome> for End {
     }
 }
 
+/// Nodes that may come to carry out one attempt of a write: it is passed on to the next when the first is silent.
+const COORDINATORS: usize = 3;
+
 /// Writes that a reader was shown, each under the dot that it had then.
 pub type Seen = SmallVec<[(EventId, Dot); 2]>;
 
@@ -151,6 +157,8 @@ struct Event {
     /// An attempt before the last may still take effect, whatever the last was answered with.
     lingers: bool,
     shown: bool,
+    /// Another writer had seen it.
+    superseded: bool,
 }
 
 #[derive(Default)]
@@ -162,8 +170,10 @@ struct KeyHistory {
     acknowledged: VersionVector,
     /// By W, from 1 on: see [`Floor`].
     floors: Vec<Floor>,
-    /// The greatest stamp of an acknowledged write, where the last write wins.
+    /// Where the last write wins: the greatest stamp of an acknowledged write, and whose each is.
     greatest: winner::Stamp,
+    stamps: FixedMap<winner::Stamp, EventId>,
+    standing: Standing,
 }
 
 /// What happened to all keys, as the clients know it.
@@ -175,12 +185,13 @@ pub struct History {
     replicas: usize,
     /// Whether the last write wins.
     pub stamped: bool,
+    /// Whether a write that was sent once has one stamp, that which its client is told.
+    pub exact_stamps: bool,
     /// The longest deadline of a request.
     pub patience: Duration,
     /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
     overlaps: bool,
-    /// Values that came back after all because their write had been sent twice and its trace was forgotten.
-    pub revived_retries: u64,
+    pub excuses: Excuses,
     pub reads: u64,
     pub values_read: u64,
 }
@@ -197,9 +208,10 @@ impl History {
             names,
             replicas,
             stamped: false,
+            exact_stamps: false,
             patience: Duration::ZERO,
             overlaps,
-            revived_retries: 0,
+            excuses: Excuses::default(),
             reads: 0,
             values_read: 0,
         }
@@ -237,7 +249,9 @@ impl History {
             attempts: 0,
             lingers: false,
             shown: false,
+            superseded: false,
         });
+        self.supersede(id);
         let history = &mut self.keys[key as usize];
         match kind {
             Kind::Put => history.puts.push(id),
@@ -284,6 +298,7 @@ impl History {
             return Err((Invariant::I3, format!("{:?}: heads and values differ in number", self.key(key))));
         }
         let siblings = &siblings.clone().into_shown();
+        self.check_size(key, siblings)?;
         for (entry, value) in siblings.head.entries.iter().zip(&siblings.values) {
             self.values_read += 1;
             let id = self.check_value(key, entry.write_id, value)?;
@@ -303,6 +318,20 @@ impl History {
         self.check_siblings(key, &shown)?;
         self.check_causes(key, &shown, &siblings.head.clock)?;
         Ok(shown)
+    }
+    fn check_size(&self, key: u32, siblings: &Siblings) -> Verdict {
+        let head = &siblings.head;
+        let rows = [
+            ("siblings", head.entries.len(), MERGED_SIBLINGS_MAX),
+            ("entries of its clock", head.clock.len(), MERGED_CLOCK_ENTRIES_MAX),
+            ("remembered writes", head.recent.len(), RECENT_WRITES_MAX),
+        ];
+        match rows.iter().find(|(_, count, bound)| count > bound) {
+            None => Ok(()),
+            Some((what, count, bound)) => {
+                Err((Invariant::I12, format!("{:?} has {count} {what}, at most {bound} were declared", self.key(key))))
+            }
+        }
     }
     fn check_value(&mut self, key: u32, write_id: WriteId, value: &[u8]) -> Result<EventId, (Invariant, String)> {
         let name = self.names[key as usize].clone();
@@ -339,7 +368,7 @@ impl History {
     fn check_siblings(&mut self, key: u32, shown: &Seen) -> Verdict {
         for &(newer, _) in shown {
             for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
-                if self.supersedes(newer, older, dot) {
+                if self.supersedes(newer, older, dot)? {
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
                     let name = self.key(key);
                     let text = format!("{name:?}: write {older} stands beside write {newer}, whose writer had seen it");
@@ -351,19 +380,29 @@ impl History {
     }
     /// Whether `newer` must have removed the sibling `older` with this dot wherever it took effect. A write that was
     /// sent or forwarded twice may have a second dot, which the writer of `newer` had not seen: it may come later. So
-    /// may a dot that a context keeps apart from its clock, or has no more room for.
-    fn supersedes(&mut self, newer: EventId, older: EventId, dot: Dot) -> bool {
+    /// may a dot that a context keeps apart from its clock, or has no more room for. Heads remember what was superseded
+    /// last, so neither comes back before so much else was written that its trace may be forgotten.
+    fn supersedes(&mut self, newer: EventId, older: EventId, dot: Dot) -> Result<bool, (Invariant, String)> {
         let event = &self.events[newer.0 as usize];
         if event.context.clock.covers(dot) {
-            return true;
+            return Ok(true);
         }
-        let Some((_, seen)) = event.seen.iter().find(|(id, _)| *id == older) else { return false };
+        let Some((_, seen)) = event.seen.iter().find(|(id, _)| *id == older) else { return Ok(false) };
         let apart = event.context.dots.contains(&dot) || event.context.dots.len() >= CONTEXT_DOTS_MAX;
         if *seen == dot && !apart {
-            return true;
+            return Ok(true);
         }
-        self.revived_retries += 1;
-        false
+        let key = event.key;
+        let others = self.keys[key as usize].puts.iter().filter(|id| **id != older);
+        let traces: usize = others.map(|id| self.events[id.0 as usize].attempts as usize * COORDINATORS).sum();
+        if traces < RECENT_WRITES_MAX {
+            let (newer, older, name) = (newer.0 + 1, older.0 + 1, self.key(key));
+            let text =
+                format!("{name:?}: write {older} is back beside write {newer}, and nobody can have forgotten it");
+            return Err((Invariant::I2, text));
+        }
+        self.excuses.revived_retries += 1;
+        Ok(false)
     }
 }
 

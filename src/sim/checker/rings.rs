@@ -15,9 +15,9 @@ pub struct Rings {
     gone: FixedMap<(Address, NodeId), ()>,
     /// A node's entry in a generation and revision, as first seen anywhere.
     entries: FixedMap<(NodeId, u64, u32), (u64, Address)>,
-    /// A node that may be set back to an older state: until it hears of its later starts it may count one of them again,
+    /// Nodes that may be set back to an older state: until one hears of its later starts it may count one of them again,
     /// and say something else of itself.
-    pub set_back: Option<NodeId>,
+    pub set_back: Vec<NodeId>,
     pub looks: u64,
 }
 
@@ -53,7 +53,7 @@ impl Rings {
         let place = (member.id, member.generation, member.revision);
         let shape = digest(std::iter::once(member));
         let (expected, other) = *self.entries.entry(place).or_insert((shape, shard));
-        if expected == shape || member.state == MemberState::Removed || self.set_back == Some(member.id) {
+        if expected == shape || member.state == MemberState::Removed || self.set_back.contains(&member.id) {
             return Ok(());
         }
         let text = format!("{shard} and {other} differ in what node {} said of itself", member.id);

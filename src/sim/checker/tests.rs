@@ -3,11 +3,11 @@
 use super::*;
 use crate::{
     driver::core::CoreStats,
-    engine::types::EngineOptions,
     protocol::{
         ring::Ring,
         versions::{Actor, Entry, Head, VersionVector},
     },
+    sim::plan::Plan,
     types::{Address, Member, MemberState, NodeId, Ports, Token},
 };
 use bounds::Bounds;
@@ -193,7 +193,7 @@ fn a_member_that_returns_is_noticed() {
 
 #[test]
 fn whatever_outgrows_its_bound_is_noticed() {
-    let bounds = Bounds::of(&EngineOptions::default(), 0);
+    let bounds = Bounds::of(&Plan::draw(1, Duration::from_secs(1)));
     assert_eq!(bounds.check(0, &CoreStats::default()), Ok(()));
     assert_eq!(broken(bounds.check(usize::MAX, &CoreStats::default())), Some(Invariant::I12));
     let spoil: [fn(&mut CoreStats); 5] = [
@@ -250,4 +250,53 @@ fn an_old_write_that_wins_over_one_made_much_later_is_noticed() {
     h.finish(Instant(11_000_000_000), late, End::Acknowledged, None);
     let first = stamp(5, 1);
     assert_eq!(broken(h.check_final(0, &state(&[first], &[(first, one)]))), Some(Invariant::I8));
+}
+
+#[test]
+fn a_read_that_hides_a_value_is_noticed() {
+    let mut h = history();
+    let one = put(&mut h, &[], &[], End::Acknowledged);
+    h.acknowledge(one, STRICT, &Context::default(), &context(&[dot(1, 1)])).unwrap();
+    let (hidden, floor) = (state(&[dot(1, 1)], &[]), h.floor(0, 2));
+    assert_eq!(broken(h.check_floor(0, &floor, &hidden)), Some(Invariant::I6));
+    assert_eq!(h.check_floor(0, &h.floor(0, 1), &hidden), Ok(()), "R + W = N");
+    put(&mut h, &[one], &[dot(1, 1)], End::Unknown);
+    assert_eq!(h.check_floor(0, &floor, &hidden), Ok(()), "somebody may have overwritten it meanwhile");
+}
+
+#[test]
+fn what_nobody_can_have_forgotten_does_not_come_back() {
+    let mut h = history();
+    let one = put(&mut h, &[], &[], End::Unknown);
+    let two = put(&mut h, &[one], &[dot(1, 1)], End::Acknowledged);
+    let both = state(&[dot(1, 2), dot(2, 1)], &[(dot(1, 2), two), (dot(2, 1), one)]);
+    assert_eq!(broken(h.observe(0, &both).map(drop)), Some(Invariant::I2));
+    // After more writes than a head remembers it may.
+    for _ in 0..4 {
+        put(&mut h, &[], &[], End::Unknown);
+    }
+    assert!(h.observe(0, &both).is_ok());
+    assert_eq!(h.excuses.revived_retries, 1);
+}
+
+#[test]
+fn a_stamp_with_another_value_is_noticed() {
+    let mut h = stamped();
+    let (one, first) = (put(&mut h, &[], &[], End::Acknowledged), stamp(5, 1));
+    h.acknowledge(one, STRICT, &Context::default(), &context(&[first])).unwrap();
+    assert!(h.observe(0, &state(&[first], &[(first, one)])).is_ok());
+    assert_eq!(broken(h.observe(0, &state(&[first], &[])).map(drop)), Some(Invariant::I8), "a tombstone");
+    let second = stamp(6, 1);
+    assert_eq!(broken(h.observe(0, &state(&[second], &[])).map(drop)), Some(Invariant::I8), "nobody has deleted");
+    delete(&mut h, &[], &[]);
+    assert!(h.observe(0, &state(&[second], &[])).is_ok());
+}
+
+#[test]
+fn a_delete_that_wins_late_is_noticed() {
+    let mut h = stamped();
+    delete(&mut h, &[], &[]);
+    let late = h.begin(Instant(10_000_000_000), Kind::Put, 0, Seen::new(), Context::default());
+    h.finish(Instant(11_000_000_000), late, End::Acknowledged, None);
+    assert_eq!(broken(h.check_final(0, &state(&[stamp(5, 1)], &[]))), Some(Invariant::I8));
 }

@@ -1,12 +1,12 @@
 //! One winner everywhere (I8): keys of a table in which the last write wins.
 //!
-//! Every write has a stamp, of time and node; a state is the write with the greatest. So nothing is said of causes and
-//! siblings here. A read shows one value at most; where quorums overlap, none with a stamp below those acknowledged
+//! Every write has a stamp, of time and node; a state is the write with the greatest, and shows its value, or that it
+//! was a delete. So nothing is said of causes and siblings here. A read shows one value at most; where quorums overlap, none with a stamp below those acknowledged
 //! before; and in the end the winner is no older than any acknowledged write, neither by stamp nor, beyond what clocks
 //! may differ by, by true time. A request that was passed on to two coordinators is stamped by both, and by the second
 //! as late as its deadline, whatever its client has been told by then: so long it counts as being made.
 
-use super::{End, EventId, History, Invariant, Seen, Verdict};
+use super::{End, Event, EventId, History, Invariant, Kind, Seen, Verdict};
 use crate::{
     limits::SKEW_MAX,
     protocol::versions::{Context, Dot, Siblings},
@@ -26,14 +26,44 @@ const SLACK: Duration = Duration::from_secs(1);
 
 impl History {
     /// A read of such a key has shown this.
-    pub(super) fn check_lone_value(&self, key: u32, shown: &Seen, siblings: &Siblings) -> Verdict {
+    pub(super) fn check_lone_value(&mut self, key: u32, shown: &Seen, siblings: &Siblings) -> Verdict {
         let stamp = siblings.head.stamp();
         if shown.len() > 1 || shown.iter().any(|(_, dot)| Some(*dot) != stamp) {
             let text =
                 format!("{:?}: {} values are shown of a key where one wins: {shown:?}", self.key(key), shown.len());
             return Err((Invariant::I8, text));
         }
-        Ok(())
+        let Some(stamp) = stamp.map(stamp_of) else { return Ok(()) };
+        let (shown, puts) = (shown.first().map(|(id, _)| *id), Some(Kind::Put));
+        let told = self.keys[key as usize].stamps.get(&stamp).copied();
+        let fits = match told {
+            Some(id) => {
+                let kind = Some(self.events[id.0 as usize].kind);
+                if kind == puts { shown == Some(id) } else { shown.is_none() }
+            }
+            // Of a write that has no answer yet, or was sent or passed on twice.
+            None => {
+                self.excuses.untold_stamps += 1;
+                shown.is_some() || !self.tombstones(key).is_empty()
+            }
+        };
+        if fits {
+            return Ok(());
+        }
+        let (name, shown, told) = (self.key(key), shown.map(|id| id.0 + 1), told.map(|id| id.0 + 1));
+        let text =
+            format!("{name:?}: stamp {stamp:?} was given to write {told:?}, and write {shown:?} is shown with it");
+        Err((Invariant::I8, text))
+    }
+    /// Deletes of the key that may have left a tombstone.
+    fn tombstones(&self, key: u32) -> Vec<EventId> {
+        let deletes = self.keys[key as usize].deletes.iter().copied();
+        let told = |e: &Event| self.exact_stamps && e.end == End::Acknowledged && e.attempts == 1;
+        let may = |id: &EventId| {
+            let event = &self.events[id.0 as usize];
+            event.end != End::NotApplied && !told(event)
+        };
+        deletes.filter(may).collect()
     }
     /// A write of such a key was acknowledged: its stamp. `needed`: how many home replicas have it for sure.
     pub(super) fn acknowledge_stamp(&mut self, id: EventId, needed: Option<usize>, answer: &Context) -> Verdict {
@@ -46,6 +76,12 @@ impl History {
         };
         let history = &mut self.keys[key];
         history.greatest = history.greatest.max(stamp);
+        let first = *history.stamps.entry(stamp).or_insert(id);
+        if first != id {
+            let (name, first) = (&self.names[key], first.0 + 1);
+            let text = format!("{name:?}: writes {first} and {} were both told stamp {stamp:?}", id.0 + 1);
+            return Err((Invariant::I8, text));
+        }
         if let Some(needed) = needed.filter(|_| self.overlaps) {
             history.floors.resize_with(replicas, Default::default);
             let floor = &mut history.floors[needed - 1].stamp;
@@ -64,15 +100,26 @@ impl History {
         Err((Invariant::I8, text))
     }
     /// What all replicas agree on in the end.
-    pub(super) fn check_winner(&self, key: u32, shown: &Seen, last: &Siblings) -> Verdict {
+    pub(super) fn check_winner(&mut self, key: u32, shown: &Seen, last: &Siblings) -> Verdict {
         let history = &self.keys[key as usize];
         self.check_stamp(key, history.greatest, last)?;
-        let Some((winner, _)) = shown.first() else { return Ok(()) };
-        let ended = self.events[winner.0 as usize].ended;
-        let loser = history.puts.iter().chain(&history.deletes).find(|id| {
-            let event = &self.events[id.0 as usize];
-            event.end == End::Acknowledged && event.started.since(ended) > APART + self.patience * 2 + SLACK
-        });
+        let Some(stamp) = last.head.stamp().map(stamp_of) else { return Ok(()) };
+        // A tombstone does not say whose it is: the latest of those that it may be of.
+        let known = shown.first().map(|(id, _)| *id).or_else(|| history.stamps.get(&stamp).copied());
+        let candidates = known.map_or_else(|| self.tombstones(key), |id| vec![id]);
+        let ended = |id: &EventId| self.events[id.0 as usize].ended;
+        let Some(winner) = candidates.into_iter().max_by_key(ended) else { return Ok(()) };
+        let ended = ended(&winner);
+        let latest = history
+            .puts
+            .iter()
+            .chain(&history.deletes)
+            .copied()
+            .filter(|id| self.events[id.0 as usize].end == End::Acknowledged);
+        let latest = latest.max_by_key(|id| self.events[id.0 as usize].started);
+        let apart = latest.map_or(Duration::ZERO, |id| self.events[id.0 as usize].started.since(ended));
+        let loser = latest.filter(|_| apart > APART + self.patience * 2 + SLACK);
+        self.excuses.winners_within_skew += u64::from(!apart.is_zero());
         match loser {
             None => Ok(()),
             Some(loser) => {

@@ -52,9 +52,10 @@ impl VirtualDisk {
         self.state.borrow_mut().astray = Some(prng.bits());
         true
     }
-    /// Pages that are not what they should be.
-    pub fn rotten(&self) -> usize {
-        self.state.borrow().rotten.len()
+    /// Whether any page is not what it should be, or the next write goes astray.
+    pub fn is_rotten(&self) -> bool {
+        let state = self.state.borrow();
+        state.astray.is_some() || !state.rotten.is_empty()
     }
     /// Puts back what should be there, where nobody has written since. Gives the count of rotten pages.
     pub fn mend_rot(&self) -> usize {

@@ -1,0 +1,51 @@
+//! What was let pass because a fault explains it: each excuse by name, and how often it was made.
+//!
+//! An excuse in a judge is a hole that a defect may fall through. So each is as narrow as its fault, is counted, and is
+//! shown with the faults of a run.
+
+/// Makes the struct with its names, so that no counter is forgotten.
+macro_rules! excuses {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// See the module.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Excuses {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+        impl Excuses {
+            /// Each excuse by name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+            pub fn add(&mut self, other: &Excuses) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+excuses! {
+    /// A node ended by itself: its disk had failed a call in this life, or its medium had lost what it held.
+    failed_disks,
+    /// A request was answered with damage: a medium rots, or disks fail.
+    damaged_answers,
+    /// A request got no answer: its node ended, was stopped or stood still after it had arrived.
+    silent_in_disturbance,
+    /// The medium's node made a message that cannot be sent.
+    unsendable_from_rot,
+    /// A copy was left out of a comparison: the medium has lost it.
+    copies_lost_to_rot,
+    /// Marked ranges and hints that wait for what the medium has lost.
+    owed_and_lost_to_rot,
+    /// Values that came back because their write was sent twice and its trace was forgotten.
+    revived_retries,
+    /// Reads and losses that are not held to overlapping quorums: a disk may forget.
+    reads_without_overlap,
+    /// A write that was read and never acknowledged is gone: a disk may forget.
+    unacknowledged_and_lost,
+    /// A write may have been removed by a delete without a context that was still under way.
+    losses_to_blind_deletes,
+    /// In a table where the last write wins: a write of a stamp that its client was not told.
+    untold_stamps,
+    /// There: an earlier write has won over a later one, within what clocks and deadlines may differ by.
+    winners_within_skew,
+}
