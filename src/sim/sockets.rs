@@ -33,6 +33,8 @@ pub(super) struct Call {
     /// It is a read in which stand-ins count.
     sloppy_read: bool,
     delivered: Option<Instant>,
+    /// The deadline that its node knows.
+    due: Instant,
     /// The fault plan swallows the request or its answer.
     swallowed: bool,
     end: Option<CallEnd>,
@@ -57,7 +59,17 @@ impl Cluster {
         }
         let life = self.life(node);
         let sloppy_read = request.operation == Operation::Get && request.consistency.sloppy.unwrap_or(self.plan.sloppy);
-        let call = Call { node, life, shard, sloppy_read, delivered: None, swallowed, end: None, waker: None };
+        let call = Call {
+            node,
+            life,
+            shard,
+            sloppy_read,
+            delivered: None,
+            due: Instant::ZERO,
+            swallowed,
+            end: None,
+            waker: None,
+        };
         self.calls.borrow_mut().insert(number, call);
         if !swallowed_early {
             let cluster = self.clone();
@@ -92,6 +104,7 @@ impl Cluster {
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
             call.delivered = Some(self.executor.now());
+            call.due = self.executor.now() + timeout;
             self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {}", words_of(&request)));
             inbox.push(Arrival::Request { client: ClientToken(number), request });
         }
@@ -147,7 +160,9 @@ impl Cluster {
     /// I11: a delivered request is answered by its deadline, unless its node died or stood still meanwhile.
     fn check_silence(&self, call: &Call, node: usize) {
         let Some(delivered) = call.delivered.filter(|_| !call.swallowed) else { return };
-        let undisturbed = self.lives(node, call.life) && !self.paused(node) && self.disturbed(node) < delivered;
+        // What waited in a socket is due later than its client waits.
+        let due = self.executor.now() >= call.due;
+        let undisturbed = self.lives(node, call.life) && !self.paused(node) && self.disturbed(node) < delivered && due;
         if !undisturbed {
             self.excuse(|e| e.silent_in_disturbance += 1);
         } else {
