@@ -48,6 +48,13 @@ impl Operation {
     pub fn is_write(&self) -> bool {
         !matches!(self, Operation::Get)
     }
+    /// The identity of a write.
+    pub fn write_id(&self) -> Option<WriteId> {
+        match self {
+            Operation::Get => None,
+            Operation::Put { write_id, .. } | Operation::Delete { write_id, .. } => Some(*write_id),
+        }
+    }
 }
 
 /// The answer to a [`Request`].

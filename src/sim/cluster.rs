@@ -30,7 +30,7 @@ use crate::{
     engine::types::EngineOptions,
     limits::{KIB, SKEW_MAX},
     protocol::ring::FixedMap,
-    types::{Conflict, Instant, NodeId, Ports, ShardId, TableChange, TableChangeKind, TableName, TableWish},
+    types::{Conflict, Instant, NodeId, Ports, ShardId, TableChange, TableChangeKind, TableName, TableWish, WriteId},
 };
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -117,6 +117,8 @@ pub struct Cluster {
     pub(super) calls: RefCell<FixedMap<u64, Call>>,
     pub(super) next_call: Cell<u64>,
     pub(super) client_prng: RefCell<Prng>,
+    /// Writes that waited in the socket of a stopped process, and until when they may be carried out. The latest last.
+    pub(super) late_writes: RefCell<Vec<(WriteId, Instant)>>,
     pub violations: RefCell<Vec<Violation>>,
 }
 
@@ -148,6 +150,7 @@ impl Cluster {
             calls: RefCell::default(),
             next_call: Cell::new(0),
             client_prng: RefCell::new(Prng::stream(plan.seed, "client sockets")),
+            late_writes: RefCell::default(),
             violations: RefCell::default(),
             executor,
             plan,
@@ -324,9 +327,11 @@ impl Cluster {
         let mut node = self.nodes[index].borrow_mut();
         let Some(image) = node.backup.clone() else { return };
         node.disk = node.disk.restore(&image);
-        node.restored = true;
+        let untold = self.planted(Planted::UntoldBackup);
+        node.restored = !untold && (self.plan.waits.untold_set_backs || node.prng.coin());
         self.count(|c| c.restored_backups += 1);
-        self.count(|c| c.planted += u64::from(self.planted(Planted::UntoldBackup)));
+        self.count(|c| c.untold_set_backs += u64::from(!node.restored));
+        self.count(|c| c.planted += u64::from(untold));
         self.note(40, index as u64, || format!("node {index} gets an older disk"));
     }
     /// The disk of a node that does not run loses all but the node's name: what a user does who follows the words of a
@@ -405,7 +410,7 @@ impl Cluster {
     }
     /// A node on a restored disk says so, once it is open; from then on the disk is its own.
     fn check_alarm(&self, index: usize) {
-        if !std::mem::take(&mut self.nodes[index].borrow_mut().restored) || self.planted(Planted::UntoldBackup) {
+        if !std::mem::take(&mut self.nodes[index].borrow_mut().restored) {
             return;
         }
         if self.handle(index, 0).is_some_and(|handle| handle.stats().shard.identity_alarms == 0) {
@@ -426,7 +431,7 @@ impl Cluster {
             vnodes: self.plan.vnodes,
             seeds,
             random,
-            copied: self.nodes[index].borrow().restored && !self.planted(Planted::UntoldBackup),
+            copied: self.nodes[index].borrow().restored,
         }
     }
     fn settings(&self) -> Settings {

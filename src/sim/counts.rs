@@ -55,6 +55,8 @@ fault_counts! {
     wiped_disks true,
     /// Disks that came back as they had been some time before.
     restored_backups true,
+    /// Of these, those of which the node was not told.
+    untold_set_backs false,
     /// By shards that were there at the end: hints not kept at the bound, or given up; and marked ranges gone through.
     hints_dropped false,
     ranges_swept false,

@@ -143,17 +143,20 @@ pub struct Waits {
     pub second_stamps: bool,
     /// A frame of unknown kind ends its connection.
     pub unknown_kinds: bool,
+    /// A disk that is set back to an older state does not tell.
+    pub untold_set_backs: bool,
     /// A core that is gone after a restart with fewer leaves its node suspect for ever at those who spoke to it.
     pub cores_that_vanish: bool,
 }
 impl Waits {
     /// Each by name.
-    pub fn named(&mut self) -> [(&'static str, &mut bool); 5] {
+    pub fn named(&mut self) -> [(&'static str, &mut bool); 6] {
         [
             ("late-frames", &mut self.late_frames),
             ("late-requests", &mut self.late_requests),
             ("second-stamps", &mut self.second_stamps),
             ("unknown-kinds", &mut self.unknown_kinds),
+            ("untold-set-backs", &mut self.untold_set_backs),
             ("cores-that-vanish", &mut self.cores_that_vanish),
         ]
     }
@@ -171,10 +174,11 @@ impl Waits {
 impl Default for Waits {
     fn default() -> Waits {
         Waits {
-            late_frames: true,
-            late_requests: true,
+            late_frames: false,
+            late_requests: false,
             second_stamps: true,
             unknown_kinds: true,
+            untold_set_backs: true,
             cores_that_vanish: true,
         }
     }
@@ -291,7 +295,7 @@ impl Plan {
         // So many copies may be lost, and one stays.
         let lost = if self.n > 2 && prng.chance(0.3) { 2 } else { 1 };
         faults.fickle = NodeSet::of(&nodes[..lost]);
-        let every = self.duration / prng.between(2, 8) as u32;
+        let every = self.duration / prng.between(4, 16) as u32;
         // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was emptied.
         let wiped = prng.coin();
         faults.wipe_every = if wiped { every } else { Duration::ZERO };

@@ -279,14 +279,18 @@ impl Run {
     /// owed to a record that names a lost value waits for a new disk.
     fn hints(&self) -> u64 {
         let stats: Vec<CoreStats> = self.cluster.handles().iter().map(|handle| handle.stats()).collect();
-        if stats.iter().any(|s| s.engine.damaged_reads > 0 && s.shard.rebuilds_refused > 0) {
-            return 0;
-        }
+        let rots = self.cluster.plan.faults.unsound.is_some();
+        let lost = stats.iter().any(|s| s.engine.damaged_reads > 0 && s.shard.rebuilds_refused > 0);
         let of = |stats: CoreStats| {
-            let damaged = stats.engine.damaged_places + stats.engine.damaged_reads > 0;
+            let damaged = rots && stats.engine.damaged_places + stats.engine.damaged_reads > 0;
             stats.shard.hints_pending + if damaged { 0 } else { stats.shard.ranges_marked }
         };
-        stats.into_iter().map(of).sum()
+        let owed = stats.into_iter().map(of).sum();
+        if rots && lost && owed > 0 {
+            self.cluster.excuse(|e| e.owed_and_lost_to_rot += 1);
+            return 0;
+        }
+        owed
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
@@ -324,6 +328,9 @@ impl Run {
     }
     /// Holds what the replicas have agreed on against the history.
     fn judge_all_keys(&self) {
+        for (write_id, until) in self.cluster.late_writes.take() {
+            self.workload.history.borrow_mut().carried_out_late(write_id, until);
+        }
         let keys: Vec<(u32, Key)> = self.workload.history.borrow().keys().map(|(i, k)| (i, k.clone())).collect();
         let done = Rc::new(Cell::new(false));
         let (cluster, workload, finished) = (self.cluster.clone(), self.workload.clone(), done.clone());

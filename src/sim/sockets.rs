@@ -96,8 +96,13 @@ impl Cluster {
             return self.end_call(number, CallEnd::Refused);
         };
         if self.paused(node) && !self.plan.waits.late_requests {
-            let cluster = self.clone();
-            return self.keep_call(node, move || cluster.deliver_call(number, node, shard, request, timeout));
+            let (cluster, write_id) = (self.clone(), request.operation.write_id());
+            return self.keep_call(node, move || {
+                // It has its whole deadline still, whatever its client has been told.
+                let until = cluster.executor.now() + timeout;
+                cluster.late_writes.borrow_mut().extend(write_id.map(|id| (id, until)));
+                cluster.deliver_call(number, node, shard, request, timeout);
+            });
         }
         request.deadline = self.local_now(node) + timeout;
         self.spoil_request(&mut request, &mut self.client_prng.borrow_mut());

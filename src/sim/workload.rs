@@ -10,6 +10,7 @@ use super::{
     sockets::{CallEnd, worth_a_retry},
 };
 use crate::{
+    limits::{MERGED_SIBLINGS_MAX, SIBLINGS_MAX},
     protocol::{
         message::{Answer, Operation, Request, Response},
         versions::{Context, Siblings},
@@ -70,6 +71,8 @@ impl Workload {
         let mut history = History::new(names, usize::from(cluster.plan.n), overlaps);
         history.stamped = cluster.plan.last_write_wins;
         history.patience = plan.timeout_max;
+        // Each of so many coordinators may have taken as many on its own.
+        history.siblings_max = MERGED_SIBLINGS_MAX / SIBLINGS_MAX * cluster.plan.bounds.siblings_max;
         history.exact_stamps = !cluster.plan.waits.second_stamps;
         let mut sum = 0.0;
         let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);

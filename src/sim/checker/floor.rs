@@ -7,7 +7,10 @@
 //! there. Writes for which stand-ins may have counted have no floor.
 
 use super::{EventId, History, Invariant, Kind, Verdict, winner::Stamp};
-use crate::protocol::versions::{Context, Dot, Siblings, VersionVector};
+use crate::{
+    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX},
+    protocol::versions::{Context, Dot, Siblings, VersionVector},
+};
 
 /// What reads must know of a key from some instant on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -46,6 +49,11 @@ impl History {
     /// A write was acknowledged with this context. The context covers what it was sent with: a client that passes it
     /// on loses sight of nothing.
     pub fn acknowledge(&mut self, id: EventId, quorum: Quorum, sent: &Context, answer: &Context) -> Verdict {
+        let sizes = [(answer.clock.len(), CLOCK_ENTRIES_MAX), (answer.dots.len(), CONTEXT_DOTS_MAX)];
+        if let Some((count, bound)) = sizes.into_iter().find(|(count, bound)| count > bound) {
+            let text = format!("the answer to write {} has a context of {count} entries, at most {bound}", id.0 + 1);
+            return Err((Invariant::I12, text));
+        }
         let overlaps = quorum.strict && self.overlaps && (1..=self.replicas).contains(&quorum.needed);
         if self.stamped {
             return self.acknowledge_stamp(id, overlaps.then_some(quorum.needed), answer);

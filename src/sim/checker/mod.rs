@@ -187,6 +187,8 @@ pub struct History {
     pub stamped: bool,
     /// Whether a write that was sent once has one stamp, that which its client is told.
     pub exact_stamps: bool,
+    /// Siblings of a key when all that coordinators took on their own has come together.
+    pub siblings_max: usize,
     /// The longest deadline of a request.
     pub patience: Duration,
     /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
@@ -209,6 +211,7 @@ impl History {
             replicas,
             stamped: false,
             exact_stamps: false,
+            siblings_max: MERGED_SIBLINGS_MAX,
             patience: Duration::ZERO,
             overlaps,
             excuses: Excuses::default(),
@@ -278,6 +281,13 @@ impl History {
             event.context = context.clone();
         }
     }
+    /// A request of this write may have been carried out until then, though its client has given it up.
+    pub fn carried_out_late(&mut self, write_id: WriteId, until: Instant) {
+        let event = EventId::from_write_id(write_id).and_then(|id| self.events.get_mut(id.0 as usize));
+        if let Some(event) = event {
+            event.ended = event.ended.max(until);
+        }
+    }
     /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that was acknowledged
     /// is over with its answer. An attempt that nobody has heard of may be on its way still: messages carry the time
     /// that is left, and on the way none of it passes.
@@ -322,7 +332,7 @@ impl History {
     fn check_size(&self, key: u32, siblings: &Siblings) -> Verdict {
         let head = &siblings.head;
         let rows = [
-            ("siblings", head.entries.len(), MERGED_SIBLINGS_MAX),
+            ("siblings", head.entries.len(), self.siblings_max),
             ("entries of its clock", head.clock.len(), MERGED_CLOCK_ENTRIES_MAX),
             ("remembered writes", head.recent.len(), RECENT_WRITES_MAX),
         ];
