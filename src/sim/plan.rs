@@ -403,7 +403,7 @@ fn draw_workload(prng: &mut Prng) -> WorkloadPlan {
 fn draw_bounds(prng: &mut Prng) -> ShardBounds {
     let usual = ShardBounds::default();
     let mut small = |choices: [u64; 2], usual: u64| {
-        if prng.chance(0.3) { choices[usize::from(prng.coin())] } else { usual }
+        if prng.chance(0.12) { choices[usize::from(prng.coin())] } else { usual }
     };
     ShardBounds {
         dot_lease: small([4, 64], usual.dot_lease),

@@ -24,7 +24,7 @@ use crate::{
         replica::keys::data_key,
         versions::{Head, Siblings},
     },
-    types::{Conflict, Consistency, Instant, Key, Level, MemberView},
+    types::{Conflict, Consistency, ErrorCode, Instant, Key, Level, MemberView},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -300,8 +300,10 @@ impl Run {
         let keys: VecDeque<(u32, Key)> =
             self.workload.history.borrow().keys().map(|(index, key)| (index, key.clone())).collect();
         let queue = Rc::new(RefCell::new(keys));
-        let active = Rc::new(Cell::new(READERS));
-        for reader in 0..READERS {
+        // Each read is in hand at two cores at least, and none should be refused for it.
+        let readers = (self.cluster.plan.bounds.requests_in_flight_max / 2).clamp(1, READERS);
+        let active = Rc::new(Cell::new(readers));
+        for reader in 0..readers {
             let (cluster, workload) = (self.cluster.clone(), self.workload.clone());
             let (queue, active) = (queue.clone(), active.clone());
             self.executor().spawn(Life::OUTSIDE, async move {
@@ -476,7 +478,13 @@ async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
             consistency: Consistency { level: Some(Level::Quorum), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };
-        cluster.call(node, 0, request, READ_TIMEOUT).await;
+        for _ in 0..8 {
+            match cluster.call(node, 0, request.clone(), READ_TIMEOUT).await {
+                CallEnd::Answered(Err(failure)) if failure.code == ErrorCode::Overloaded => {}
+                _ => break,
+            }
+            cluster.executor.sleep(Duration::from_millis(500)).await;
+        }
     }
 }
 
