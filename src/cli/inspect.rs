@@ -22,7 +22,7 @@ use std::{
 };
 
 pub const EXAMPLE: &str = "Exit code 1 when anything is damaged.\n\n\
-    Example:\n  dynarc inspect wal dynarc-dev/n1/log/0000000000000001.seg\n  dynarc inspect manifest dynarc-dev/n1/slices/0000/MANIFEST";
+    Example:\n  dynarc inspect wal dynarc-dev/n1\n  dynarc inspect manifest dynarc-dev/n1/slices/0000";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum FileKind {
@@ -38,8 +38,8 @@ enum FileKind {
 #[derive(Args)]
 pub struct InspectArgs {
     kind: FileKind,
-    /// A file in a data directory
-    file: PathBuf,
+    /// A file in a data directory, or a directory: all files of the kind below it
+    path: PathBuf,
     /// Print JSON: an array of lines
     #[arg(long)]
     json: bool,
@@ -128,8 +128,6 @@ impl DiskFile for ReadFile {
 }
 
 pub fn run(args: InspectArgs) -> Result<(), Stop> {
-    let (root, path) = place(args.kind, &args.file)?;
-    let disk = FileDisk { root };
     let mut lines = Vec::new();
     let mut print = |line: String| {
         if args.json {
@@ -139,22 +137,97 @@ pub fn run(args: InspectArgs) -> Result<(), Stop> {
             let _ = writeln!(io::stdout(), "{line}");
         }
     };
-    // Nothing in a FileDisk ever waits, so one poll runs to the end.
-    let damaged = async {
-        match args.kind {
-            FileKind::Wal => inspect::wal(&disk, &path, &mut print).await.map(|v| v.damaged),
-            FileKind::Manifest => inspect::manifest(&disk, &path, &mut print).await.map(|v| v.damaged),
-            FileKind::Table => table::inspect::table(&disk, &path, &mut print).await.map(|_| 0),
-        }
-    };
-    let damaged = damaged.now_or_never();
+    let mut broken: Vec<Stop> = Vec::new();
+    for file in args.kind.files(&args.path)? {
+        broken.extend(one(args.kind, &file, &mut print).err());
+    }
     if args.json {
         output::print_json(&lines)?;
     }
-    match damaged.unwrap_or_else(|| Err(EngineError::Failed("the reader waits for nothing".into()))) {
+    match broken.len() {
+        0 => Ok(()),
+        1 => Err(broken.swap_remove(0)),
+        many => {
+            broken.iter().for_each(|stop| output::tell(format!("dynarc: {stop}")));
+            Err(Stop::failed(format!("{many} files are damaged")))
+        }
+    }
+}
+
+fn one(kind: FileKind, file: &Path, print: &mut impl FnMut(String)) -> Result<(), Stop> {
+    let (root, path) = place(kind, file)?;
+    let disk = FileDisk { root };
+    // Nothing in a FileDisk ever waits, so one poll runs to the end.
+    let damaged = async {
+        match kind {
+            FileKind::Wal => inspect::wal(&disk, &path, print).await.map(|v| v.damaged),
+            FileKind::Manifest => inspect::manifest(&disk, &path, print).await.map(|v| v.damaged),
+            FileKind::Table => table::inspect::table(&disk, &path, print).await.map(|_| 0),
+        }
+    };
+    match damaged.now_or_never().unwrap_or_else(|| Err(EngineError::Failed("the reader waits for nothing".into()))) {
         Ok(0) => Ok(()),
         Ok(damaged) => Err(Stop::failed(format!("{path}: {damaged} damaged places"))),
         Err(error) => Err(Stop::failed(error.to_string())),
+    }
+}
+
+/// Directories below the one that is named in which files are looked for: `DIR/slices/0000`.
+const DEPTH_MAX: usize = 2;
+/// Files that are named when the one that was asked for is not there.
+const NAMED_MAX: usize = 5;
+
+impl FileKind {
+    fn is_named(self, name: &str) -> bool {
+        match self {
+            FileKind::Wal => name.ends_with(".seg"),
+            FileKind::Table => name.ends_with(".sst"),
+            FileKind::Manifest => name == "MANIFEST",
+        }
+    }
+    fn name(self) -> &'static str {
+        match self {
+            FileKind::Wal => "segments of a log (*.seg)",
+            FileKind::Table => "tables (*.sst)",
+            FileKind::Manifest => "manifests (MANIFEST)",
+        }
+    }
+    /// The file itself, or all of this kind below a directory, in order.
+    fn files(self, path: &Path) -> Result<Vec<PathBuf>, Stop> {
+        if path.is_dir() {
+            let found = self.below(path);
+            let none = || Stop::failed(format!("{}: there are no {} below it", path.display(), self.name()));
+            return if found.is_empty() { Err(none()) } else { Ok(found) };
+        }
+        match fs::metadata(path) {
+            Ok(_) => Ok(vec![path.to_owned()]),
+            Err(e) => Err(Stop::failed(format!("{}: {e}{}", path.display(), self.others(path)))),
+        }
+    }
+    /// Names of files that are there, for one that is not.
+    fn others(self, path: &Path) -> String {
+        let near = path.ancestors().skip(1).find(|directory| directory.is_dir()).map(|near| self.below(near));
+        let all = near.unwrap_or_default();
+        let named: Vec<String> = all.iter().take(NAMED_MAX).map(|found| found.display().to_string()).collect();
+        if named.is_empty() { String::new() } else { format!("; there are {}", named.join(", ")) }
+    }
+    fn below(self, root: &Path) -> Vec<PathBuf> {
+        let (mut found, mut directories) = (Vec::new(), vec![(root.to_owned(), 0)]);
+        while let Some((directory, depth)) = directories.pop() {
+            // What cannot be read holds nothing that could be shown.
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    if depth < DEPTH_MAX {
+                        directories.push((path, depth + 1));
+                    }
+                } else if entry.file_name().to_str().is_some_and(|name| self.is_named(name)) {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
     }
 }
 
@@ -187,6 +260,23 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_stands_for_its_files_and_a_wrong_name_is_told_the_right_ones() {
+        let root = tempfile::tempdir().expect("a directory");
+        let slices = ["slices/0000", "slices/0001"].map(|slice| root.path().join(slice));
+        for slice in &slices {
+            fs::create_dir_all(slice).expect("made");
+            fs::write(slice.join("MANIFEST"), "").expect("written");
+        }
+        let manifests = slices.map(|slice| slice.join("MANIFEST"));
+        assert_eq!(FileKind::Manifest.files(root.path()), Ok(manifests.to_vec()));
+        assert_eq!(FileKind::Manifest.files(&manifests[1]), Ok(vec![manifests[1].clone()]));
+        let none = FileKind::Wal.files(root.path()).expect_err("no log here");
+        assert!(none.line.contains("no segments of a log"), "{none}");
+        let wrong = FileKind::Manifest.files(&root.path().join("slices/0007/MANIFEST")).expect_err("no such file");
+        assert!(wrong.line.contains("slices/0000/MANIFEST"), "{wrong}");
+    }
+
+    #[test]
     fn reads_are_bounded_by_the_file() {
         let root = tempfile::tempdir().expect("a directory");
         fs::write(root.path().join("f"), vec![7; PAGE + 1]).expect("written");
@@ -201,7 +291,7 @@ mod tests {
         };
         assert!(run.now_or_never().expect("never waits").is_ok());
         let damaged = root.path().join("f");
-        let args = |kind| InspectArgs { kind, file: damaged.clone(), json: false };
+        let args = |kind| InspectArgs { kind, path: damaged.clone(), json: false };
         for kind in [FileKind::Wal, FileKind::Table, FileKind::Manifest] {
             assert!(super::run(args(kind)).is_err_and(|stop| !stop.line.is_empty()));
         }

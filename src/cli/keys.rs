@@ -17,13 +17,13 @@ use serde_json::value::RawValue;
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read},
+    io::{self, IsTerminal, Read},
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
 pub const PUT_EXAMPLE: &str = "Prints the context of what was written. A VALUE that is JSON is stored as JSON, other text as\n\
     text/plain; files and standard input are stored as they are.\n\n\
-    Example:\n  dynarc put cart:8731 '{\"items\": [\"tea\"]}'\n  dynarc put picture @cat.png --content-type image/png";
+    Example:\n  dynarc put cart:8731 '{\"items\": [\"tea\"]}'\n  dynarc put cart:8731 --replace '{\"items\": []}'\n  dynarc put picture @cat.png --content-type image/png";
 pub const GET_EXAMPLE: &str = "Prints the value, and its context on standard error. Exit code 4: no value; 5: concurrent values, one\n\
     a line, to be merged and put with their context.\n\n\
     Example:\n  dynarc get cart:8731\n  dynarc get cart:8731 --json --consistency all";
@@ -86,6 +86,9 @@ pub struct PutArgs {
     /// Context of the read that this builds on; without it the value is concurrent with what is there
     #[arg(long, value_name = "vc:..")]
     context: Option<String>,
+    /// Replace what the key holds now: read its context first, and build on that
+    #[arg(long, conflicts_with = "context")]
+    replace: bool,
     /// Type of the value; application/json stores JSON
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
@@ -110,8 +113,31 @@ pub fn put(args: PutArgs) -> Result<(), Stop> {
     let key = args.about.key()?;
     let context = args.about.context(&key, args.context.as_deref())?;
     let value = value(&args.value, args.content_type.as_deref())?;
-    let written = Store::connect(&args.about.reach)?.put(&key, value, context, args.about.level())?;
-    args.about.print_written(&key, &written)
+    let mut store = Store::connect(&args.about.reach)?;
+    let blind = context.is_none() && !args.replace;
+    let context = match args.replace {
+        true => Some(store.get(&key, args.about.level())?.context).filter(|known| *known != Context::default()),
+        false => context,
+    };
+    let written = store.put(&key, value, context, args.about.level())?;
+    args.about.print_written(&key, &written)?;
+    if blind {
+        tell_of_siblings(&mut store, &key, args.about.level());
+    }
+    Ok(())
+}
+
+/// Says that a put without a context stands beside other values now. The write has been done, so a read that fails
+/// changes nothing about it.
+fn tell_of_siblings(store: &mut Store, key: &Key, level: Option<Level>) {
+    if let Ok(Held { values, .. }) = store.get(key, level)
+        && values.len() > 1
+    {
+        let many = values.len();
+        output::tell(format!(
+            "dynarc: the key has {many} concurrent values now, for this put named no context; --replace builds on what is there"
+        ));
+    }
 }
 
 pub fn delete(args: DeleteArgs) -> Result<(), Stop> {
@@ -187,6 +213,10 @@ pub fn get(args: GetArgs) -> Result<(), Stop> {
 /// One value: its bytes, and an end of line behind JSON. Several: a line each, base64 for those that are not JSON.
 fn print_values(held: &Held) -> Result<(), Stop> {
     match held.values.as_slice() {
+        // On a terminal the context comes on the next line; in a pipe the value stays as it is, byte for byte.
+        [Value { media: Media::Raw(_), bytes, .. }] if io::stdout().is_terminal() && !bytes.ends_with(b"\n") => {
+            output::print([&bytes[..], b"\n"].concat())
+        }
         [Value { media: Media::Raw(_), bytes, .. }] => output::print(bytes),
         values => {
             for value in values {

@@ -38,8 +38,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub const EXAMPLE: &str = "Symbolic links are not followed. Files larger than the server takes and paths longer than 1,024 bytes are\n\
-    reported and skipped. With --verify: exit code 1 when anything differs.\n\n\
+pub const EXAMPLE: &str = "Symbolic links are not followed. What cannot be read, files larger than the server takes and paths longer\n\
+    than 1,024 bytes are named, and the rest is stored. Exit code 1 unless every file is stored or, with --verify,\n\
+    equal.\n\n\
     Example:\n  dynarc load src\n  dynarc load --verify src";
 
 /// One request, its repetitions by the client included.
@@ -92,6 +93,8 @@ struct Walked {
     bytes: u64,
     /// Neither files nor directories.
     others: u64,
+    /// Directories and entries that could not be read, and why.
+    unread: Vec<String>,
 }
 
 /// What became of the files, as all threads together count it.
@@ -135,40 +138,53 @@ pub fn run(args: LoadArgs) -> Result<(), Stop> {
     let tally = work(&args, &seeds, &walked, &bar)?;
     let elapsed = started.elapsed();
     bar.finish_and_clear();
-    for line in &tally.named {
+    for line in walked.unread.iter().take(NAMED_MAX).chain(&tally.named) {
         output::tell(format!("dynarc: {line}"));
     }
     report(&args, &walked, &tally, elapsed)?;
-    match tally.failed + tally.different {
-        0 => Ok(()),
-        _ if args.verify => Err(Stop::failed(format!(
-            "{} of {} files are not as stored",
-            tally.failed + tally.different,
-            walked.items.len()
-        ))),
-        failed => Err(Stop::failed(format!("{failed} of {} files were not stored", walked.items.len()))),
+    let (missed, all) = (tally.failed + tally.different + tally.skipped, walked.items.len());
+    let unread = match walked.unread.len() {
+        0 => String::new(),
+        count => format!("{count} directories or entries could not be read"),
+    };
+    let files = match missed {
+        0 => String::new(),
+        _ if args.verify => format!("{missed} of {all} files are not as stored"),
+        _ => format!("{missed} of {all} files were not stored"),
+    };
+    match (unread.is_empty(), files.is_empty()) {
+        (true, true) => Ok(()),
+        (false, false) => Err(Stop::failed(format!("{files}; {unread}"))),
+        _ => Err(Stop::failed(files + &unread)),
     }
 }
 
-/// All regular files below a directory, in the order of their keys.
+/// All regular files below a directory, in the order of their keys. What cannot be read below it is noted, and the rest
+/// goes on; the directory itself must be readable.
 fn walk(root: &Path, prefix: &[u8]) -> Result<Walked, Stop> {
-    let failed = |path: &Path, e: io::Error| Stop::failed(format!("{}: {e}", path.display()));
+    let words = |path: &Path, e: io::Error| format!("{}: {e}", path.display());
     let mut walked = Walked::default();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).map_err(|e| failed(&directory, e))? {
-            let entry = entry.map_err(|e| failed(&directory, e))?;
-            let path = entry.path();
-            let meta = entry.metadata().map_err(|e| failed(&path, e))?;
-            if meta.is_dir() {
-                directories.push(path);
-            } else if meta.is_file() {
-                let relative = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes();
-                let key = [prefix, relative].concat();
-                walked.bytes += meta.len();
-                walked.items.push(Item { path, key, bytes: meta.len() });
-            } else {
-                walked.others += 1;
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(e) if directory == root => return Err(Stop::failed(words(root, e))),
+            Err(e) => {
+                walked.unread.push(words(&directory, e));
+                continue;
+            }
+        };
+        for entry in entries {
+            match entry.and_then(|entry| Ok((entry.path(), entry.metadata()?))) {
+                Ok((path, meta)) if meta.is_dir() => directories.push(path),
+                Ok((path, meta)) if meta.is_file() => {
+                    let relative = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes();
+                    let key = [prefix, relative].concat();
+                    walked.bytes += meta.len();
+                    walked.items.push(Item { path, key, bytes: meta.len() });
+                }
+                Ok(_) => walked.others += 1,
+                Err(e) => walked.unread.push(words(&directory, e)),
             }
         }
     }
@@ -372,7 +388,7 @@ fn report(args: &LoadArgs, walked: &Walked, tally: &Tally, elapsed: Duration) ->
             "verified": args.verify, "files": tally.done, "bytes": tally.bytes, "seconds": seconds,
             "megabytes_per_second": megabytes, "files_per_second": tally.done as f64 / seconds,
             "unchanged": tally.unchanged, "skipped": tally.skipped, "different": tally.different,
-            "failed": tally.failed, "retried": tally.retried, "not_files": walked.others,
+            "failed": tally.failed, "retried": tally.retried, "not_files": walked.others, "unread": walked.unread.len(),
         }));
     }
     let verb = if args.verify { "verified" } else { "loaded" };

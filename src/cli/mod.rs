@@ -75,7 +75,7 @@ enum Command {
     #[command(after_help = doctor::EXAMPLE)]
     Doctor(doctor::DoctorArgs),
     /// Measure a cluster: open loop, latencies from the scheduled start
-    #[command(after_help = "Example:\n  dynarc bench --help")]
+    #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
     /// Run a cluster in simulated time with simulated faults; the same seed prints the same trace hash
     #[command(after_help = simulate::EXAMPLE)]

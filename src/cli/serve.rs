@@ -50,5 +50,6 @@ fn start_log(level: &str) {
     // error, as the library would, ends the process.
     let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     // Another subscriber, set by a program around us, has precedence.
-    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+    let _ = log.with_ansi(colours).try_init();
 }

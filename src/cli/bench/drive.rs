@@ -10,7 +10,7 @@
 use super::{
     dialect::{Answer, Ask, Dialect, Request, Verdict},
     hearing::Hearing,
-    keys,
+    interrupt, keys,
     latency::{Tally, histogram},
     link::Link,
     plan::{Pace, Plan},
@@ -37,6 +37,8 @@ const SLOTS_MAX: usize = 2_000_000;
 pub(super) const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SWEEP_NS: u64 = 20_000_000;
+/// How long what is under way may take after Ctrl-C.
+const INTERRUPTED_NS: u64 = 500_000_000;
 /// Replicas of a key that are looked at for one that answers.
 const OTHERS_MAX: u8 = 7;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -250,10 +252,16 @@ impl Worker {
 
     fn turns(&mut self) -> io::Result<()> {
         let (mut ready, mut exhausted, mut swept_ns) = (Vec::<Ready>::new(), false, 0);
-        let last_ns = self.book.window.end;
-        let give_up_ns = last_ns.saturating_add(self.plan.timeout.as_nanos() as u64);
+        let mut last_ns = self.book.window.end;
+        let mut give_up_ns = last_ns.saturating_add(self.plan.timeout.as_nanos() as u64);
         loop {
             let now = self.now_ns();
+            if now < last_ns && interrupt::came() {
+                // What was under way may still be answered, but not for long: somebody waits for the report.
+                last_ns = now;
+                self.book.window.end = now.max(self.book.window.start);
+                give_up_ns = now.saturating_add(INTERRUPTED_NS);
+            }
             let issuing = now < last_ns && !exhausted && !self.overflowed;
             let before = self.book.second.scheduled;
             if issuing {

@@ -17,6 +17,7 @@ mod drive;
 mod echo;
 mod environment;
 mod hearing;
+mod interrupt;
 mod keys;
 mod latency;
 mod link;
@@ -31,7 +32,7 @@ mod tests;
 mod values;
 mod workload;
 
-pub use plan::BenchArgs;
+pub use plan::{BenchArgs, EXAMPLES};
 
 use super::{Exit, Stop};
 

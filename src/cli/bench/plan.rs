@@ -9,15 +9,17 @@ use super::{
 };
 use std::{path::PathBuf, time::Duration};
 
-/// Measures latency and throughput: open loop, HDR histograms, several protocols.
-#[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Examples:
+pub const EXAMPLES: &str = "Examples:
   dynarc bench put --load --keys 100000 --value-bytes 10240      write every key once
   dynarc bench ycsb-b --rate 20000 --seconds 30                  open loop, 20,000 operations a second
   dynarc bench get --closed -c 32 --protocol redis --target 127.0.0.1:6379
   dynarc bench put --compare dynarc://127.0.0.1 redis://127.0.0.1:6379 --closed -c 32
   dynarc bench get --sweep 1000..200000 --bound-ms 1             highest rate with p99 under 1 ms
-  dynarc bench get --null --rate 100000                          the generator itself")]
+  dynarc bench get --null --rate 100000                          the generator itself";
+
+/// Measures latency and throughput: open loop, HDR histograms, several protocols.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct BenchArgs {
     /// put, get, mixed, ycsb-a, ycsb-b, ycsb-c, ycsb-d or ycsb-f
     #[arg(default_value = "mixed")]

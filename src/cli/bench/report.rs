@@ -327,6 +327,9 @@ impl Durability {
 }
 
 /// Everything that makes a run not count.
+/// Share of gets that may find nothing in a run that measures gets.
+const MISSING_MAX: f64 = 0.01;
+
 fn objections(plan: &Plan, outcome: &Outcome, achieved: Option<f64>) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(share) = achieved.filter(|a| *a < ACHIEVED_MIN) {
@@ -340,6 +343,14 @@ fn objections(plan: &Plan, outcome: &Outcome, achieved: Option<f64>) -> Vec<Stri
     }
     if outcome.total.done == 0 {
         found.push("no operation succeeded".into());
+    }
+    let gets = outcome.total.kind(Kind::Get).map_or(0, |get| get.done);
+    if outcome.total.missing as f64 > gets as f64 * MISSING_MAX {
+        let missing = outcome.total.missing;
+        found.push(format!("{missing} of {gets} gets found nothing: write the keys first with --load, and the same --keys"));
+    }
+    if let Some(seconds) = outcome.interrupted {
+        found.push(format!("interrupted after {seconds:.1} s: what was measured until then"));
     }
     if plan.load && outcome.total.failures() > 0 {
         found.push(format!("{} keys were not loaded", outcome.total.failures()));

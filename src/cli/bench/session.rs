@@ -6,6 +6,7 @@ use super::{
     drive::{End, Told, Worker},
     echo::{Echo, Stall},
     environment::{self, CpuTime, Environment},
+    interrupt,
     latency::{Percentiles, Tally, histogram, merge},
     plan::{BenchArgs, Fault, Plan, parse_sweep},
     report::{self, Report, Surroundings, time},
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub wall_seconds: f64,
     pub cpu_seconds: f64,
     pub overflowed: bool,
+    /// Seconds after which Ctrl-C ended the run.
+    pub interrupted: Option<f64>,
     pub fatal: Vec<String>,
     pub marks: Vec<Mark>,
 }
@@ -46,6 +49,7 @@ pub struct Mark {
 /// True when everything that was run is valid.
 pub fn run(args: &BenchArgs) -> Result<bool, BenchError> {
     environment::check_data(args.data.as_deref())?;
+    interrupt::listen()?;
     let plan = args.plan()?;
     if args.stall_test {
         return stall_test(args, plan);
@@ -188,6 +192,7 @@ fn listen(plan: &Plan, telling: &mpsc::Receiver<Told>, start: Instant) -> Outcom
         wall_seconds: 0.0,
         cpu_seconds: 0.0,
         overflowed: false,
+        interrupted: None,
         fatal: Vec::new(),
         marks: Vec::new(),
     };
@@ -216,6 +221,11 @@ fn listen(plan: &Plan, telling: &mpsc::Receiver<Told>, start: Instant) -> Outcom
     }
     progress.clear();
     outcome.wall_seconds = start.elapsed().as_secs_f64();
+    if interrupt::came() {
+        outcome.interrupted = Some(outcome.wall_seconds);
+        let measured = outcome.wall_seconds - plan.warmup.as_secs_f64();
+        outcome.measured_seconds = outcome.measured_seconds.min(measured.max(1e-9));
+    }
     if plan.load {
         outcome.measured_seconds = (ended_ns as f64 / 1e9).max(1e-9);
     }
@@ -290,6 +300,9 @@ fn compare_targets(args: &BenchArgs, plan: &Plan, targets: &[Target; 2]) -> Resu
     let mut reports: Vec<Report> = Vec::new();
     for pair in 0..args.pairs {
         for target in targets {
+            if interrupt::came() && !reports.is_empty() {
+                continue;
+            }
             let report = measure(args, plan.clone(), target)?;
             let (p, rate) = (report.all, report.operations_per_second);
             let verdict = report.objections.join("; ");
@@ -358,7 +371,7 @@ fn sweep(args: &BenchArgs, plan: &Plan, target: &Target, rates: &[f64]) -> Resul
             time(p.p999_us),
             report.generator.idle * 100.0
         ));
-        let hopeless = !report.valid;
+        let hopeless = !report.valid || interrupt::came();
         reports.push(report);
         best = if good { Some(rate) } else { best };
         if hopeless {
