@@ -289,6 +289,8 @@ pub const SPACE_SEGMENTS: u64 = 2;
 pub const DISK_FULL_PERCENT: u64 = 95;
 /// Seconds of recent writes that background work may be behind before the node says so.
 pub const BACKLOG_ALERT: Duration = Duration::from_secs(30);
+/// Bytes a second that background work does at least: a backlog is reckoned in seconds of this rate or a greater one.
+pub const BACKLOG_RATE_MIN: u64 = 4 * MIB as u64;
 /// Files that a core's reserve of space consists of.
 pub const RESERVE_PIECES: usize = 6;
 /// How many of them the log may have for deletes; the others are for flush and collection, and the last for a start.

@@ -74,10 +74,10 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             member.shards.to_string(),
             format!("{:.1} %", member.owned * 100.0),
             figure(busy),
-            figure(|n| output::grouped(n.figures.durable_writes)),
+            figure(|n| output::grouped(n.figures.puts + n.figures.deletes)),
             figure(|n| output::grouped(n.figures.hints_pending)),
             figure(|n| output::bytes(n.figures.table_bytes + n.figures.segment_bytes)),
-            figure(|n| output::bytes(n.figures.memory_bytes)),
+            figure(|n| output::bytes(n.resident_bytes)),
         ]
     });
     let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "disk", "memory"];

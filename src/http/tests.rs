@@ -340,17 +340,17 @@ fn figures_add_up_and_metrics_name_each_once() {
         shard,
         cpu: Some(shard),
         busy_ratio: 0.25,
-        figures: Figures { syncs, repair_oldest_seconds: oldest, ..Figures::default() },
+        figures: Figures { syncs, compaction_backlog_seconds: oldest, ..Figures::default() },
     };
-    let node = NodeView::new(crate::types::NodeId(9), [127, 0, 0, 1].into(), 3, vec![shard(0, 2, 5), shard(1, 3, 4)]);
-    assert_eq!((node.figures.syncs, node.figures.repair_oldest_seconds), (5, 5));
+    let node = NodeView::new(crate::types::NodeId(9), [127, 0, 0, 1].into(), 3, 7, vec![shard(0, 2, 5), shard(1, 3, 4)]);
+    assert_eq!((node.figures.syncs, node.figures.compaction_backlog_seconds), (5, 5));
     let json = serde_json::to_value(&node).expect("JSON");
     assert_eq!((json["syncs"].as_u64(), json["shards"][1]["syncs"].as_u64()), (Some(5), Some(3)));
     assert_eq!(serde_json::from_value::<NodeView>(json).expect("reads back"), node);
     let cluster = ClusterView { members: Vec::new(), ring_digest: digest_text(1) };
     let text = Metrics { node, cluster }.to_text();
     assert!(text.contains("dynarc_syncs_total{shard=\"1\"} 3\n"));
-    assert!(text.contains("# TYPE dynarc_memory_bytes gauge\n"));
+    assert!(text.contains("# TYPE dynarc_memory_bytes gauge\n") && text.contains("\ndynarc_resident_bytes 7\n"));
     let mut types: Vec<_> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
     let count = types.len();
     types.sort();

@@ -161,8 +161,6 @@ figures! {
     collection_backlog_seconds: Greatest,
     /// 1 when background work is behind by more than half a minute of writes.
     backlog_alert: Greatest,
-    /// Seconds since the least lately repaired range was compared with its other replicas.
-    repair_oldest_seconds: Greatest,
     /// Bytes of memory held by memtables, caches, filters and requests in hand.
     memory_bytes: Gauge,
     /// Durable batches of the log, one sync each.
@@ -262,6 +260,8 @@ pub struct NodeView {
     pub address: IpAddr,
     pub version: String,
     pub uptime_seconds: u64,
+    /// Memory that the process holds, allocator, rings and stacks included.
+    pub resident_bytes: u64,
     /// The sum of the shards'.
     #[serde(flatten)]
     pub figures: Figures,
@@ -279,11 +279,17 @@ pub struct ShardView {
     pub figures: Figures,
 }
 impl NodeView {
-    pub fn new(id: NodeId, address: IpAddr, uptime_seconds: u64, shards: Vec<ShardView>) -> NodeView {
+    pub fn new(
+        id: NodeId,
+        address: IpAddr,
+        uptime_seconds: u64,
+        resident_bytes: u64,
+        shards: Vec<ShardView>,
+    ) -> NodeView {
         let mut figures = Figures::default();
         shards.iter().for_each(|s| figures.add(&s.figures));
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        NodeView { id: id.to_string(), address, version, uptime_seconds, figures, shards }
+        NodeView { id: id.to_string(), address, version, uptime_seconds, resident_bytes, figures, shards }
     }
 }
 
@@ -318,6 +324,8 @@ impl Metrics {
         line(text, format_args!("dynarc_build{{version=\"{}\",node=\"{}\"}} 1", node.version, node.id));
         header(text, "dynarc_uptime_seconds", "Seconds since the node started.", "gauge");
         line(text, format_args!("dynarc_uptime_seconds {}", node.uptime_seconds));
+        header(text, "dynarc_resident_bytes", "Memory that the process holds.", "gauge");
+        line(text, format_args!("dynarc_resident_bytes {}", node.resident_bytes));
         header(text, "dynarc_members", "Members of the cluster as this node sees them.", "gauge");
         for state in ["joining", "up", "suspect", "down", "leaving", "left", "removed"] {
             let count = self.cluster.members.iter().filter(|m| m.state == state).count();

@@ -1,11 +1,12 @@
 //! How far background work is behind: in bytes, and in seconds of what was written lately.
 //!
 //! Looked at once a second. Seconds say how long writes of the recent rate took to leave what is to be done: seconds in
-//! which nothing was written do not count into the rate. Beyond [`BACKLOG_ALERT`] the log says so, once each time.
+//! which nothing was written do not count into the rate, and a rate below [`BACKLOG_RATE_MIN`] counts as that, or the little
+//! that an idle node leaves would be hours of its writes. Beyond [`BACKLOG_ALERT`] the log says so, once each time.
 
 use crate::{
     engine::types::EngineStats,
-    limits::BACKLOG_ALERT,
+    limits::{BACKLOG_ALERT, BACKLOG_RATE_MIN},
     types::{Instant, ShardId},
 };
 use std::cell::Cell;
@@ -48,8 +49,7 @@ impl BacklogWatch {
         };
         learn(&self.flushed, stats.flushed_bytes - before.flushed_bytes);
         learn(&self.written, stats.user_bytes_written - before.user_bytes_written);
-        let seconds =
-            |bytes: u64, rate: &Cell<f64>| if rate.get() > 0.0 { (bytes as f64 / rate.get()) as u64 } else { 0 };
+        let seconds = |bytes: u64, rate: &Cell<f64>| (bytes as f64 / rate.get().max(BACKLOG_RATE_MIN as f64)) as u64;
         let compaction_seconds = seconds(stats.compaction_backlog_bytes, &self.flushed);
         let collection_seconds = seconds(stats.collection_backlog_bytes, &self.written);
         let alert = compaction_seconds.max(collection_seconds) > BACKLOG_ALERT.as_secs();
@@ -78,16 +78,28 @@ mod tests {
             watch.backlog()
         };
         assert_eq!(second(stats), Backlog::default());
-        stats.flushed_bytes += 1_000;
-        stats.user_bytes_written += 100_000;
-        stats.compaction_backlog_bytes = 5_000;
+        stats.flushed_bytes += 2 * BACKLOG_RATE_MIN;
+        stats.user_bytes_written += 3 * BACKLOG_RATE_MIN;
+        stats.compaction_backlog_bytes = 10 * BACKLOG_RATE_MIN;
         let backlog = second(stats);
         assert_eq!((backlog.compaction_seconds, backlog.collection_seconds, backlog.alert), (5, 0, false));
         // Nothing is written any more: the rate stays.
-        stats.collection_backlog_bytes = 100_000 * (BACKLOG_ALERT.as_secs() + 2);
+        stats.collection_backlog_bytes = 3 * BACKLOG_RATE_MIN * (BACKLOG_ALERT.as_secs() + 2);
         let backlog = second(stats);
         assert_eq!((backlog.compaction_seconds, backlog.alert), (5, true));
         stats.collection_backlog_bytes = 0;
         assert!(!second(stats).alert);
+    }
+
+    #[test]
+    fn the_little_that_an_idle_node_leaves_is_no_alert() {
+        let watch = BacklogWatch::default();
+        let mut stats = EngineStats::default();
+        watch.look(Instant::ZERO, ShardId(0), stats);
+        stats.flushed_bytes += 100;
+        stats.user_bytes_written += 100;
+        (stats.compaction_backlog_bytes, stats.collection_backlog_bytes) = (5_000_000, 5_000_000);
+        watch.look(Instant::ZERO + Duration::from_secs(1), ShardId(0), stats);
+        assert!(!watch.backlog().alert, "{:?}", watch.backlog());
     }
 }

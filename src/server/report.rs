@@ -115,10 +115,7 @@ impl Reports {
         }
         let shards = known.iter().flatten().copied().collect();
         let uptime = clock::now().since(self.started).as_secs();
-        let mut view = NodeView::new(world.address.node, self.ip, uptime, shards);
-        // What the process really holds, allocator and stacks included.
-        view.figures.memory_bytes = kernel::resident_bytes();
-        view
+        NodeView::new(world.address.node, self.ip, uptime, kernel::resident_bytes(), shards)
     }
 }
 

@@ -44,7 +44,7 @@ fn sixteen_blind_writers_reach_the_cap_and_no_further() {
     const SIBLINGS_MAX: usize = dynarc::limits::SIBLINGS_MAX;
     let cluster = Cluster::start("blind", 3);
     let (accepted, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let memory = || -> u64 { cluster.nodes.iter().filter_map(|n| n.figures()["memory_bytes"].as_u64()).sum() };
+    let memory = || -> u64 { cluster.nodes.iter().filter_map(|n| n.figures()["resident_bytes"].as_u64()).sum() };
     let until = Duration::from_secs(if long() { 60 } else { 6 });
     let mut full = None;
     std::thread::scope(|scope| {
