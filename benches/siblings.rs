@@ -11,7 +11,7 @@ fn main() {
 }
 
 fn entry(actor: u64, counter: u64) -> Entry {
-    let dot = Dot { actor: Actor(actor << 16), counter };
+    let dot = Dot { actor: Actor::from_narrow(actor << 16), counter };
     Entry { dot, write_id: WriteId(counter), media: Media::Json, bytes: 10_240, checksum: 7 }
 }
 /// A key that three nodes have coordinated writes of, with this many siblings.

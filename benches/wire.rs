@@ -21,7 +21,7 @@ fn main() {
 const SIZES: [usize; 2] = [64, 10_240];
 
 fn clock() -> VersionVector {
-    VersionVector::from_dots((1..=3).map(|a| Dot { actor: Actor(a << 16), counter: 1_000 }))
+    VersionVector::from_dots((1..=3).map(|a| Dot { actor: Actor::from_narrow(a << 16), counter: 1_000 }))
 }
 fn key() -> Key {
     Key::new(&b"cart:0000012345"[..]).expect("a key of good length")

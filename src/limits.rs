@@ -19,12 +19,25 @@ pub const VALUE_BYTES_MAX: usize = MIB;
 pub const VALUE_BYTES_CEILING: usize = 4 * MIB;
 /// Bytes of the content type stored with a raw value.
 pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
-/// Bytes of a context in its text form, `vc:` included.
-pub const CONTEXT_TEXT_BYTES_MAX: usize = 8 * KIB;
-/// Entries of a version vector that is accepted from outside.
-pub const CLOCK_ENTRIES_MAX: usize = 340;
+/// Bytes of a context in its text form, `vc:` included: as long as the context of any clock that is stored.
+pub const CONTEXT_TEXT_BYTES_MAX: usize = 16 * KIB;
+/// Entries of the clock that a client's write may make, and their bytes in the compact form: a context of these stays within
+/// 8 KiB of text. A write that would make a longer one is refused.
+pub const CLOCK_ENTRIES_MAX: usize = 2048;
+pub const CLOCK_BYTES_MAX: usize = 11 * KIB / 2;
+/// Share of these beyond which the node says that a key has too many writers, in percent.
+pub const CLOCK_ALERT_PERCENT: usize = 50;
+/// Entries of a clock that is written in the narrow form, with a fixed width and 16 bits of incarnation: earlier versions
+/// take so many.
+pub const NARROW_CLOCK_ENTRIES_MAX: usize = 680;
+/// Entries of the clock of a context that has the narrow form: with more the compact one is much shorter.
+pub const NARROW_CONTEXT_ENTRIES_MAX: usize = 16;
 /// Single events beside the clock of a context that is accepted from outside; a write makes one.
 pub const CONTEXT_DOTS_MAX: usize = 8;
+/// The greatest incarnation of a node in one of its slices. One shift more must fit 64 bits.
+pub const INCARNATION_MAX: u64 = (1 << 62) - 1;
+/// Share of the incarnations beyond which the node says so, in percent.
+pub const INCARNATION_ALERT_PERCENT: u64 = 50;
 /// Concurrent values of one key, as far as the writer's coordinator knows; a write beyond gets 409.
 pub const SIBLINGS_MAX: usize = 100;
 /// Bytes of all concurrent values of one key together; a write beyond gets 409.
@@ -40,8 +53,10 @@ const COORDINATORS_MAX: usize = 2 * REPLICAS_MAX;
 pub const MERGED_SIBLINGS_MAX: usize = COORDINATORS_MAX * SIBLINGS_MAX;
 /// Bytes of these.
 pub const MERGED_SIBLINGS_BYTES_MAX: usize = COORDINATORS_MAX * SIBLINGS_BYTES_MAX;
-/// Entries of a version vector that comes from merging.
+/// Entries of a clock that comes from merging, and their bytes in the compact form. What is stored, sent and given out as a
+/// context stays within these, and a context within these is taken.
 pub const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
+pub const MERGED_CLOCK_BYTES_MAX: usize = 2 * CLOCK_BYTES_MAX;
 
 // ---- tables ----------------------------------------------------------------------------------------------------
 /// Bytes of a table's name.
@@ -158,9 +173,14 @@ pub const DOT_LEASE: u64 = 1 << 20;
 /// Incarnations left out for each start of the node whose lease of a slice is lost.
 pub const INCARNATIONS_OF_START: u64 = 4;
 /// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken some.
-pub const FORGOTTEN_INCARNATIONS: u16 = 64;
+pub const FORGOTTEN_INCARNATIONS: u64 = 64;
 /// As many more at most, at random: a node may forget more than once.
-pub const FORGOTTEN_INCARNATIONS_DRAWN: u16 = 1024;
+pub const FORGOTTEN_INCARNATIONS_DRAWN: u64 = 1 << 20;
+/// A version that names an incarnation farther ahead than this tells of another copy of the disk, or is forged: then the
+/// next one is not taken after it, but anywhere within [`FAR_INCARNATIONS_DRAWN`].
+pub const NEAR_INCARNATIONS: u64 = 1 << 24;
+/// Incarnations among which one is drawn when the disk is a copy, or when others know one that is far ahead.
+pub const FAR_INCARNATIONS_DRAWN: u64 = 1 << 40;
 /// Starts left out when the data directory is an older state or a copy; as many more at most, at random.
 pub const LOST_STARTS: u64 = 256;
 /// Incarnations left out when the last lease of a slice may be lost.
@@ -340,7 +360,15 @@ impl Default for ShardBounds {
 const _: () = {
     assert!(VALUE_BYTES_MAX <= VALUE_BYTES_CEILING);
     assert!(VALUE_BYTES_CEILING <= SIBLINGS_BYTES_MAX);
-    assert!(CONTEXT_TEXT_BYTES_MAX * 3 / 4 >= CLOCK_ENTRIES_MAX * 16);
+    // A dot has 25 bytes at most, and 16 are around: version, key check, count of dots, checksum, prefix.
+    assert!(CONTEXT_TEXT_BYTES_MAX * 3 / 4 >= MERGED_CLOCK_BYTES_MAX + CONTEXT_DOTS_MAX * 25 + 16);
+    assert!(8 * KIB * 3 / 4 >= CLOCK_BYTES_MAX + CONTEXT_DOTS_MAX * 25 + 16);
+    assert!(CONTEXT_TEXT_BYTES_MAX * 2 < HTTP_HEAD_BYTES_MAX && NARROW_CONTEXT_ENTRIES_MAX <= NARROW_CLOCK_ENTRIES_MAX);
+    // Clocks of the narrow form that earlier versions have stored.
+    assert!(MERGED_CLOCK_BYTES_MAX >= NARROW_CLOCK_ENTRIES_MAX * 16);
+    assert!(NARROW_CLOCK_ENTRIES_MAX <= MERGED_CLOCK_ENTRIES_MAX && MERGED_CLOCK_ENTRIES_MAX < u16::MAX as usize);
+    assert!(INCARNATION_MAX < u64::MAX >> 1 && FORGOTTEN_INCARNATIONS_DRAWN < NEAR_INCARNATIONS);
+    assert!(NEAR_INCARNATIONS < FAR_INCARNATIONS_DRAWN && FAR_INCARNATIONS_DRAWN < INCARNATION_MAX >> 16);
     assert!(FRAME_BYTES_MAX < u32::MAX as usize && NEWS_BYTES + 16 * VNODES_MAX < FRAME_BYTES_MAX);
     assert!(SLICES_MAX >= SHARDS_MAX * SLICES_PER_CPU);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && BATCH_BYTES.is_multiple_of(PAGE));

@@ -72,8 +72,9 @@ struct Model {
     replicas: Vec<Replica>,
     clients: Vec<Seen>,
     puts: Vec<Put>,
-    /// Next counter and incarnation of each replica. Counters start far apart, as leases make them.
-    actors: Vec<(u64, u16)>,
+    /// Next counter and incarnation of each replica. Counters start far apart, as leases make them; one's incarnations leave
+    /// the narrow form soon.
+    actors: Vec<(u64, u64)>,
     /// Events that a replica may have to be told of twice: they have more than one dot, or one that a context names
     /// beside its clock.
     loose: Events,
@@ -90,7 +91,7 @@ impl Model {
             replicas: vec![Replica::default(); REPLICAS],
             clients: vec![Seen::default(); CLIENTS],
             puts: Vec::new(),
-            actors: (0..REPLICAS as u64).map(|i| (1 + i * 1000, 0)).collect(),
+            actors: (0..REPLICAS as u64).map(|i| (1 + i * 1000, i * 65_535)).collect(),
             loose: Events::new(),
             past: Vec::new(),
         }
@@ -348,8 +349,9 @@ proptest! {
         dots in proptest::collection::vec((any::<u64>(), 1u64..), 0..340),
         own in proptest::collection::vec((any::<u64>(), 1u64..), 0..3), token in any::<u64>(), other in any::<u32>()
     ) {
-        let clock = VersionVector::from_dots(dots.into_iter().map(|(a, counter)| Dot { actor: Actor(a), counter }));
-        let mut own: Vec<Dot> = own.into_iter().map(|(a, counter)| Dot { actor: Actor(a), counter }).collect();
+        let dot = |(a, counter)| Dot { actor: Actor::from_narrow(a), counter };
+        let clock = VersionVector::from_dots(dots.into_iter().map(dot));
+        let mut own: Vec<Dot> = own.into_iter().map(dot).collect();
         own.sort_unstable();
         own.dedup();
         let dots = own.into_iter().filter(|d| !clock.covers(*d)).collect();
@@ -491,7 +493,7 @@ fn two_clients_in_turns_never_see_more_than_two_siblings() {
 fn every_changed_character_of_a_context_is_noticed() {
     let token = Key::new("cart:8731").map(|k| k.token()).expect("a key of good length");
     for entries in [0, 1, 3, 20] {
-        let dots = (0..entries).map(|i| Dot { actor: Actor::new(NodeId(i * 77 + 1), i as u16), counter: i * i + 1 });
+        let dots = (0..entries).map(|i| Dot { actor: Actor::new(NodeId(i * 77 + 1), i * 5_000), counter: i * i + 1 });
         let text = Context::from(VersionVector::from_dots(dots)).to_text(token).into_bytes();
         for at in 0..text.len() {
             for byte in 0..=255u8 {

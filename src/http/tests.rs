@@ -34,7 +34,7 @@ fn route_to(method: &str, target: &str) -> Result<Routed, Problem> {
 }
 
 fn dot(counter: u64) -> Dot {
-    Dot { actor: Actor(0xA << 16), counter }
+    Dot { actor: Actor::from_narrow(0xA << 16), counter }
 }
 fn siblings(values: &[Value]) -> Siblings {
     let mut state = Siblings::default();

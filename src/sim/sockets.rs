@@ -204,14 +204,17 @@ fn words_of(request: &Request) -> String {
 }
 
 fn detail_of(response: &Response) -> u64 {
-    use crate::protocol::message::Answer;
+    use crate::protocol::{message::Answer, versions::Actor};
+    let bits = |actor: Actor| actor.node().0 << 16 ^ actor.incarnation();
     match response {
         Ok(Answer::Got(siblings)) => siblings
             .head
             .entries
             .iter()
-            .fold(1, |h, e| (h ^ e.dot.actor.0 ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-        Ok(Answer::Written(context)) => context.clock.entries().iter().fold(2, |h, d| h ^ d.actor.0 ^ d.counter << 20),
+            .fold(1, |h, e| (h ^ bits(e.dot.actor) ^ e.dot.counter).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        Ok(Answer::Written(context)) => {
+            context.clock.entries().iter().fold(2, |h, d| h ^ bits(d.actor) ^ d.counter << 20)
+        }
         Err(failure) => failure.code as u64 + 1000,
     }
 }

@@ -33,7 +33,7 @@ pub fn encode_client(
             encoder.finish(label(Kind::ClientHello, 0), root, [].iter())
         }
         ClientMessage::Request(request) => {
-            let root = fields::put_request(builder, request);
+            let root = fields::put_request(builder, request)?;
             // 0 would mean that the client has no wish.
             let left = micros_left(request.deadline, now).max(1);
             let label = Label { clock: Some(age::clock(now)), ..label(Kind::Request, left) };

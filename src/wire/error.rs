@@ -1,7 +1,7 @@
 //! What can be wrong with received bytes.
 
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, FRAME_HEADER_BYTES, VALUE_BYTES_CEILING},
+    limits::{FRAME_HEADER_BYTES, VALUE_BYTES_CEILING},
     protocol::versions::HeadError,
     types::{ErrorCode, Failure, KeyError, Outcome, ValueError},
 };
@@ -32,7 +32,7 @@ pub enum WireError {
     Field(&'static str),
     #[error("the head of a key: {0}")]
     Head(#[from] HeadError),
-    #[error("a context has at most {CLOCK_ENTRIES_MAX} entries, ascending by actor and without zeros")]
+    #[error("the context is not one that this store gives out: out of order, or beyond its bounds")]
     Context,
     #[error("the values do not fill the frame as it states")]
     Body,

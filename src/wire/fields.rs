@@ -4,13 +4,10 @@
 
 use super::{Frame, Trust, WireError, frame::BodyReader, generated as fb};
 use crate::{
-    limits::{
-        CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, FRAME_VALUES_MAX, MEMBERS_MAX, MERGED_CLOCK_ENTRIES_MAX, SHARDS_MAX,
-        SLICES_MAX, VNODES_MAX,
-    },
+    limits::{FRAME_VALUES_MAX, MEMBERS_MAX, NARROW_CLOCK_ENTRIES_MAX, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     protocol::{
         message::{Answer, Operation, Request, Response},
-        versions::{Actor, Context, Dot, Entry, Head, Siblings, Values, VersionVector},
+        versions::{Actor, Context, Dot, Entry, Head, HeadError, Siblings, Values, VersionVector},
     },
     types::{
         Address, Consistency, ErrorCode, Failure, Instant, Key, Level, Media, Member, MemberState, NodeId, Outcome,
@@ -64,45 +61,55 @@ pub(super) fn put_bytes(builder: &mut Builder, bytes: &[u8]) -> ByteVector {
 pub(super) fn take_key(frame: &Frame, key: Vector<'_, u8>) -> Result<Key, WireError> {
     Ok(Key::new(frame.share(key.bytes()))?)
 }
-fn put_clock(builder: &mut Builder, clock: &VersionVector) -> Offset<Vector<'static, fb::Dot>> {
-    builder.create_vector_from_iter(clock.entries().iter().map(|d| fb::Dot::new(d.actor.0, d.counter)))
+/// A context in the fields of a message: a clock and dots where these say all, else a block.
+#[derive(Default)]
+struct ContextFields {
+    clock: Option<Offset<Vector<'static, fb::Dot>>>,
+    dots: Option<Offset<Vector<'static, fb::Dot>>>,
+    block: Option<ByteVector>,
+}
+fn put_context(builder: &mut Builder, context: &Context) -> Result<ContextFields, WireError> {
+    if !context.can_be_read() {
+        return Err(WireError::Unsendable("a context with more writers than it may have"));
+    }
+    if !context.fits_narrow_fields() {
+        return Ok(ContextFields { block: Some(builder.create_vector(&context.to_block())), ..Default::default() });
+    }
+    let mut put = |dots: &[Dot]| builder.create_vector_from_iter(dots.iter().map(put_narrow));
+    let clock = Some(put(context.clock.entries()));
+    Ok(ContextFields { clock, dots: (!context.dots.is_empty()).then(|| put(&context.dots)), block: None })
+}
+fn put_narrow(dot: &Dot) -> fb::Dot {
+    let Some(actor) = dot.actor.narrow() else { unreachable!("the whole context is narrow, but for {dot:?}") };
+    fb::Dot::new(actor, dot.counter)
 }
 fn take_dot(dot: &fb::Dot) -> Dot {
-    Dot { actor: Actor(dot.actor()), counter: dot.counter() }
+    Dot { actor: Actor::from_narrow(dot.actor()), counter: dot.counter() }
 }
-fn take_clock(dots: Option<Vector<'_, fb::Dot>>, max: usize) -> Result<Option<VersionVector>, WireError> {
-    let Some(dots) = dots else { return Ok(None) };
-    if dots.len() > max {
+/// The context of a message; absent when no field holds one.
+fn take_context(
+    clock: Option<Vector<'_, fb::Dot>>,
+    dots: Option<Vector<'_, fb::Dot>>,
+    block: Option<Vector<'_, u8>>,
+) -> Result<Option<Context>, WireError> {
+    let bad = |_| WireError::Context;
+    if let Some(block) = block {
+        return Context::from_block(block.bytes()).map(Some).map_err(bad);
+    }
+    let Some(clock) = clock else { return Ok(None) };
+    if clock.len() > NARROW_CLOCK_ENTRIES_MAX {
         return Err(WireError::Context);
     }
-    let mut last = None;
-    let mut clock = VersionVector::new();
-    for dot in dots.iter().map(take_dot) {
-        if dot.counter == 0 || last.is_some_and(|l| l >= dot.actor) {
+    let mut known = VersionVector::new();
+    for dot in clock.iter().map(take_dot) {
+        if dot.counter == 0 || known.entries().last().is_some_and(|last| last.actor >= dot.actor) {
             return Err(WireError::Context);
         }
-        last = Some(dot.actor);
-        clock.record(dot);
+        known.record(dot);
     }
-    Ok(Some(clock))
-}
-fn put_dots(builder: &mut Builder, context: &Context) -> Option<Offset<Vector<'static, fb::Dot>>> {
-    let dots = context.dots.iter().map(|d| fb::Dot::new(d.actor.0, d.counter));
-    (!context.dots.is_empty()).then(|| builder.create_vector_from_iter(dots))
-}
-fn take_context(clock: VersionVector, dots: Option<Vector<'_, fb::Dot>>) -> Result<Context, WireError> {
-    let mut context = Context::from(clock);
-    let Some(dots) = dots else { return Ok(context) };
-    if dots.len() > CONTEXT_DOTS_MAX {
-        return Err(WireError::Context);
-    }
-    for dot in dots.iter().map(take_dot) {
-        if dot.counter == 0 || context.covers(dot) || context.dots.last().is_some_and(|l| *l >= dot) {
-            return Err(WireError::Context);
-        }
-        context.dots.push(dot);
-    }
-    Ok(context)
+    let count = dots.as_ref().map_or(0, Vector::len);
+    let mut dots = dots.iter().flatten().map(take_dot);
+    Context::take_dots(known, count, || dots.next().ok_or(HeadError::Length)).map(Some).map_err(bad)
 }
 fn put_media(builder: &mut Builder, media: &Media) -> Option<Offset<&'static str>> {
     match media {
@@ -120,7 +127,7 @@ pub(super) fn put_siblings(builder: &mut Builder, siblings: &Siblings) -> Result
     put_head(builder, &siblings.head)
 }
 pub(super) fn put_head(builder: &mut Builder, head: &Head) -> Result<ByteVector, WireError> {
-    if head.clock.len() > MERGED_CLOCK_ENTRIES_MAX || head.entries.len() > FRAME_VALUES_MAX {
+    if !head.clock.can_be_read() || head.entries.len() > FRAME_VALUES_MAX {
         return Err(WireError::Unsendable("more siblings or actors than a head may have"));
     }
     Ok(builder.create_vector(&head.encode()))
@@ -151,7 +158,7 @@ fn take_values(head: Head, body: &mut BodyReader<'_>, trust: Trust) -> Result<Si
 
 // ---- requests --------------------------------------------------------------------------------------------------
 
-pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Offset<fb::Request<'static>> {
+pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Result<Offset<fb::Request<'static>>, WireError> {
     let key = Some(put_bytes(builder, request.key.as_bytes()));
     let (level, count) = match request.consistency.level {
         None => (0, 0),
@@ -162,27 +169,30 @@ pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Offset<fb
     };
     let sloppy = request.consistency.sloppy.map_or(0, |s| 1 + u8::from(s));
     let base = fb::RequestArgs { key, level, count, sloppy, ..Default::default() };
+    let context = match &request.operation {
+        Operation::Put { context: Some(context), .. } | Operation::Delete { context: Some(context), .. } => {
+            put_context(builder, context)?
+        }
+        Operation::Get | Operation::Put { context: None, .. } | Operation::Delete { context: None, .. } => {
+            ContextFields::default()
+        }
+    };
+    let in_block = 2 * u8::from(context.block.is_some());
+    let base =
+        fb::RequestArgs { context: context.clock, context_dots: context.dots, context_block: context.block, ..base };
     let args = match &request.operation {
         Operation::Get => fb::RequestArgs { operation: 1, ..base },
-        Operation::Put { context, value, write_id } => fb::RequestArgs {
-            operation: 2,
-            context: context.as_ref().map(|c| put_clock(builder, &c.clock)),
-            context_dots: context.as_ref().and_then(|c| put_dots(builder, c)),
+        Operation::Put { value, write_id, .. } => fb::RequestArgs {
+            operation: 2 + in_block,
             media: put_media(builder, &value.media),
             bytes: value.bytes.len() as u32,
             checksum: value.checksum,
             write_id: write_id.0,
             ..base
         },
-        Operation::Delete { context, write_id } => fb::RequestArgs {
-            operation: 3,
-            context: context.as_ref().map(|c| put_clock(builder, &c.clock)),
-            context_dots: context.as_ref().and_then(|c| put_dots(builder, c)),
-            write_id: write_id.0,
-            ..base
-        },
+        Operation::Delete { write_id, .. } => fb::RequestArgs { operation: 3 + in_block, write_id: write_id.0, ..base },
     };
-    fb::Request::create(builder, &args)
+    Ok(fb::Request::create(builder, &args))
 }
 
 /// The value that goes with a request.
@@ -214,13 +224,15 @@ pub(super) fn take_request(
         2 => Some(true),
         _ => return Err(WireError::Field("sloppy")),
     };
-    let context = take_clock(request.context(), CLOCK_ENTRIES_MAX)?;
-    let context = context.map(|clock| take_context(clock, request.context_dots())).transpose()?;
+    if matches!(request.operation(), 4 | 5) != request.context_block().is_some() {
+        return Err(WireError::Field("operation"));
+    }
+    let context = take_context(request.context(), request.context_dots(), request.context_block())?;
     let write_id = WriteId(request.write_id());
     let mut body = frame.body();
     let operation = match request.operation() {
         1 => Operation::Get,
-        2 => {
+        2 | 4 => {
             let bytes = body.take(request.bytes())?;
             let value = Value { media: take_media(request.media())?, bytes, checksum: request.checksum() };
             if trust == Trust::Verify {
@@ -228,7 +240,7 @@ pub(super) fn take_request(
             }
             Operation::Put { context, value, write_id }
         }
-        3 => Operation::Delete { context, write_id },
+        3 | 5 => Operation::Delete { context, write_id },
         _ => return Err(WireError::Field("operation")),
     };
     body.finish()?;
@@ -259,18 +271,26 @@ pub(super) fn put_response(
         Ok(Answer::Got(siblings)) if reader == Reader::Peer => {
             fb::ResponseArgs { result: 1, head: Some(put_siblings(builder, siblings)?), ..base }
         }
-        Ok(Answer::Got(siblings)) => fb::ResponseArgs {
-            result: 1,
-            siblings: Some(put_entries(builder, siblings)?),
-            context: Some(put_clock(builder, &siblings.head.clock)),
-            ..base
-        },
-        Ok(Answer::Written(context)) => fb::ResponseArgs {
-            result: 2,
-            context: Some(put_clock(builder, &context.clock)),
-            context_dots: put_dots(builder, context),
-            ..base
-        },
+        Ok(Answer::Got(siblings)) => {
+            let context = put_context(builder, &Context::from(siblings.head.clock.clone()))?;
+            fb::ResponseArgs {
+                result: 1,
+                siblings: Some(put_entries(builder, siblings)?),
+                context: context.clock,
+                context_block: context.block,
+                ..base
+            }
+        }
+        Ok(Answer::Written(context)) => {
+            let context = put_context(builder, context)?;
+            fb::ResponseArgs {
+                result: 2,
+                context: context.clock,
+                context_dots: context.dots,
+                context_block: context.block,
+                ..base
+            }
+        }
         Err(failure) => fb::ResponseArgs { result: 3, failure: Some(put_failure(builder, failure, revision)), ..base },
     };
     Ok(fb::Response::create(builder, &args))
@@ -283,8 +303,11 @@ fn put_entries(builder: &mut Builder, siblings: &Siblings) -> Result<Offset<Tabl
 }
 fn put_entry(builder: &mut Builder, entry: &Entry) -> Offset<fb::Sibling<'static>> {
     let media = put_media(builder, &entry.media);
-    let dot = fb::Dot::new(entry.dot.actor.0, entry.dot.counter);
+    let Dot { actor, counter } = entry.dot;
+    let narrow = actor.narrow();
+    let dot = fb::Dot::new(narrow.unwrap_or(actor.node().0 << 16), counter);
     let args = fb::SiblingArgs {
+        incarnation: if narrow.is_some() { 0 } else { actor.incarnation() },
         dot: Some(&dot),
         write_id: entry.write_id.0,
         media,
@@ -321,17 +344,14 @@ pub(super) fn response_values(response: &Response) -> &[Bytes] {
 
 pub(super) fn take_response(frame: &Frame, response: fb::Response<'_>, trust: Trust) -> Result<Response, WireError> {
     let mut body = frame.body();
-    let context = take_clock(response.context(), MERGED_CLOCK_ENTRIES_MAX);
+    let context = take_context(response.context(), response.context_dots(), response.context_block());
     let taken = match response.result() {
         1 if response.head().is_some() => Ok(Answer::Got(take_siblings(response.head(), &mut body, trust)?)),
         1 => {
-            let clock = context?.ok_or(WireError::Field("context"))?;
+            let Context { clock, .. } = context?.ok_or(WireError::Field("context"))?;
             Ok(Answer::Got(take_values(take_entries(response, clock)?, &mut body, trust)?))
         }
-        2 => {
-            let clock = context?.ok_or(WireError::Field("context"))?;
-            Ok(Answer::Written(take_context(clock, response.context_dots())?))
-        }
+        2 => Ok(Answer::Written(context?.ok_or(WireError::Field("context"))?)),
         3 => Err(take_failure(response.failure().ok_or(WireError::Field("failure"))?)?),
         _ => return Err(WireError::Field("result")),
     };
@@ -347,7 +367,10 @@ fn take_entries(response: fb::Response<'_>, clock: VersionVector) -> Result<Head
     }
     let mut head = Head { clock, ..Head::default() };
     for sibling in siblings.iter() {
-        let dot = take_dot(sibling.dot());
+        let mut dot = take_dot(sibling.dot());
+        if sibling.incarnation() > 0 {
+            dot.actor = Actor::new(dot.actor.node(), sibling.incarnation());
+        }
         let ordered = head.entries.last().is_none_or(|l| l.dot < dot);
         if !ordered || dot.counter == 0 || !head.clock.covers(dot) {
             return Err(WireError::Field("siblings"));

@@ -104,7 +104,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
     let builder = encoder.start();
     match &envelope.message {
         Message::Forward { request, hops } => {
-            let args = fb::ForwardArgs { route, request: Some(fields::put_request(builder, request)), hops: *hops };
+            let args = fb::ForwardArgs { route, request: Some(fields::put_request(builder, request)?), hops: *hops };
             let root = fb::Forward::create(builder, &args);
             let left = micros_left(request.deadline.min(envelope.deadline), now);
             let values = fields::request_value(request).into_iter();

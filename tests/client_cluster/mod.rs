@@ -44,7 +44,7 @@ impl Store {
                 if !state.head.knows_write(*write_id) {
                     self.events += 1;
                     let entry = Entry {
-                        dot: Dot { actor: Actor(1), counter: self.events },
+                        dot: Dot { actor: Actor::from_narrow(1), counter: self.events },
                         write_id: *write_id,
                         media: value.media.clone(),
                         bytes: value.bytes.len() as u32,

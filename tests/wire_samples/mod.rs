@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use dynarc::{
-    limits::KEY_BYTES_MAX,
+    limits::{INCARNATION_MAX, KEY_BYTES_MAX},
     protocol::{message::*, versions::*},
     types::*,
 };
@@ -40,7 +40,9 @@ pub fn value(rng: &mut Rng) -> Value {
     Value::new(media(rng), bytes(rng, 3000))
 }
 fn dot(rng: &mut Rng) -> Dot {
-    Dot { actor: Actor(rng.u64(0..12) << 16 | 1), counter: rng.u64(1..1000) }
+    // Beyond 16 bits messages have other fields for them.
+    let incarnation = [1, 1, 1, u64::from(u16::MAX) + 1, INCARNATION_MAX][rng.usize(0..5)];
+    Dot { actor: Actor::new(NodeId(rng.u64(0..12)), incarnation), counter: rng.u64(1..1000) }
 }
 pub fn clock(rng: &mut Rng) -> VersionVector {
     VersionVector::from_dots((0..rng.usize(0..6)).map(|_| dot(rng)).collect::<Vec<_>>())

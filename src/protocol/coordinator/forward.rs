@@ -266,7 +266,7 @@ mod tests {
         out.drain(..).map(sent).collect()
     }
     fn head() -> Result<Fetched, Refusal> {
-        let clock = VersionVector::from_dots([Dot { actor: Actor(9), counter: 3 }]);
+        let clock = VersionVector::from_dots([Dot { actor: Actor::from_narrow(9), counter: 3 }]);
         Ok(Fetched::Head(Head { clock, ..Head::default() }))
     }
 

@@ -5,6 +5,7 @@
 
 use super::LeaseRecord;
 use crate::{
+    limits::INCARNATION_MAX,
     protocol::versions::{Head, HeadError},
     types::{Key, KeyError, NodeId, Token},
 };
@@ -145,21 +146,40 @@ pub fn lease_key() -> Bytes {
     Bytes::from_static(b"\x02lease")
 }
 
-/// A lease record's head: `incarnation u16, clean u8, ceiling u64, start u64`, little-endian.
+/// The second form of a lease's head; the first one is known by its length.
+const WIDE_LEASE: u8 = 2;
+
+/// A lease record's head, little-endian: `incarnation u16, clean u8, ceiling u64, start u64` where that says all, else
+/// `form u8 = 2, flags u8 (1 clean, 2 far), incarnation u64, ceiling u64, start u64`.
 pub fn lease_head(lease: LeaseRecord) -> Bytes {
-    let mut out = BytesMut::with_capacity(19);
-    out.put_u16_le(lease.incarnation);
-    out.put_u8(u8::from(lease.clean));
+    let mut out = BytesMut::with_capacity(26);
+    match u16::try_from(lease.incarnation) {
+        Ok(incarnation) if !lease.far => {
+            out.put_u16_le(incarnation);
+            out.put_u8(u8::from(lease.clean));
+        }
+        Ok(_) | Err(_) => {
+            out.put_u8(WIDE_LEASE);
+            out.put_u8(u8::from(lease.clean) | u8::from(lease.far) << 1);
+            out.put_u64_le(lease.incarnation);
+        }
+    }
     out.put_u64_le(lease.ceiling);
     out.put_u64_le(lease.start);
     out.freeze()
 }
 pub fn parse_lease(head: &[u8]) -> Option<LeaseRecord> {
-    let fields: &[u8; 19] = head.try_into().ok()?;
-    let incarnation = u16::from_le_bytes([fields[0], fields[1]]);
-    let ceiling = u64::from_le_bytes(fields[3..11].try_into().ok()?);
-    let start = u64::from_le_bytes(fields[11..].try_into().ok()?);
-    (fields[2] <= 1).then_some(LeaseRecord { incarnation, clean: fields[2] == 1, ceiling, start })
+    let (front, rest) = head.split_last_chunk::<16>().map(|(front, rest)| (front, u128::from_le_bytes(*rest)))?;
+    let (ceiling, start) = (rest as u64, (rest >> 64) as u64);
+    let (incarnation, flags) = match *front {
+        [low, high, clean] if clean <= 1 => (u64::from(u16::from_le_bytes([low, high])), clean),
+        [WIDE_LEASE, flags, ref incarnation @ ..] if flags <= 3 => {
+            (u64::from_le_bytes(incarnation.try_into().ok()?), flags)
+        }
+        _ => return None,
+    };
+    let (clean, far) = (flags & 1 == 1, flags & 2 == 2);
+    (incarnation <= INCARNATION_MAX).then_some(LeaseRecord { incarnation, clean, far, ceiling, start })
 }
 
 /// What a hint's record says: `kind u8, stamp u64`, then for a parked state its head.

@@ -12,13 +12,20 @@
 //!
 //! A disk may also be an old one: a backup, a copy. The start leaves out many incarnations where that is known
 //! ([`Leases::begin_far`]); where it is not, a version that names a dot which this node does not remember tells
-//! ([`Leases::notice`]), and the next dot is minted by a new actor.
+//! ([`Leases::notice`]), and the next dot is minted by a new actor. A forged version can name any incarnation: how far ahead
+//! it lies does not decide how far the next one is, so nobody can use them up from outside.
+//!
+//! There are 2^62 incarnations. A slice that has none left mints no more dots and says so ([`Leases::refusal`]); half of
+//! them used is an alarm ([`Leases::greatest`]).
 
+use super::Rejection;
 use crate::{
     limits::{
-        DOT_LEASE, FORGOTTEN_INCARNATIONS, FORGOTTEN_INCARNATIONS_DRAWN, INCARNATIONS_OF_START, LOST_INCARNATIONS,
+        DOT_LEASE, FAR_INCARNATIONS_DRAWN, FORGOTTEN_INCARNATIONS, FORGOTTEN_INCARNATIONS_DRAWN, INCARNATION_MAX,
+        INCARNATIONS_OF_START, LOST_INCARNATIONS, NEAR_INCARNATIONS,
     },
     protocol::{
+        message::Refusal,
         ring::FixedMap,
         versions::{Actor, Dot},
     },
@@ -28,9 +35,11 @@ use crate::{
 /// What is stored of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaseRecord {
-    pub incarnation: u16,
+    pub incarnation: u64,
     /// The slice was closed in good order: every dot minted is durable here, and `ceiling` is the next counter.
     pub clean: bool,
+    /// The incarnation was chosen apart from those that others may know: that they name much later ones tells nothing.
+    pub far: bool,
     /// The first counter that has not been leased.
     pub ceiling: u64,
     /// The node's generation when it was made.
@@ -39,16 +48,18 @@ pub struct LeaseRecord {
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
-    incarnation: u16,
+    incarnation: u64,
     next: u64,
     /// Counters below are durably leased.
     ceiling: u64,
-    /// The incarnation was chosen far from all that may be in use: that others name later ones tells nothing.
+    /// As in the record.
     far: bool,
+    /// No incarnation is left.
+    spent: bool,
     /// Others may hold a dot of this incarnation that the own copy lost: none is minted until the next one is durable.
     doubted: bool,
     /// The greatest incarnation of this node that any version has named.
-    named: u16,
+    named: u64,
     /// This record is being stored.
     renewing: Option<LeaseRecord>,
 }
@@ -82,20 +93,29 @@ impl Leases {
     /// Takes a slice up where its last record left it. Returns the record to make durable before the first dot is
     /// minted; `None` when the incarnations are used up.
     pub fn begin(&mut self, slice: SliceId, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
+        let known = last.map_or(0, |last| last.incarnation.min(INCARNATION_MAX));
+        let record = self.first_record(last);
+        let ended = LeaseRecord { incarnation: known, clean: false, far: false, ceiling: 0, start: self.start };
+        let LeaseRecord { incarnation, far, ceiling, .. } = record.unwrap_or(ended);
+        let (next, spent) = (ceiling.saturating_sub(self.block), record.is_none());
+        let lease = Lease { incarnation, next, ceiling, far, spent, doubted: false, named: 0, renewing: None };
+        self.slices.insert(slice, lease);
+        record
+    }
+    fn first_record(&self, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
         let lost = last.map_or(0, |last| self.start.saturating_sub(last.start).saturating_sub(1));
         let (incarnation, next) = match last {
             None => (1, 1),
             Some(last) if lost > 0 => {
-                let left_out = u16::try_from(lost.saturating_mul(INCARNATIONS_OF_START)).ok()?;
-                (last.incarnation.checked_add(left_out)?.checked_add(1)?, 1)
+                let left_out = lost.saturating_mul(INCARNATIONS_OF_START);
+                (last.incarnation.saturating_add(left_out).saturating_add(1), 1)
             }
             Some(LeaseRecord { incarnation, clean: true, ceiling, .. }) => (incarnation, ceiling.max(1)),
-            Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.checked_add(1)?, 1),
+            Some(LeaseRecord { incarnation, clean: false, .. }) => (incarnation.saturating_add(1), 1),
         };
+        let (far, start) = (last.is_some_and(|last| last.far), self.start);
         let ceiling = next.checked_add(self.block)?;
-        self.slices
-            .insert(slice, Lease { incarnation, next, ceiling, far: false, doubted: false, named: 0, renewing: None });
-        Some(LeaseRecord { incarnation, clean: false, ceiling, start: self.start })
+        (incarnation <= INCARNATION_MAX).then_some(LeaseRecord { incarnation, clean: false, far, ceiling, start })
     }
     /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written at
     /// some time. Leaves out more incarnations than can have been used since: as many as this and all earlier starts may
@@ -103,18 +123,14 @@ impl Leases {
     /// this start has drawn, the same for all slices, so that neither two copies nor two returns to one state go on as one
     /// actor.
     pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, copied: bool) -> Option<LeaseRecord> {
-        let known = u64::from(last.map_or(0, |last| last.incarnation));
+        let known = last.map_or(0, |last| last.incarnation);
         let starts = self.start.saturating_mul(INCARNATIONS_OF_START);
         // One start after the other may find this same record, when a rotten medium takes each one's own: they differ.
-        let least = LOST_INCARNATIONS + if known < starts { starts } else { known + starts % LOST_INCARNATIONS };
-        let room = u64::from(u16::MAX).checked_sub(least)? / 2;
-        let incarnation = u16::try_from(least + if copied { self.draw % (room + 1) } else { 0 }).ok()?;
-        let record =
-            self.begin(slice, Some(LeaseRecord { incarnation, clean: false, ceiling: 0, start: self.start }))?;
-        if let Some(lease) = self.slices.get_mut(&slice) {
-            lease.far = true;
-        }
-        Some(record)
+        let least = if known < starts { starts } else { known.saturating_add(starts % LOST_INCARNATIONS) };
+        let drawn = if copied { self.draw % FAR_INCARNATIONS_DRAWN } else { 0 };
+        let incarnation = least.saturating_add(LOST_INCARNATIONS).saturating_add(drawn);
+        let start = self.start;
+        self.begin(slice, Some(LeaseRecord { incarnation, clean: false, far: true, ceiling: 0, start }))
     }
     /// Whether the slice has a lease at all: it has none when its record is damaged.
     pub fn holds(&self, slice: SliceId) -> bool {
@@ -134,7 +150,8 @@ impl Leases {
     pub fn notice(&mut self, slice: SliceId, dot: Dot) -> bool {
         let (own, incarnation) = (dot.actor.node() == self.node, dot.actor.incarnation());
         let Some(lease) = self.slices.get_mut(&slice).filter(|_| own) else { return false };
-        let forgotten = (incarnation > lease.incarnation && !lease.far)
+        let ahead = incarnation.saturating_sub(lease.incarnation);
+        let forgotten = (ahead > 0 && (ahead <= NEAR_INCARNATIONS || !lease.far))
             || (incarnation == lease.incarnation && dot.counter >= lease.next);
         let known = lease.doubted && incarnation <= lease.named.max(lease.incarnation);
         if forgotten {
@@ -147,7 +164,7 @@ impl Leases {
     pub fn mint(&mut self, slice: SliceId) -> Option<Dot> {
         let actor = self.actor(slice);
         let lease = self.slices.get_mut(&slice)?;
-        if lease.doubted || lease.next >= lease.ceiling {
+        if lease.spent || lease.doubted || lease.next >= lease.ceiling {
             return None;
         }
         lease.next += 1;
@@ -159,24 +176,45 @@ impl Leases {
             lease.doubted = true;
         }
     }
+    /// Why a slice mints no dot.
+    pub fn refusal(&self, slice: SliceId) -> Rejection {
+        match self.slices.get(&slice) {
+            None => Rejection::Refused(Refusal::Damaged),
+            Some(lease) if lease.spent => Rejection::IncarnationsUsedUp,
+            Some(_) => Rejection::Refused(Refusal::Overloaded),
+        }
+    }
+    /// The greatest incarnation of any slice.
+    pub fn greatest(&self) -> u64 {
+        self.slices.values().map(|lease| lease.incarnation).max().unwrap_or(0)
+    }
     /// The record to store when half of the block is used, or when the incarnation is in doubt.
     pub fn renewal(&mut self, slice: SliceId) -> Option<LeaseRecord> {
-        let drawn = (self.draw % u64::from(FORGOTTEN_INCARNATIONS_DRAWN)) as u16;
+        let drawn = self.draw % FORGOTTEN_INCARNATIONS_DRAWN;
+        let drawn_far = self.draw % FAR_INCARNATIONS_DRAWN;
         let block = self.block;
         let lease = self.slices.get_mut(&slice)?;
         let used = lease.ceiling.saturating_sub(lease.next) <= block / 2;
-        if lease.renewing.is_some() || !(used || lease.doubted) {
+        if lease.spent || lease.renewing.is_some() || !(used || lease.doubted) {
             return None;
         }
-        let (incarnation, base) = if lease.doubted {
+        let ahead = lease.named.saturating_sub(lease.incarnation);
+        let (incarnation, far, base) = if !lease.doubted {
+            (lease.incarnation, lease.far, lease.ceiling)
+        } else if lease.named == 0 {
+            (lease.incarnation + 1, lease.far, 1)
+        } else if ahead <= NEAR_INCARNATIONS {
             // Starts that are forgotten, too, may have come after the one that was named.
-            let named = if lease.named > 0 { lease.named.checked_add(FORGOTTEN_INCARNATIONS + drawn)? } else { 0 };
-            (lease.incarnation.max(named).checked_add(1)?, 1)
+            (lease.incarnation.max(lease.named) + FORGOTTEN_INCARNATIONS + drawn + 1, lease.far, 1)
         } else {
-            (lease.incarnation, lease.ceiling)
+            (lease.incarnation + FORGOTTEN_INCARNATIONS + drawn_far + 1, true, 1)
         };
-        let (ceiling, start) = (base.checked_add(block)?, self.start);
-        lease.renewing = Some(LeaseRecord { incarnation, clean: false, ceiling, start });
+        lease.spent = incarnation > INCARNATION_MAX || base.checked_add(block).is_none();
+        if lease.spent {
+            return None;
+        }
+        lease.renewing =
+            Some(LeaseRecord { incarnation, clean: false, far, ceiling: base + block, start: self.start });
         lease.renewing
     }
     /// The renewal is durable, or failed.
@@ -188,17 +226,19 @@ impl Leases {
         }
         if record.incarnation != lease.incarnation {
             // Perhaps a later one has been named while this was written.
-            let doubted = lease.named >= record.incarnation;
+            let ahead = (lease.named + 1).saturating_sub(record.incarnation);
+            let doubted = ahead > 0 && (ahead <= NEAR_INCARNATIONS || !record.far);
             (lease.incarnation, lease.next, lease.doubted) = (record.incarnation, 1, doubted);
-            lease.named = if doubted { lease.named } else { 0 };
+            (lease.named, lease.far) = (if doubted { lease.named } else { 0 }, record.far);
         }
         lease.ceiling = record.ceiling;
     }
     /// What to store at an orderly stop, when no task is in hand: slices in doubt are left out.
     pub fn clean(&self) -> Vec<(SliceId, LeaseRecord)> {
-        let sound = self.slices.iter().filter(|(_, l)| !l.doubted && l.renewing.is_none());
+        let sound = self.slices.iter().filter(|(_, l)| !l.spent && !l.doubted && l.renewing.is_none());
         let start = self.start;
-        let record = |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, ceiling: l.next, start };
+        let record =
+            |l: &Lease| LeaseRecord { incarnation: l.incarnation, clean: true, far: l.far, ceiling: l.next, start };
         let mut records: Vec<_> = sound.map(|(slice, lease)| (*slice, record(lease))).collect();
         records.sort_by_key(|(slice, _)| *slice);
         records
@@ -271,6 +311,59 @@ mod tests {
         let (one, two) = (far(6, Some(state), Some(1 << 40)), far(6, Some(state), Some(77)));
         assert_ne!(one.incarnation, two.incarnation);
         assert!(one.incarnation > state.incarnation + 1_000 && two.incarnation > state.incarnation + 1_000);
-        assert_eq!(Leases::new(node, 1 << 20).begin_far(slice, None, false), None);
+    }
+
+    #[test]
+    fn incarnations_end_with_a_word() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let last = LeaseRecord { incarnation: INCARNATION_MAX - 1, clean: false, far: false, ceiling: 9, start: 1 };
+        let mut leases = Leases::new(node, 2);
+        assert_eq!(leases.begin(slice, Some(last)).map(|record| record.incarnation), Some(INCARNATION_MAX));
+        assert_eq!(leases.mint(slice).map(|dot| dot.actor), Some(Actor::new(node, INCARNATION_MAX)));
+        assert_eq!(leases.refusal(slice), Rejection::Refused(Refusal::Overloaded), "one is left");
+        // A write that was not stored wants one more.
+        leases.doubt(slice);
+        assert_eq!((leases.renewal(slice), leases.mint(slice)), (None, None));
+        assert_eq!(leases.refusal(slice), Rejection::IncarnationsUsedUp);
+        assert_eq!(leases.clean(), []);
+        // And so does the start after an unclean one.
+        let used_up = LeaseRecord { incarnation: INCARNATION_MAX, ..last };
+        for (start, copied) in [(2, None), (9, None), (2, Some(false)), (2, Some(true))] {
+            let mut leases = Leases::new(node, start).with_draw(77);
+            let begun = match copied {
+                None => leases.begin(slice, Some(used_up)),
+                Some(copied) => leases.begin_far(slice, Some(used_up), copied),
+            };
+            assert_eq!((begun, leases.mint(slice), leases.renewal(slice)), (None, None, None));
+            assert_eq!(leases.refusal(slice), Rejection::IncarnationsUsedUp);
+            assert_eq!(leases.greatest(), INCARNATION_MAX);
+        }
+        // An orderly stop needs none, but counters end as well.
+        let clean = LeaseRecord { clean: true, start: 1, ..used_up };
+        let mut leases = Leases::new(node, 2);
+        assert!(leases.begin(slice, Some(clean)).is_some() && leases.mint(slice).is_some());
+        let mut leases = Leases::new(node, 2);
+        assert_eq!(leases.begin(slice, Some(LeaseRecord { ceiling: u64::MAX - 1, ..clean })), None);
+        assert_eq!(leases.refusal(slice), Rejection::IncarnationsUsedUp);
+    }
+
+    #[test]
+    fn forged_incarnations_use_none_up() {
+        let (node, slice) = (NodeId(7), SliceId(0));
+        let mut leases = Leases::new(node, 1).with_draw(u64::MAX);
+        leases.begin(slice, None).expect("incarnations are left");
+        let mut minted = std::collections::BTreeSet::new();
+        for round in 0..10_000 {
+            // The greatest of all, one just out of sight, and the next counter of the present one.
+            let own = leases.actor(slice);
+            let ahead = [INCARNATION_MAX, own.incarnation() + NEAR_INCARNATIONS + 1, own.incarnation()][round % 3];
+            leases.notice(slice, Dot { actor: Actor::new(node, ahead), counter: u64::MAX });
+            if leases.renewal(slice).is_some() {
+                leases.renewed(slice, true);
+            }
+            let dot = leases.mint(slice).expect("it goes on");
+            assert!(minted.insert(dot));
+        }
+        assert!(leases.greatest() < INCARNATION_MAX / 100, "{}", leases.greatest());
     }
 }

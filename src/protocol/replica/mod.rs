@@ -130,6 +130,10 @@ pub enum Rejection {
     SiblingLimit,
     /// The context claims events of this node that never happened.
     ForeignContext,
+    /// The slice has no incarnation left under which a dot could be minted.
+    IncarnationsUsedUp,
+    /// The key's clock would have more entries than a write may make.
+    ClockLimit,
 }
 
 /// What is stored under an engine key, as read.
@@ -263,6 +267,10 @@ impl<O: Clone> Replica<O> {
     /// Bytes of the values that tasks bring along.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+    /// The greatest incarnation of this node in any of the slices.
+    pub fn greatest_incarnation(&self) -> u64 {
+        self.leases.greatest()
     }
     /// Whether any task is about such a key.
     pub fn busy_with(&self, which: impl Fn(&Key) -> bool) -> bool {

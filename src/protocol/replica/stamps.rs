@@ -26,8 +26,8 @@ use crate::{
 pub const UNKNOWN: u64 = u64::MAX;
 
 /// By time, then node.
-fn order(stamp: Dot) -> (u64, u64) {
-    (stamp.counter, stamp.actor.0)
+fn order(stamp: Dot) -> (u64, NodeId) {
+    (stamp.counter, stamp.actor.node())
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,7 +2,7 @@
 
 use super::{Change, Rejection, Replica, Stored, Work, keys::data_key};
 use crate::{
-    limits::{MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX},
+    limits::{MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX},
     protocol::{
         message::Refusal,
         versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values},
@@ -34,7 +34,7 @@ impl<O: Clone> Replica<O> {
     pub(super) fn write(&mut self, id: u64, stored: Option<Stored>) -> Result<Next, Rejection> {
         let Some(task) = self.tasks.get(&id) else { return Ok(Next::Nothing) };
         if !self.leases.holds(task.slice) {
-            return Err(Rejection::Refused(Refusal::Damaged));
+            return Err(self.leases.refusal(task.slice));
         }
         let (head, values) = parse(stored)?;
         let values_read = !values.is_empty() || head.entries.is_empty();
@@ -61,13 +61,17 @@ impl<O: Clone> Replica<O> {
                     self.leases.doubt(task.slice);
                     self.identity_alarms += 1;
                 }
-                let dot = self.leases.mint(task.slice).ok_or(Rejection::Refused(Refusal::Overloaded))?;
+                let slice = task.slice;
+                let dot = self.leases.mint(slice).ok_or_else(|| self.leases.refusal(slice))?;
                 let entry = entry_of(value, dot, *write_id);
                 let merged = head.put(&seen, entry);
                 let alone = merged.head.entries.len() == 1;
                 // What the writer knew and this copy does not stays apart.
-                let context =
-                    if alone { Context::from(merged.head.clock.clone()).join(&seen) } else { seen.with_dot(dot) };
+                let context = if alone {
+                    Context::from(merged.head.clock.clone()).join(&seen)
+                } else {
+                    seen.with_dot(dot, |dot| head.supersedes(dot))
+                };
                 let fresh: Values = [value.bytes.clone()].into_iter().collect();
                 Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
             }
@@ -159,7 +163,7 @@ fn written_before(head: &Head, seen: Option<&Context>, id: WriteId) -> Context {
         return Context::from(head.clock.clone()).join(&context);
     }
     match live.or(past) {
-        Some(dot) => context.with_dot(dot),
+        Some(dot) => context.with_dot(dot, |dot| head.supersedes(dot)),
         None => context,
     }
 }
@@ -179,7 +183,7 @@ fn check_limits(head: &Head, seen: &Context, new_bytes: usize, siblings_max: usi
 
 /// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it again.
 pub(super) fn can_be_read(head: &Head) -> bool {
-    head.clock.len() <= MERGED_CLOCK_ENTRIES_MAX
+    head.clock.can_be_read()
         && head.entries.len() <= MERGED_SIBLINGS_MAX
         && head.value_bytes() <= MERGED_SIBLINGS_BYTES_MAX
 }

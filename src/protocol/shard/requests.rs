@@ -301,7 +301,10 @@ impl Shard {
             Origin::Remote { to, exchange, deadline } => {
                 let refusal = |r| match r {
                     Rejection::Refused(refusal) => refusal,
-                    Rejection::SiblingLimit | Rejection::ForeignContext => Refusal::Failed,
+                    Rejection::SiblingLimit
+                    | Rejection::ForeignContext
+                    | Rejection::IncarnationsUsedUp
+                    | Rejection::ClockLimit => Refusal::Failed,
                 };
                 let message = Message::Replicated(result.map_err(refusal));
                 out.push(Effect::Send(Envelope { from: self.me, to, exchange, deadline, message }));
@@ -562,6 +565,17 @@ fn failure(rejection: Rejection) -> Failure {
         Rejection::ForeignContext => {
             (ErrorCode::BadRequest, Outcome::NotApplied, "the context claims writes that never happened here")
         }
+        Rejection::IncarnationsUsedUp => (
+            ErrorCode::Internal,
+            Outcome::NotApplied,
+            "this node has used up its incarnations and can take no new writes of this key; replace it by one with an \
+             empty data directory",
+        ),
+        Rejection::ClockLimit => (
+            ErrorCode::SiblingLimit,
+            Outcome::NotApplied,
+            "the key has been written by too many nodes and lives of nodes: its clock is at its bound",
+        ),
         Rejection::Refused(refusal) => match refusal {
             Refusal::Overloaded => {
                 (ErrorCode::Overloaded, Outcome::NotApplied, "too many writes wait for this key; try again later")

@@ -1,21 +1,25 @@
 //! A head as bytes: in records on disk and in messages between nodes. The ruler is in `schema/record.md`.
 //!
-//! Little-endian. `version u8 = 1, clock count u16, entry count u16, recent count u8`, then the clock
-//! (`actor u64, counter u64` each), the entries (`actor u64, counter u64, write id u64, bytes u32, checksum u32,
-//! media length u8, media`), the recent ones (`actor u64, counter u64, write id u64`). Media length 0 is JSON.
+//! Two forms. In the first, all numbers have a fixed width and incarnations 16 bits; it is written wherever it says all, so
+//! that earlier versions can read it. The second is compact ([`super::compact`]) and holds any incarnation.
 
-use super::{Actor, Dot, Entry, Head, Superseded};
+use super::{Actor, Dot, Entry, Head, Superseded, VersionVector, compact};
 use crate::{
-    limits::{MERGED_CLOCK_ENTRIES_MAX, MERGED_SIBLINGS_MAX, RECENT_WRITES_MAX},
+    limits::{MERGED_SIBLINGS_MAX, NARROW_CLOCK_ENTRIES_MAX, RECENT_WRITES_MAX},
     types::{Media, WriteId},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
-const VERSION: u8 = 1;
+/// `version u8 = 1, clock count u16, entry count u16, recent count u8`, then the clock (`actor u64, counter u64` each), the
+/// entries (`actor u64, counter u64, write id u64, bytes u32, checksum u32, media length u8, media`), the recent ones
+/// (`actor u64, counter u64, write id u64`). Little-endian. Media length 0 is JSON.
+const NARROW: u8 = 1;
+/// `version u8 = 2, entry count u16, recent count u8`, the clock, then entries and recent ones with compact dots.
+const COMPACT: u8 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeadError {
-    #[error("the head has version {0}, this Dynarc reads {VERSION}")]
+    #[error("the head has version {0}, this Dynarc reads up to {COMPACT}")]
     Version(u8),
     #[error("the head is cut short or has bytes left over")]
     Length,
@@ -26,14 +30,29 @@ pub enum HeadError {
 }
 
 impl Head {
+    /// In the first form if that says all.
     pub fn encode(&self) -> Bytes {
+        let narrow = self.clock.len() <= NARROW_CLOCK_ENTRIES_MAX
+            && self.clock.is_narrow()
+            && self.entries.iter().all(|e| e.dot.actor.narrow().is_some())
+            && self.recent.iter().all(|s| s.dot.actor.narrow().is_some());
         let mut out =
             BytesMut::with_capacity(6 + self.clock.len() * 16 + self.entries.len() * 40 + self.recent.len() * 24);
-        out.put_u8(VERSION);
-        out.put_u16_le(self.clock.len() as u16);
+        let put_dot = if narrow {
+            out.put_u8(NARROW);
+            out.put_u16_le(self.clock.len() as u16);
+            narrow::put_dot as fn(&mut BytesMut, Dot)
+        } else {
+            out.put_u8(COMPACT);
+            compact::put_dot
+        };
         out.put_u16_le(self.entries.len() as u16);
         out.put_u8(self.recent.len() as u8);
-        self.clock.entries().iter().for_each(|&d| put_dot(&mut out, d));
+        if narrow {
+            self.clock.entries().iter().for_each(|&d| put_dot(&mut out, d));
+        } else {
+            compact::put_clock(&mut out, &self.clock);
+        }
         for e in &self.entries {
             put_dot(&mut out, e.dot);
             out.put_u64_le(e.write_id.0);
@@ -58,28 +77,24 @@ impl Head {
     pub fn decode(bytes: &[u8]) -> Result<Head, HeadError> {
         let mut reader = Reader(bytes);
         let version = reader.u8()?;
-        if version != VERSION {
-            return Err(HeadError::Version(version));
-        }
-        let (clock_count, entry_count, recent_count) = (reader.u16()?, reader.u16()?, reader.u8()?);
-        let too_many = usize::from(clock_count) > MERGED_CLOCK_ENTRIES_MAX
+        let read_dot = match version {
+            NARROW => Reader::dot,
+            COMPACT => Reader::compact_dot,
+            _ => return Err(HeadError::Version(version)),
+        };
+        let clock_count = if version == NARROW { reader.u16()? } else { 0 };
+        let (entry_count, recent_count) = (reader.u16()?, reader.u8()?);
+        let too_many = usize::from(clock_count) > NARROW_CLOCK_ENTRIES_MAX
             || usize::from(entry_count) > MERGED_SIBLINGS_MAX
             || usize::from(recent_count) > RECENT_WRITES_MAX;
         if too_many {
             return Err(HeadError::TooMany);
         }
-        let mut head = Head::default();
-        let mut last = None;
-        for _ in 0..clock_count {
-            let dot = reader.dot()?;
-            if last.is_some_and(|l| l >= dot.actor) || dot.counter == 0 {
-                return Err(HeadError::Invalid);
-            }
-            last = Some(dot.actor);
-            head.clock.record(dot);
-        }
+        let clock = if version == NARROW { reader.clock(usize::from(clock_count))? } else { reader.compact_clock()? };
+        let mut head = Head { clock, ..Head::default() };
         for _ in 0..entry_count {
-            let entry = reader.entry()?;
+            let dot = read_dot(&mut reader)?;
+            let entry = reader.entry(dot)?;
             let ordered = head.entries.last().is_none_or(|l| l.dot < entry.dot);
             if !ordered || entry.dot.counter == 0 || !head.clock.covers(entry.dot) {
                 return Err(HeadError::Invalid);
@@ -87,16 +102,23 @@ impl Head {
             head.entries.push(entry);
         }
         for _ in 0..recent_count {
-            let dot = reader.dot()?;
+            let dot = read_dot(&mut reader)?;
             head.recent.push(Superseded { dot, write_id: WriteId(reader.u64()?) });
         }
         if reader.0.is_empty() { Ok(head) } else { Err(HeadError::Length) }
     }
 }
 
-pub(super) fn put_dot(out: &mut BytesMut, dot: Dot) {
-    out.put_u64_le(dot.actor.0);
-    out.put_u64_le(dot.counter);
+/// The dots of the first forms, of heads and of contexts.
+pub(super) mod narrow {
+    use super::Dot;
+    use bytes::{BufMut, BytesMut};
+
+    pub fn put_dot(out: &mut BytesMut, dot: Dot) {
+        let Some(actor) = dot.actor.narrow() else { unreachable!("whoever takes this form has looked: {dot:?}") };
+        out.put_u64_le(actor);
+        out.put_u64_le(dot.counter);
+    }
 }
 
 pub(super) struct Reader<'a>(pub &'a [u8]);
@@ -124,10 +146,23 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
     pub fn dot(&mut self) -> Result<Dot, HeadError> {
-        Ok(Dot { actor: Actor(self.u64()?), counter: self.u64()? })
+        Ok(Dot { actor: Actor::from_narrow(self.u64()?), counter: self.u64()? })
     }
-    fn entry(&mut self) -> Result<Entry, HeadError> {
-        let (dot, write_id) = (self.dot()?, WriteId(self.u64()?));
+    /// So many entries, ascending by actor and without zeros.
+    pub fn clock(&mut self, count: usize) -> Result<VersionVector, HeadError> {
+        let (mut clock, mut last) = (VersionVector::new(), None);
+        for _ in 0..count {
+            let dot = self.dot()?;
+            if last.is_some_and(|l| l >= dot.actor) || dot.counter == 0 {
+                return Err(HeadError::Invalid);
+            }
+            last = Some(dot.actor);
+            clock.record(dot);
+        }
+        Ok(clock)
+    }
+    fn entry(&mut self, dot: Dot) -> Result<Entry, HeadError> {
+        let write_id = WriteId(self.u64()?);
         let (bytes, checksum, media_length) = (self.u32()?, self.u32()?, usize::from(self.u8()?));
         let media = match media_length {
             0 => Media::Json,

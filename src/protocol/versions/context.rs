@@ -4,16 +4,22 @@
 //! A read's context is a clock. A write's context is what it superseded and its own dot: when concurrent siblings
 //! stand beside it, the dot stays apart from the clock, because a clock would cover those siblings as well.
 //!
-//! `vc:` and base64url without padding of: `version u8 = 1, key check u32 (low half of the key's token), clock count
-//! u16, dot count u8, (actor u64, counter u64) each, CRC-32C u32 of all before`, little-endian. The key check refuses
-//! a context that was read for another key: it would claim to have seen writes that its holder never saw.
+//! `vc:` and base64url without padding of the bytes that [`Context::to_bytes`] makes. They begin with a version, name the
+//! key by the low half of its token, and end with a CRC-32C. The key check refuses a context that was read for another
+//! key: it would claim to have seen writes that its holder never saw. Versions:
+//!
+//! 1. clock and dots at a fixed width, with 16 bits of incarnation: where that says all, and is not long.
+//! 2. compact ([`super::compact`]).
+//!
+//! A version whose end is a keyed seal can follow: holders pass the text on as it is.
 
 use super::{
-    Actor, Dot, VersionVector,
-    codec::{Reader, put_dot},
+    Actor, Dot, HeadError, VersionVector,
+    codec::{Reader, narrow},
+    compact,
 };
 use crate::{
-    limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, CONTEXT_TEXT_BYTES_MAX},
+    limits::{CONTEXT_DOTS_MAX, CONTEXT_TEXT_BYTES_MAX, NARROW_CLOCK_ENTRIES_MAX, NARROW_CONTEXT_ENTRIES_MAX},
     types::Token,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -21,7 +27,8 @@ use bytes::{BufMut, BytesMut};
 use smallvec::SmallVec;
 
 pub const PREFIX: &str = "vc:";
-const VERSION: u8 = 1;
+const NARROW: u8 = 1;
+const COMPACT: u8 = 2;
 
 /// What a reader or writer of a key has seen of it: all that the clock covers, and these dots.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -67,32 +74,96 @@ impl Context {
         dots.retain(|d| !clock.covers(*d));
         dots.sort_unstable();
         dots.dedup();
-        dots.truncate(CONTEXT_DOTS_MAX);
+        leave_out(&mut dots, |_| false);
         Context { clock, dots }
     }
-    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new
-    /// one stays: an old one that is left out can at worst appear as a sibling again.
-    pub fn with_dot(mut self, dot: Dot) -> Context {
+    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new one
+    /// stays, and of the others first those are left out that are `superseded` in the state that it was written to: that
+    /// state ends them wherever it comes. So the write that this one was built on stays, whatever came before it.
+    pub fn with_dot(mut self, dot: Dot, superseded: impl Fn(Dot) -> bool) -> Context {
         if !self.covers(dot) {
-            self.dots.truncate(CONTEXT_DOTS_MAX - 1);
-            self.dots.push(dot);
-            self.dots.sort_unstable();
+            let mut dots = std::mem::take(&mut self.dots);
+            while dots.len() >= CONTEXT_DOTS_MAX {
+                leave_one_out(&mut dots, &superseded);
+            }
+            dots.push(dot);
+            dots.sort_unstable();
+            self.dots = dots;
         }
         self
     }
-    /// The compact form, for a key at `token`.
+    /// Whether every actor has a narrow form, and the clock no more entries than this.
+    fn is_narrow(&self, entries_max: usize) -> bool {
+        let narrow = self.clock.is_narrow() && self.dots.iter().all(|d| d.actor.narrow().is_some());
+        narrow && self.clock.len() <= entries_max
+    }
+    /// Whether the fields of messages that earlier versions know can hold it.
+    pub fn fits_narrow_fields(&self) -> bool {
+        self.is_narrow(NARROW_CLOCK_ENTRIES_MAX)
+    }
+    /// Whether it can be given out, and is taken back then.
+    pub fn can_be_read(&self) -> bool {
+        self.clock.can_be_read() && self.dots.len() <= CONTEXT_DOTS_MAX
+    }
+    /// Clock and dots, compact, for a message that says elsewhere which key it is about.
+    pub fn to_block(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 + (self.clock.len() + self.dots.len()) * 10);
+        self.put_block(&mut out);
+        out
+    }
+    fn put_block(&self, out: &mut impl BufMut) {
+        compact::put_clock(out, &self.clock);
+        out.put_u8(self.dots.len() as u8);
+        self.dots.iter().for_each(|&dot| compact::put_dot(out, dot));
+    }
+    /// Reads what [`Context::to_block`] makes; checks bounds, order, and that no dot is covered.
+    pub fn from_block(bytes: &[u8]) -> Result<Context, HeadError> {
+        let mut reader = Reader(bytes);
+        let context = Context::take_block(&mut reader)?;
+        if reader.0.is_empty() { Ok(context) } else { Err(HeadError::Length) }
+    }
+    fn take_block(reader: &mut Reader<'_>) -> Result<Context, HeadError> {
+        let clock = reader.compact_clock()?;
+        let count = usize::from(reader.u8()?);
+        Context::take_dots(clock, count, || reader.compact_dot())
+    }
+    /// Reads so many dots: ascending, not covered by the clock.
+    pub fn take_dots(
+        clock: VersionVector,
+        count: usize,
+        mut next: impl FnMut() -> Result<Dot, HeadError>,
+    ) -> Result<Context, HeadError> {
+        if count > CONTEXT_DOTS_MAX {
+            return Err(HeadError::TooMany);
+        }
+        let mut context = Context::from(clock);
+        for _ in 0..count {
+            let dot = next()?;
+            if dot.counter == 0 || context.covers(dot) || context.dots.last().is_some_and(|last| *last >= dot) {
+                return Err(HeadError::Invalid);
+            }
+            context.dots.push(dot);
+        }
+        Ok(context)
+    }
+    /// The bytes of the text, for a key at `token`.
     pub fn to_bytes(&self, token: Token) -> Vec<u8> {
         let mut raw = BytesMut::with_capacity(16 + (self.clock.len() + self.dots.len()) * 16);
-        raw.put_u8(VERSION);
+        let narrow = self.is_narrow(NARROW_CONTEXT_ENTRIES_MAX);
+        raw.put_u8(if narrow { NARROW } else { COMPACT });
         raw.put_u32_le(token.0 as u32);
-        raw.put_u16_le(self.clock.len() as u16);
-        raw.put_u8(self.dots.len() as u8);
-        self.clock.entries().iter().chain(&self.dots).for_each(|&d| put_dot(&mut raw, d));
+        if narrow {
+            raw.put_u16_le(self.clock.len() as u16);
+            raw.put_u8(self.dots.len() as u8);
+            self.clock.entries().iter().chain(&self.dots).for_each(|&d| narrow::put_dot(&mut raw, d));
+        } else {
+            self.put_block(&mut raw);
+        }
         let checksum = crc32c::crc32c(&raw);
         raw.put_u32_le(checksum);
         raw.into()
     }
-    /// Parses the compact form; refuses damage, excess and contexts of other keys.
+    /// Parses the bytes of the text; refuses damage, excess and contexts of other keys.
     pub fn from_bytes(raw: &[u8], token: Token) -> Result<Context, ContextError> {
         let (body, checksum) = raw.split_last_chunk::<4>().ok_or(ContextError::Malformed)?;
         if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
@@ -100,26 +171,26 @@ impl Context {
         }
         let mut reader = Reader(body);
         let malformed = |_| ContextError::Malformed;
-        if reader.u8().map_err(malformed)? != VERSION {
+        let version = reader.u8().map_err(malformed)?;
+        if !matches!(version, NARROW | COMPACT) {
             return Err(ContextError::Malformed);
         }
         if reader.u32().map_err(malformed)? != token.0 as u32 {
             return Err(ContextError::OtherKey);
         }
-        let clock_count = usize::from(reader.u16().map_err(malformed)?);
-        let dot_count = usize::from(reader.u8().map_err(malformed)?);
-        if clock_count > CLOCK_ENTRIES_MAX || dot_count > CONTEXT_DOTS_MAX {
-            return Err(ContextError::Malformed);
+        let context = match version {
+            NARROW => Context::take_narrow(&mut reader),
+            _ => Context::take_block(&mut reader),
+        };
+        if reader.0.is_empty() { context.map_err(malformed) } else { Err(ContextError::Malformed) }
+    }
+    fn take_narrow(reader: &mut Reader<'_>) -> Result<Context, HeadError> {
+        let (clock_count, dot_count) = (usize::from(reader.u16()?), usize::from(reader.u8()?));
+        if clock_count > NARROW_CLOCK_ENTRIES_MAX {
+            return Err(HeadError::TooMany);
         }
-        let entries: Vec<Dot> = (0..clock_count).map(|_| reader.dot()).collect::<Result<_, _>>().map_err(malformed)?;
-        let clock = VersionVector::from_dots(entries);
-        let dots: SmallVec<[Dot; 1]> =
-            (0..dot_count).map(|_| reader.dot()).collect::<Result<_, _>>().map_err(malformed)?;
-        let sound = reader.0.is_empty()
-            && clock.len() == clock_count
-            && dots.is_sorted_by(|a, b| a < b)
-            && dots.iter().all(|d| d.counter > 0 && !clock.covers(*d));
-        if sound { Ok(Context { clock, dots }) } else { Err(ContextError::Malformed) }
+        let clock = reader.clock(clock_count)?;
+        Context::take_dots(clock, dot_count, || reader.dot())
     }
     /// The text form, for a key at `token`.
     pub fn to_text(&self, token: Token) -> String {
@@ -135,5 +206,22 @@ impl Context {
         let encoded = text.strip_prefix(PREFIX.as_bytes()).ok_or(ContextError::Prefix)?;
         let raw = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| ContextError::Malformed)?;
         Context::from_bytes(&raw, token)
+    }
+}
+
+/// Leaves dots out until there is room for all.
+fn leave_out(dots: &mut SmallVec<[Dot; 1]>, superseded: impl Fn(Dot) -> bool) {
+    while dots.len() > CONTEXT_DOTS_MAX {
+        leave_one_out(dots, &superseded);
+    }
+}
+/// Leaves out the first of those that are superseded; else the first of the actor that has most, whose later dots came after
+/// it.
+fn leave_one_out(dots: &mut SmallVec<[Dot; 1]>, superseded: impl Fn(Dot) -> bool) {
+    let of_actor = |actor| dots.iter().filter(|d| d.actor == actor).count();
+    let rank = |dot: &Dot| (superseded(*dot), of_actor(dot.actor));
+    let most = dots.iter().map(rank).max();
+    if let Some(at) = dots.iter().position(|dot| Some(rank(dot)) == most) {
+        dots.remove(at);
     }
 }

@@ -82,6 +82,10 @@ impl Head {
     pub fn value_bytes(&self) -> usize {
         self.entries.iter().map(|e| e.bytes as usize).sum()
     }
+    /// Whether this event is known, and not a sibling any more.
+    pub fn supersedes(&self, dot: Dot) -> bool {
+        self.clock.covers(dot) && self.entries.iter().all(|e| e.dot != dot)
+    }
     /// Whether this write is known: as a sibling or as one superseded lately.
     pub fn knows_write(&self, id: WriteId) -> bool {
         id != WriteId(0)

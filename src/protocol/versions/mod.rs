@@ -17,6 +17,7 @@
 
 mod clock;
 mod codec;
+mod compact;
 mod context;
 mod head;
 mod stamp;

@@ -13,7 +13,7 @@ use crate::types::{Conflict, NodeId};
 use smallvec::SmallVec;
 
 /// The incarnation of stamps.
-const STAMPS: u16 = 0;
+const STAMPS: u64 = 0;
 
 impl Dot {
     /// The stamp of a write at this time by this node.

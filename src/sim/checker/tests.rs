@@ -15,7 +15,7 @@ use rings::Rings;
 use std::net::{IpAddr, Ipv4Addr};
 
 fn dot(actor: u64, counter: u64) -> Dot {
-    Dot { actor: Actor(actor), counter }
+    Dot { actor: Actor::from_narrow(actor), counter }
 }
 fn state(clock: &[Dot], entries: &[(Dot, EventId)]) -> Siblings {
     let head = Head { clock: VersionVector::from_dots(clock.iter().copied()), ..Head::default() };

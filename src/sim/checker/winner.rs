@@ -9,15 +9,15 @@
 use super::{End, Event, EventId, History, Invariant, Kind, Seen, Verdict};
 use crate::{
     limits::SKEW_MAX,
-    protocol::versions::{Context, Dot, Siblings},
+    protocol::versions::{Actor, Context, Dot, Siblings},
 };
 use std::time::Duration;
 
 /// By time, then node.
-pub type Stamp = (u64, u64);
+pub type Stamp = (u64, Actor);
 
 fn stamp_of(dot: Dot) -> Stamp {
-    (dot.counter, dot.actor.0)
+    (dot.counter, dot.actor)
 }
 /// What stamps may lie apart from true time: a clock's skew, and what another's has dragged it along by.
 const APART: Duration = SKEW_MAX.saturating_mul(2);

@@ -7,7 +7,8 @@ extern crate alloc;
 pub mod dynarc {
 
 
-/// One write event: the counter-th event of an actor (node id in the upper 48 bits, incarnation in the lower 16).
+/// One write event: the counter-th event of an actor (node id in the upper 48 bits, incarnation in the lower 16). A greater
+/// incarnation has no place in it: see `context_block` and `Sibling.incarnation`.
 // struct Dot, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -483,6 +484,7 @@ impl<'a> Request<'a> {
   pub const VT_CHECKSUM: ::flatbuffers::VOffsetT = 20;
   pub const VT_WRITE_ID: ::flatbuffers::VOffsetT = 22;
   pub const VT_CONTEXT_DOTS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_CONTEXT_BLOCK: ::flatbuffers::VOffsetT = 26;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -495,6 +497,7 @@ impl<'a> Request<'a> {
   ) -> ::flatbuffers::WIPOffset<Request<'bldr>> {
     let mut builder = RequestBuilder::new(_fbb);
     builder.add_write_id(args.write_id);
+    if let Some(x) = args.context_block { builder.add_context_block(x); }
     if let Some(x) = args.context_dots { builder.add_context_dots(x); }
     builder.add_checksum(args.checksum);
     builder.add_bytes(args.bytes);
@@ -517,7 +520,8 @@ impl<'a> Request<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Request::VT_KEY, None).unwrap()}
   }
-  /// 1 get, 2 put, 3 delete.
+  /// 1 get, 2 put, 3 delete. From revision 2 on also 4 put and 5 delete whose context is in `context_block`: who does not know
+  /// them refuses, instead of taking the request for one without a context.
   #[inline]
   pub fn operation(&self) -> u8 {
     // Safety:
@@ -595,6 +599,14 @@ impl<'a> Request<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Dot>>>(Request::VT_CONTEXT_DOTS, None)}
   }
+  /// Operations 4 and 5: the context, as it was given.
+  #[inline]
+  pub fn context_block(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Request::VT_CONTEXT_BLOCK, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -614,6 +626,7 @@ impl ::flatbuffers::Verifiable for Request<'_> {
      .visit_field::<u32>("checksum", Self::VT_CHECKSUM, false)?
      .visit_field::<u64>("write_id", Self::VT_WRITE_ID, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Dot>>>("context_dots", Self::VT_CONTEXT_DOTS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("context_block", Self::VT_CONTEXT_BLOCK, false)?
      .finish();
     Ok(())
   }
@@ -630,6 +643,7 @@ pub struct RequestArgs<'a> {
     pub checksum: u32,
     pub write_id: u64,
     pub context_dots: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Dot>>>,
+    pub context_block: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
 }
 impl<'a> Default for RequestArgs<'a> {
   #[inline]
@@ -646,6 +660,7 @@ impl<'a> Default for RequestArgs<'a> {
       checksum: 0,
       write_id: 0,
       context_dots: None,
+      context_block: None,
     }
   }
 }
@@ -700,6 +715,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RequestBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Request::VT_CONTEXT_DOTS, context_dots);
   }
   #[inline]
+  pub fn add_context_block(&mut self, context_block: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Request::VT_CONTEXT_BLOCK, context_block);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     RequestBuilder {
@@ -729,6 +748,7 @@ impl ::core::fmt::Debug for Request<'_> {
       ds.field("checksum", &self.checksum());
       ds.field("write_id", &self.write_id());
       ds.field("context_dots", &self.context_dots());
+      ds.field("context_block", &self.context_block());
       ds.finish()
   }
 }
@@ -919,6 +939,7 @@ impl<'a> Sibling<'a> {
   pub const VT_MEDIA: ::flatbuffers::VOffsetT = 8;
   pub const VT_BYTES: ::flatbuffers::VOffsetT = 10;
   pub const VT_CHECKSUM: ::flatbuffers::VOffsetT = 12;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -930,6 +951,7 @@ impl<'a> Sibling<'a> {
     args: &'args SiblingArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Sibling<'bldr>> {
     let mut builder = SiblingBuilder::new(_fbb);
+    builder.add_incarnation(args.incarnation);
     builder.add_write_id(args.write_id);
     builder.add_checksum(args.checksum);
     builder.add_bytes(args.bytes);
@@ -975,6 +997,14 @@ impl<'a> Sibling<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Sibling::VT_CHECKSUM, Some(0)).unwrap()}
   }
+  /// The dot's incarnation where it is more than 16 bits hold; 0: as in `dot`.
+  #[inline]
+  pub fn incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Sibling::VT_INCARNATION, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Sibling<'_> {
@@ -988,6 +1018,7 @@ impl ::flatbuffers::Verifiable for Sibling<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("media", Self::VT_MEDIA, false)?
      .visit_field::<u32>("bytes", Self::VT_BYTES, false)?
      .visit_field::<u32>("checksum", Self::VT_CHECKSUM, false)?
+     .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
      .finish();
     Ok(())
   }
@@ -998,6 +1029,7 @@ pub struct SiblingArgs<'a> {
     pub media: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub bytes: u32,
     pub checksum: u32,
+    pub incarnation: u64,
 }
 impl<'a> Default for SiblingArgs<'a> {
   #[inline]
@@ -1008,6 +1040,7 @@ impl<'a> Default for SiblingArgs<'a> {
       media: None,
       bytes: 0,
       checksum: 0,
+      incarnation: 0,
     }
   }
 }
@@ -1038,6 +1071,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SiblingBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(Sibling::VT_CHECKSUM, checksum, 0);
   }
   #[inline]
+  pub fn add_incarnation(&mut self, incarnation: u64) {
+    self.fbb_.push_slot::<u64>(Sibling::VT_INCARNATION, incarnation, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SiblingBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SiblingBuilder {
@@ -1061,6 +1098,7 @@ impl ::core::fmt::Debug for Sibling<'_> {
       ds.field("media", &self.media());
       ds.field("bytes", &self.bytes());
       ds.field("checksum", &self.checksum());
+      ds.field("incarnation", &self.incarnation());
       ds.finish()
   }
 }
@@ -1088,6 +1126,7 @@ impl<'a> Response<'a> {
   pub const VT_FAILURE: ::flatbuffers::VOffsetT = 12;
   pub const VT_RING_DIGEST: ::flatbuffers::VOffsetT = 14;
   pub const VT_CONTEXT_DOTS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_CONTEXT_BLOCK: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1100,6 +1139,7 @@ impl<'a> Response<'a> {
   ) -> ::flatbuffers::WIPOffset<Response<'bldr>> {
     let mut builder = ResponseBuilder::new(_fbb);
     builder.add_ring_digest(args.ring_digest);
+    if let Some(x) = args.context_block { builder.add_context_block(x); }
     if let Some(x) = args.context_dots { builder.add_context_dots(x); }
     if let Some(x) = args.failure { builder.add_failure(x); }
     if let Some(x) = args.head { builder.add_head(x); }
@@ -1165,6 +1205,15 @@ impl<'a> Response<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Dot>>>(Response::VT_CONTEXT_DOTS, None)}
   }
+  /// Got and written, instead of `context` and `context_dots` where those do not hold it (revision 2): the context in the
+  /// compact form of record.md. To be given back as it is.
+  #[inline]
+  pub fn context_block(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Response::VT_CONTEXT_BLOCK, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Response<'_> {
@@ -1180,6 +1229,7 @@ impl ::flatbuffers::Verifiable for Response<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<Failure>>("failure", Self::VT_FAILURE, false)?
      .visit_field::<u64>("ring_digest", Self::VT_RING_DIGEST, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Dot>>>("context_dots", Self::VT_CONTEXT_DOTS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("context_block", Self::VT_CONTEXT_BLOCK, false)?
      .finish();
     Ok(())
   }
@@ -1192,6 +1242,7 @@ pub struct ResponseArgs<'a> {
     pub failure: Option<::flatbuffers::WIPOffset<Failure<'a>>>,
     pub ring_digest: u64,
     pub context_dots: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Dot>>>,
+    pub context_block: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
 }
 impl<'a> Default for ResponseArgs<'a> {
   #[inline]
@@ -1204,6 +1255,7 @@ impl<'a> Default for ResponseArgs<'a> {
       failure: None,
       ring_digest: 0,
       context_dots: None,
+      context_block: None,
     }
   }
 }
@@ -1242,6 +1294,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResponseBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Response::VT_CONTEXT_DOTS, context_dots);
   }
   #[inline]
+  pub fn add_context_block(&mut self, context_block: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Response::VT_CONTEXT_BLOCK, context_block);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResponseBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ResponseBuilder {
@@ -1266,6 +1322,7 @@ impl ::core::fmt::Debug for Response<'_> {
       ds.field("failure", &self.failure());
       ds.field("ring_digest", &self.ring_digest());
       ds.field("context_dots", &self.context_dots());
+      ds.field("context_block", &self.context_block());
       ds.finish()
   }
 }

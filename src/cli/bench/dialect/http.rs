@@ -136,7 +136,7 @@ mod tests {
     };
 
     fn clock() -> Context {
-        Context::from(VersionVector::from_dots([Dot { actor: Actor(3), counter: 9 }]))
+        Context::from(VersionVector::from_dots([Dot { actor: Actor::from_narrow(3), counter: 9 }]))
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl NativeServer {
     /// Gets return `value_bytes` zeros.
     pub fn forgetful(value_bytes: usize) -> NativeServer {
         let (dot, value) =
-            (Dot { actor: Actor(1 << 16), counter: 1 }, Value::new(Media::octets(), vec![0; value_bytes]));
+            (Dot { actor: Actor::from_narrow(1 << 16), counter: 1 }, Value::new(Media::octets(), vec![0; value_bytes]));
         let entry = Entry {
             dot,
             write_id: WriteId(1),
