@@ -36,6 +36,8 @@ pub const NARROW_CONTEXT_ENTRIES_MAX: usize = 16;
 pub const CONTEXT_DOTS_MAX: usize = 8;
 /// The greatest incarnation of a node in one of its slices. One shift more must fit 64 bits.
 pub const INCARNATION_MAX: u64 = (1 << 62) - 1;
+/// The greatest counter that a context from outside may name.
+pub const COUNTER_MAX: u64 = u64::MAX >> 1;
 /// Share of the incarnations beyond which the node says so, in percent.
 pub const INCARNATION_ALERT_PERCENT: u64 = 50;
 /// Concurrent values of one key, as far as the writer's coordinator knows; a write beyond gets 409.

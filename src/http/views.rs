@@ -205,6 +205,10 @@ figures! {
     rebuilds_refused: Counter,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     identity_alarms: Counter,
+    /// The greatest incarnation of this node in any slice: each unclean start takes one of 2^62.
+    incarnation: Gauge,
+    /// Stores of keys that so many nodes, and lives of nodes, have written that their clock is near its bound.
+    clocks_long: Counter,
     /// Times that another node was routed around because it let requests wait.
     peer_silences: Counter,
     /// Times that another node that came back was not trusted at once because it had come and gone before.
@@ -221,6 +225,8 @@ figures! {
     peer_messages_received: Counter,
     /// Messages dropped because a queue was full.
     messages_dropped: Counter,
+    /// Messages from other nodes that could not be read, and were refused.
+    messages_unread: Counter,
     /// Bytes of keys and values written by clients and replicas.
     user_bytes_written: Counter,
     /// Bytes written to the disk for them, compaction included.

@@ -450,7 +450,13 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
     while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes)).await? {
         watch.relax();
         let sent = age.sent(&frame, clock::now());
-        let envelope = wire::decode_peer(&frame, sent, Trust::Verify).map_err(text)?;
+        let envelope = match wire::decode_peer(&frame, sent, Trust::Verify) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                world.refuse(Address { node: hello.node, shard: hello.shard }, &frame, &error);
+                continue;
+            }
+        };
         if envelope.from.node != hello.node {
             return Err(format!("{} speaks for {}", hello.node, envelope.from.node));
         }

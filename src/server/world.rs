@@ -15,7 +15,7 @@ use crate::{
         core::Handle,
         world::{Arrival, ClientToken, Inbox, World},
     },
-    limits::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX},
+    limits::{BACKGROUND_TIMEOUT, INBOX_BYTES_MAX, INBOX_MESSAGES_MAX},
     protocol::message::{Envelope, Message, Response},
     types::{Address, Instant},
     wire::{self, Frame, FrameEncoder, PEER_REVISION, Trust, WireError, age},
@@ -39,6 +39,7 @@ pub struct Traffic {
     pub peer_messages_sent: u64,
     pub peer_messages_received: u64,
     pub messages_dropped: u64,
+    pub messages_unread: u64,
 }
 
 /// A counter of one core.
@@ -93,6 +94,20 @@ impl ServerWorld {
             return self.drop_message();
         }
         self.inbox.push(Arrival::Message(envelope));
+    }
+
+    /// A frame from a core of another node is whole, but its message cannot be read. That costs the message, not the
+    /// connection, and whoever waits for an answer hears so.
+    pub fn refuse(&self, from: Address, frame: &Frame, error: &WireError) {
+        count(&self.traffic, |t| t.messages_unread += 1);
+        let unread = self.traffic.get().messages_unread;
+        if unread.is_power_of_two() {
+            tracing::warn!(%from, %error, unread, "a message of another node cannot be read");
+        }
+        if let Some(message) = wire::answer_unread(frame.kind()) {
+            let deadline = clock::now() + BACKGROUND_TIMEOUT;
+            self.send(Envelope { from: self.address, to: from, exchange: frame.exchange(), deadline, message });
+        }
     }
 
     /// Takes in a frame from another core of this node.

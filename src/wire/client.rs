@@ -24,6 +24,7 @@ pub fn encode_client(
 ) -> Result<Pieces, WireError> {
     // Of a client's frames only a request waits for anything, and the HELLO has to be understood by all.
     let label = |kind, left| Label { kind, exchange: id, left, clock: None };
+    let revision = encoder.revision();
     let builder = encoder.start();
     match message {
         ClientMessage::Hello(hello) => {
@@ -33,7 +34,7 @@ pub fn encode_client(
             encoder.finish(label(Kind::ClientHello, 0), root, [].iter())
         }
         ClientMessage::Request(request) => {
-            let root = fields::put_request(builder, request)?;
+            let root = fields::put_request(builder, request, revision)?;
             // 0 would mean that the client has no wish.
             let left = micros_left(request.deadline, now).max(1);
             let label = Label { clock: Some(age::clock(now)), ..label(Kind::Request, left) };
@@ -68,6 +69,7 @@ pub fn decode_client(frame: &Frame, sent: Instant) -> Result<(u64, ClientMessage
             frame.body().finish()?;
             ClientMessage::Ring
         }
+        Kind::Unknown => return Err(WireError::UnknownKind(frame.header().number)),
         other => return Err(WireError::UnexpectedKind(other as u16)),
     };
     Ok((frame.exchange(), message))
@@ -140,6 +142,7 @@ pub fn decode_server(frame: &Frame) -> Result<(u64, ServerMessage), WireError> {
             let table = frame.root::<fb::Goodbye>()?;
             ServerMessage::Goodbye { reason: table.reason().to_owned() }
         }
+        Kind::Unknown => return Err(WireError::UnknownKind(frame.header().number)),
         other => return Err(WireError::UnexpectedKind(other as u16)),
     };
     frame.body().finish()?;

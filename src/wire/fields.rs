@@ -68,9 +68,12 @@ struct ContextFields {
     dots: Option<Offset<Vector<'static, fb::Dot>>>,
     block: Option<ByteVector>,
 }
-fn put_context(builder: &mut Builder, context: &Context) -> Result<ContextFields, WireError> {
+fn put_context(builder: &mut Builder, context: &Context, revision: u16) -> Result<ContextFields, WireError> {
     if !context.can_be_read() {
         return Err(WireError::Unsendable("a context with more writers than it may have"));
+    }
+    if !context.fits_narrow_fields() && revision < 2 {
+        return Err(WireError::Unsendable("a context that the other side is too old to read"));
     }
     if !context.fits_narrow_fields() {
         return Ok(ContextFields { block: Some(builder.create_vector(&context.to_block())), ..Default::default() });
@@ -122,13 +125,16 @@ fn take_media(media: Option<&str>) -> Result<Media, WireError> {
 }
 
 /// The head of siblings, for a peer. Their values go after the flatbuffer.
-pub(super) fn put_siblings(builder: &mut Builder, siblings: &Siblings) -> Result<ByteVector, WireError> {
+pub(super) fn put_siblings(builder: &mut Builder, siblings: &Siblings, revision: u16) -> Result<ByteVector, WireError> {
     check_siblings(siblings)?;
-    put_head(builder, &siblings.head)
+    put_head(builder, &siblings.head, revision)
 }
-pub(super) fn put_head(builder: &mut Builder, head: &Head) -> Result<ByteVector, WireError> {
+pub(super) fn put_head(builder: &mut Builder, head: &Head, revision: u16) -> Result<ByteVector, WireError> {
     if !head.clock.can_be_read() || head.entries.len() > FRAME_VALUES_MAX {
         return Err(WireError::Unsendable("more siblings or actors than a head may have"));
+    }
+    if revision < 2 && !head.is_narrow() {
+        return Err(WireError::Unsendable("a head that the other side is too old to read"));
     }
     Ok(builder.create_vector(&head.encode()))
 }
@@ -158,7 +164,11 @@ fn take_values(head: Head, body: &mut BodyReader<'_>, trust: Trust) -> Result<Si
 
 // ---- requests --------------------------------------------------------------------------------------------------
 
-pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Result<Offset<fb::Request<'static>>, WireError> {
+pub(super) fn put_request(
+    builder: &mut Builder,
+    request: &Request,
+    revision: u16,
+) -> Result<Offset<fb::Request<'static>>, WireError> {
     let key = Some(put_bytes(builder, request.key.as_bytes()));
     let (level, count) = match request.consistency.level {
         None => (0, 0),
@@ -171,7 +181,7 @@ pub(super) fn put_request(builder: &mut Builder, request: &Request) -> Result<Of
     let base = fb::RequestArgs { key, level, count, sloppy, ..Default::default() };
     let context = match &request.operation {
         Operation::Put { context: Some(context), .. } | Operation::Delete { context: Some(context), .. } => {
-            put_context(builder, context)?
+            put_context(builder, context, revision)?
         }
         Operation::Get | Operation::Put { context: None, .. } | Operation::Delete { context: None, .. } => {
             ContextFields::default()
@@ -269,10 +279,10 @@ pub(super) fn put_response(
     let base = fb::ResponseArgs { ring_digest, ..Default::default() };
     let args = match response {
         Ok(Answer::Got(siblings)) if reader == Reader::Peer => {
-            fb::ResponseArgs { result: 1, head: Some(put_siblings(builder, siblings)?), ..base }
+            fb::ResponseArgs { result: 1, head: Some(put_siblings(builder, siblings, revision)?), ..base }
         }
         Ok(Answer::Got(siblings)) => {
-            let context = put_context(builder, &Context::from(siblings.head.clock.clone()))?;
+            let context = put_context(builder, &Context::from(siblings.head.clock.clone()), revision)?;
             fb::ResponseArgs {
                 result: 1,
                 siblings: Some(put_entries(builder, siblings)?),
@@ -282,7 +292,7 @@ pub(super) fn put_response(
             }
         }
         Ok(Answer::Written(context)) => {
-            let context = put_context(builder, context)?;
+            let context = put_context(builder, context, revision)?;
             fb::ResponseArgs {
                 result: 2,
                 context: context.clock,

@@ -42,6 +42,9 @@ const APPARENT_FACTOR: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u16)]
 pub enum Kind {
+    /// One that this version does not know. Its frame is read all the same: what is wrong with a message is no reason to lose
+    /// those after it.
+    Unknown = 0,
     ClientHello = 1,
     Request = 2,
     RingRequest = 3,
@@ -103,6 +106,8 @@ pub struct Header {
     /// The asker's number, echoed in the answer.
     pub exchange: u64,
     pub kind: Kind,
+    /// The number of the kind as received.
+    pub number: u16,
     /// Microseconds until the deadline; 0 where the kind has none.
     pub left: u32,
     /// The sender's clock then, in milliseconds (see [`super::age`]).
@@ -132,9 +137,18 @@ impl Header {
         if flatbuffer == 0 || (length != end && length <= aligned(end)) || length < end {
             return Err(WireError::Length { claimed: length });
         }
-        let kind = Kind::from_number(u16_at(16)).ok_or(WireError::UnknownKind(u16_at(16)))?;
+        let kind = Kind::from_number(u16_at(16)).unwrap_or(Kind::Unknown);
         let exchange = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
-        Ok(Header { length, flatbuffer, exchange, kind, left: u32_at(24), clock, checksum: u32_at(28) })
+        Ok(Header {
+            length,
+            flatbuffer,
+            exchange,
+            kind,
+            number: u16_at(16),
+            left: u32_at(24),
+            clock,
+            checksum: u32_at(28),
+        })
     }
 
     fn put(&self, out: &mut BytesMut) {
@@ -393,6 +407,7 @@ impl FrameEncoder {
             flatbuffer: flatbuffer.len(),
             exchange: label.exchange,
             kind: label.kind,
+            number: label.kind as u16,
             left: label.left,
             clock: label.clock.filter(|_| self.revision >= CLOCK_REVISION),
             checksum: 0,

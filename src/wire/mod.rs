@@ -11,8 +11,9 @@
 //! - [`FrameEncoder`] with [`encode_peer`], [`encode_peer_hello`], [`encode_client`] and [`encode_server`] makes
 //!   [`Pieces`] for one vectored send.
 //!
-//! Nothing here panics on hostile bytes: each defect is a [`WireError`]. After one the connection is closed, but for
-//! those that [`WireError::refusal`] turns into an answer.
+//! Nothing here panics on hostile bytes: each defect is a [`WireError`]. Between nodes, one of a message costs that message, and
+//! the asker is told ([`answer_unread`]); one of a frame's bounds or checksum ends the connection. Clients lose theirs by
+//! both, but for what [`WireError::refusal`] turns into an answer.
 //!
 //! The format, its rules for change and a description for authors of other clients are in `schema/README.md`.
 
@@ -31,7 +32,9 @@ pub use client::{decode_client, decode_server, encode_client, encode_server};
 pub use error::WireError;
 pub use frame::{Frame, FrameEncoder, Header, Kind, Pieces};
 pub use outbox::Outbox;
-pub use peer::{ConnectionPurpose, PeerHello, decode_peer, decode_peer_hello, encode_peer, encode_peer_hello};
+pub use peer::{
+    ConnectionPurpose, PeerHello, answer_unread, decode_peer, decode_peer_hello, encode_peer, encode_peer_hello,
+};
 pub use stream::FrameDecoder;
 
 /// Highest revision of the client protocol that this Dynarc speaks.

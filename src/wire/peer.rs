@@ -9,7 +9,10 @@ use super::{
 use crate::{
     limits::{MEMBERS_MAX, TABLE_ENTRIES_MAX},
     protocol::message::{Depth, DigestEntry, Envelope, Fetched, Message, News, Purpose, Refusal},
-    types::{Conflict, Durability, Instant, NodeId, Ports, ShardId, TableEntry, TableName, TableSettings},
+    types::{
+        Conflict, Durability, ErrorCode, Failure, Instant, NodeId, Outcome, Ports, ShardId, TableEntry, TableName,
+        TableSettings,
+    },
 };
 use bytes::Bytes;
 use flatbuffers::{ForwardsUOffset, Vector, WIPOffset};
@@ -104,7 +107,8 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
     let builder = encoder.start();
     match &envelope.message {
         Message::Forward { request, hops } => {
-            let args = fb::ForwardArgs { route, request: Some(fields::put_request(builder, request)?), hops: *hops };
+            let args =
+                fb::ForwardArgs { route, request: Some(fields::put_request(builder, request, revision)?), hops: *hops };
             let root = fb::Forward::create(builder, &args);
             let left = micros_left(request.deadline.min(envelope.deadline), now);
             let values = fields::request_value(request).into_iter();
@@ -120,7 +124,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let args = fb::ReplicateArgs {
                 route,
                 key: Some(fields::put_bytes(builder, key.as_bytes())),
-                head: Some(fields::put_siblings(builder, siblings)?),
+                head: Some(fields::put_siblings(builder, siblings, revision)?),
                 purpose,
                 owner,
                 epoch: *epoch,
@@ -207,9 +211,11 @@ fn put_fetched<'a>(
     let base = fb::FetchedArgs { route, ..Default::default() };
     Ok(match result {
         Ok(Fetched::Nothing) => fb::FetchedArgs { result: 1, ..base },
-        Ok(Fetched::Head(head)) => fb::FetchedArgs { result: 2, head: Some(fields::put_head(builder, head)?), ..base },
+        Ok(Fetched::Head(head)) => {
+            fb::FetchedArgs { result: 2, head: Some(fields::put_head(builder, head, revision)?), ..base }
+        }
         Ok(Fetched::Full(siblings)) => {
-            fb::FetchedArgs { result: 3, head: Some(fields::put_siblings(builder, siblings)?), ..base }
+            fb::FetchedArgs { result: 3, head: Some(fields::put_siblings(builder, siblings, revision)?), ..base }
         }
         Err(refusal) => fb::FetchedArgs { result: 4, refusal: put_refusal(*refusal, revision), ..base },
     })
@@ -291,6 +297,35 @@ pub fn decode_peer(frame: &Frame, sent: Instant, trust: Trust) -> Result<Envelop
     })
 }
 
+/// What to answer to a message of this kind that cannot be read: nothing was done. `None` where no answer is expected.
+pub fn answer_unread(kind: Kind) -> Option<Message> {
+    match kind {
+        Kind::Forward => {
+            let detail = "the node that the request was passed on to cannot read it";
+            Some(Message::Forwarded(Err(Failure::new(ErrorCode::Internal, Outcome::NotApplied, detail))))
+        }
+        Kind::Replicate => Some(Message::Replicated(Err(Refusal::Failed))),
+        Kind::Fetch => Some(Message::Fetched(Err(Refusal::Failed))),
+        Kind::Unknown
+        | Kind::ClientHello
+        | Kind::Request
+        | Kind::RingRequest
+        | Kind::Welcome
+        | Kind::Response
+        | Kind::RingResponse
+        | Kind::Goodbye
+        | Kind::PeerHello
+        | Kind::Forwarded
+        | Kind::Replicated
+        | Kind::Fetched
+        | Kind::GossipDigest
+        | Kind::GossipDelta
+        | Kind::GossipNews
+        | Kind::View
+        | Kind::Tables => None,
+    }
+}
+
 fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::Route, Message), WireError> {
     let mut body = frame.body();
     let (route, message) = match frame.kind() {
@@ -362,6 +397,7 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let news = table.news().iter().map(take_table).collect::<Result<_, _>>()?;
             (table.route(), Message::Tables { digest: table.digest(), news, wanted: table.wanted() })
         }
+        Kind::Unknown => return Err(WireError::UnknownKind(frame.header().number)),
         Kind::ClientHello
         | Kind::Request
         | Kind::RingRequest

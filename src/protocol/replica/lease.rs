@@ -140,10 +140,21 @@ impl Leases {
     pub fn actor(&self, slice: SliceId) -> Actor {
         Actor::new(self.node, self.slices.get(&slice).map_or(0, |l| l.incarnation))
     }
-    /// Whether a context claims dots of the slice's own actor that were never minted. `highest`: its highest counter
-    /// of an actor.
-    pub fn is_foreign(&self, slice: SliceId, highest: impl Fn(Actor) -> u64) -> bool {
-        highest(self.actor(slice)) >= self.slices.get(&slice).map_or(0, |l| l.next)
+    pub fn is_own(&self, node: NodeId) -> bool {
+        node == self.node
+    }
+    /// Whether this node may have minted the event in the slice, as far as it can know. A slice that was begun apart from
+    /// lives that it does not remember cannot know of those.
+    pub fn may_have_minted(&self, slice: SliceId, dot: Dot) -> bool {
+        let Some(lease) = self.slices.get(&slice) else { return true };
+        let incarnation = dot.actor.incarnation();
+        incarnation < lease.incarnation
+            || (incarnation == lease.incarnation && dot.counter < lease.next)
+            || (incarnation > lease.incarnation && lease.far)
+    }
+    /// Whether the own copy knows dots of the slice's own actor that were never minted. `counter`: the greatest of an actor.
+    pub fn is_foreign(&self, slice: SliceId, counter: impl Fn(Actor) -> u64) -> bool {
+        counter(self.actor(slice)) >= self.slices.get(&slice).map_or(0, |l| l.next)
     }
     /// A version from elsewhere names this event. Whether it is one of this node's that the slice does not remember, for
     /// the first time: then a new incarnation is due.
@@ -213,8 +224,7 @@ impl Leases {
         if lease.spent {
             return None;
         }
-        lease.renewing =
-            Some(LeaseRecord { incarnation, clean: false, far, ceiling: base + block, start: self.start });
+        lease.renewing = Some(LeaseRecord { incarnation, clean: false, far, ceiling: base + block, start: self.start });
         lease.renewing
     }
     /// The renewal is durable, or failed.

@@ -130,6 +130,8 @@ pub enum Rejection {
     SiblingLimit,
     /// The context claims events of this node that never happened.
     ForeignContext,
+    /// The context names a node that neither the member list nor the own copy of the key knows.
+    UnknownNode(NodeId),
     /// The slice has no incarnation left under which a dot could be minted.
     IncarnationsUsedUp,
     /// The key's clock would have more entries than a write may make.
@@ -221,6 +223,10 @@ pub struct Replica<O> {
     noted: Nodes,
     /// Times that a version named a dot of this node that it does not remember.
     pub identity_alarms: u64,
+    /// All that are or were members, sorted: contexts from clients name no others.
+    nodes: Vec<NodeId>,
+    /// Stores of keys whose clock is near its bound.
+    pub clocks_long: u64,
     /// Damaged records that others have taken the place of.
     pub rebuilt: u64,
     pub rebuilds_refused: u64,
@@ -248,6 +254,8 @@ impl<O: Clone> Replica<O> {
             hints_lost: 0,
             noted: Nodes::new(),
             identity_alarms: 0,
+            nodes: Vec::new(),
+            clocks_long: 0,
             rebuilt: 0,
             rebuilds_refused: 0,
         }
@@ -267,6 +275,12 @@ impl<O: Clone> Replica<O> {
     /// Bytes of the values that tasks bring along.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+    /// Who is or was a member.
+    pub fn members_are(&mut self, nodes: impl Iterator<Item = NodeId>) {
+        self.nodes.clear();
+        self.nodes.extend(nodes);
+        self.nodes.sort_unstable();
     }
     /// The greatest incarnation of this node in any of the slices.
     pub fn greatest_incarnation(&self) -> u64 {
@@ -479,10 +493,15 @@ impl<O: Clone> Replica<O> {
                 out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
                 self.finish(now, id, Ok(()), out);
             }
+            Ok(Next::Write { siblings, .. }) if !siblings.head.clock.can_be_read() => {
+                self.finish(now, id, Err(Rejection::ClockLimit), out);
+            }
             Ok(Next::Write { siblings, .. }) if !can_be_read(&siblings.head) => {
                 self.finish(now, id, Err(Rejection::SiblingLimit), out);
             }
             Ok(Next::Write { siblings, context }) => {
+                self.clocks_long += u64::from(works::is_long(&siblings.head));
+                let Some(task) = self.tasks.get(&id) else { return };
                 let record = Some((siblings.head.encode(), siblings.values.clone()));
                 let mut changes = vec![Change { slice, key: data_key(&task.key), record }];
                 changes.extend(self.note_stamp(id, &siblings.head));

@@ -1,7 +1,11 @@
 //! What a task does that no script of a whole cluster reaches: late reads, damaged records.
 
 use super::{works::entry_of, *};
-use crate::{protocol::versions::Actor, types::Media};
+use crate::{
+    limits::{CLOCK_BYTES_MAX, CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX, INCARNATION_MAX},
+    protocol::versions::{Actor, VersionVector},
+    types::Media,
+};
 
 const NODE: NodeId = NodeId(1);
 const SLICE: SliceId = SliceId(0);
@@ -102,4 +106,132 @@ fn a_sound_head_is_kept_and_a_value_that_nobody_has_is_not_called_absent() {
     out.clear();
     replica.loaded(NOW, io, own(&written(1)), &mut out);
     assert_eq!(out, [Step::Done { origin: 7, result: Ok(()) }]);
+}
+
+fn put_upon(context: Context) -> Work {
+    let value = Value::new(Media::Json, "1");
+    Work::Put { context: Some(context), value, write_id: WriteId(5), owed: Owed::default() }
+}
+fn delete_upon(context: Context) -> Work {
+    Work::Delete { context: Some(context), owed: Owed::default() }
+}
+/// What becomes of a client's write upon this stored head (a tombstone).
+fn outcome(replica: &mut Replica<u8>, work: Work, stored: &Head) -> Result<Head, Rejection> {
+    let io = begin(replica, work);
+    let mut out = Vec::new();
+    replica.loaded(NOW, io, Ok(Some(Stored { head: stored.encode(), values: Values::new() })), &mut out);
+    if let [Step::Done { result, .. }] = &out[..] {
+        return Err(result.expect_err("a write that is not stored"));
+    }
+    let (head, _) = stored_head(&out);
+    replica.stored(NOW, io, Ok(()), &mut out);
+    Ok(head)
+}
+fn stored_head(steps: &[Step<u8>]) -> (Head, Values) {
+    let (head, values) = stored(steps).and_then(|change| change.record.clone()).expect("it is stored");
+    (Head::decode(&head).expect("what is stored can be read"), values)
+}
+fn dot(node: u64, incarnation: u64, counter: u64) -> Dot {
+    Dot { actor: Actor::new(NodeId(node), incarnation), counter }
+}
+fn clock(dots: impl IntoIterator<Item = Dot>) -> VersionVector {
+    VersionVector::from_dots(dots)
+}
+
+/// B3 of the list of executions: one forged context stopped all writes of a slice.
+#[test]
+fn a_context_that_cannot_be_is_refused_by_name_and_stops_nothing() {
+    let mut replica = replica();
+    replica.members_are([NodeId(2), NODE].into_iter());
+    let nothing = Head::default();
+    let known = Head { clock: clock([dot(77, 3, 9), dot(1, 9, 9)]), ..Head::default() };
+    let (foreign, unknown) = (Err(Rejection::ForeignContext), Err(Rejection::UnknownNode(NodeId(77))));
+    let forged = [
+        (dot(1, 65_535, 1), &foreign),
+        (dot(1, INCARNATION_MAX, 1), &foreign),
+        (dot(1, 2, 1), &foreign),
+        (dot(1, 1, 1_000), &foreign),
+        (dot(2, 1, u64::MAX), &foreign),
+        (dot(77, 1, 1), &unknown),
+        (dot(77, INCARNATION_MAX, u64::MAX), &unknown),
+    ];
+    for (dot, refusal) in forged {
+        for context in
+            [Context::from(clock([dot])), Context { dots: [dot].into_iter().collect(), ..Context::default() }]
+        {
+            for work in [put_upon(context.clone()), delete_upon(context)] {
+                assert_eq!(&outcome(&mut replica, work, &nothing), refusal, "{dot:?}");
+            }
+        }
+    }
+    let many = clock((100..440).map(|node| dot(node, 1, 1)));
+    let refused = outcome(&mut replica, put_upon(many.into()), &nothing);
+    assert_eq!(refused, Err(Rejection::UnknownNode(NodeId(100))));
+    // What the own copy knows is taken back whatever it is, and so is what members may have written.
+    for context in [known.clock.clone(), clock([dot(77, 3, 8)]), clock([dot(77, 3, 9), dot(2, 1 << 40, 5)])] {
+        assert!(outcome(&mut replica, put_upon(context.into()), &known).is_ok());
+    }
+    // A stamp is of a table that the key was in once: it takes no part.
+    let stamped = clock([Dot::stamp(u64::MAX >> 2, NodeId(2)), dot(2, 1, 5)]);
+    let head = outcome(&mut replica, put_upon(stamped.into()), &nothing).expect("it is taken");
+    assert_eq!((head.stamp(), head.clock.get(Actor::new(NodeId(2), 1))), (None, 5));
+    // Nothing of all this was a sign of lost memory.
+    assert_eq!(replica.identity_alarms, 0);
+}
+
+/// B4: a key written across so many lives that its clock is at the bound.
+#[test]
+fn a_clock_at_its_bound_takes_who_is_in_it_and_says_so_to_others() {
+    let mut replica = replica();
+    replica.members_are([NodeId(2), NODE].into_iter());
+    let lives = |count: u64| clock((1..=count).map(|life| dot(2, life, life * life * 7_919)));
+    let most = (1..5_000).take_while(|n| lives(*n).within(CLOCK_ENTRIES_MAX, CLOCK_BYTES_MAX)).last().expect("some");
+    assert!(most > 700, "{most}");
+    let own = |mut clock: VersionVector| {
+        clock.record(dot(1, 0, 3));
+        clock
+    };
+    let full = Head { clock: lives(most), ..Head::default() };
+    assert_eq!(outcome(&mut replica, put_upon(full.clock.clone().into()), &full), Err(Rejection::ClockLimit));
+    let seen = Head { clock: lives(most - 1), ..Head::default() };
+    assert_eq!(outcome(&mut replica, delete_upon(lives(most + 1).into()), &seen), Err(Rejection::ClockLimit));
+    // Half of it was an alarm long ago.
+    let half = Head { clock: lives(most / 2), ..Head::default() };
+    let before = replica.clocks_long;
+    assert!(outcome(&mut replica, put_upon(own(lives(most / 4)).into()), &half).is_ok());
+    assert_eq!(replica.clocks_long, before);
+    let more = Head { clock: lives(most * 3 / 4), ..Head::default() };
+    let head = outcome(&mut replica, put_upon(more.clock.clone().into()), &more).expect("there is room");
+    assert_eq!(replica.clocks_long, before + 1);
+    // Who is in the clock writes on, with the context that was given out.
+    let mut crowded = lives(most);
+    head.clock.entries().iter().filter(|d| d.actor.node() == NODE).for_each(|d| crowded.record(*d));
+    assert!(!crowded.within(CLOCK_ENTRIES_MAX, CLOCK_BYTES_MAX) && crowded.can_be_read());
+    let crowded = Head { clock: crowded, ..Head::default() };
+    assert!(outcome(&mut replica, put_upon(crowded.clock.clone().into()), &crowded).is_ok());
+}
+
+/// A11: of more dots than a context holds, the one that the writer had built on was left out.
+#[test]
+fn a_writer_among_siblings_keeps_the_write_before() {
+    let mut replica = replica();
+    replica.members_are((1..40).map(NodeId));
+    // A sibling that the writer never sees keeps its dots apart from the clock.
+    let mut held = written(39);
+    let mut context = Context::default();
+    for turn in 0..30 {
+        // Each write by another coordinator, in an order that is not that of their names.
+        let dot = dot(2 + turn * 7 % 31, 1, 1 + turn);
+        let value = Value::new(Media::Json, turn.to_string());
+        let before = context.clone();
+        let merged = held.head.put(&context, entry_of(&value, dot, WriteId(100 + turn)));
+        let head = held.head.clone();
+        context = context.with_dot(dot, |dot| head.supersedes(dot));
+        held.values = merged.picks.iter().map(|_| value.bytes.clone()).collect();
+        held.head = merged.head;
+        assert_eq!(held.head.entries.len(), 2, "turn {turn}: the writer has superseded its own write");
+        assert!(context.covers(dot) && context.dots.len() <= CONTEXT_DOTS_MAX);
+        let last = head.entries.iter().map(|e| e.dot).find(|d| before.covers(*d));
+        assert!(last.is_none_or(|last| context.covers(last)), "turn {turn}: the write before is left out");
+    }
 }

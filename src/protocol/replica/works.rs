@@ -2,12 +2,15 @@
 
 use super::{Change, Rejection, Replica, Stored, Work, keys::data_key};
 use crate::{
-    limits::{MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX},
+    limits::{
+        CLOCK_ALERT_PERCENT, CLOCK_BYTES_MAX, CLOCK_ENTRIES_MAX, COUNTER_MAX, MERGED_SIBLINGS_BYTES_MAX,
+        MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX,
+    },
     protocol::{
         message::Refusal,
-        versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values},
+        versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values, VersionVector},
     },
-    types::{Conflict, Value, WriteId},
+    types::{Conflict, SliceId, Value, WriteId},
 };
 
 /// What a task does after a read.
@@ -48,14 +51,11 @@ impl<O: Clone> Replica<O> {
             }
             Work::Put { .. } if self.short_of_space => Err(Rejection::Refused(Refusal::DiskFull)),
             Work::Put { context, value, write_id, .. } => {
-                let seen = context.clone().unwrap_or_default();
+                let seen = self.admit(task.slice, &head, context.as_ref())?.unwrap_or_default();
                 if head.has_survivors(&seen) && !values_read {
                     return Ok(Next::ReadValues);
                 }
                 check_limits(&head, &seen, value.bytes.len(), self.bounds.siblings_max)?;
-                if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
-                    return Err(Rejection::ForeignContext);
-                }
                 if self.leases.is_foreign(task.slice, |actor| head.clock.get(actor)) {
                     // The record knows a later dot of this actor than its lease: the disk has forgotten something.
                     self.leases.doubt(task.slice);
@@ -65,6 +65,7 @@ impl<O: Clone> Replica<O> {
                 let dot = self.leases.mint(slice).ok_or_else(|| self.leases.refusal(slice))?;
                 let entry = entry_of(value, dot, *write_id);
                 let merged = head.put(&seen, entry);
+                check_clock(&head, &merged.head)?;
                 let alone = merged.head.entries.len() == 1;
                 // What the writer knew and this copy does not stays apart.
                 let context = if alone {
@@ -76,14 +77,13 @@ impl<O: Clone> Replica<O> {
                 Ok(Next::Write { siblings: pick(merged, &values, &fresh), context: Some(context) })
             }
             Work::Delete { context, .. } => {
-                let seen = context.clone().unwrap_or_else(|| Context::from(head.clock.clone()));
-                if self.leases.is_foreign(task.slice, |actor| seen.highest(actor)) {
-                    return Err(Rejection::ForeignContext);
-                }
+                let seen = self.admit(task.slice, &head, context.as_ref())?;
+                let seen = seen.unwrap_or_else(|| Context::from(head.clock.clone()));
                 if head.has_survivors(&seen) && !values_read {
                     return Ok(Next::ReadValues);
                 }
                 let merged = head.delete(&seen);
+                check_clock(&head, &merged.head)?;
                 let unchanged = merged.head.same_state(&head);
                 let siblings = pick(merged, &values, &Values::new());
                 // What the delete superseded; the clock when nothing stands beside it.
@@ -104,6 +104,37 @@ impl<O: Clone> Replica<O> {
             | Work::GiveUpHint { .. }
             | Work::MarkBehind { .. } => Ok(Next::Nothing),
         }
+    }
+
+    /// A client's context, checked against what can be: what the own copy does not know may only be events of members, former
+    /// ones included, and of this node only those that it has minted. Whoever claims more would stop the owner of a dot,
+    /// which must not mint what others have seen, or fill the key's clock. Stamps are left out: they are of a table that
+    /// the key belonged to once, and mean nothing beside siblings.
+    fn admit(&self, slice: SliceId, head: &Head, context: Option<&Context>) -> Result<Option<Context>, Rejection> {
+        let Some(context) = context else { return Ok(None) };
+        let claims = context.clock.entries().iter().chain(&context.dots);
+        let mut stamped = false;
+        for dot in claims.filter(|dot| !head.clock.covers(**dot)) {
+            let node = dot.actor.node();
+            stamped |= dot.is_stamp();
+            if self.leases.is_own(node) {
+                if !self.leases.may_have_minted(slice, *dot) {
+                    return Err(Rejection::ForeignContext);
+                }
+            } else if self.nodes.binary_search(&node).is_err() && !head.clock.names(node) {
+                return Err(Rejection::UnknownNode(node));
+            }
+            if dot.counter > COUNTER_MAX {
+                return Err(Rejection::ForeignContext);
+            }
+        }
+        if !stamped {
+            return Ok(Some(context.clone()));
+        }
+        let kept = |dot: &Dot| !dot.is_stamp() || head.clock.covers(*dot);
+        let clock = VersionVector::from_dots(context.clock.entries().iter().copied().filter(kept));
+        let dots = context.dots.iter().copied().filter(kept).collect();
+        Ok(Some(Context { clock, dots }))
     }
 
     /// What all other home replicas hold, in the place of a damaged record. Called with what a whole read of the record
@@ -179,6 +210,20 @@ fn check_limits(head: &Head, seen: &Context, new_bytes: usize, siblings_max: usi
         return Err(Rejection::SiblingLimit);
     }
     Ok(())
+}
+
+/// A write may not make a clock longer than its bound; one that adds nobody to a longer clock is taken.
+fn check_clock(before: &Head, after: &Head) -> Result<(), Rejection> {
+    let grows = after.clock.len() > before.clock.len();
+    if grows && !after.clock.within(CLOCK_ENTRIES_MAX, CLOCK_BYTES_MAX) {
+        return Err(Rejection::ClockLimit);
+    }
+    Ok(())
+}
+/// Whether so much of the clock's bound is used that somebody should know.
+pub(super) fn is_long(head: &Head) -> bool {
+    let part = |bound: usize| bound * CLOCK_ALERT_PERCENT / 100;
+    !head.clock.within(part(CLOCK_ENTRIES_MAX), part(CLOCK_BYTES_MAX))
 }
 
 /// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it again.

@@ -134,6 +134,10 @@ pub struct ShardStats {
     pub rebuilds_refused: u64,
     /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
     pub identity_alarms: u64,
+    /// The greatest incarnation of this node in any slice.
+    pub greatest_incarnation: u64,
+    /// Stores of keys whose clock is near its bound.
+    pub clocks_long: u64,
     pub expired_messages: u64,
     /// Writes refused because their stamp was too far ahead of this node's clock.
     pub stamps_refused: u64,
@@ -264,6 +268,8 @@ impl Shard {
             tables.iter().flat_map(|(_, entries)| entries.iter().map(|(entry, _)| entry.clone())).collect();
         let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
         let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
+        let mut replica = Replica::new(leases, Stamps::new(me.node, stamps), generation).with_bounds(settings.bounds);
+        replica.members_are(members.iter().map(|member| member.id));
         Shard {
             me,
             placement,
@@ -272,7 +278,7 @@ impl Shard {
             avoided: Vec::new(),
             health: Health::default(),
             coordinator: Coordinator::new(me, first).with_bounds(settings.bounds),
-            replica: Replica::new(leases, Stamps::new(me.node, stamps), generation).with_bounds(settings.bounds),
+            replica,
             tables: TableState::new(
                 Tables::new(settings.table(), known_tables, !tables_in_doubt.is_empty()),
                 Drops::new(slices.clone(), &tables),
@@ -342,6 +348,8 @@ impl Shard {
             rebuilds_refused: self.replica.rebuilds_refused,
             identity_alarms: self.replica.identity_alarms
                 + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
+            greatest_incarnation: self.replica.greatest_incarnation(),
+            clocks_long: self.replica.clocks_long,
             expired_messages: self.expired_messages,
             stamps_refused: self.replica.stamps.refused,
             silences: self.health.silences,
@@ -619,6 +627,7 @@ impl Shard {
 
     fn set_members(&mut self, members: Vec<Member>) {
         self.ring = Rc::new(Ring::new(&members));
+        self.replica.members_are(members.iter().map(|member| member.id));
         self.members = members;
     }
 

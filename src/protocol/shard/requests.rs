@@ -303,6 +303,7 @@ impl Shard {
                     Rejection::Refused(refusal) => refusal,
                     Rejection::SiblingLimit
                     | Rejection::ForeignContext
+                    | Rejection::UnknownNode(_)
                     | Rejection::IncarnationsUsedUp
                     | Rejection::ClockLimit => Refusal::Failed,
                 };
@@ -562,8 +563,16 @@ fn failure(rejection: Rejection) -> Failure {
             Outcome::NotApplied,
             "the key has too many concurrent values; read it, merge them and write back with the context",
         ),
-        Rejection::ForeignContext => {
-            (ErrorCode::BadRequest, Outcome::NotApplied, "the context claims writes that never happened here")
+        Rejection::ForeignContext => (
+            ErrorCode::BadRequest,
+            Outcome::NotApplied,
+            "the context claims writes that never happened: read the key again",
+        ),
+        Rejection::UnknownNode(node) => {
+            return Failure::bad_request(format!(
+                "the context names node {node}, which is not known here as a member: it is of another cluster, or this \
+                 node has not heard of it yet; read the key again"
+            ));
         }
         Rejection::IncarnationsUsedUp => (
             ErrorCode::Internal,

@@ -92,6 +92,11 @@ impl VersionVector {
     pub fn is_narrow(&self) -> bool {
         self.0.iter().all(|d| d.actor.narrow().is_some())
     }
+    /// Whether any event of this node is known.
+    pub fn names(&self, node: NodeId) -> bool {
+        let at = self.0.partition_point(|d| d.actor.node() < node);
+        self.0.get(at).is_some_and(|d| d.actor.node() == node)
+    }
     /// Whether the event is known.
     pub fn covers(&self, dot: Dot) -> bool {
         dot.counter <= self.get(dot.actor)

@@ -30,12 +30,16 @@ pub enum HeadError {
 }
 
 impl Head {
-    /// In the first form if that says all.
-    pub fn encode(&self) -> Bytes {
-        let narrow = self.clock.len() <= NARROW_CLOCK_ENTRIES_MAX
+    /// Whether the first form says all: earlier versions read no other.
+    pub fn is_narrow(&self) -> bool {
+        self.clock.len() <= NARROW_CLOCK_ENTRIES_MAX
             && self.clock.is_narrow()
             && self.entries.iter().all(|e| e.dot.actor.narrow().is_some())
-            && self.recent.iter().all(|s| s.dot.actor.narrow().is_some());
+            && self.recent.iter().all(|s| s.dot.actor.narrow().is_some())
+    }
+    /// In the first form if that says all.
+    pub fn encode(&self) -> Bytes {
+        let narrow = self.is_narrow();
         let mut out =
             BytesMut::with_capacity(6 + self.clock.len() * 16 + self.entries.len() * 40 + self.recent.len() * 24);
         let put_dot = if narrow {

@@ -14,7 +14,7 @@
 //! A version whose end is a keyed seal can follow: holders pass the text on as it is.
 
 use super::{
-    Actor, Dot, HeadError, VersionVector,
+    Dot, HeadError, VersionVector,
     codec::{Reader, narrow},
     compact,
 };
@@ -60,11 +60,6 @@ impl Context {
     /// Whether the event has been seen.
     pub fn covers(&self, dot: Dot) -> bool {
         self.clock.covers(dot) || self.dots.contains(&dot)
-    }
-    /// The highest counter of this actor among all that has been seen, 0 when none.
-    pub fn highest(&self, actor: Actor) -> u64 {
-        let beside = self.dots.iter().filter(|d| d.actor == actor).map(|d| d.counter).max();
-        self.clock.get(actor).max(beside.unwrap_or(0))
     }
     /// What both have seen together. Dots beyond [`CONTEXT_DOTS_MAX`] are left out: at worst a write that was seen
     /// stays beside the next one.

@@ -8,7 +8,7 @@ use crate::{
     },
     engine::{Background, Engine},
     http::HttpLimits,
-    limits::SKEW_MAX,
+    limits::{CLOCK_ALERT_PERCENT, INCARNATION_ALERT_PERCENT, INCARNATION_MAX, SKEW_MAX},
     server::{
         clients, clock,
         disk::RingDisk,
@@ -226,8 +226,8 @@ impl SharesManager for Urgency {
 /// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's identity
 /// is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    let (mut alarms, mut refused) = (0, 0);
-    let mut tidings = Tidings::default();
+    let (mut alarms, mut refused, mut long) = (0, 0, 0);
+    let (mut tidings, mut told) = (Tidings::default(), false);
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
         let stats = handle.stats();
@@ -243,6 +243,16 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
         tidings.look(clock::now(), sight).iter().for_each(|news| news.tell(shard));
         world.backlog.look(clock::now(), world.address.shard, stats.engine);
         refused = tell_skew(refused, stats.shard.stamps_refused, world.address.shard);
+        long = tell_long_clocks(long, stats.shard.clocks_long, world.address.shard);
+        let greatest = stats.shard.greatest_incarnation;
+        if greatest / INCARNATION_ALERT_PERCENT > INCARNATION_MAX / 100 && !std::mem::replace(&mut told, true) {
+            tracing::error!(
+                shard = world.address.shard.0,
+                incarnation = greatest,
+                "this node has used more than {INCARNATION_ALERT_PERCENT} % of its incarnations; when none is left it takes no \
+                 new writes: replace it by one with an empty data directory"
+            );
+        }
         if stats.shard.identity_alarms > alarms {
             alarms = stats.shard.identity_alarms;
             tracing::error!(
@@ -265,6 +275,19 @@ fn tell_skew(known: u64, refused: u64, shard: ShardId) -> u64 {
         );
     }
     refused
+}
+
+/// Says that keys have long clocks, once a period; gives how often one was stored.
+fn tell_long_clocks(known: u64, stored: u64, shard: ShardId) -> u64 {
+    if stored > known {
+        tracing::warn!(
+            shard = shard.0,
+            writes = stored - known,
+            "keys have been written by so many nodes and lives of nodes that more than {CLOCK_ALERT_PERCENT} % of the bound of \
+             their clocks is used; at the bound they take no write by anybody else"
+        );
+    }
+    stored
 }
 
 /// Runs a core until the node stops.
