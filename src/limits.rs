@@ -228,14 +228,35 @@ pub const OPEN_FILES_MIN: u64 = 64;
 pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
 /// Open files that are kept for the log and the tables of a node when connections share out the rest.
 pub const OPEN_FILES_STORAGE: u64 = 4096;
+/// Connections beyond these that are asked for nothing but whether the node lives.
+pub const CONNECTIONS_RESERVED: usize = 32;
+/// Bytes of unfinished frames and bodies, and of answers that are not sent yet, that a core holds for its connections; at
+/// it those go that have been held up for [`CONNECTION_HELD_UP`], the longest first.
+pub const CONNECTION_BYTES_MAX: usize = 96 * MIB;
+/// At so many bytes anybody may go.
+pub const CONNECTION_BYTES_HARD: usize = 2 * CONNECTION_BYTES_MAX;
+pub const CONNECTION_HELD_UP: Duration = Duration::from_secs(1);
+/// A connection that has been silent for so long is asked whether its other side is still there, each so often and at most
+/// so many times without an answer.
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+pub const KEEPALIVE_PROBES: i32 = 3;
+/// A kept HTTP connection without a request is closed after so long; longer than what balancers keep theirs for.
+pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(120);
+/// A connection of the client protocol without a request is closed after so long.
+pub const CLIENT_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// A connection that has not finished its HELLO after so long is closed.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection in the middle of a frame or an HTTP request that sends nothing for so long is closed.
 pub const STALLED_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection whose reader takes longer for what is sent to it at once, 256 KiB at most, is closed.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 /// Requests in flight on one client connection; reading pauses at the bound.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 1024;
 /// Bytes of an HTTP head.
 pub const HTTP_HEAD_BYTES_MAX: usize = 64 * KIB;
+/// Headers of an HTTP request.
+pub const HTTP_HEADERS_MAX: usize = 100;
 /// Bytes of a socket's receive buffer, taken only while a connection is active.
 pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 
@@ -395,5 +416,6 @@ const _: () = {
     assert!(HINT_WINDOW_START <= HINT_WINDOW && HINT_JITTER_MAX.as_nanos() < HINT_INTERVAL.as_nanos());
     assert!(FLAP_DAMPING_MAX.as_nanos() < FLAP_FORGIVEN_AFTER.as_nanos());
     assert!(SPACE_PERCENT_START > 100 && SPACE_PERCENT_START < SPACE_PERCENT_MAX);
+    assert!(FRAME_BYTES_MAX < CONNECTION_BYTES_MAX && STALLED_TIMEOUT.as_nanos() < SEND_TIMEOUT.as_nanos());
     assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos());
 };

@@ -4,14 +4,15 @@
 use bytes::{Bytes, BytesMut};
 use dynarc::{
     engine::disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
-    limits::PAGE,
+    limits::{CONNECTION_BYTES_HARD, CONNECTION_BYTES_MAX, PAGE},
     server::{
         clock,
         disk::RingDisk,
         kernel::PortUse,
         ring::{Alone, Company, Ring},
-        socket::{Ended, Inlet, Listener, Socket, Watches},
+        socket::{Ended, Inlet, Listener, Socket},
         ticker::Ticker,
+        watch::{Watch, Watches},
     },
     types::Instant,
 };
@@ -60,7 +61,7 @@ fn with_ring<T: Send + 'static, F: Future<Output = T> + 'static>(
 async fn echo(ring: Rc<Ring>, listener: Listener, watches: Watches, connections: usize) {
     for _ in 0..connections {
         let socket = listener.accept().await.expect("a connection");
-        let watch = watches.start();
+        let watch = watches.start(&socket);
         ring.spawn(async move {
             let (mut inlet, mut buffer) = (Inlet::new(socket.clone(), watch), BytesMut::new());
             while inlet.fill(&mut buffer).await.is_ok() {
@@ -125,6 +126,80 @@ fn dropped_operations_end_and_lose_nothing() {
     });
 }
 
+/// So many connections, both ends, and the watch of the accepted one.
+async fn watched(
+    ring: &Rc<Ring>,
+    address: SocketAddr,
+    watches: &Watches,
+    count: usize,
+) -> Vec<(Socket, Socket, Rc<Watch>)> {
+    let listener = Listener::bind(ring, address, PortUse::Alone).expect("a listener");
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let socket = Socket::connect(ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
+        let other = listener.accept().await.expect("accepted");
+        let watch = watches.start(&other);
+        all.push((socket, other, watch));
+    }
+    all
+}
+
+#[test]
+fn beyond_the_budget_those_go_that_have_not_got_on_for_the_longest() {
+    with_ring(|ring| async move {
+        let watches = Watches::default();
+        let address: SocketAddr = "127.0.10.1:7606".parse().expect("an address");
+        let all = watched(&ring, address, &watches, 5).await;
+        let tenth = CONNECTION_BYTES_HARD / 10;
+        [1, 2, 3, 3].iter().zip(&all).for_each(|(tenths, (_, _, watch))| watch.hold_incoming(tenths * tenth));
+        assert_eq!(watches.bytes(), 9 * tenth);
+        // The first gets on; who holds nothing is not looked at, however old.
+        all[0].2.progressed(0);
+        all[0].2.progressed(1 << 20);
+        all[1].2.hold_incoming(0);
+        all[4].2.hold_outgoing(4 * tenth);
+        assert_eq!((watches.bytes(), watches.given_up()), (5 * tenth, 2));
+        assert!(watches.bytes() <= CONNECTION_BYTES_MAX);
+        // The other side of those hears of it: 2 and 3, and nobody else.
+        for (number, (socket, ..)) in all.iter().enumerate() {
+            let goes = matches!(number, 2 | 3);
+            let receiving = std::pin::pin!(socket.receive(BytesMut::with_capacity(16)));
+            let pause = std::pin::pin!(ring.pause(Duration::from_millis(if goes { 20_000 } else { 20 })));
+            match futures_util::future::select(receiving, pause).await {
+                futures_util::future::Either::Left(((_, result), _)) => {
+                    assert!(goes && !matches!(result, Ok(bytes) if bytes > 0), "connection {number}");
+                }
+                futures_util::future::Either::Right(_) => assert!(!goes, "connection {number} stays open"),
+            }
+        }
+        drop(all);
+        assert_eq!(watches.bytes(), 0);
+    });
+}
+
+#[test]
+fn where_all_places_are_taken_those_go_that_rest_for_the_longest() {
+    with_ring(|ring| async move {
+        let watches = Watches::default();
+        let address: SocketAddr = "127.0.10.1:7607".parse().expect("an address");
+        let all = watched(&ring, address, &watches, 4).await;
+        assert!(watches.has_place(3, 4));
+        // All have something in hand.
+        assert!(!watches.has_place(4, 4));
+        [2, 1, 3].into_iter().for_each(|number: usize| all[number].2.rest(Duration::from_secs(60)));
+        assert!(watches.has_place(4, 4));
+        let going = |number: usize| all[number].2.expired();
+        assert_eq!([0, 1, 2, 3].map(going), [false, false, true, false]);
+        // It has been told and has not ended: its place is given away once.
+        assert!(watches.has_place(4, 4));
+        assert_eq!([0, 1, 2, 3].map(going), [false, false, true, false]);
+        assert!(watches.has_place(5, 4));
+        assert_eq!([0, 1, 2, 3].map(going), [false, true, true, false]);
+        drop(all);
+        assert!(!watches.has_place(4, 4) && watches.given_up() == 2);
+    });
+}
+
 #[test]
 fn an_inlet_ends_at_its_deadline_and_gives_its_buffer_back_when_quiet() {
     with_ring(|ring| async move {
@@ -135,7 +210,7 @@ fn an_inlet_ends_at_its_deadline_and_gives_its_buffer_back_when_quiet() {
         let socket = Socket::connect(&ring, address.ip(), address, Duration::from_secs(1)).await.expect("connected");
         let other = listener.accept().await.expect("accepted");
         other.send_all(vec![Bytes::from_static(b"one")]).await.1.expect("sent");
-        let watch = watches.start();
+        let watch = watches.start(&socket);
         let (mut inlet, mut buffer) = (Inlet::new(socket, watch.clone()), BytesMut::new());
         assert_eq!(inlet.fill(&mut buffer).await.expect("bytes"), 3);
         buffer.clear();

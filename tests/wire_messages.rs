@@ -452,10 +452,20 @@ fn a_request_beyond_the_contract_is_answered_rather_than_cut_off() {
         let error = decode_client(&only_frame(&bytes).expect("sound"), NOW).expect_err("beyond the contract");
         error.refusal().map(|failure| failure.code)
     };
+    let takes = |message: &ClientMessage| {
+        let bytes = encode_client(&mut FrameEncoder::new(), 1, message, NOW).expect("fits").to_bytes();
+        decode_client(&only_frame(&bytes).expect("sound"), NOW).is_ok()
+    };
     let long = put("k", Value::new(Media::Json, vec![b' '; 4 * 1024 * 1024 + 1]));
     assert_eq!(code(&long), Some(ErrorCode::TooLarge));
     let media = put("k", Value::new(Media::Raw("a\nb".into()), "x"));
     assert_eq!(code(&media), Some(ErrorCode::BadRequest));
+    for no_json in [&b"{nope"[..], b"1, \"context\": \"x\"", b"", b"\xef\xbb\xbf1", b"\"\xff\"", b"NaN", b"[1] 2"] {
+        assert_eq!(code(&put("k", Value::json(no_json))), Some(ErrorCode::BadRequest), "{no_json:?}");
+        // The same bytes as what they are.
+        assert!(takes(&put("k", Value::new(Media::octets(), no_json))));
+    }
+    assert!(takes(&put("k", Value::json([vec![b'['; 100_000], vec![b']'; 100_000]].concat()))), "nested deeply");
     let mut damaged = Value::json("1");
     damaged.checksum ^= 1;
     assert_eq!(code(&put("k", damaged)), None, "a damaged value ends the connection");

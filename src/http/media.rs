@@ -1,6 +1,6 @@
 //! Content types of requests: which body is a JSON envelope, which is stored as it is, and what the client accepts.
 
-use super::Problem;
+use super::{Headers, Problem, head::list};
 use crate::types::Media;
 
 /// How the body of a PUT is to be read.
@@ -26,8 +26,24 @@ pub fn body_kind(content_type: Option<&[u8]>) -> Result<BodyKind, Problem> {
     Media::raw(text).map(BodyKind::Raw).map_err(|e| invalid(e.to_string()))
 }
 
-/// Whether an `Accept` header asks for the raw bytes: it names `application/octet-stream`.
-pub fn accepts_raw(accept: Option<&[u8]>) -> bool {
-    let text = accept.and_then(|a| std::str::from_utf8(a).ok()).unwrap_or_default();
-    text.split(',').any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(Media::OCTETS))
+/// Whether the client wants the raw bytes: its `Accept` headers name `application/octet-stream` and do not rank JSON before
+/// it.
+pub fn accepts_raw<H: Headers + ?Sized>(headers: &H) -> bool {
+    let weight = |wanted: &str| {
+        let ranges = list(headers, "accept").filter_map(|range| std::str::from_utf8(range).ok());
+        let named = |range: &&str| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted);
+        ranges.filter(named).map(quality).max()
+    };
+    let json = || ["application/json", "application/*", "*/*"].into_iter().find_map(weight).unwrap_or(0);
+    weight(Media::OCTETS).is_some_and(|raw| raw > 0 && raw >= json())
+}
+
+/// The `q` of a media range in thousandths; 1 when it has none.
+fn quality(range: &str) -> u16 {
+    let q = range.split(';').skip(1).find_map(|p| {
+        let (name, value) = p.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+    });
+    let number = q.map_or(Ok(1.0), str::parse::<f32>).unwrap_or(1.0);
+    (number.clamp(0.0, 1.0) * 1000.0) as u16
 }

@@ -3,31 +3,40 @@
 //!
 //! The life of one HTTP request, as the server's connection loop drives it:
 //!
-//! 1. [`route`] reads method, target and headers. Most bad input ends here, as a [`Problem`] that renders itself
-//!    ([`Problem::reply`]).
-//! 2. [`Routed::Key`]: a PUT's body is read up to [`KeyRequest::body_bytes_max`] ([`too_large`] beyond it), then
+//! 1. [`HeadReader`] takes a head out of what has come; [`admit`] finds out what is asked ([`route`]) and whether it may be.
+//!    Most bad input ends here, before a body is sent, as a [`Problem`] that renders itself ([`Problem::reply`]).
+//! 2. [`Routed::Key`]: a PUT's body is read by a [`BodyReader`] up to [`KeyRequest::body_bytes_max`] ([`too_large`] beyond it), then
 //!    [`request`] makes the protocol's request of it. The server keeps [`KeyRequest::form`], a few bytes, to render the
 //!    answer with [`key_reply`]. Values are never copied: a JSON value is a slice of the body it came in, and goes out
 //!    as a body piece of its own.
 //! 3. Everything else: the server fills a view ([`views`]) and renders it with [`json_reply`] or [`metrics_reply`].
+//! 4. [`head_text`] begins the answer.
 //!
-//! Nothing here knows hyper; headers are looked up through the small trait [`Headers`].
+//! Headers are looked up through the small trait [`Headers`].
 
+mod admit;
+mod body;
+mod head;
 mod media;
 mod problem;
 mod render;
 mod request;
 mod route;
+mod status;
 mod tables;
 pub mod views;
 
 #[cfg(test)]
 mod tests;
 
+pub use admit::admit;
+pub use body::{BodyReader, Part};
+pub use head::{Framing, Head, HeadReader};
 pub use problem::{Problem, too_large};
 pub use render::{HealthReply, Reply, health_reply, json_reply, key_reply, metrics_reply, openapi_reply, ready_reply};
 pub use request::request;
 pub use route::{Form, KeyRequest, Routed, Verb, route};
+pub use status::{CONTINUE, Persistence, date, head_text, phrase};
 pub use tables::{TableBody, TableView, TablesView, dropped_reply, no_such_table, table_wish};
 
 use std::time::Duration;
@@ -61,11 +70,5 @@ pub trait Headers {
 impl Headers for [(&str, &[u8])] {
     fn value(&self, name: &str, index: usize) -> Option<&[u8]> {
         self.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).nth(index).map(|(_, v)| *v)
-    }
-}
-#[cfg(feature = "server")]
-impl Headers for hyper::HeaderMap {
-    fn value(&self, name: &str, index: usize) -> Option<&[u8]> {
-        self.get_all(name).iter().nth(index).map(|v| v.as_bytes())
     }
 }

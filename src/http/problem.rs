@@ -1,7 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457): a stable `code`, words for people, and whether a write may still
 //! take effect.
 
-use super::{HttpLimits, render::Reply};
+use super::{HttpLimits, phrase, render::Reply};
 use crate::types::{ErrorCode, Failure, Outcome};
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Problem {
+    pub(super) fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Problem {
         Problem { status, code, detail: detail.into(), outcome: Outcome::NotApplied, counts: None, allow: None }
     }
     pub fn bad_request(detail: impl Into<String>) -> Problem {
@@ -34,7 +34,11 @@ impl Problem {
         let detail = format!("this route has no method {}; it has {allow}", shown(method));
         Problem { allow: Some(allow), ..Problem::new(405, "method_not_allowed", detail) }
     }
-    /// The head of the request, or the time between its bytes, was beyond its bound.
+    /// Something that HTTP has and this server has not; passing it over in silence would do harm.
+    pub fn not_implemented(detail: impl Into<String>) -> Problem {
+        Problem::new(501, "not_implemented", detail)
+    }
+    /// Too much time passed between the bytes of the request.
     pub fn slow_client() -> Problem {
         Problem::new(408, "request_timeout", "the request did not arrive whole in time")
     }
@@ -48,7 +52,7 @@ impl Problem {
     /// The answer that says so.
     pub fn reply(&self) -> Reply {
         let mut body = serde_json::json!({
-            "title": title(self.status),
+            "title": phrase(self.status),
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
@@ -65,14 +69,15 @@ impl Problem {
         if let Some(allow) = self.allow {
             reply.headers.push(("allow", Cow::Borrowed(allow)));
         }
-        if self.retry_later() {
+        if self.status == 415 {
+            // What would be taken instead.
+            reply.headers.push(("accept-encoding", Cow::Borrowed("identity")));
+        }
+        if matches!(self.status, 429 | 503) {
             reply.headers.push(("retry-after", Cow::Borrowed("1")));
         }
         reply.push(format!("{body}\n"));
         reply
-    }
-    fn retry_later(&self) -> bool {
-        self.status == 429 || self.code == ErrorCode::NotReady.name()
     }
 }
 
@@ -110,20 +115,4 @@ pub fn too_large(limits: &HttpLimits) -> Problem {
 pub(super) fn shown(text: &str) -> String {
     let cut: String = text.chars().take(64).collect();
     if cut.len() == text.len() { format!("{text:?}") } else { format!("{cut:?}…") }
-}
-
-fn title(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        413 => "Value Too Large",
-        429 => "Overloaded",
-        503 => "Unavailable",
-        504 => "Deadline Exceeded",
-        507 => "Disk Full",
-        _ => "Internal Error",
-    }
 }

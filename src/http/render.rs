@@ -157,15 +157,22 @@ fn content_type(value: &Value) -> Cow<'static, str> {
 
 fn raw_value(value: &Value) -> Reply {
     let mut reply = Reply::new(200, content_type(value));
-    // A stored type is the writer's word: no browser is to make more of it than it says.
-    reply.headers.push(("x-content-type-options", Cow::Borrowed("nosniff")));
+    confine(&mut reply);
     reply.push(value.bytes.clone());
     reply
+}
+
+/// A stored value and its type are the writer's word: no browser is to make more of them than they say, or to run them as
+/// a page of this node.
+fn confine(reply: &mut Reply) {
+    reply.headers.push(("x-content-type-options", Cow::Borrowed("nosniff")));
+    reply.headers.push(("content-security-policy", Cow::Borrowed("sandbox")));
 }
 
 fn multipart(values: &[Value]) -> Reply {
     let boundary = boundary(values);
     let mut reply = Reply::new(300, format!("multipart/mixed; boundary={boundary}"));
+    confine(&mut reply);
     for value in values {
         let kind = content_type(value);
         let bytes = value.bytes.len();

@@ -46,12 +46,24 @@ struct Envelope<'a> {
     value: &'a RawValue,
 }
 
+/// The encoding that the first bytes of a text name.
+fn byte_order_mark(text: &[u8]) -> Option<&'static str> {
+    match text {
+        [0xef, 0xbb, 0xbf, ..] => Some("UTF-8"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        _ => None,
+    }
+}
+
 /// The text of `value` in `{"value": …}`, a slice of the body.
 fn envelope_value(body: &Bytes) -> Result<Bytes, Problem> {
     let refused = |reason: String| {
         let hint = "send {\"value\": …}, or another Content-Type, such as application/octet-stream, to store bytes as they are";
         Problem::bad_request(format!("the body is not what it should be: {reason}; {hint}"))
     };
+    if let Some(mark) = byte_order_mark(body) {
+        return Err(refused(format!("it begins with the byte order mark (BOM) of {mark}; JSON is UTF-8 without one")));
+    }
     // serde would take an array for the struct.
     if body.trim_ascii_start().first().is_some_and(|b| *b != b'{') {
         return Err(refused("expected an object at line 1".into()));

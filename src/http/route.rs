@@ -4,6 +4,7 @@
 
 use super::{
     CONSISTENCY_HEADER, CONTEXT_HEADER, Headers, HttpLimits, Problem, WRITE_ID_HEADER,
+    admit::{check_conditions, check_write},
     media::{self, BodyKind},
     problem::shown,
 };
@@ -83,12 +84,16 @@ impl KeyRequest {
 /// Finds out what is asked. `target` is the path with its query, as it stood in the request line. HEAD is a GET whose
 /// body the server leaves out.
 pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Result<Routed, Problem> {
+    if let Some(at) = target.find('#') {
+        let detail = format!("the target has a # at byte {at}: in a key it is written %23, and a fragment is not sent");
+        return Err(Problem::bad_request(detail));
+    }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(key) = path.strip_prefix("/v1/keys/") {
         return route_key(method, key, query, headers).map(|k| Routed::Key(Box::new(k)));
     }
     if let Some(name) = path.strip_prefix("/v1/tables/") {
-        return route_table(method, name, query);
+        return route_table(method, name, query, headers);
     }
     let routed = match path {
         "/v1/tables" => Routed::Tables,
@@ -107,14 +112,13 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
     if let Routed::Ring { .. } = routed {
         return Ok(Routed::Ring { key: ring_key(query)? });
     }
-    match parameters(query).next() {
-        None => Ok(routed),
-        Some((name, _)) => Err(unknown_parameter(name, "none")),
-    }
+    no_parameters(query)?;
+    Ok(routed)
 }
 
 fn route_key<H: Headers + ?Sized>(method: &str, key: &str, query: &str, headers: &H) -> Result<KeyRequest, Problem> {
     let verb = parse_verb(method)?;
+    check_verb(verb, headers)?;
     let key = parse_key(key)?;
     let asked = Parameters::parse(query)?;
     let header_level = single(headers, CONSISTENCY_HEADER)?.map(parse_consistency).transpose()?;
@@ -134,17 +138,16 @@ fn route_key<H: Headers + ?Sized>(method: &str, key: &str, query: &str, headers:
         context,
         write_id: single(headers, WRITE_ID_HEADER)?.map(parse_write_id).transpose()?,
         body: if verb == Verb::Put { media::body_kind(single(headers, "content-type")?)? } else { BodyKind::Envelope },
-        raw: media::accepts_raw(headers.value("accept", 0)),
+        raw: media::accepts_raw(headers),
         key,
     })
 }
 
-fn route_table(method: &str, name: &str, query: &str) -> Result<Routed, Problem> {
+fn route_table<H: Headers + ?Sized>(method: &str, name: &str, query: &str, headers: &H) -> Result<Routed, Problem> {
     let verb = parse_verb(method)?;
-    if let Some((parameter, _)) = parameters(query).next() {
-        return Err(unknown_parameter(parameter, "none"));
-    }
-    let name = String::from_utf8(percent_decode(name)?).unwrap_or_default();
+    check_verb(verb, headers)?;
+    no_parameters(query)?;
+    let name = String::from_utf8(percent_decode(name, "the name")?).unwrap_or_default();
     let name = name.parse().map_err(|e: crate::types::TableError| Problem::bad_request(e.to_string()))?;
     Ok(Routed::Table { name, verb })
 }
@@ -158,20 +161,32 @@ fn parse_verb(method: &str) -> Result<Verb, Problem> {
     }
 }
 
+fn check_verb<H: Headers + ?Sized>(verb: Verb, headers: &H) -> Result<(), Problem> {
+    match verb {
+        // A list of tags that are not the answer's lets a read go on, and no answer has a tag.
+        Verb::Get => check_conditions(headers, &["if-match"]),
+        Verb::Put | Verb::Delete => check_write(headers),
+    }
+}
+
 fn ring_key(query: &str) -> Result<Option<Key>, Problem> {
     let mut key = None;
-    for (name, value) in parameters(query) {
-        match name {
-            "key" if key.is_none() => key = Some(parse_key(value)?),
-            "key" => return Err(twice(name)),
-            _ => return Err(unknown_parameter(name, "key")),
+    for parameter in parameters(query) {
+        let (name, value) = parameter?;
+        match name.as_slice() {
+            b"key" if key.is_none() => key = Some(new_key(value)?),
+            b"key" => return Err(twice("key")),
+            _ => return Err(unknown_parameter(&name, "key")),
         }
     }
     Ok(key)
 }
 
 fn parse_key(encoded: &str) -> Result<Key, Problem> {
-    Key::new(percent_decode(encoded)?).map_err(|e| Problem::bad_request(e.to_string()))
+    new_key(percent_decode(encoded, "the key")?)
+}
+fn new_key(bytes: Vec<u8>) -> Result<Key, Problem> {
+    Key::new(bytes).map_err(|e| Problem::bad_request(e.to_string()))
 }
 
 /// The query parameters of a request about a key.
@@ -185,27 +200,39 @@ struct Parameters {
 impl Parameters {
     fn parse(query: &str) -> Result<Parameters, Problem> {
         let mut all = Parameters::default();
-        for (name, value) in parameters(query) {
-            let repeated = match name {
-                "r" => all.r.replace(parse_count(name, value)?).is_some(),
-                "w" => all.w.replace(parse_count(name, value)?).is_some(),
-                "sloppy" => all.sloppy.replace(parse_flag(name, value)?).is_some(),
-                "timeout_ms" => all.timeout.replace(parse_timeout(value)?).is_some(),
-                _ => return Err(unknown_parameter(name, "r, w, sloppy and timeout_ms")),
+        for parameter in parameters(query) {
+            let (name, value) = parameter?;
+            let value = &String::from_utf8_lossy(&value);
+            let repeated = match name.as_slice() {
+                b"r" => all.r.replace(parse_count("r", value)?).is_some(),
+                b"w" => all.w.replace(parse_count("w", value)?).is_some(),
+                b"sloppy" => all.sloppy.replace(parse_flag("sloppy", value)?).is_some(),
+                b"timeout_ms" => all.timeout.replace(parse_timeout(value)?).is_some(),
+                _ => return Err(unknown_parameter(&name, "r, w, sloppy and timeout_ms")),
             };
             if repeated {
-                return Err(twice(name));
+                return Err(twice(&String::from_utf8_lossy(&name)));
             }
         }
         Ok(all)
     }
 }
 
-fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    query.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
+/// Names and values, decoded as a form is: a `+` is a space, `%XX` any byte.
+fn parameters(query: &str) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Problem>> {
+    let decode = |text: &str| percent_decode(&text.replace('+', " "), "the query");
+    let pairs = query.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")));
+    pairs.map(move |(name, value)| Ok((decode(name)?, decode(value)?)))
 }
-fn unknown_parameter(name: &str, known: &str) -> Problem {
-    Problem::bad_request(format!("unknown query parameter {}; this route has {known}", shown(name)))
+fn no_parameters(query: &str) -> Result<(), Problem> {
+    match parameters(query).next() {
+        None => Ok(()),
+        Some(parameter) => Err(unknown_parameter(&parameter?.0, "none")),
+    }
+}
+fn unknown_parameter(name: &[u8], known: &str) -> Problem {
+    let name = shown(&String::from_utf8_lossy(name));
+    Problem::bad_request(format!("unknown query parameter {name}; this route has {known}"))
 }
 fn twice(name: &str) -> Problem {
     Problem::bad_request(format!("query parameter {name:?} is given twice"))
@@ -249,8 +276,8 @@ fn single<'a, H: Headers + ?Sized>(headers: &'a H, name: &str) -> Result<Option<
     Ok(headers.value(name, 0))
 }
 
-/// `%XX` -> byte; every other byte stands for itself. A `%` without two hexadecimal digits is refused.
-fn percent_decode(text: &str) -> Result<Vec<u8>, Problem> {
+/// `%XX` -> byte; every other byte stands for itself. A `%` without two hexadecimal digits is refused. `what` the text is.
+fn percent_decode(text: &str, what: &str) -> Result<Vec<u8>, Problem> {
     let digit = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -262,8 +289,7 @@ fn percent_decode(text: &str) -> Result<Vec<u8>, Problem> {
         }
         let (Some(high), Some(low)) = (digit(tail.first()), digit(tail.get(1))) else {
             let at = text.len() - tail.len() - 1;
-            let detail =
-                format!("bad percent encoding in the key at byte {at}: % stands before two hexadecimal digits");
+            let detail = format!("bad percent encoding in {what} at byte {at}: % stands before two hexadecimal digits");
             return Err(Problem::bad_request(detail));
         };
         decoded.push((high << 4 | low) as u8);

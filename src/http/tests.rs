@@ -91,6 +91,42 @@ fn a_get_is_read_from_path_query_and_headers() {
     assert_eq!(hint.consistency.level, Some(Level::Quorum));
     // w says nothing about a get.
     assert_eq!(ask("GET /v1/keys/k?w=3").expect("fine").consistency.level, None);
+    // As a form encoder writes it.
+    let encoded = ask("GET /v1/keys/k?timeout%5Fms=2%350&%73loppy=fals%65").expect("fine");
+    assert_eq!((encoded.consistency.sloppy, encoded.deadline), (Some(false), Instant(7) + Duration::from_millis(250)));
+}
+
+#[test]
+fn raw_bytes_are_given_to_those_who_rank_them_first() {
+    let raw = |accept: &[&str]| {
+        let headers: Vec<(&str, &[u8])> = accept.iter().map(|a| ("Accept", a.as_bytes())).collect();
+        match route("GET", "/v1/keys/k", headers.as_slice()) {
+            Ok(Routed::Key(asked)) => asked.raw,
+            other => panic!("{other:?}"),
+        }
+    };
+    let octets = "application/octet-stream";
+    let wanted: &[&[&str]] = &[
+        &[octets],
+        &["text/html", octets],
+        &["Application/Octet-Stream;q=0.5"],
+        &["application/octet-stream, */*;q=0.1"],
+        &["application/json;q=0.8", "application/octet-stream;q=0.9"],
+        &["application/json, application/octet-stream"],
+        &["*/*, application/octet-stream"],
+    ];
+    wanted.iter().for_each(|accept| assert!(raw(accept), "{accept:?}"));
+    let unwanted: &[&[&str]] = &[
+        &[],
+        &["*/*"],
+        &["application/*"],
+        &["application/octet-stream;q=0"],
+        &["application/octet-stream; q=0.5, application/json"],
+        &["application/octet-stream;q=0.5", "*/*"],
+        &["application/octet-stream;q=0.1, application/*;q=0.2"],
+        &["application/octet-streams"],
+    ];
+    unwanted.iter().for_each(|accept| assert!(!raw(accept), "{accept:?}"));
 }
 
 #[test]
@@ -180,6 +216,18 @@ fn bad_input_is_refused_with_words() {
         ("PUT /v1/keys/k\nContent-Type: text/\u{1}plain\n\nx".into(), 400, "Content-Type"),
         (format!("PUT /v1/keys/k\nContent-Type: {}\n\nx", "t".repeat(129)), 400, "Content-Type"),
         ("POST /v1/keys/k\n\n{\"value\": 1}".into(), 405, "no method \"POST\""),
+        ("PUT /v1/keys/a#b\n\n{\"value\": 1}".into(), 400, "written %23"),
+        ("DELETE /v1/keys/#".into(), 400, "written %23"),
+        ("GET /v1/keys/k?r=1#x".into(), 400, "written %23"),
+        ("GET /v1/keys/k?r=%".into(), 400, "in the query at byte 0"),
+        ("PUT /v1/keys/k\nContent-Encoding: gzip\n\n{\"value\": 1}".into(), 415, "\"gzip\" would be lost"),
+        ("PUT /v1/keys/k\nContent-Encoding: identity, br\nContent-Type: a/b\n\nx".into(), 415, "\"br\""),
+        ("PUT /v1/keys/k\nContent-Range: bytes 0-3/9\nContent-Type: a/b\n\nx".into(), 400, "as a whole"),
+        ("PUT /v1/keys/k\nIf-None-Match: *\n\n{\"value\": 1}".into(), 501, "if-none-match"),
+        ("PUT /v1/keys/k\nIf-Match: \"a\"\n\n{\"value\": 1}".into(), 501, "if-match"),
+        ("DELETE /v1/keys/k\nIf-Match: \"a\"".into(), 501, "if-match"),
+        ("GET /v1/keys/k\nIf-Match: \"a\"".into(), 501, "if-match"),
+        ("PUT /v1/keys/k\n\n\u{feff}{\"value\": 1}".into(), 400, "byte order mark (BOM) of UTF-8"),
         ("GET /v2/keys/k".into(), 404, "there is nothing at \"/v2/keys/k\""),
         (format!("PUT /v1/keys/k\nContent-Type: text/plain\n\n{}", "v".repeat((1 << 20) + 1)), 413, "1048576 bytes"),
         (format!("PUT /v1/keys/k\n\n{{\"value\": \"{}\"}}", "v".repeat(1 << 20)), 413, "value_bytes_max"),
@@ -207,6 +255,8 @@ fn routes_and_methods() {
     assert_eq!(route_to("GET", "/v1/cluster"), Ok(Routed::Cluster));
     assert_eq!(route_to("HEAD", "/healthz"), Ok(Routed::Healthz));
     assert_eq!(route_to("GET", "/v1/ring"), Ok(Routed::Ring { key: None }));
+    let plus = Key::new(&b"a b+c d"[..]).ok();
+    assert_eq!(route_to("GET", "/v1/ring?key=a+b%2Bc%20d"), Ok(Routed::Ring { key: plus }));
     let key = Key::new(&b"a\0b"[..]).ok();
     assert_eq!(route_to("GET", "/v1/ring?key=a%00b"), Ok(Routed::Ring { key }));
     assert_eq!(route_to("GET", "/v1/ring?key=").expect_err("empty").status, 400);
@@ -235,11 +285,11 @@ fn one_value() {
     );
     assert_eq!(
         answer_got(&[Value::new(Media::Raw("text/plain".into()), "hello")], true),
-        "200\ncontent-type: text/plain\nx-content-type-options: nosniff\nx-version-context: vc:…\n\nhello"
+        "200\ncontent-type: text/plain\nx-content-type-options: nosniff\ncontent-security-policy: sandbox\nx-version-context: vc:…\n\nhello"
     );
     assert_eq!(
         answer_got(&[Value::json("1")], true),
-        "200\ncontent-type: application/json\nx-content-type-options: nosniff\nx-version-context: vc:…\n\n1"
+        "200\ncontent-type: application/json\nx-content-type-options: nosniff\ncontent-security-policy: sandbox\nx-version-context: vc:…\n\n1"
     );
 }
 
@@ -317,8 +367,22 @@ fn failures_have_status_code_and_outcome() {
         let counted = matches!(code, ErrorCode::QuorumUnavailable | ErrorCode::Deadline);
         assert_eq!(body.get("acks").is_some() && body.get("needed").is_some(), counted);
         assert_eq!(reply.header("content-type"), Some("application/problem+json"));
-        let later = matches!(code, ErrorCode::Overloaded | ErrorCode::NotReady);
+        assert_eq!(body["title"], phrase(status));
+        let later = matches!(status, 429 | 503);
         assert_eq!(reply.header("retry-after"), later.then_some("1"));
+    }
+}
+
+#[test]
+fn what_a_condition_cannot_change_is_no_condition() {
+    // No answer has a tag, so a list of tags lets every read go on; an encoding that changes nothing is none.
+    assert!(ask("GET /v1/keys/k\nIf-None-Match: \"a\"").is_ok());
+    assert!(ask("PUT /v1/keys/k\nContent-Encoding: identity\n\n{\"value\": 1}").is_ok());
+    let refused = ask("PUT /v1/keys/k\nContent-Encoding: gzip\n\nx").expect_err("415").reply();
+    assert_eq!(refused.header("accept-encoding"), Some("identity"));
+    for method in ["PUT", "DELETE"] {
+        let headers = [("if-match", &b"\"a\""[..])];
+        assert_eq!(route(method, "/v1/tables/cart", &headers[..]).expect_err("501").status, 501);
     }
 }
 

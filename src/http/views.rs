@@ -215,6 +215,10 @@ figures! {
     peer_dampings: Counter,
     /// Client connections open.
     connections: Gauge,
+    /// Connections given up: their place or their memory was needed, or nobody read what was sent.
+    connections_given_up: Counter,
+    /// Bytes held for connections: unfinished frames and bodies, answers not sent yet.
+    connection_bytes: Gauge,
     /// HTTP requests answered.
     http_requests: Counter,
     /// Requests of the client protocol answered.

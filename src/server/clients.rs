@@ -8,13 +8,14 @@
 use super::{
     clock,
     ring::Pieces,
-    socket::{Ended, Gather, Inlet, Listener, Socket, Watch},
+    socket::{Ended, Gather, Inlet, Listener, Socket},
+    watch::Watch,
     world::{Asker, ServerWorld, count},
 };
 use crate::{
     driver::world::Arrival,
     limits::{
-        FRAME_BYTES_MAX, HELLO_TIMEOUT, MIB, REQUEST_FRAME_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, STALLED_TIMEOUT,
+        CLIENT_IDLE_MAX, FRAME_BYTES_MAX, HELLO_TIMEOUT, MIB, REQUEST_FRAME_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
     },
     protocol::message::{ClientMessage, Hello, Request, Response, ServerMessage, Welcome},
     types::{ErrorCode, Failure, Outcome},
@@ -41,7 +42,7 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener, connections_max: 
     loop {
         let socket = listener.accept().await?;
         let world = world.clone();
-        let crowded = world.traffic.get().connections >= connections_max as u64;
+        let crowded = !world.watches.has_place(world.traffic.get().connections as usize, connections_max);
         count(&world.traffic, |t| t.connections += 1);
         let ring = world.ring.clone();
         ring.spawn(async move {
@@ -57,10 +58,15 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener, connections_max: 
 /// What both halves of a connection, and the answers on their way to it, share.
 struct Client {
     world: Rc<ServerWorld>,
+    watch: Rc<Watch>,
     outbox: RefCell<Outbox>,
+    /// Bytes that have left the outbox and are being sent.
+    under_way: Cell<usize>,
     in_flight: Cell<usize>,
     /// What the client speaks.
     revision: Cell<u16>,
+    /// The HELLO, or a frame that is not whole.
+    arriving: Cell<bool>,
     /// Nothing more will be answered: the sending half ends when all is sent.
     finishing: Cell<bool>,
     sender: RefCell<Option<Waker>>,
@@ -74,6 +80,7 @@ impl Asker for Client {
         count(&self.world.traffic, |t| t.client_requests += 1);
         let ring_digest = self.ring_digest();
         self.say(tag, &ServerMessage::Response { response, ring_digest });
+        self.rest();
         wake(&self.receiver);
     }
 }
@@ -102,7 +109,19 @@ impl Client {
         };
         if let Ok(pieces) = pieces {
             self.outbox.borrow_mut().push(pieces);
+            self.hold();
             wake(&self.sender);
+        }
+    }
+
+    fn hold(&self) {
+        self.watch.hold_outgoing(self.outbox.borrow().bytes() + self.under_way.get());
+    }
+
+    /// Nothing is in hand, unless something is: a frame that has begun to arrive has its own limit.
+    fn rest(&self) {
+        if self.in_flight.get() == 0 && !self.arriving.get() {
+            self.watch.rest(CLIENT_IDLE_MAX);
         }
     }
 
@@ -126,9 +145,11 @@ impl Client {
             }
             let mut pieces = std::mem::take(&mut spare);
             let full = self.outbox.borrow().bytes() > OUTBOX_BYTES;
-            self.outbox.borrow_mut().take(&mut pieces);
-            let (emptied, result) = socket.send_all(pieces).await;
+            self.under_way.set(self.outbox.borrow_mut().take(&mut pieces));
+            let (emptied, result) = socket.send_watched(pieces, &self.watch).await;
             result?;
+            self.under_way.set(0);
+            self.hold();
             spare = emptied;
             if full {
                 wake(&self.receiver);
@@ -154,17 +175,19 @@ impl Client {
 }
 
 async fn connection(world: &Rc<ServerWorld>, socket: Socket, crowded: bool) -> Result<(), String> {
-    socket.break_after(STALLED_TIMEOUT).map_err(|e| e.to_string())?;
+    let watch = world.watches.start(&socket);
     let client = Rc::new(Client {
         world: world.clone(),
+        watch: watch.clone(),
         outbox: RefCell::default(),
+        under_way: Cell::new(0),
         in_flight: Cell::new(0),
         revision: Cell::new(1),
+        arriving: Cell::new(true),
         finishing: Cell::new(false),
         sender: RefCell::default(),
         receiver: RefCell::default(),
     });
-    let watch = world.watches.start();
     let mut reader = Reader {
         client: client.clone(),
         inlet: Inlet::new(socket.clone(), watch.clone()),
@@ -250,14 +273,22 @@ impl Reader {
             Ok(_) => return Err(End::Goodbye("a connection starts with HELLO".into())),
             Err(error) => return Err(End::Goodbye(error.to_string())),
         }
-        self.watch.relax();
         self.decoder.set_limit(REQUEST_FRAME_BYTES_MAX);
+        self.whole();
         loop {
             self.client.room().await;
             let Some(frame) = self.next().await? else { return Ok(()) };
-            self.watch.relax();
+            self.whole();
             self.take(&frame)?;
         }
+    }
+
+    /// A frame has come, and nothing of the next one is looked at yet.
+    fn whole(&self) {
+        self.watch.hold_incoming(self.decoder.buffered());
+        self.watch.relax();
+        self.client.arriving.set(false);
+        self.client.rest();
     }
 
     fn welcome(&self, id: u64, hello: &Hello) -> Result<(), End> {
@@ -303,6 +334,7 @@ impl Reader {
             return self.refuse(id, Failure::new(ErrorCode::TooLarge, Outcome::NotApplied, detail));
         }
         self.client.in_flight.set(self.client.in_flight.get() + 1);
+        self.watch.relax();
         let token = world.replies.expect(self.client.clone(), id);
         world.inbox.push(Arrival::Request { client: token, request });
     }
@@ -324,6 +356,8 @@ impl Reader {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => return Ok(Some(frame)),
+                // What has begun to arrive has its own limit.
+                Ok(None) if !self.decoder.is_clear() && !self.client.arriving.replace(true) => self.watch.progressed(0),
                 Ok(None) => {}
                 Err(error) => return Err(End::Goodbye(error.to_string())),
             }
@@ -335,10 +369,14 @@ impl Reader {
             });
             match filled.await {
                 None => return Err(End::Goodbye("the node is stopping".into())),
-                Some(Ok(bytes)) if !self.decoder.is_clear() => self.watch.progressed(bytes),
-                Some(Ok(_)) => {}
+                Some(Ok(bytes)) => {
+                    self.client.arriving.set(true);
+                    self.watch.progressed(bytes);
+                }
                 Some(Err(Ended::Closed)) if self.decoder.is_clear() => return Ok(None),
                 Some(Err(Ended::Closed)) => return Err(End::Goodbye("closed in the middle of a frame".into())),
+                // Nobody has asked for anything for long, or the place is needed.
+                Some(Err(Ended::Expired)) if !self.client.arriving.get() => return Ok(None),
                 Some(Err(Ended::Expired)) => return Err(End::Goodbye("the frame did not arrive whole in time".into())),
                 Some(Err(Ended::Broken(error))) => return Err(End::Goodbye(error.to_string())),
             }

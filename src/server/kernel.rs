@@ -1,10 +1,11 @@
 //! System calls that neither std nor the ring makes, each behind a safe function. With `ring/` the only unsafe code.
 
+use crate::limits::{KEEPALIVE_AFTER, KEEPALIVE_EVERY, KEEPALIVE_PROBES, STALLED_TIMEOUT};
 use std::{
     ffi::CString,
     io,
-    mem::zeroed,
-    net::{IpAddr, SocketAddr},
+    mem::{ManuallyDrop, zeroed},
+    net::{IpAddr, SocketAddr, TcpStream},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -120,13 +121,16 @@ pub enum PortUse {
     Shared,
 }
 
-/// A listening TCP socket.
+/// A listening TCP socket. What is set here holds for the connections that it takes.
 pub fn listen(address: SocketAddr, port_use: PortUse) -> io::Result<OwnedFd> {
     let socket = stream_socket(address.ip())?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if port_use == PortUse::Shared {
         set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }
+    keep_alive(&socket)?;
+    set_nodelay(&socket)?;
+    set_user_timeout(&socket, STALLED_TIMEOUT)?;
     bind(&socket, address)?;
     // Safety: no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), 4096) })?;
@@ -139,8 +143,25 @@ pub fn socket_from(source: IpAddr) -> io::Result<OwnedFd> {
     // The port is chosen when connecting, so that many connections may share one.
     set_option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     bind(&socket, SocketAddr::new(source, 0))?;
+    keep_alive(&socket)?;
     set_nodelay(&socket)?;
     Ok(socket)
+}
+
+/// Asks a silent other side now and then whether it is still there.
+fn keep_alive(socket: &OwnedFd) -> io::Result<()> {
+    let seconds = |time: Duration| i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(KEEPALIVE_AFTER))?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds(KEEPALIVE_EVERY))?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES)
+}
+
+/// Where the other side of a connection is.
+pub fn peer_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    // Safety: the descriptor is open for as long as it is borrowed, and is not closed with the borrower.
+    let stream = ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(socket.as_raw_fd()) });
+    stream.peer_addr()
 }
 
 pub fn set_nodelay(socket: &OwnedFd) -> io::Result<()> {

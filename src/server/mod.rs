@@ -24,6 +24,7 @@ pub mod ring;
 pub mod socket;
 pub mod ticker;
 pub mod tidings;
+pub mod watch;
 pub mod web;
 pub mod world;
 

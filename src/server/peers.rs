@@ -430,7 +430,7 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener) -> io::Result<()>
 }
 
 async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> {
-    let watch = world.watches.start();
+    let watch = world.watches.start(&socket);
     watch.set_deadline(clock::now() + HELLO_TIMEOUT);
     let mut incoming = Incoming { inlet: Inlet::new(socket.clone(), watch.clone()), decoder: FrameDecoder::new() };
     let Some(frame) = incoming.next(|_| ()).await? else { return Ok(()) };

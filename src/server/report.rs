@@ -158,6 +158,8 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         peer_silences: shard.silences,
         peer_dampings: shard.dampings,
         connections: traffic.connections,
+        connections_given_up: world.watches.given_up(),
+        connection_bytes: world.watches.bytes() as u64,
         http_requests: traffic.http_requests,
         client_requests: traffic.client_requests,
         peer_messages_sent: traffic.peer_messages_sent,

@@ -1,51 +1,51 @@
-//! HTTP: hyper over the core's own sockets, one port that all cores share.
+//! HTTP over the core's own sockets, one port that all cores share.
 //!
-//! hyper knows HTTP/1.1; what a request means and how an answer looks is `http/`; this module is the transport between
-//! them. A body is read up to its bound before anything is done with it. Time limits: a head, and a body, must arrive
-//! with real progress ([`Watch::progressed`]), else 408.
+//! What a request means and how an answer looks is `http/`; this module moves the bytes. A connection is one task with two
+//! halves, as in the client protocol: one takes request after request, the other sends what has been answered, so an
+//! answer waits for nothing that follows it. Requests are served one at a time and answered in order, also those before
+//! one that cannot be read; after that one the connection ends with an answer too.
+//!
+//! Whatever is bound to fail is answered before its body is read. Time limits: a head, and a body, must arrive with real
+//! progress ([`Watch::progressed`]), else 408.
 
 use super::{
     clock,
     report::{self, Reports},
-    socket::{Ended, Gather, Inlet, Listener, Socket, Watch},
+    ring::Pieces,
+    socket::{Ended, Inlet, Listener, Socket},
+    watch::Watch,
     world::{Asker, ServerWorld, count},
 };
 use crate::{
     driver::world::{Arrival, ClientToken},
-    http::{self, HttpLimits, KeyRequest, Problem, Reply, Routed, TableView, TablesView, Verb, views},
-    limits::{HTTP_HEAD_BYTES_MAX, KIB, MIB, STALLED_TIMEOUT},
+    http::{
+        self, BodyReader, CONTINUE, Head, HeadReader, HttpLimits, KeyRequest, Part, Persistence, Problem, Reply,
+        Routed, TableView, TablesView, Verb, views,
+    },
+    limits::{CONNECTIONS_RESERVED, HELLO_TIMEOUT, HTTP_IDLE_MAX, KIB, MIB, RECEIVE_BUFFER_BYTES, STALLED_TIMEOUT},
     protocol::message::Response,
     types::{TableChange, TableChangeKind, TableName},
 };
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::future::{LocalBoxFuture, select};
-use http_body_util::BodyExt;
-use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
-    header::{CONNECTION, HeaderName, HeaderValue},
-    rt::{Read, ReadBufCursor, Write},
-    server::conn::http1,
-    service::service_fn,
-};
+use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use std::{
     cell::{Cell, RefCell},
-    convert::Infallible,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Poll, Waker},
     time::Duration,
 };
 
-/// Bytes that hyper may hand us before they must be on their way.
+/// Bytes of answers that may wait for a client before its next request is taken.
 const OUTGOING_BYTES: usize = 256 * KIB;
 /// Bytes of a refused body that are read and thrown away, so that its sender gets to read the answer.
 const DISCARD_BYTES: usize = 16 * MIB;
 /// Bytes of a table's settings.
 const TABLE_BODY_BYTES_MAX: usize = 4 * KIB;
-/// How long the other side may take to close after us.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the other side may be silent after our last words before it has closed too.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// What every connection needs.
 pub struct Web {
@@ -53,162 +53,437 @@ pub struct Web {
     pub limits: HttpLimits,
     pub reports: Rc<Reports>,
     pub connections_max: usize,
+    /// The node listens on this machine only.
+    pub loopback: bool,
     pub random: RefCell<fastrand::Rng>,
+    pub date: Date,
+}
+
+/// The time as answers carry it, made anew once a second.
+#[derive(Default)]
+pub struct Date(RefCell<(u64, String)>);
+impl Date {
+    fn with<T>(&self, use_it: impl FnOnce(&str) -> T) -> T {
+        let second = clock::wall() / 1_000_000_000;
+        let mut date = self.0.borrow_mut();
+        if date.0 != second || date.1.is_empty() {
+            *date = (second, http::date(second));
+        }
+        use_it(&date.1)
+    }
+}
+
+/// What a connection that has been accepted may ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Usual,
+    /// All places are taken by connections with something in hand: it may ask whether the node lives.
+    Reserved,
+    Nowhere,
+}
+
+impl Web {
+    fn place(&self) -> Place {
+        let open = self.world.traffic.get().connections as usize;
+        if self.world.watches.has_place(open, self.connections_max) {
+            Place::Usual
+        } else if open < self.connections_max + CONNECTIONS_RESERVED {
+            Place::Reserved
+        } else {
+            Place::Nowhere
+        }
+    }
 }
 
 /// Serves the shared HTTP port. An error means that the port is lost.
 pub async fn serve(web: Rc<Web>, listener: Listener) -> io::Result<()> {
     loop {
         let socket = listener.accept().await?;
-        let web = web.clone();
-        let crowded = web.world.traffic.get().connections >= web.connections_max as u64;
+        let (web, place) = (web.clone(), web.place());
         count(&web.world.traffic, |t| t.connections += 1);
         let ring = web.world.ring.clone();
         ring.spawn(async move {
-            if crowded {
-                say(&socket, &Problem::overloaded("this core serves too many connections").reply()).await;
-            } else {
-                connection(&web, socket).await;
-            }
+            connection(&web, socket, place).await;
             count(&web.world.traffic, |t| t.connections -= 1);
         });
     }
 }
 
-/// Where a connection is between two requests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    /// Nothing of the next request is here.
-    Idle,
-    /// Its head arrives.
-    Head,
-    /// Its body arrives, or its answer is made and sent.
-    Service,
-}
-
-async fn connection(web: &Rc<Web>, socket: Socket) {
-    if socket.break_after(STALLED_TIMEOUT).is_err() {
-        return;
-    }
-    let watch = web.world.watches.start();
-    let phase = Rc::new(Cell::new(Phase::Idle));
-    let stream = Stream {
+async fn connection(web: &Rc<Web>, socket: Socket, place: Place) {
+    let watch = web.world.watches.start(&socket);
+    let answers = Rc::new(Answers::new(watch.clone()));
+    let mut requests = Requests {
+        web: web.clone(),
+        answers: answers.clone(),
         inlet: Inlet::new(socket.clone(), watch.clone()),
-        socket: socket.clone(),
-        watch: watch.clone(),
-        phase: phase.clone(),
+        watch,
         incoming: BytesMut::new(),
-        outgoing: BytesMut::new(),
-        sending: None,
+        heads: HeadReader::default(),
+        place,
+        spoke: false,
+        served: false,
     };
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (web, watch, phase) = (web.clone(), watch.clone(), phase.clone());
-        async move {
-            phase.set(Phase::Service);
-            let (reply, close) = answer(&web, &watch, request).await;
-            watch.relax();
-            count(&web.world.traffic, |t| t.http_requests += 1);
-            Ok::<_, Infallible>(respond(reply, close || watch.stopping(), phase))
-        }
+    let reading = pin!(async {
+        let end = requests.run().await;
+        requests.answers.finish();
+        end
     });
-    let mut builder = http1::Builder::new();
-    builder.half_close(true).header_read_timeout(None).max_buf_size(HTTP_HEAD_BYTES_MAX).pipeline_flush(true);
-    let mut served = pin!(builder.serve_connection(stream, service));
-    let mut told = false;
-    let late = poll_fn(|cx| {
-        watch.listen(cx);
-        if watch.stopping() && !told {
-            told = true;
-            served.as_mut().graceful_shutdown();
-        }
-        if let Poll::Ready(result) = served.as_mut().poll(cx) {
-            if let Err(error) = result {
-                tracing::debug!(%error, "an HTTP connection has ended");
+    let sending = pin!(answers.send(&socket));
+    match select(reading, sending).await {
+        Either::Left((end, sending)) => {
+            // What has been answered goes out before the connection does.
+            let sent = sending.await;
+            socket.finish_sending();
+            match (sent, end) {
+                (Ok(()), End::Told) => linger(web, &socket).await,
+                (Ok(()), End::Quiet) => {}
+                (Err(error), _) => tracing::debug!(%error, "an HTTP answer was not taken"),
             }
-            return Poll::Ready(false);
         }
-        if watch.expired() && phase.get() != Phase::Service { Poll::Ready(true) } else { Poll::Pending }
-    })
-    .await;
-    if late && phase.get() == Phase::Head {
-        say(&socket, &Problem::slow_client().reply()).await;
+        Either::Right((result, _)) => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "an HTTP answer was not taken");
+            }
+        }
     }
-    socket.finish_sending();
-    linger(web, &socket).await;
 }
 
 /// Reads on until the other side has closed too: closing with unread bytes would tear our last words away.
 async fn linger(web: &Web, socket: &Socket) {
-    let drain = pin!(async {
-        let (mut buffer, mut total) = (BytesMut::new(), 0);
-        while total < DISCARD_BYTES {
-            if socket.readable().await.is_err() {
-                return;
+    let (mut buffer, mut total) = (BytesMut::new(), 0);
+    let end = clock::now() + STALLED_TIMEOUT;
+    while total < DISCARD_BYTES && clock::now() < end {
+        buffer.clear();
+        buffer.reserve(16 * KIB);
+        let receiving = socket.receive(buffer);
+        match select(receiving, web.world.ring.pause(LINGER)).await {
+            Either::Left(((back, Ok(received)), _)) if received > 0 => {
+                buffer = back;
+                total += received;
             }
-            buffer.clear();
-            buffer.reserve(16 * KIB);
-            let (back, result) = socket.receive(buffer).await;
-            buffer = back;
-            match result {
-                Ok(0) | Err(_) => return,
-                Ok(received) => total += received,
-            }
+            Either::Left(_) | Either::Right(_) => return,
         }
-    });
-    select(drain, web.world.ring.pause(LINGER)).await;
+    }
 }
 
-/// An answer without hyper: to one that it does not serve.
-async fn say(socket: &Socket, reply: &Reply) {
-    let mut head =
-        format!("HTTP/1.1 {} \r\nconnection: close\r\ncontent-length: {}\r\n", reply.status, reply.content_length());
-    for (name, value) in &reply.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str("\r\n");
-    let mut pieces = vec![Bytes::from(head)];
-    pieces.extend(reply.body.iter().cloned());
-    if let Err(error) = socket.send_all(pieces).await.1 {
-        tracing::debug!(%error, "an HTTP answer was not taken");
-    }
-    socket.finish_sending();
+// ---- answers ---------------------------------------------------------------------------------------------------
+
+/// The sending half of a connection.
+struct Answers {
+    watch: Rc<Watch>,
+    pieces: RefCell<Pieces>,
+    /// Bytes of these, and of those on their way.
+    bytes: Cell<usize>,
+    /// Nothing more will be answered.
+    finishing: Cell<bool>,
+    sender: RefCell<Option<Waker>>,
+    /// The receiving half, while it waits for room.
+    receiver: RefCell<Option<Waker>>,
 }
 
-// ---- one request -----------------------------------------------------------------------------------------------
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.borrow_mut().take() {
+        waker.wake();
+    }
+}
 
-/// The answer, and whether the connection ends with it.
-async fn answer(web: &Rc<Web>, watch: &Watch, request: hyper::Request<Incoming>) -> (Reply, bool) {
-    let (head, body) = request.into_parts();
-    let target = head.uri.path_and_query().map_or("/", |t| t.as_str());
-    let routed = match http::route(head.method.as_str(), target, &head.headers) {
-        Ok(routed) => routed,
-        Err(problem) => {
-            let drained = discard(watch, body).await;
-            return (problem.reply(), !drained);
+impl Answers {
+    fn new(watch: Rc<Watch>) -> Answers {
+        Answers {
+            watch,
+            pieces: RefCell::default(),
+            bytes: Cell::new(0),
+            finishing: Cell::new(false),
+            sender: RefCell::default(),
+            receiver: RefCell::default(),
         }
-    };
-    if let Routed::Table { name, verb } = routed {
-        return match read_body(watch, body, TABLE_BODY_BYTES_MAX).await {
-            Ok(bytes) => (table(web, name, verb, &bytes).await, false),
-            Err(Refused::TooLarge { drained }) => {
-                (Problem::bad_request("a table's settings are a few words, this body is longer").reply(), !drained)
+    }
+    fn push(&self, pieces: impl IntoIterator<Item = Bytes>) {
+        let mut bytes = self.bytes.get();
+        self.pieces.borrow_mut().extend(pieces.into_iter().inspect(|piece| bytes += piece.len()));
+        self.bytes.set(bytes);
+        self.watch.hold_outgoing(bytes);
+        wake(&self.sender);
+    }
+    fn finish(&self) {
+        self.finishing.set(true);
+        wake(&self.sender);
+    }
+    /// Ready when another answer may be made.
+    fn room(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| {
+            if self.bytes.get() <= OUTGOING_BYTES {
+                return Poll::Ready(());
             }
-            Err(Refused::Late) => (Problem::slow_client().reply(), true),
-            Err(Refused::Broken(reason)) => (Problem::bad_request(reason).reply(), true),
+            *self.receiver.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+    /// Sends what gathers, until the connection is finishing and all is out.
+    async fn send(&self, socket: &Socket) -> io::Result<()> {
+        loop {
+            let more = poll_fn(|cx| {
+                if !self.pieces.borrow().is_empty() {
+                    return Poll::Ready(true);
+                }
+                if self.finishing.get() {
+                    return Poll::Ready(false);
+                }
+                *self.sender.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            });
+            if !more.await {
+                return Ok(());
+            }
+            let (pieces, under_way) = (self.pieces.take(), self.bytes.get());
+            socket.send_watched(pieces, &self.watch).await.1?;
+            self.bytes.set(self.bytes.get() - under_way);
+            self.watch.hold_outgoing(self.bytes.get());
+            wake(&self.receiver);
+        }
+    }
+}
+
+// ---- requests --------------------------------------------------------------------------------------------------
+
+/// How a connection ends.
+enum End {
+    /// With an answer that says so: the client may still be speaking.
+    Told,
+    /// Nothing is in hand and nothing is to be said.
+    Quiet,
+}
+
+/// The receiving half of a connection.
+struct Requests {
+    web: Rc<Web>,
+    answers: Rc<Answers>,
+    watch: Rc<Watch>,
+    inlet: Inlet,
+    incoming: BytesMut,
+    heads: HeadReader,
+    place: Place,
+    /// Anything has come.
+    spoke: bool,
+    /// A request has been answered.
+    served: bool,
+}
+
+impl Requests {
+    async fn run(&mut self) -> End {
+        if self.place == Place::Nowhere {
+            self.tell(crowded(), Persistence::Closed, false);
+            return End::Told;
+        }
+        loop {
+            self.answers.room().await;
+            match self.next_head().await {
+                Ok(Some(head)) => {
+                    if !self.serve(head).await {
+                        return End::Told;
+                    }
+                }
+                Ok(None) => return End::Quiet,
+                Err(problem) => {
+                    self.tell(problem.reply(), Persistence::Closed, false);
+                    return End::Told;
+                }
+            }
+        }
+    }
+
+    /// The head of the next request; `None` when none comes.
+    async fn next_head(&mut self) -> Result<Option<Head>, Problem> {
+        self.watch.hold_incoming(self.incoming.len());
+        self.watch.rest(match (self.place, self.served) {
+            (Place::Usual, true) => HTTP_IDLE_MAX,
+            (Place::Usual, false) => STALLED_TIMEOUT,
+            (Place::Reserved | Place::Nowhere, _) => HELLO_TIMEOUT,
+        });
+        let mut fresh = 0;
+        loop {
+            if let Some(head) = self.heads.take(&mut self.incoming)? {
+                self.watch.hold_incoming(self.incoming.len());
+                self.watch.relax();
+                return Ok(Some(head));
+            }
+            let begun = !self.incoming.is_empty();
+            if begun {
+                self.watch.progressed(fresh);
+            }
+            match self.fill(!begun).await {
+                Some(Ok(bytes)) => {
+                    self.spoke = true;
+                    fresh = bytes;
+                }
+                // The node is stopping and nothing has begun, or the connection is broken.
+                None | Some(Err(Ended::Broken(_))) => return Ok(None),
+                Some(Err(Ended::Expired)) if begun || (self.spoke && !self.served) => {
+                    return Err(Problem::slow_client());
+                }
+                Some(Err(Ended::Closed)) if begun => {
+                    return Err(Problem::bad_request("the connection was closed in the middle of a request's head"));
+                }
+                Some(Err(Ended::Expired | Ended::Closed)) => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits for bytes; `None` when the node is stopping, if that ends the wait.
+    async fn fill(&mut self, until_stop: bool) -> Option<Result<usize, Ended>> {
+        poll_fn(|cx| {
+            if until_stop && self.watch.stopping() {
+                return Poll::Ready(None);
+            }
+            self.inlet.poll_fill(cx, &mut self.incoming).map(Some)
+        })
+        .await
+    }
+
+    /// Answers one request; `false` when the connection ends with that.
+    async fn serve(&mut self, head: Head) -> bool {
+        let mut body = BodyReader::new(head.framing);
+        let routed = match http::admit(&head, self.web.loopback) {
+            Ok(routed) => routed,
+            Err(problem) => return self.refuse(&problem, &head, body).await,
         };
+        if self.place != Place::Usual && !matches!(routed, Routed::Healthz | Routed::Readyz) {
+            self.tell(crowded(), Persistence::Closed, head.method() == "HEAD");
+            return false;
+        }
+        let bound = match &routed {
+            Routed::Key(asked) => asked.body_bytes_max(&self.web.limits),
+            Routed::Table { .. } => TABLE_BODY_BYTES_MAX,
+            _ => 0,
+        };
+        if body.left() > bound as u64 {
+            return self.refuse(&self.too_large(&routed), &head, body).await;
+        }
+        if head.waits_to_send() && self.incoming.is_empty() {
+            self.answers.push([Bytes::from_static(CONTINUE)]);
+        }
+        let bytes = match self.read_body(&mut body, bound).await {
+            Ok(bytes) => bytes,
+            Err(Unread::TooLarge) => return self.refuse(&self.too_large(&routed), &head, body).await,
+            Err(Unread::Broken(problem)) => {
+                self.tell(problem.reply(), Persistence::Closed, false);
+                return false;
+            }
+        };
+        self.watch.relax();
+        self.watch.hold_incoming(self.incoming.len());
+        let reply = match routed {
+            Routed::Key(asked) => ask(&self.web, *asked, bytes).await,
+            Routed::Table { name, verb } => table(&self.web, name, verb, &bytes).await,
+            other => look(&self.web, other).await,
+        };
+        self.end_with(reply, &head, self.place != Place::Usual)
     }
-    let Routed::Key(asked) = routed else {
-        let drained = discard(watch, body).await;
-        return (look(web, routed).await, !drained);
-    };
-    let bound = asked.body_bytes_max(&web.limits);
-    match read_body(watch, body, bound).await {
-        Ok(bytes) => (ask(web, *asked, bytes).await, false),
-        Err(Refused::TooLarge { drained }) => (http::too_large(&web.limits).reply(), !drained),
-        Err(Refused::Late) => (Problem::slow_client().reply(), true),
-        Err(Refused::Broken(reason)) => (Problem::bad_request(reason).reply(), true),
+
+    fn too_large(&self, routed: &Routed) -> Problem {
+        match routed {
+            Routed::Table { .. } => Problem::bad_request("a table's settings are a few words, this body is longer"),
+            _ => http::too_large(&self.web.limits),
+        }
+    }
+
+    /// Says why nothing comes of a request, then reads on to where the next one begins; `false` when that is too far, or
+    /// not known.
+    async fn refuse(&mut self, problem: &Problem, head: &Head, body: BodyReader) -> bool {
+        // Who waits to be told to go on may send the body now, or not.
+        let lost = head.waits_to_send() || body.left() > DISCARD_BYTES as u64;
+        self.end_with(problem.reply(), head, lost) && self.discard(body).await
+    }
+
+    /// Answers; `false` when the connection ends with that.
+    fn end_with(&mut self, reply: Reply, head: &Head, last: bool) -> bool {
+        let persistence = match (last || head.close || self.watch.stopping(), head.old) {
+            (true, _) => Persistence::Closed,
+            (false, true) => Persistence::KeptAlive,
+            (false, false) => Persistence::Kept,
+        };
+        self.tell(reply, persistence, head.method() == "HEAD");
+        persistence != Persistence::Closed
+    }
+
+    fn tell(&mut self, reply: Reply, persistence: Persistence, without_body: bool) {
+        count(&self.web.world.traffic, |t| t.http_requests += 1);
+        self.served = true;
+        let head = self.web.date.with(|date| http::head_text(&reply, persistence, date));
+        let body = reply.body.into_iter().filter(|_| !without_body);
+        self.answers.push(std::iter::once(Bytes::from(head)).chain(body));
+    }
+
+    /// The whole body, which has `bound` bytes at most.
+    async fn read_body(&mut self, body: &mut BodyReader, bound: usize) -> Result<Bytes, Unread> {
+        let (mut first, mut gathered) = (Bytes::new(), BytesMut::new());
+        loop {
+            // A body of known length comes in one piece, and is not moved again.
+            let left = body.left() as usize;
+            if body.left() <= bound as u64 && self.incoming.len() < left {
+                self.incoming.reserve(left - self.incoming.len() + RECEIVE_BUFFER_BYTES / 4);
+                self.more(first.len() + gathered.len()).await.map_err(Unread::Broken)?;
+                continue;
+            }
+            match body.take(&mut self.incoming).map_err(Unread::Broken)? {
+                Part::End => return Ok(if gathered.is_empty() { first } else { gathered.freeze() }),
+                Part::Wanting => self.more(first.len() + gathered.len()).await.map_err(Unread::Broken)?,
+                Part::Bytes(part) if first.len() + gathered.len() + part.len() > bound => {
+                    return Err(Unread::TooLarge);
+                }
+                Part::Bytes(part) if first.is_empty() && gathered.is_empty() => first = part,
+                Part::Bytes(part) => {
+                    if gathered.is_empty() {
+                        gathered.extend_from_slice(&std::mem::take(&mut first));
+                    }
+                    gathered.extend_from_slice(&part);
+                }
+            }
+        }
+    }
+
+    /// Waits for more of a body; `beside`: bytes of it that have been taken already.
+    async fn more(&mut self, beside: usize) -> Result<(), Problem> {
+        self.watch.progressed(0);
+        match self.fill(false).await {
+            Some(Ok(bytes)) => {
+                self.watch.progressed(bytes);
+                self.watch.hold_incoming(self.incoming.len() + beside);
+                Ok(())
+            }
+            Some(Err(Ended::Expired)) => Err(Problem::slow_client()),
+            Some(Err(Ended::Closed | Ended::Broken(_))) | None => {
+                Err(Problem::bad_request("the connection was closed in the middle of the body"))
+            }
+        }
+    }
+
+    /// Reads a body that nobody wants; `false` when it is too long, too slow or broken.
+    async fn discard(&mut self, mut body: BodyReader) -> bool {
+        let mut total = 0;
+        while total <= DISCARD_BYTES {
+            match body.take(&mut self.incoming) {
+                Ok(Part::End) => return true,
+                Ok(Part::Bytes(part)) => total += part.len(),
+                Ok(Part::Wanting) if self.more(0).await.is_ok() => {}
+                Ok(Part::Wanting) | Err(_) => return false,
+            }
+        }
+        false
     }
 }
+
+enum Unread {
+    TooLarge,
+    /// Where the next request begins is not known.
+    Broken(Problem),
+}
+
+fn crowded() -> Reply {
+    Problem::overloaded("this core serves too many connections").reply()
+}
+
+// ---- what is asked ---------------------------------------------------------------------------------------------
 
 /// Hands a request about a key to the shard.
 async fn ask(web: &Rc<Web>, asked: KeyRequest, body: Bytes) -> Reply {
@@ -310,198 +585,5 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
         Routed::Readyz if handle.ready() => http::ready_reply(Ok(())),
         Routed::Readyz => http::ready_reply(Err("the node has not joined its cluster yet")),
         Routed::Healthz | Routed::OpenApi | Routed::Key(_) | Routed::Table { .. } => http::health_reply(),
-    }
-}
-
-// ---- bodies ----------------------------------------------------------------------------------------------------
-
-enum Refused {
-    /// `drained`: all of it was read, so that the connection can go on.
-    TooLarge {
-        drained: bool,
-    },
-    Late,
-    Broken(String),
-}
-
-async fn read_body(watch: &Watch, mut body: Incoming, bound: usize) -> Result<Bytes, Refused> {
-    if body.size_hint().lower() > bound as u64 {
-        return Err(Refused::TooLarge { drained: discard(watch, body).await });
-    }
-    let mut first = Bytes::new();
-    let mut gathered = BytesMut::new();
-    loop {
-        if !body.is_end_stream() {
-            watch.progressed(0);
-        }
-        let frame = match watch.within(body.frame()).await {
-            None => return Err(Refused::Late),
-            Some(None) => break,
-            Some(Some(Err(error))) => return Err(Refused::Broken(format!("the body did not arrive whole: {error}"))),
-            Some(Some(Ok(frame))) => frame,
-        };
-        let Ok(part) = frame.into_data() else { continue };
-        watch.progressed(part.len());
-        if first.len() + gathered.len() + part.len() > bound {
-            return Err(Refused::TooLarge { drained: discard(watch, body).await });
-        }
-        if first.is_empty() && gathered.is_empty() {
-            first = part;
-            continue;
-        }
-        if gathered.is_empty() {
-            gathered.reserve((body.size_hint().lower() as usize).min(bound) + first.len() + part.len());
-            gathered.extend_from_slice(&std::mem::take(&mut first));
-        }
-        gathered.extend_from_slice(&part);
-    }
-    Ok(if gathered.is_empty() { first } else { gathered.freeze() })
-}
-
-/// Reads a body that nobody wants, so that its sender gets to read the answer; `false` when it is too long or too slow.
-async fn discard(watch: &Watch, mut body: Incoming) -> bool {
-    if body.size_hint().lower() > DISCARD_BYTES as u64 {
-        return false;
-    }
-    let mut total = 0;
-    loop {
-        if !body.is_end_stream() {
-            watch.progressed(0);
-        }
-        match watch.within(body.frame()).await {
-            Some(None) => return true,
-            Some(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                watch.progressed(bytes);
-                total += bytes;
-                if total > DISCARD_BYTES {
-                    return false;
-                }
-            }
-            None | Some(Some(Err(_))) => return false,
-        }
-    }
-}
-
-/// A reply's body, piece by piece.
-struct Outgoing {
-    pieces: smallvec::IntoIter<[Bytes; 3]>,
-    left: u64,
-    phase: Rc<Cell<Phase>>,
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = Infallible;
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.next();
-        self.left -= piece.as_ref().map_or(0, |p| p.len() as u64);
-        Poll::Ready(piece.map(|p| Ok(Frame::data(p))))
-    }
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        // The answer is with hyper: what comes now belongs to the next request.
-        self.phase.set(Phase::Idle);
-    }
-}
-
-fn respond(reply: Reply, close: bool, phase: Rc<Cell<Phase>>) -> hyper::Response<Outgoing> {
-    let left = reply.content_length() as u64;
-    let mut response = hyper::Response::new(Outgoing { pieces: reply.body.into_iter(), left, phase });
-    *response.status_mut() =
-        hyper::StatusCode::from_u16(reply.status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in reply.headers {
-        match HeaderValue::from_str(&value) {
-            Ok(value) => drop(response.headers_mut().append(HeaderName::from_static(name), value)),
-            Err(error) => tracing::error!(name, %error, "a header cannot be sent"),
-        }
-    }
-    if close {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-// ---- hyper's stream --------------------------------------------------------------------------------------------
-
-/// A socket as hyper wants it. Buffers are the ring's, so bytes are copied once in each direction.
-struct Stream {
-    socket: Socket,
-    inlet: Inlet,
-    watch: Rc<Watch>,
-    phase: Rc<Cell<Phase>>,
-    incoming: BytesMut,
-    outgoing: BytesMut,
-    sending: Option<LocalBoxFuture<'static, io::Result<()>>>,
-}
-
-impl Read for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let stream = self.get_mut();
-        if stream.incoming.is_clear() {
-            match ready!(stream.inlet.poll_fill(cx, &mut stream.incoming)) {
-                Ok(bytes) if stream.phase.get() != Phase::Service => {
-                    stream.phase.set(Phase::Head);
-                    stream.watch.progressed(bytes);
-                }
-                Ok(_) => {}
-                Err(Ended::Closed) => return Poll::Ready(Ok(())),
-                // The connection's own loop sees it too, and says 408.
-                Err(Ended::Expired) => return Poll::Pending,
-                Err(Ended::Broken(error)) => return Poll::Ready(Err(error)),
-            }
-        }
-        let bytes = stream.incoming.len().min(cursor.remaining());
-        cursor.put_slice(&stream.incoming[..bytes]);
-        stream.incoming.advance(bytes);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Stream {
-    /// Moves gathered bytes on; ready when a send is not under way.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(sending) = &mut self.sending {
-            let result = ready!(sending.as_mut().poll(cx));
-            self.sending = None;
-            result?;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let stream = self.get_mut();
-        if stream.outgoing.len() >= OUTGOING_BYTES {
-            ready!(Pin::new(&mut *stream).poll_flush(cx))?;
-        }
-        let bytes = &bytes[..bytes.len().min(OUTGOING_BYTES)];
-        stream.outgoing.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = self.get_mut();
-        loop {
-            ready!(stream.poll_send(cx))?;
-            if stream.outgoing.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            let (socket, bytes) = (stream.socket.clone(), stream.outgoing.split().freeze());
-            stream.sending = Some(Box::pin(async move { socket.send_all(vec![bytes]).await.1 }));
-        }
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_flush(cx))?;
-        self.socket.finish_sending();
-        Poll::Ready(Ok(()))
     }
 }

@@ -8,7 +8,7 @@ use super::{
     mesh::{Mesh, Parcel},
     peers::Peers,
     ring::Ring,
-    socket::Watches,
+    watch::Watches,
 };
 use crate::{
     driver::{

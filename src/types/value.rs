@@ -19,6 +19,11 @@ pub enum ValueError {
     MediaType,
     #[error("the value does not match its checksum")]
     Checksum,
+    #[error(
+        "the value is said to be JSON and is none (line {line}, column {column}); other bytes go with a content type of \
+         their own"
+    )]
+    Json { line: usize, column: usize },
 }
 
 impl Media {
@@ -52,6 +57,15 @@ impl Value {
     }
     pub fn json(text: impl Into<Bytes>) -> Value {
         Value::new(Media::Json, text)
+    }
+    /// Checks that what is said to be a JSON text is one: it goes out as it is, as a part of other JSON.
+    pub fn verify_media(&self) -> Result<(), ValueError> {
+        match self.media {
+            Media::Json => serde_json::from_slice::<&serde_json::value::RawValue>(&self.bytes)
+                .map(drop)
+                .map_err(|e| ValueError::Json { line: e.line(), column: e.column() }),
+            Media::Raw(_) => Ok(()),
+        }
     }
     /// Checks the bytes against their checksum.
     pub fn verify(&self) -> Result<(), ValueError> {

@@ -52,10 +52,12 @@ pub enum WireError {
 
 impl WireError {
     /// The answer to a request whose frame was sound but which breaks the contract (length of the key or the value,
-    /// content type). `None`: bytes from this sender mean nothing any more, the connection is closed.
+    /// content type, JSON that is none). `None`: bytes from this sender mean nothing any more, the connection is closed.
     pub fn refusal(&self) -> Option<Failure> {
         match self {
-            WireError::Key(_) | WireError::Context | WireError::Value(ValueError::MediaType) => {
+            WireError::Key(_)
+            | WireError::Context
+            | WireError::Value(ValueError::MediaType | ValueError::Json { .. }) => {
                 Some(Failure::bad_request(self.to_string()))
             }
             WireError::ValueTooLong(_) => {

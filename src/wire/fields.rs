@@ -247,6 +247,7 @@ pub(super) fn take_request(
             let value = Value { media: take_media(request.media())?, bytes, checksum: request.checksum() };
             if trust == Trust::Verify {
                 value.verify()?;
+                value.verify_media()?;
             }
             Operation::Put { context, value, write_id }
         }

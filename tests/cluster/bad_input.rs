@@ -133,24 +133,48 @@ fn heads_and_bodies_beyond_bounds_are_refused() {
         ("TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\u{7f}\x03\x03".to_string() + &"\x01".repeat(600)),
         ("no HTTP", "hello\r\n\r\n".to_string()),
         ("another version", "GET / HTTP/9.9\r\n\r\n".to_string()),
+        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_string()),
+        ("HTTP/0.9", "GET /v1/keys/k\r\n\r\n".to_string()),
+        ("a space in the target", "GET /v1/keys/a b HTTP/1.1\r\nHost: x\r\n\r\n".to_string()),
+        ("101 headers", format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(101))),
     ];
     for (what, request) in cases {
+        // Good requests before it are answered, whatever comes behind them, and before it.
+        let good = put_head("Content-Length: 2") + "12" + "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n";
         let mut stream = connect(&cluster, HTTP);
         // The server may have answered and closed before all was sent.
-        let _ = stream.write_all(request.as_bytes());
-        match read_reply(&mut BufReader::new(&stream), "PUT") {
-            Ok(reply) => assert!((400..500).contains(&reply.status), "{what}: {reply:?}"),
-            Err(e) => assert!(!timed_out(&e), "{what}: neither an answer nor the end of the connection"),
+        let _ = stream.write_all((good + &request).as_bytes());
+        let mut reader = BufReader::new(&stream);
+        for _ in 0..2 {
+            let answer =
+                read_reply(&mut reader, "PUT").unwrap_or_else(|e| panic!("{what}: a good request before: {e}"));
+            assert!(matches!(answer.status, 200 | 300), "{what}: {answer:?}");
+        }
+        let reply = read_reply(&mut reader, "PUT").unwrap_or_else(|e| panic!("{what}: no answer: {e}"));
+        assert!((400..500).contains(&reply.status) || reply.status == 505, "{what}: {reply:?}");
+        assert_eq!(
+            (reply.problem().is_empty(), reply.json()["outcome"].as_str()),
+            (false, Some("not_applied")),
+            "{what}"
+        );
+        assert_eq!(reply.header("connection"), Some("close"), "{what}");
+        let mut rest = Vec::new();
+        match reader.read_to_end(&mut rest) {
+            Ok(_) => assert!(rest.is_empty(), "{what}: {rest:?}"),
+            Err(e) => assert!(!timed_out(&e), "{what}: the connection stays open"),
         }
         assert_unharmed(&mut cluster, what);
     }
+    let before = cluster.http(0).get("/v1/keys/gone").unwrap();
+    assert_eq!(before.status, 404, "{before:?}");
     // Half a request, then gone; half a body, then gone.
-    for part in ["GET /v1/ke", &(put_head("Content-Length: 100") + "{\"value\":")] {
+    let put_gone = put_head("Content-Length: 100").replace("/k ", "/gone ") + "{\"value\":";
+    for part in ["GET /v1/ke", &put_gone] {
         let mut stream = connect(&cluster, HTTP);
         stream.write_all(part.as_bytes()).unwrap();
         drop(stream);
     }
-    let gone = cluster.http(0).get("/v1/keys/k").unwrap();
+    let gone = cluster.http(0).get("/v1/keys/gone").unwrap();
     assert_eq!(gone.status, 404, "nothing was stored: {gone:?}");
     assert_unharmed(&mut cluster, "half requests");
 }
@@ -158,7 +182,7 @@ fn put_head(header: &str) -> String {
     format!("PUT /v1/keys/k HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n{header}\r\n\r\n")
 }
 
-fn connect(cluster: &Cluster, port: u16) -> TcpStream {
+pub fn connect(cluster: &Cluster, port: u16) -> TcpStream {
     let address = SocketAddr::new(cluster.nodes[0].ip, port);
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -170,7 +194,7 @@ fn timed_out(e: &std::io::Error) -> bool {
 }
 
 /// A HELLO as a client sends it.
-fn hello() -> Vec<u8> {
+pub fn hello() -> Vec<u8> {
     let message = ClientMessage::Hello(Hello { revision: 1, features: 0, clock: None });
     encode_client(&mut FrameEncoder::new(), 1, &message, Instant::ZERO).expect("a HELLO").to_bytes().to_vec()
 }
@@ -349,4 +373,69 @@ fn pipelined_requests_are_answered_in_order() {
     // And the connection is still good for another client library.
     let mut http = Http::new(cluster.nodes[0].ip);
     assert_eq!(http.send("HEAD", "/healthz", &[], b"").unwrap().status, 200);
+}
+
+/// An answer waits for nothing: neither for stray bytes behind its request, nor for the rest of the next one.
+#[test]
+fn answers_do_not_wait_for_what_follows() {
+    let cluster = Cluster::start("stray-bytes", 1);
+    let put = put_head("Content-Length: 2") + "12";
+    let get = "GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n".to_string();
+    for stray in ["", "\r\n", "\r", "\n\n\n", "G", "GET /v1/keys/k HTTP/1.1\r\nHos", "PUT / HTTP/1.1\r\nHost: x\r\n"] {
+        for request in [&put, &get] {
+            let mut stream = connect(&cluster, HTTP);
+            stream.write_all((request.clone() + stray).as_bytes()).unwrap();
+            let reply = read_reply(&mut BufReader::new(&stream), "PUT");
+            let reply = reply.unwrap_or_else(|e| panic!("before {stray:?}: {e}"));
+            assert!(matches!(reply.status, 200 | 300), "{reply:?}");
+        }
+    }
+    // Half a request is answered when it is closed, and so is half a body.
+    for half in ["GET /v1/ke", &(put_head("Content-Length: 100") + "12")] {
+        let mut stream = connect(&cluster, HTTP);
+        stream.write_all((get.clone() + half).as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut reader = BufReader::new(&stream);
+        assert!(matches!(read_reply(&mut reader, "GET").unwrap().status, 200 | 300));
+        assert_eq!(read_reply(&mut reader, "PUT").unwrap().problem(), "bad_request");
+    }
+}
+
+/// Who asks before sending a body is told at once when there is no point.
+#[test]
+fn a_body_that_is_bound_to_fail_is_not_asked_for() {
+    let cluster = Cluster::start("expectations", 1);
+    let expect = "Expect: 100-continue\r\n";
+    let doomed = [
+        (413, put_head(&format!("{expect}Content-Length: 99999999"))),
+        (400, put_head(&format!("{expect}Content-Length: 5")).replace("/v1/keys/k", "/v1/keys/%")),
+        (404, put_head(&format!("{expect}Content-Length: 5")).replace("/v1/keys/k", "/nowhere")),
+        (405, put_head(&format!("{expect}Content-Length: 5")).replace("PUT", "POST")),
+        (415, put_head(&format!("{expect}Content-Length: 5\r\nContent-Encoding: gzip"))),
+        (501, put_head(&format!("{expect}Content-Length: 5\r\nIf-None-Match: *"))),
+        (417, put_head("Expect: wonders\r\nContent-Length: 5")),
+        (403, put_head(&format!("{expect}Content-Length: 5\r\nOrigin: http://evil.example"))),
+        (421, put_head(&format!("{expect}Content-Length: 5")).replace("Host: x", "Host: evil.example")),
+    ];
+    for (status, head) in doomed {
+        let mut stream = connect(&cluster, HTTP);
+        stream.write_all(head.as_bytes()).unwrap();
+        let reply = read_reply(&mut BufReader::new(&stream), "PUT").unwrap_or_else(|e| panic!("{head}: {e}"));
+        assert_eq!((reply.status, reply.problem().is_empty()), (status, false), "{head}: {}", reply.text());
+    }
+    let mut stream = connect(&cluster, HTTP);
+    stream.write_all(put_head(&format!("{expect}Content-Length: 5")).as_bytes()).unwrap();
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hello").unwrap();
+    assert_eq!(read_reply(&mut BufReader::new(&stream), "PUT").unwrap().status, 200);
+    // A long body that nobody asked for is answered early as well, and passed over up to a bound.
+    let mut stream = connect(&cluster, HTTP);
+    stream.write_all(put_head("Content-Length: 8000000").as_bytes()).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    assert_eq!(read_reply(&mut reader, "PUT").unwrap().status, 413);
+    stream.write_all(&vec![7; 8_000_000]).unwrap();
+    stream.write_all(b"GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(read_reply(&mut reader, "GET").unwrap().status, 200);
 }

@@ -37,7 +37,11 @@ pub fn media(rng: &mut Rng) -> Media {
     }
 }
 pub fn value(rng: &mut Rng) -> Value {
-    Value::new(media(rng), bytes(rng, 3000))
+    match media(rng) {
+        // What is said to be JSON has to be it, when a client sends it.
+        Media::Json => Value::json(serde_json::json!(bytes(rng, 800).to_vec()).to_string()),
+        raw => Value::new(raw, bytes(rng, 3000)),
+    }
 }
 fn dot(rng: &mut Rng) -> Dot {
     // Beyond 16 bits messages have other fields for them.

@@ -20,7 +20,7 @@ use crate::{
         socket::Listener,
         ticker::Pulse,
         tidings::{Sight, Tidings},
-        web::{self, Web},
+        web::{self, Date, Web},
         world::ServerWorld,
     },
     types::{Address, ShardId},
@@ -312,6 +312,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         PeerSelf { address, generation: core.identity.generation, ip: core.identity.ip, ports: core.identity.ports };
     let world = ServerWorld::new(address, ring.clone(), mesh.clone(), Peers::new(own, ring.clone()));
     world.peers.attach(&world);
+    let loopback = core.identity.ip.is_loopback();
     let reports = Rc::new(Reports::new(core.identity.ip, core.cpu, core.identity.shards));
 
     let stopping = Rc::new(Stopping::default());
@@ -354,7 +355,9 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         },
         reports,
         connections_max: core.options.connections_max,
+        loopback,
         random: RefCell::new(fastrand::Rng::with_seed(super::random())),
+        date: Date::default(),
     });
     failures.watch("the peer port", peers::serve(world.clone(), listen(core.sockets.peer)));
     failures.watch(

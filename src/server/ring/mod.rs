@@ -72,6 +72,9 @@ impl Descriptor {
     pub fn owned(&self) -> &OwnedFd {
         &self.0
     }
+    pub fn downgrade(&self) -> std::rc::Weak<OwnedFd> {
+        Rc::downgrade(&self.0)
+    }
     /// The descriptor itself, when nobody else holds it.
     fn into_owned(self) -> Option<OwnedFd> {
         Rc::try_unwrap(self.0).ok()

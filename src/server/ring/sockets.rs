@@ -1,6 +1,7 @@
 //! Operations on sockets.
 
 use super::{Descriptor, Operation, Ring, operation::Payload};
+use crate::limits::KIB;
 use bytes::{Bytes, BytesMut};
 use io_uring::{opcode, squeue, types::Fd};
 use std::{
@@ -15,6 +16,8 @@ use std::{
 
 /// Pieces that one send takes.
 pub const SEND_PIECES_MAX: usize = 512;
+/// Bytes that one send takes: so much goes in the time that a slow reader has.
+pub const SEND_BYTES_MAX: usize = 256 * KIB;
 
 struct Accept(Descriptor);
 
@@ -82,7 +85,7 @@ unsafe impl Payload for Receive {
     }
 }
 
-/// Bytes to send, in order: at most [`SEND_PIECES_MAX`] go in one operation.
+/// Bytes to send, in order: at most [`SEND_PIECES_MAX`] and [`SEND_BYTES_MAX`] go in one operation.
 pub type Pieces = Vec<Bytes>;
 
 struct Send {
@@ -100,8 +103,14 @@ unsafe impl Payload for Send {
     const CANCEL: bool = true;
     fn entry(&mut self) -> squeue::Entry {
         let mut skip = self.skip;
+        let mut room = SEND_BYTES_MAX;
         for piece in self.pieces.iter().take(SEND_PIECES_MAX) {
             let rest = &piece[std::mem::take(&mut skip)..];
+            let rest = &rest[..rest.len().min(room)];
+            room -= rest.len();
+            if rest.is_empty() {
+                break;
+            }
             self.vectors.push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
         }
         self.message.msg_iov = self.vectors.as_mut_ptr();

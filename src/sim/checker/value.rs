@@ -2,7 +2,7 @@
 //! mixed up, cut or damaged anywhere on its way is known by itself.
 
 use super::EventId;
-use crate::types::{Value, WriteId};
+use crate::types::{Media, Value, WriteId};
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 4] = b"DYSV";
@@ -25,7 +25,7 @@ pub fn make_value(key: u32, id: EventId, bytes: usize) -> Value {
         value.extend_from_slice(&noise[..take]);
     }
     value.extend_from_slice(&xxh3_64(&value).to_le_bytes());
-    Value::json(value)
+    Value::new(Media::Raw("sim".into()), value)
 }
 
 /// The key and write that a value names, if it is whole.
