@@ -351,35 +351,6 @@ pub const SEGMENT_BYTES_MIN: usize = 256 * KIB;
 /// Keys returned by one scan at most.
 pub const SCAN_KEYS_MAX: usize = 4096;
 
-/// Bounds of a shard that are drawn small in a virtual world, so that they are met; a server takes them as they are above.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShardBounds {
-    /// See [`DOT_LEASE`].
-    pub dot_lease: u64,
-    /// See [`STAMPS_KEPT`].
-    pub stamps_kept: usize,
-    /// See [`LATCH_WAITERS_MAX`].
-    pub latch_waiters_max: usize,
-    /// See [`REQUESTS_IN_FLIGHT_MAX`].
-    pub requests_in_flight_max: usize,
-    /// See [`REQUESTS_ANSWERED_MAX`].
-    pub requests_answered_max: usize,
-    /// See [`SIBLINGS_MAX`].
-    pub siblings_max: usize,
-}
-impl Default for ShardBounds {
-    fn default() -> ShardBounds {
-        ShardBounds {
-            dot_lease: DOT_LEASE,
-            stamps_kept: STAMPS_KEPT,
-            latch_waiters_max: LATCH_WAITERS_MAX,
-            requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX,
-            requests_answered_max: REQUESTS_ANSWERED_MAX,
-            siblings_max: SIBLINGS_MAX,
-        }
-    }
-}
-
 const _: () = {
     assert!(VALUE_BYTES_MAX <= VALUE_BYTES_CEILING);
     assert!(VALUE_BYTES_CEILING <= SIBLINGS_BYTES_MAX);

@@ -406,7 +406,8 @@ fn figures_add_up_and_metrics_name_each_once() {
         busy_ratio: 0.25,
         figures: Figures { syncs, compaction_backlog_seconds: oldest, ..Figures::default() },
     };
-    let node = NodeView::new(crate::types::NodeId(9), [127, 0, 0, 1].into(), 3, 7, vec![shard(0, 2, 5), shard(1, 3, 4)]);
+    let node =
+        NodeView::new(crate::types::NodeId(9), [127, 0, 0, 1].into(), 3, 7, vec![shard(0, 2, 5), shard(1, 3, 4)]);
     assert_eq!((node.figures.syncs, node.figures.compaction_backlog_seconds), (5, 5));
     let json = serde_json::to_value(&node).expect("JSON");
     assert_eq!((json["syncs"].as_u64(), json["shards"][1]["syncs"].as_u64()), (Some(5), Some(3)));

@@ -4,7 +4,8 @@
 use super::{planted::Planted, prng::Prng};
 use crate::{
     engine::types::EngineOptions,
-    limits::{HINT_BYTES_MAX, KIB, ShardBounds},
+    limits::{HINT_BYTES_MAX, KIB},
+    types::ShardBounds,
 };
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The nouns: plain data without behaviour of its own. Everything here is cheap to copy or counted by reference.
 
 mod address;
+mod bounds;
 mod failure;
 mod instant;
 mod key;
@@ -10,6 +11,7 @@ mod table;
 mod value;
 
 pub use address::{Address, NodeId, Ports, ShardId, SliceId, Token};
+pub use bounds::ShardBounds;
 pub use failure::{ErrorCode, Failure, Outcome};
 pub use instant::Instant;
 pub use key::{Key, KeyError};

@@ -347,7 +347,9 @@ fn objections(plan: &Plan, outcome: &Outcome, achieved: Option<f64>) -> Vec<Stri
     let gets = outcome.total.kind(Kind::Get).map_or(0, |get| get.done);
     if outcome.total.missing as f64 > gets as f64 * MISSING_MAX {
         let missing = outcome.total.missing;
-        found.push(format!("{missing} of {gets} gets found nothing: write the keys first with --load, and the same --keys"));
+        found.push(format!(
+            "{missing} of {gets} gets found nothing: write the keys first with --load, and the same --keys"
+        ));
     }
     if let Some(seconds) = outcome.interrupted {
         found.push(format!("interrupted after {seconds:.1} s: what was measured until then"));

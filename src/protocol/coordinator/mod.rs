@@ -22,13 +22,13 @@ pub use forward::Route;
 pub use plan::{Home, Plan};
 
 use crate::{
-    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX, ShardBounds},
+    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
     protocol::{
         message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
         versions::Siblings,
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, ShardBounds},
 };
 use std::{collections::BTreeSet, time::Duration};
 

@@ -22,13 +22,12 @@ pub use lease::{LeaseRecord, Leases};
 pub use owed::Owed;
 
 use crate::{
-    limits::ShardBounds,
     protocol::{
         message::{Depth, Refusal},
         ring::{FixedMap, Nodes},
         versions::{Context, Dot, Head, Siblings, Values},
     },
-    types::{Conflict, Instant, Key, NodeId, SliceId, Value, WriteId},
+    types::{Conflict, Instant, Key, NodeId, ShardBounds, SliceId, Value, WriteId},
 };
 use bytes::Bytes;
 use keys::{HintForm, data_key, hint_key};

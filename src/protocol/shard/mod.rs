@@ -26,8 +26,8 @@ use super::{
 use crate::{
     limits,
     types::{
-        Address, Conflict, Durability, Instant, Key, Member, MemberState, MemberView, NodeId, ShardId, SliceId,
-        TableEntry, TableSettings,
+        Address, Conflict, Durability, Instant, Key, Member, MemberState, MemberView, NodeId, ShardBounds, ShardId,
+        SliceId, TableEntry, TableSettings,
     },
 };
 use std::{net::SocketAddr, rc::Rc, time::Duration};
@@ -53,7 +53,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Hinted bytes that a shard keeps for absent replicas.
     pub hint_bytes_max: u64,
-    pub bounds: limits::ShardBounds,
+    pub bounds: ShardBounds,
 }
 impl Default for Settings {
     fn default() -> Settings {
@@ -69,7 +69,7 @@ impl Default for Settings {
             down_after: limits::DOWN_AFTER,
             request_timeout: limits::REQUEST_TIMEOUT,
             hint_bytes_max: limits::HINT_BYTES_MAX,
-            bounds: limits::ShardBounds::default(),
+            bounds: ShardBounds::default(),
         }
     }
 }
