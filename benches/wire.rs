@@ -7,7 +7,7 @@ use dynarc::{
         message::{Answer, ClientMessage, Envelope, Message, Operation, Purpose, Request, ServerMessage},
         versions::{Actor, Dot, Entry, Head, Siblings, VersionVector},
     },
-    types::{Address, Consistency, Instant, Key, Media, NodeId, Value, WriteId},
+    types::{Address, Consistency, Instant, Key, Media, NodeId, TableWord, Value, WriteId},
     wire::{
         Frame, FrameDecoder, FrameEncoder, Pieces, Trust, decode_client, decode_peer, decode_server, encode_client,
         encode_peer, encode_server,
@@ -49,7 +49,12 @@ fn replicate(bytes: usize) -> Envelope {
         to: Address::new(NodeId(2), 3),
         exchange: 77,
         deadline: Instant(5_000_000_000),
-        message: Message::Replicate { key: key(), siblings: siblings(bytes), purpose: Purpose::Write, epoch: 0 },
+        message: Message::Replicate {
+            key: key(),
+            siblings: siblings(bytes),
+            purpose: Purpose::Write,
+            word: TableWord::default(),
+        },
     }
 }
 fn received(pieces: Pieces) -> Frame {

@@ -63,10 +63,17 @@ pub const MERGED_CLOCK_BYTES_MAX: usize = 2 * CLOCK_BYTES_MAX;
 // ---- tables ----------------------------------------------------------------------------------------------------
 /// Bytes of a table's name.
 pub const TABLE_NAME_BYTES_MAX: usize = 64;
-/// Tables of a cluster, the markers of dropped ones included. Two sides of a partition may make as many each.
+/// Tables of a cluster. Two sides of a partition may make as many each.
 pub const TABLES_MAX: usize = 256;
-/// Tables that are taken from other nodes: both sides of a partition may have made so many.
-pub const TABLE_ENTRIES_MAX: usize = 2 * TABLES_MAX;
+/// Names that tables of a cluster have had, those of dropped ones included: a marker of each stays, so that no disk that is
+/// set back brings its table back. A name can be used again without end.
+pub const TABLE_NAMES_MAX: usize = 2048;
+/// Names that are taken from other nodes: both sides of a partition may have used so many.
+pub const TABLE_ENTRIES_MAX: usize = 2 * TABLE_NAMES_MAX;
+/// Records that a core looks at to count the keys of a table that is made or dropped.
+pub const KEYS_COUNTED_MAX: usize = 50_000;
+/// How long it does; then it says no number.
+pub const KEYS_COUNTED_WITHIN: Duration = Duration::from_secs(1);
 /// How far a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted.
 pub const SKEW_MAX: Duration = Duration::from_millis(500);
 /// How far ahead a slice's ceiling of stamps is durably raised.

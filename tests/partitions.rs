@@ -27,12 +27,17 @@ mod clients;
 mod faults;
 #[path = "partitions/firewall.rs"]
 mod firewall;
+#[path = "partitions/tables.rs"]
+mod tables;
 #[path = "partitions/verdict.rs"]
 mod verdict;
 
 mod own_namespace;
 
 fn main() -> std::process::ExitCode {
-    let test = ("nothing_is_lost_in_rounds_of_partition_and_death", faults::rounds as fn());
-    own_namespace::main("partitions", &["--net"], &[test])
+    let tests = [
+        ("tables_made_apart_keep_what_both_sides_wrote", tables::made_apart as fn()),
+        ("nothing_is_lost_in_rounds_of_partition_and_death", faults::rounds as fn()),
+    ];
+    own_namespace::main("partitions", &["--net"], &tests)
 }

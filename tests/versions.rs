@@ -151,7 +151,7 @@ impl Model {
     /// What a coordinator does with a put that it does not know yet. Returns what its writer has seen then.
     fn coordinate(&mut self, replica: usize, event: u32, seen: &Seen) -> Seen {
         let (counter, incarnation) = &mut self.actors[replica];
-        let dot = Dot { actor: Actor::new(NodeId(replica as u64 + 1), *incarnation), counter: *counter };
+        let dot = Dot { actor: Actor::new(NodeId(replica as u64 + 1), *incarnation + 1), counter: *counter };
         *counter += 1;
         let target = &mut self.replicas[replica];
         let value = value_of(event);

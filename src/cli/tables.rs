@@ -6,7 +6,7 @@ use super::{
     output,
 };
 use crate::{
-    http::{TableBody, TableView, TablesView},
+    http::{DroppedView, KeyCount, TableBody, TableView, TablesView},
     types::TableName,
 };
 use clap::{Args, Subcommand};
@@ -15,12 +15,14 @@ pub const EXAMPLE: &str = "A key cart:8731 belongs to the table cart if there is
     Example:\n  dynarc table list\n  dynarc table create session --n 3 --r 1 --w 1 --conflict last_write_wins\n  \
     dynarc table alter session --w 2\n  dynarc table drop session";
 const LIST_EXAMPLE: &str = "Example:\n  dynarc table list --json";
-const CREATE_EXAMPLE: &str = "What is not named is as in the table default. Fails when the table exists.\n\n\
+const CREATE_EXAMPLE: &str = "What is not named is as in the table default. Fails when the table exists. Keys that begin with the\n\
+    name are there already: the table takes them over, and gives back those it has not written when it is dropped.\n\n\
     Example:\n  dynarc table create cart --n 5 --r 3 --w 3";
 const ALTER_EXAMPLE: &str = "What is not named stays. How conflicts end cannot be altered.\n\n\
     Example:\n  dynarc table alter cart --durability interval";
-const DROP_EXAMPLE: &str = "All keys of the table are gone, on every node once it hears of it; what is written under the name\n\
-    afterwards belongs to the table default.\n\nExample:\n  dynarc table drop cart";
+const DROP_EXAMPLE: &str = "All keys that were written in the table are gone, on every node once it hears of it. Those that were\n\
+    there before it was made and were not written since belong to the table default again, as does what is\n\
+    written under the name afterwards.\n\nExample:\n  dynarc table drop cart";
 
 #[derive(Args)]
 pub struct TableArgs {
@@ -39,7 +41,7 @@ enum TableCommand {
     /// Change settings of a table
     #[command(after_help = ALTER_EXAMPLE)]
     Alter(SetArgs),
-    /// Drop a table and all its keys
+    /// Drop a table and all keys written in it
     #[command(after_help = DROP_EXAMPLE)]
     Drop(DropArgs),
 }
@@ -101,19 +103,17 @@ pub fn run(args: TableArgs) -> Result<(), Stop> {
         TableCommand::Create(args) => set(args, true),
         TableCommand::Alter(args) => set(args, false),
         TableCommand::Drop(args) => {
-            let (host, answer) = ask(&args.reach, "DELETE", &args.name, "")?;
-            let view: serde_json::Value = said(&host, answer)?;
-            if args.json { output::print_json(&view) } else { output::print(format!("{} is dropped\n", args.name)) }
+            let (host, answer) = ask(&args.reach, "DELETE", &args.name, "", "")?;
+            let view: DroppedView = said(&host, answer)?;
+            if args.json { output::print_json(&view) } else { output::print(dropped_text(&view)) }
         }
     }
 }
 
 fn set(args: SetArgs, new: bool) -> Result<(), Stop> {
-    let (host, known) = ask(&args.reach, "GET", &args.name, "")?;
-    match (known.status, new) {
-        (200, true) => return Err(Stop::failed(format!("there is a table {} already; alter it", args.name))),
-        (200, false) | (404, true) => {}
-        _ => return said(&host, known).map(|_: TableView| ()),
+    if !new {
+        let (host, known) = ask(&args.reach, "GET", &args.name, "", "")?;
+        let _: TableView = said(&host, known)?;
     }
     let body = TableBody {
         n: args.n,
@@ -124,16 +124,33 @@ fn set(args: SetArgs, new: bool) -> Result<(), Stop> {
         durability: args.durability,
     };
     let body = serde_json::to_string(&body).map_err(|e| Stop::failed(e.to_string()))?;
-    let (host, answer) = ask(&args.reach, "PUT", &args.name, &body)?;
+    let (host, answer) = ask(&args.reach, "PUT", &args.name, if new { "?create=true" } else { "" }, &body)?;
     let view: TableView = said(&host, answer)?;
     if args.json { output::print_json(&view) } else { output::print(text(&[view])) }
 }
 
+/// A count of one core is the least that there can be.
+fn count_text(count: u64, all: bool) -> String {
+    if all { format!("at least {count}") } else { format!("more than {count}") }
+}
+fn dropped_text(view: &DroppedView) -> String {
+    let KeyCount { table_keys, default_keys, all_counted } = view.count;
+    let mut text = match table_keys {
+        0 => format!("{} is dropped\n", view.name),
+        keys => format!("{} is dropped, and with it {} keys\n", view.name, count_text(keys, all_counted)),
+    };
+    if default_keys > 0 {
+        let left = count_text(default_keys, all_counted);
+        text += &format!("{left} keys from before it was made belong to the table default again\n");
+    }
+    text
+}
+
 /// The first node that answers, and its answer.
-fn ask(reach: &Reach, method: &str, name: &TableName, body: &str) -> Result<(Host, fetch::Fetched), Stop> {
+fn ask(reach: &Reach, method: &str, name: &TableName, query: &str, body: &str) -> Result<(Host, fetch::Fetched), Stop> {
     let mut last = Stop::new(Exit::Usage, "no node is named");
     for host in &reach.nodes {
-        match fetch::change(host, method, &format!("/v1/tables/{name}"), body) {
+        match fetch::change(host, method, &format!("/v1/tables/{name}{query}"), body) {
             Ok(answer) => return Ok((host.clone(), answer)),
             Err(stop) => last = stop,
         }
@@ -158,5 +175,15 @@ fn text(tables: &[TableView]) -> String {
             t.durability.clone(),
         ]
     };
-    output::table(["table", "n", "r", "w", "conflict", "sloppy", "durability"], tables.iter().map(row))
+    let mut text = output::table(["table", "n", "r", "w", "conflict", "sloppy", "durability"], tables.iter().map(row));
+    for table in tables {
+        if let Some(words) = &table.made_apart {
+            text += &format!("{}: {words}\n", table.name);
+        }
+        if let Some(count) = table.takes_over.filter(|count| count.default_keys > 0) {
+            let keys = count_text(count.default_keys, count.all_counted);
+            text += &format!("{} takes over {keys} keys of the table default\n", table.name);
+        }
+    }
+    text
 }

@@ -173,7 +173,8 @@ fn worth_repeating(failure: &Failure) -> bool {
         | ErrorCode::DiskFull
         | ErrorCode::Damaged
         | ErrorCode::Internal
-        | ErrorCode::WriteIdReused => false,
+        | ErrorCode::WriteIdReused
+        | ErrorCode::TableExists => false,
     }
 }
 

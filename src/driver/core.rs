@@ -17,7 +17,7 @@ use crate::{
         error::EngineError,
         types::{Change, Durability, EngineOptions, EngineStats, Record, Want, Write},
     },
-    limits::{EVENTS_PER_TURN, MEMBERS_MAX, SCAN_KEYS_MAX},
+    limits::{EVENTS_PER_TURN, KEYS_COUNTED_MAX, MEMBERS_MAX, SCAN_KEYS_MAX},
     protocol::{
         message::{Depth, Refusal},
         replica::{self, Leases, Stored, keys, stamps::UNKNOWN},
@@ -26,7 +26,7 @@ use crate::{
         tables::{self, Tables},
     },
     types::{
-        Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId, TableEntry, TableName,
+        Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId, TableEntry, TableName, mark,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -63,6 +63,15 @@ pub struct Core<W: World, D: Disk> {
 pub struct CoreStats {
     pub engine: EngineStats,
     pub shard: ShardStats,
+}
+
+/// See [`Handle::count_keys`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeysCounted {
+    pub of_table: u64,
+    pub of_default: u64,
+    /// Whether all records were looked at.
+    pub all: bool,
 }
 
 /// A look into a running core, from the same core.
@@ -111,6 +120,40 @@ impl<W: World, D: Disk> Handle<W, D> {
     }
     pub fn stats(&self) -> CoreStats {
         CoreStats { engine: self.engine.stats(), shard: self.shard.borrow().stats() }
+    }
+    /// Counts the keys of this core that begin with a table's name, by what they were written in: the table or, before it
+    /// was made, the table default. At most [`KEYS_COUNTED_MAX`] records are looked at.
+    pub async fn count_keys(&self, name: &TableName) -> Result<KeysCounted, EngineError> {
+        let (slices, life) = {
+            let shard = self.shard.borrow();
+            let entry = shard.tables().entry(name.as_str());
+            (shard.slices().to_vec(), entry.filter(|entry| entry.settings.is_some()).map(TableEntry::life))
+        };
+        let (first, to) = keys::all_records();
+        let (mut counted, mut left) = (KeysCounted { all: true, ..KeysCounted::default() }, KEYS_COUNTED_MAX);
+        for slice in slices {
+            let mut from = first.clone();
+            loop {
+                let limit = left.min(SCAN_KEYS_MAX);
+                let found = self.engine.scan(slice, &from, &to, limit).await?;
+                left -= found.len();
+                let named = |key: &Bytes| keys::user_key(key).and_then(TableName::of_key) == Some(name.as_str());
+                for (_, head) in found.iter().filter(|(key, _)| named(key)) {
+                    let in_table = life.is_some_and(|life| life == 0 || mark::of(head) > 0);
+                    let count = if in_table { &mut counted.of_table } else { &mut counted.of_default };
+                    *count += 1;
+                }
+                match found.last() {
+                    Some((last, _)) if found.len() == limit => from = next_key(last),
+                    _ => break,
+                }
+                if left == 0 {
+                    counted.all = false;
+                    return Ok(counted);
+                }
+            }
+        }
+        Ok(counted)
     }
     /// Whether requests are served.
     pub fn ready(&self) -> bool {
@@ -217,8 +260,9 @@ async fn lease_dots<D: Disk>(
         let lost = last.is_none() && identity.generation > 1;
         if lost {
             emptied.push(slice);
-        } else if last.is_none() {
-            // That there are no tables yet: a slice whose record is missing later has lost it.
+        } else if last.is_none() && identity.seeds.is_empty() && identity.members.is_empty() {
+            // That there are no tables yet: a slice whose record is missing later has lost it. A newcomer has none until
+            // somebody has told it which there are.
             let head = tables::encode(std::iter::empty());
             let change = Change::Put { head, values: Default::default() };
             writes.push(Write { slice, key: keys::tables_key(), change });
@@ -317,11 +361,17 @@ async fn load_stamps<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
     Ok(floors)
 }
 
-/// Drops the records and the hints of all keys that begin with the table's name and a colon.
-async fn drop_table<D: Disk>(engine: &Engine<D>, slices: &[SliceId], name: &TableName) -> Result<(), EngineError> {
+/// Drops the records and the hints of all keys that begin with the table's name and a colon; with `life` only those that were
+/// written in that life of the table, or in one before.
+async fn drop_table<D: Disk>(
+    engine: &Engine<D>,
+    slices: &[SliceId],
+    name: &TableName,
+    life: Option<u64>,
+) -> Result<(), EngineError> {
     for (space, skip) in keys::TABLE_SPACES {
         let group = Group { space, skip: skip as u16, name: Bytes::from(format!("{name}:")) };
-        engine.drop_group(&group, slices).await?;
+        engine.drop_group(&group, life, slices).await?;
     }
     Ok(())
 }
@@ -503,10 +553,10 @@ impl<W: World, D: Disk> Driver<W, D> {
                         Completion::Event(Event::Loaded { io, result })
                     }));
                 }
-                Effect::DropTable { io, slices, name } => {
+                Effect::DropTable { io, slices, name, life } => {
                     let engine = self.engine.clone();
                     self.calls.push(Box::pin(async move {
-                        let result = drop_table(&engine, &slices, &name).await.map_err(refusal);
+                        let result = drop_table(&engine, &slices, &name, life).await.map_err(refusal);
                         Completion::Event(Event::Stored { io, result })
                     }));
                 }

@@ -473,8 +473,9 @@ async fn current<D: Disk>(
     let Ok(slice) = store.slice(slice) else { return Ok(None) };
     let (swaps, drops) = (slice.swaps.get(), slice.drops.borrow().version());
     let found = slice.lookup(key, &store.blocks).await?;
-    let same =
-        found.is_some_and(|(sequence, stored)| pointers(&stored).next() == Some(&old) && !slice.hides(key, sequence));
+    let same = found.is_some_and(|(sequence, stored)| {
+        pointers(&stored).next() == Some(&old) && !slice.hides(key, sequence, &stored)
+    });
     Ok(same.then_some(Relocation { swaps, drops, old }))
 }
 

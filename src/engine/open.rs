@@ -5,7 +5,7 @@ use super::{
     compaction::{MergeCursor, Source},
     damage::Damage,
     disk::{Disk, DiskFile, Lane},
-    drops::{Group, NAME_BYTES_MAX, RESERVED},
+    drops::{Group, RESERVED, marks_head},
     error::EngineError,
     flush,
     memtable::{ENTRY_OVERHEAD, pointers},
@@ -108,7 +108,7 @@ impl<D: Disk> Engine<D> {
             store.check()?;
             let (head, stored) = match slice.lookup(key, &store.blocks).await? {
                 None | Some((_, Stored::Delete)) => return Ok(None),
-                Some((sequence, _)) if slice.hides(key, sequence) => return Ok(None),
+                Some((sequence, stored)) if slice.hides(key, sequence, &stored) => return Ok(None),
                 Some((_, Stored::Put { head, values })) => (head, values),
             };
             let mut values = Values::new();
@@ -185,17 +185,18 @@ impl<D: Disk> Engine<D> {
 
     /// Drops every record of a group in these slices that was acknowledged before, durably and at once: what it costs does
     /// not depend on how many there are. Writes that are on their way may go either way. Errors as of [`Engine::write`].
-    pub async fn drop_group(&self, group: &Group, slices: &[SliceId]) -> Result<(), EngineError> {
+    /// `marks`: only those records go that bear a mark, and none greater than this.
+    pub async fn drop_group(&self, group: &Group, marks: Option<u64>, slices: &[SliceId]) -> Result<(), EngineError> {
         let store = &self.0;
         store.check()?;
-        if group.name.len() > NAME_BYTES_MAX || group.space == RESERVED {
+        if !group.is_sound() {
             return Err(EngineError::Failed("no such group can be".into()));
         }
-        let change = Change::Put { head: Bytes::new(), values: Values::new() };
+        let change = Change::Put { head: marks.map(marks_head).unwrap_or_default(), values: Values::new() };
         for &slice in slices {
             store.serving(slice)?;
         }
-        let drop = |&slice: &SliceId| Write { slice, key: group.key(), change: change.clone() };
+        let drop = |&slice: &SliceId| Write { slice, key: group.key(marks.is_some()), change: change.clone() };
         let writes = slices.iter().map(drop).collect();
         let done = store.log.hot.push(writes, Durability::Sync, None, store.options.inline_value_bytes);
         done.wait().await?;

@@ -56,7 +56,7 @@ impl<D: Disk> Snapshot<D> {
             if live >= limit {
                 break;
             }
-            live += usize::from(record.2 != Stored::Delete && !self.drops.hides(&record.0, record.1));
+            live += usize::from(record.2 != Stored::Delete && !self.drops.hides(&record.0, record.1, record.2.head()));
             memory.push(record.clone());
         }
         walk(&self.store, memory, &self.tables, &self.drops, from, to, limit).await
@@ -93,7 +93,7 @@ pub(super) async fn walk<D: Disk>(
             tables.doubt(doubt, None)?;
         }
         let Some((source, (key, sequence))) = next else { break };
-        if let Some(head) = source.head()?.filter(|_| !drops.hides(key, sequence)) {
+        if let Some(head) = source.head()?.filter(|head| !drops.hides(key, sequence, head)) {
             found.push((Bytes::copy_from_slice(key), head));
         }
         steps += 1;
@@ -129,7 +129,7 @@ pub(super) fn recent(
             sealed.next();
         }
         let Some((key, entry)) = next else { break };
-        live += usize::from(entry.stored != Stored::Delete && !drops.hides(key, entry.sequence));
+        live += usize::from(entry.stored != Stored::Delete && !drops.hides(key, entry.sequence, entry.stored.head()));
         records.push((key.clone(), entry.sequence, entry.stored.clone()));
     }
     records

@@ -96,9 +96,9 @@ impl<D: Disk> Slice<D> {
         })
     }
     /// Whether a record is hidden by a drop.
-    pub fn hides(&self, key: &[u8], sequence: u64) -> bool {
+    pub fn hides(&self, key: &[u8], sequence: u64, stored: &Stored) -> bool {
         let drops = self.drops.borrow();
-        !drops.is_empty() && drops.hides(key, sequence)
+        !drops.is_empty() && drops.hides(key, sequence, stored.head())
     }
     /// The current record, delete records and dropped ones included.
     pub async fn lookup(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {

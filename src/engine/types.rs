@@ -61,6 +61,15 @@ pub enum Stored {
     Put { head: Bytes, values: SmallVec<[StoredValue; 1]> },
     Delete,
 }
+impl Stored {
+    /// Nothing for a delete record.
+    pub fn head(&self) -> &[u8] {
+        match self {
+            Stored::Put { head, .. } => head,
+            Stored::Delete => &[],
+        }
+    }
+}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoredValue {

@@ -37,7 +37,7 @@ pub use render::{HealthReply, Reply, health_reply, json_reply, key_reply, metric
 pub use request::request;
 pub use route::{Form, KeyRequest, Routed, Verb, route};
 pub use status::{CONTINUE, Persistence, date, head_text, phrase};
-pub use tables::{TableBody, TableView, TablesView, dropped_reply, no_such_table, table_wish};
+pub use tables::{DroppedView, KeyCount, TableBody, TableView, TablesView, dropped_reply, no_such_table, table_wish};
 
 use std::time::Duration;
 

@@ -86,7 +86,7 @@ impl From<Failure> for Problem {
         let status = match failure.code {
             ErrorCode::BadRequest => 400,
             ErrorCode::TooLarge => 413,
-            ErrorCode::SiblingLimit | ErrorCode::WriteIdReused => 409,
+            ErrorCode::SiblingLimit | ErrorCode::WriteIdReused | ErrorCode::TableExists => 409,
             ErrorCode::Overloaded => 429,
             ErrorCode::QuorumUnavailable | ErrorCode::NotReady | ErrorCode::Clock => 503,
             ErrorCode::Deadline => 504,

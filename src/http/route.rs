@@ -31,6 +31,8 @@ pub enum Routed {
     Table {
         name: TableName,
         verb: Verb,
+        /// A PUT makes the table, or is refused where there is one.
+        create: bool,
     },
     Cluster,
     /// One key's preference list, or the ring as a whole.
@@ -146,10 +148,19 @@ fn route_key<H: Headers + ?Sized>(method: &str, key: &str, query: &str, headers:
 fn route_table<H: Headers + ?Sized>(method: &str, name: &str, query: &str, headers: &H) -> Result<Routed, Problem> {
     let verb = parse_verb(method)?;
     check_verb(verb, headers)?;
-    no_parameters(query)?;
+    let mut create = false;
+    for parameter in parameters(query) {
+        let (parameter, value) = parameter?;
+        create = match (&parameter[..], &value[..], verb) {
+            (b"create", b"true", Verb::Put) => true,
+            (b"create", b"false", Verb::Put) => false,
+            (b"create", _, Verb::Put) => return Err(Problem::bad_request("create is true or false")),
+            _ => return Err(unknown_parameter(&parameter, if verb == Verb::Put { "create" } else { "none" })),
+        };
+    }
     let name = String::from_utf8(percent_decode(name, "the name")?).unwrap_or_default();
     let name = name.parse().map_err(|e: crate::types::TableError| Problem::bad_request(e.to_string()))?;
-    Ok(Routed::Table { name, verb })
+    Ok(Routed::Table { name, verb, create })
 }
 
 fn parse_verb(method: &str) -> Result<Verb, Problem> {

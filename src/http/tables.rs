@@ -1,7 +1,7 @@
 //! Tables: the body of a PUT, and what is shown.
 
 use super::{Problem, Reply, json_reply};
-use crate::types::{Conflict, Durability, TableName, TableSettings, TableWish};
+use crate::types::{Conflict, Durability, TableEntry, TableName, TableSettings, TableWish};
 use serde::{Deserialize, Serialize};
 
 /// `/v1/tables/{name}`: a table's settings.
@@ -16,10 +16,37 @@ pub struct TableView {
     pub sloppy: bool,
     /// `sync` or `interval`.
     pub durability: String,
+    /// In words: it was made by two nodes that did not know of each other, and what is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_apart: Option<String>,
+    /// In the answer to the PUT that made it: keys of the table default that it takes over, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_over: Option<KeyCount>,
+}
+/// Keys of a name, as far as the core that answers has counted its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeyCount {
+    /// Those that were written in the table.
+    pub table_keys: u64,
+    /// Those that were written in the table default, before the table was made.
+    pub default_keys: u64,
+    /// Whether all records of the core were looked at; else there may be more.
+    pub all_counted: bool,
 }
 impl TableView {
-    pub fn new(name: &TableName, settings: &TableSettings) -> TableView {
+    /// `entry`: what is known of its makings.
+    pub fn new(name: &TableName, settings: &TableSettings, entry: Option<&TableEntry>) -> TableView {
+        let apart = entry.and_then(TableEntry::made_apart).map(|(latest, other)| {
+            let kept = entry.and_then(|entry| entry.settings).is_some_and(|said| said.conflict != settings.conflict);
+            let kept = if kept { ", but for siblings, since one of them keeps them" } else { "" };
+            format!(
+                "made by node {} and by node {}, neither knowing of the other; the newest settings are in force{kept}",
+                latest.node, other.node
+            )
+        });
         TableView {
+            made_apart: apart,
+            takes_over: None,
             name: name.to_string(),
             n: settings.n,
             r: settings.r,
@@ -90,7 +117,16 @@ pub fn no_such_table(name: &TableName) -> Problem {
     Problem { code: "no_such_table", ..Problem::not_found(format!("there is no table {name}; see /v1/tables")) }
 }
 
-/// The answer to a DELETE.
-pub fn dropped_reply(name: &TableName) -> Reply {
-    json_reply(&serde_json::json!({ "name": name.as_str(), "dropped": true }))
+/// The answer to a DELETE. `count`: of before it.
+pub fn dropped_reply(name: &TableName, count: &KeyCount) -> Reply {
+    json_reply(&DroppedView { name: name.to_string(), dropped: true, count: *count })
+}
+
+/// What a drop took, and what belongs to the table default again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DroppedView {
+    pub name: String,
+    pub dropped: bool,
+    #[serde(flatten)]
+    pub count: KeyCount,
 }

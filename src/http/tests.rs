@@ -429,7 +429,7 @@ fn tables() {
     let routed = |method, target| route_to(method, target).map_err(|p| (p.status, p.detail));
     for (method, verb) in [("GET", Verb::Get), ("HEAD", Verb::Get), ("PUT", Verb::Put), ("DELETE", Verb::Delete)] {
         let name = "cart".parse().expect("a name");
-        assert_eq!(routed(method, "/v1/tables/cart"), Ok(Routed::Table { name, verb }));
+        assert_eq!(routed(method, "/v1/tables/cart"), Ok(Routed::Table { name, verb, create: false }));
     }
     assert_eq!(routed("GET", "/v1/tables"), Ok(Routed::Tables));
     let refusals = [

@@ -4,7 +4,9 @@
 //! sides: the frame carries what is left of it.
 
 use super::versions::{Context, Head, Siblings};
-use crate::types::{Address, Consistency, Failure, Instant, Key, Member, NodeId, TableEntry, Value, WriteId};
+use crate::types::{
+    Address, Consistency, Failure, Instant, Key, Member, NodeId, TableEntry, TableWord, Value, WriteId,
+};
 
 /// A client's request in hand, by the number that the world gave it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -89,6 +91,8 @@ pub enum Message {
     Forward {
         request: Request,
         hops: u8,
+        /// What the sender goes by of the key's table.
+        word: TableWord,
     },
     Forwarded(Response),
 
@@ -97,8 +101,8 @@ pub enum Message {
         key: Key,
         siblings: Siblings,
         purpose: Purpose,
-        /// The version of the latest drop of the key's table that the state comes after, 0: none.
-        epoch: u64,
+        /// What the sender goes by of the key's table, and the drop that the state comes after.
+        word: TableWord,
     },
     Replicated(Result<(), Refusal>),
 
@@ -107,9 +111,12 @@ pub enum Message {
         key: Key,
         depth: Depth,
         /// As of a state that is sent.
-        epoch: u64,
+        word: TableWord,
     },
     Fetched(Result<Fetched, Refusal>),
+
+    /// In the place of any of these answers: nothing was done, for there is newer word of the key's table.
+    TableNews(TableEntry),
 
     /// Gossip, first move: what I know of everybody, in short.
     GossipDigest {
@@ -134,11 +141,7 @@ pub enum Message {
 
     /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it wants to
     /// hear what the other knows better.
-    Tables {
-        digest: u64,
-        news: Vec<TableEntry>,
-        wanted: bool,
-    },
+    Tables(Words),
 }
 
 impl Message {
@@ -197,6 +200,29 @@ pub enum Refusal {
     Expired = 6,
     /// The write's stamp is too far ahead of the replica's clock.
     ClockAhead = 7,
+}
+
+/// How much a shard's word on tables is worth.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Certainty {
+    /// Another node has spoken since the start, or there is none.
+    Sure = 0,
+    /// The record is whole; what happened since it was written is not known.
+    Unheard = 1,
+    /// There is no record yet, or what it said may be lost.
+    Lost = 2,
+}
+
+/// What one shard says to another about tables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Words {
+    /// Of its whole registry.
+    pub digest: u64,
+    pub news: Vec<TableEntry>,
+    /// Whether it wants to hear what the other knows better.
+    pub wanted: bool,
+    pub certainty: Certainty,
 }
 
 /// A member in a digest: how new the sender's knowledge of it is.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     limits::{BACKGROUND_TIMEOUT, REBUILDS_MAX, REPLICAS_MAX},
-    types::{Address, Conflict, Instant, Key},
+    types::{Address, Conflict, Instant, Key, TableWord},
 };
 use std::collections::BTreeMap;
 
@@ -31,18 +31,18 @@ pub enum Act {
         deadline: Instant,
         message: Message,
     },
-    /// Put this in the place of the damaged record, unless the key's table has been dropped since `epoch`.
+    /// Put this in the place of the damaged record, unless the key's table is another since `word`.
     Replace {
         key: Key,
         siblings: Siblings,
-        epoch: u64,
+        word: TableWord,
     },
 }
 
 struct Job {
     key: Key,
     conflict: Conflict,
-    epoch: u64,
+    word: TableWord,
     deadline: Instant,
     /// A bit for each replica that has not answered.
     waiting: u8,
@@ -71,7 +71,7 @@ impl Rebuild {
     pub fn met(
         &mut self,
         now: Instant,
-        (key, conflict, epoch): (Key, Conflict, u64),
+        (key, conflict, word): (Key, Conflict, TableWord),
         others: &[Address],
         out: &mut Vec<Act>,
     ) {
@@ -82,12 +82,12 @@ impl Rebuild {
         let deadline = now + BACKGROUND_TIMEOUT;
         for (index, to) in others.iter().enumerate() {
             let exchange = self.next << REPLICA_BITS | index as u64;
-            let message = Message::Fetch { key: key.clone(), depth: Depth::Full, epoch };
+            let message = Message::Fetch { key: key.clone(), depth: Depth::Full, word };
             out.push(Act::Send { to: *to, exchange, deadline, message });
         }
         self.keys.insert(key.clone(), self.next);
         let waiting = ((1u16 << others.len()) - 1) as u8;
-        self.jobs.insert(self.next, Job { key, conflict, epoch, deadline, waiting, found: Siblings::default() });
+        self.jobs.insert(self.next, Job { key, conflict, word, deadline, waiting, found: Siblings::default() });
     }
 
     /// A replica has said what it holds.
@@ -103,7 +103,7 @@ impl Rebuild {
         }
         job.waiting &= !asked;
         if job.waiting == 0 {
-            self.end(id, |Job { key, found, epoch, .. }| out.push(Act::Replace { key, siblings: found, epoch }));
+            self.end(id, |Job { key, found, word, .. }| out.push(Act::Replace { key, siblings: found, word }));
         }
     }
 
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{
         protocol::versions::{Actor, Dot, Entry, Head},
-        types::{Media, NodeId, ShardId, Value, WriteId},
+        types::{Media, NodeId, ShardId, TableWord, Value, WriteId},
     };
 
     fn at(node: u64) -> Address {
@@ -145,7 +145,7 @@ mod tests {
     }
     fn begin(rebuild: &mut Rebuild) -> Vec<u64> {
         let mut out = Vec::new();
-        rebuild.met(Instant::ZERO, (key(), Conflict::Siblings, 0), &[at(1), at(2)], &mut out);
+        rebuild.met(Instant::ZERO, (key(), Conflict::Siblings, TableWord::default()), &[at(1), at(2)], &mut out);
         let exchange = |act: &Act| match act {
             Act::Send { exchange, message: Message::Fetch { depth: Depth::Full, .. }, .. } => *exchange,
             other => panic!("{other:?}"),
@@ -166,7 +166,7 @@ mod tests {
         rebuild.answered(asked[1], Ok(Fetched::Full(written(2))), &mut out);
         let siblings = written(1).join(&written(2), Conflict::Siblings);
         assert_eq!(siblings.head.clock.get(Actor::new(NodeId(2), 1)), 1);
-        assert_eq!(out, [Act::Replace { key: key(), siblings, epoch: 0 }]);
+        assert_eq!(out, [Act::Replace { key: key(), siblings, word: TableWord::default() }]);
         assert_eq!(rebuild.next_deadline(), None);
     }
 
@@ -187,13 +187,13 @@ mod tests {
         let (mut rebuild, mut out) = (Rebuild::new(7), Vec::new());
         for number in 0..2 * REBUILDS_MAX {
             let key = Key::new(number.to_string()).expect("a key");
-            rebuild.met(Instant::ZERO, (key, Conflict::Siblings, 0), &[at(1)], &mut out);
+            rebuild.met(Instant::ZERO, (key, Conflict::Siblings, TableWord::default()), &[at(1)], &mut out);
         }
         assert_eq!(out.len(), REBUILDS_MAX);
         let due = rebuild.next_deadline().expect("they wait");
         rebuild.expire(due);
         assert_eq!(rebuild.next_deadline(), None);
-        rebuild.met(due, (key(), Conflict::Siblings, 0), &[], &mut out);
+        rebuild.met(due, (key(), Conflict::Siblings, TableWord::default()), &[], &mut out);
         assert_eq!(rebuild.next_deadline(), None, "nobody else has the key");
     }
 }

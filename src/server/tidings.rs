@@ -4,7 +4,11 @@
 //! Each is said once when it happens. A core looks once a second, so what begins and ends within one is not told.
 
 use crate::types::{Instant, MemberView, NodeId, TableName, TableSettings};
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 /// Requests that failed for want of replicas are told of at most so often; and so long without one means that it is over.
 const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -15,6 +19,8 @@ pub struct Sight {
     pub members: Vec<(NodeId, IpAddr, MemberView)>,
     /// The tables; empty on cores that do not tell of them.
     pub tables: BTreeMap<TableName, TableSettings>,
+    /// Those that two nodes have made, neither knowing of the other.
+    pub made_apart: BTreeSet<TableName>,
     pub hints_pending: u64,
     /// Requests that failed since the start because too few replicas answered.
     pub failures: u64,
@@ -29,6 +35,7 @@ pub enum News {
     TableMade { name: TableName, settings: TableSettings },
     TableAltered { name: TableName, settings: TableSettings },
     TableDropped { name: TableName },
+    TableMadeApart { name: TableName },
     QuorumLost { failures: u64 },
     QuorumRegained,
 }
@@ -38,6 +45,7 @@ pub enum News {
 pub struct Tidings {
     members: BTreeMap<NodeId, (MemberView, Instant)>,
     tables: Option<BTreeMap<TableName, TableSettings>>,
+    made_apart: BTreeSet<TableName>,
     hints: bool,
     failures: u64,
     /// When the latest failure was seen, while requests fail.
@@ -62,6 +70,9 @@ impl Tidings {
             }
         }
         self.tables_are(sight.tables, &mut news);
+        let apart = sight.made_apart.difference(&self.made_apart);
+        news.extend(apart.map(|name| News::TableMadeApart { name: name.clone() }));
+        self.made_apart = sight.made_apart;
         let hints = sight.hints_pending > 0;
         if hints != self.hints {
             self.hints = hints;
@@ -120,6 +131,9 @@ impl News {
             News::TableMade { name, settings } => tracing::info!(table = %name, ?settings, "a table is made"),
             News::TableAltered { name, settings } => tracing::info!(table = %name, ?settings, "a table is altered"),
             News::TableDropped { name } => tracing::info!(table = %name, "a table is dropped"),
+            News::TableMadeApart { name } => {
+                tracing::warn!(table = %name, "two nodes have made this table, neither knowing of the other; `table list` says what is in force");
+            }
             News::QuorumLost { failures } => tracing::warn!(shard, failures, "requests fail: too few replicas answer"),
             News::QuorumRegained => tracing::info!(shard, "requests find enough replicas again"),
         }
@@ -138,7 +152,13 @@ mod tests {
     }
     fn sight(view: MemberView, failures: u64, hints_pending: u64) -> Sight {
         let ip = IpAddr::from([127, 0, 0, 2]);
-        Sight { members: vec![(B, ip, view)], tables: BTreeMap::new(), hints_pending, failures }
+        Sight {
+            members: vec![(B, ip, view)],
+            tables: BTreeMap::new(),
+            made_apart: BTreeSet::new(),
+            hints_pending,
+            failures,
+        }
     }
     fn states(news: &[News]) -> Vec<&'static str> {
         let name = |news: &News| match news {
@@ -194,7 +214,10 @@ mod tests {
         let mut tidings = Tidings::default();
         let mut look = |tables: &[(&str, u8)]| {
             let tables = tables.iter().map(|(table, n)| (name(table), settings(*n))).collect();
-            states(&tidings.look(at(1), Sight { members: Vec::new(), tables, hints_pending: 0, failures: 0 }))
+            states(&tidings.look(
+                at(1),
+                Sight { members: Vec::new(), tables, made_apart: BTreeSet::new(), hints_pending: 0, failures: 0 },
+            ))
         };
         assert!(look(&[("default", 3), ("a", 3)]).is_empty(), "known before the start");
         assert_eq!(look(&[("default", 3), ("a", 2), ("b", 3)]), ["altered", "made"]);

@@ -17,12 +17,19 @@ use super::{
     world::{Asker, ServerWorld, count},
 };
 use crate::{
-    driver::world::{Arrival, ClientToken},
-    http::{
-        self, BodyReader, CONTINUE, Head, HeadReader, HttpLimits, KeyRequest, Part, Persistence, Problem, Reply,
-        Routed, TableView, TablesView, Verb, views,
+    driver::{
+        core::Handle,
+        world::{Arrival, ClientToken, World},
     },
-    limits::{CONNECTIONS_RESERVED, HELLO_TIMEOUT, HTTP_IDLE_MAX, KIB, MIB, RECEIVE_BUFFER_BYTES, STALLED_TIMEOUT},
+    engine::disk::Disk,
+    http::{
+        self, BodyReader, CONTINUE, Head, HeadReader, HttpLimits, KeyCount, KeyRequest, Part, Persistence, Problem,
+        Reply, Routed, TableView, TablesView, Verb, views,
+    },
+    limits::{
+        CONNECTIONS_RESERVED, HELLO_TIMEOUT, HTTP_IDLE_MAX, KEYS_COUNTED_WITHIN, KIB, MIB, RECEIVE_BUFFER_BYTES,
+        STALLED_TIMEOUT,
+    },
     protocol::message::Response,
     types::{TableChange, TableChangeKind, TableName},
 };
@@ -374,7 +381,7 @@ impl Requests {
         self.watch.hold_incoming(self.incoming.len());
         let reply = match routed {
             Routed::Key(asked) => ask(&self.web, *asked, bytes).await,
-            Routed::Table { name, verb } => table(&self.web, name, verb, &bytes).await,
+            Routed::Table { name, verb, create } => table(&self.web, name, (verb, create), &bytes).await,
             other => look(&self.web, other).await,
         };
         self.end_with(reply, &head, self.place != Place::Usual)
@@ -512,28 +519,52 @@ async fn put_to_shard(web: &Rc<Web>, arrival: impl FnOnce(ClientToken) -> Arriva
 }
 
 /// A table is looked at, made, altered or dropped.
-async fn table(web: &Rc<Web>, name: TableName, verb: Verb, body: &[u8]) -> Reply {
+async fn table(web: &Rc<Web>, name: TableName, (verb, create): (Verb, bool), body: &[u8]) -> Reply {
     let Some(handle) = web.world.handle.get() else {
         return Problem::not_ready("the node is starting").reply();
     };
-    let shown = || match handle.tables().get(name.as_str()) {
-        Some(settings) => http::json_reply(&TableView::new(&name, &settings)),
-        None => http::no_such_table(&name).reply(),
+    let shown = |takes_over: Option<KeyCount>| {
+        let tables = handle.tables();
+        match tables.get(name.as_str()) {
+            Some(settings) => {
+                let view = TableView::new(&name, &settings, tables.entry(name.as_str()));
+                http::json_reply(&TableView { takes_over, ..view })
+            }
+            None => http::no_such_table(&name).reply(),
+        }
     };
     let kind = match verb {
-        Verb::Get => return shown(),
+        Verb::Get => return shown(None),
         Verb::Put => match http::table_wish(body) {
+            Ok(wish) if create => TableChangeKind::Make(wish),
             Ok(wish) => TableChangeKind::Set(wish),
             Err(problem) => return problem.reply(),
         },
         Verb::Delete if handle.tables().get(name.as_str()).is_none() => return http::no_such_table(&name).reply(),
         Verb::Delete => TableChangeKind::Drop,
     };
+    // Counted before it: what a change takes over, or takes away, is not to be told apart afterwards.
+    let counts = match verb {
+        Verb::Get => false,
+        Verb::Put => handle.tables().get(name.as_str()).is_none(),
+        Verb::Delete => true,
+    };
+    let count = if counts { Some(count_keys(web, handle, &name).await) } else { None };
     let change = TableChange { name: name.clone(), kind };
     match put_to_shard(web, |client| Arrival::TableChange { client, change }).await {
         Err(failure) => Problem::from(failure).reply(),
-        Ok(_) if verb == Verb::Delete => http::dropped_reply(&name),
-        Ok(_) => shown(),
+        Ok(_) if verb == Verb::Delete => http::dropped_reply(&name, &count.unwrap_or_default()),
+        Ok(_) => shown(count.filter(|count| count.default_keys > 0)),
+    }
+}
+/// What this core holds of a name's keys. Nobody is refused, or waits for long, because it cannot be counted.
+async fn count_keys<W: World, D: Disk>(web: &Rc<Web>, handle: &Handle<W, D>, name: &TableName) -> KeyCount {
+    let counting = pin!(handle.count_keys(name));
+    match select(counting, web.world.ring.pause(KEYS_COUNTED_WITHIN)).await {
+        Either::Left((Ok(found), _)) => {
+            KeyCount { table_keys: found.of_table, default_keys: found.of_default, all_counted: found.all }
+        }
+        Either::Left((Err(_), _)) | Either::Right(_) => KeyCount::default(),
     }
 }
 
@@ -568,8 +599,10 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
     match routed {
         Routed::Cluster => http::json_reply(&cluster()),
         Routed::Tables => {
-            let tables = handle.tables().list();
-            let tables = tables.iter().map(|(name, settings)| TableView::new(name, settings)).collect();
+            let known = handle.tables();
+            let list = known.list();
+            let view = |(name, settings)| TableView::new(name, settings, known.entry(TableName::as_str(name)));
+            let tables = list.iter().map(view).collect();
             http::json_reply(&TablesView { tables })
         }
         Routed::Ring { key: None } => {

@@ -60,6 +60,8 @@ fault_counts! {
     /// By shards that were there at the end: hints not kept at the bound, or given up; and marked ranges gone through.
     hints_dropped false,
     ranges_swept false,
+    /// Tables made, altered or dropped while a run lasts.
+    table_changes false,
     storage_failures false,
     messages_lost false,
     messages_doubled false,

@@ -34,6 +34,7 @@ mod kept;
 mod links;
 mod looks;
 pub mod network;
+pub mod operator;
 pub mod plan;
 pub mod planted;
 pub mod prng;

@@ -453,7 +453,8 @@ fn name(message: &Message) -> &'static str {
         Message::GossipDelta { .. } => "gossip delta",
         Message::GossipNews { .. } => "gossip news",
         Message::View { .. } => "view",
-        Message::Tables { .. } => "tables",
+        Message::Tables(_) => "tables",
+        Message::TableNews(_) => "table news",
     }
 }
 
@@ -464,7 +465,7 @@ fn describe(message: &Message) -> String {
             format!("replicate {purpose:?} {key:?} {:?}", siblings.head)
         }
         Message::Fetch { key, depth, .. } => format!("fetch {key:?} {depth:?}"),
-        Message::Forward { request, hops } => format!("forward {:?} hops {hops}", request.key),
+        Message::Forward { request, hops, .. } => format!("forward {:?} hops {hops}", request.key),
         Message::Replicated(result) => format!("replicated {result:?}"),
         other => name(other).to_string(),
     }

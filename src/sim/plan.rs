@@ -98,6 +98,15 @@ impl FaultPlan {
     }
 }
 
+/// Tables that are made, altered and dropped while the run lasts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct TablesPlan {
+    /// 0: none are.
+    pub count: usize,
+    /// Mean time between two changes of one of them.
+    pub change_every: Duration,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -113,6 +122,7 @@ pub struct Plan {
     pub sloppy: bool,
     /// Whether all keys are those of a table where the last write wins.
     pub last_write_wins: bool,
+    pub tables: TablesPlan,
     /// How long the faulty phase lasts, in virtual time.
     pub duration: Duration,
     /// Virtual time in which the healed cluster must converge.
@@ -234,6 +244,7 @@ impl Plan {
             w,
             sloppy: !prng.chance(0.3),
             last_write_wins: false,
+            tables: TablesPlan { count: 0, change_every: Duration::ZERO },
             duration,
             heal_max: Duration::from_secs(300),
             suspect_after: prng.duration(Duration::from_secs(4), Duration::from_secs(8)),
@@ -284,7 +295,16 @@ impl Plan {
         if plan.faults.unsound.is_some() {
             plan.keep_copies(2);
         }
+        let mut prng = Prng::stream(seed, "tables");
+        if prng.chance(0.3) {
+            plan.change_tables(&mut prng);
+        }
         plan
+    }
+    /// One or two tables are made and dropped again and again.
+    pub fn change_tables(&mut self, prng: &mut Prng) {
+        let count = prng.between(1, 2) as usize;
+        self.tables = TablesPlan { count, change_every: self.duration / prng.between(3, 16) as u32 };
     }
     /// Disks of some nodes are emptied, or set back to what they held before, now and then.
     pub fn lose_disks(&mut self, prng: &mut Prng) {

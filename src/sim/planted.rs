@@ -13,9 +13,10 @@ use crate::{
     limits::KIB,
     protocol::{
         message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Request, Response},
+        tables::Tables,
         versions::{Dot, Head, Siblings, VersionVector},
     },
-    types::{Address, ErrorCode, Failure, Outcome, Token, Value, WriteId},
+    types::{Address, ErrorCode, Failure, Outcome, TableEntry, Token, Value, WriteId},
 };
 use std::{rc::Rc, time::Duration};
 
@@ -107,6 +108,12 @@ planted! {
     LateWrites "late-writes",
     /// Memtables grow far beyond what was declared.
     OversizedMemory "oversized-memory",
+    /// A state from before a drop of its table is taken as if it came after it.
+    LateWriteTaken "late-write-taken",
+    /// One node never hears of drops, and nobody notices by what it says.
+    MissedDrop "missed-drop",
+    /// One node never hears of tables, and treats their keys as those of the table `default`; nobody notices either.
+    UnknownTable "unknown-table",
 }
 
 impl Planted {
@@ -123,6 +130,8 @@ impl Plan {
             planted,
             Planted::EarlierStamp | Planted::ForgottenValue | Planted::AheadDelete | Planted::LateWrites
         );
+        // Keys of tables that come and go are judged less strictly.
+        self.tables.count = 0;
         let often = self.duration / 10;
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
@@ -201,6 +210,13 @@ impl Plan {
                 (self.faults.pause_every, self.faults.lasting) = (often, self.duration / 4);
             }
             Planted::ForgottenValue => {}
+            Planted::LateWriteTaken | Planted::MissedDrop | Planted::UnknownTable => {
+                let count = self.tables.count;
+                self.change_tables(&mut Prng::stream(self.seed, "planted"));
+                self.tables.count = count.max(1);
+                self.tables.change_every = self.duration / 12;
+                self.workload.mix[2] += 4;
+            }
             Planted::SkippedRepair | Planted::UnseenInContext | Planted::SecondIdentity | Planted::ForgedEntry => {}
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
             Planted::CertainFailure | Planted::LostAnswer | Planted::EarlierStamp => {}
@@ -246,6 +262,10 @@ impl Cluster {
     /// Changes a message as a planted defect would, or answers it in the receiver's place.
     pub(super) fn spoil_message(self: &Rc<Self>, mut envelope: Envelope, spoiler: &mut Prng) -> Option<Envelope> {
         let (planted, to) = (self.plan.planted?, envelope.to);
+        if !self.spoil_word(planted, &mut envelope) {
+            self.struck();
+            return None;
+        }
         let struck = match &mut envelope.message {
             Message::Replicate { purpose: Purpose::Hint { .. }, .. }
                 if planted == Planted::DroppedAtBound && self.keeps_no_hints(to) =>
@@ -282,6 +302,46 @@ impl Cluster {
             self.struck();
         }
         Some(envelope)
+    }
+    /// The one that does not hear of tables.
+    pub fn is_deaf(&self, node: usize) -> bool {
+        let deaf = self.planted(Planted::MissedDrop) || self.planted(Planted::UnknownTable);
+        deaf && node == self.plan.seed as usize % self.node_count()
+    }
+    /// What is said by another word of a table than the receiver goes by, as if it went by the same; `false`: it is not said
+    /// at all.
+    fn spoil_word(&self, planted: Planted, envelope: &mut Envelope) -> bool {
+        if !matches!(planted, Planted::LateWriteTaken | Planted::MissedDrop | Planted::UnknownTable) {
+            return true;
+        }
+        let (from, to) = (self.index_of(envelope.from.node), self.index_of(envelope.to.node));
+        let (Some(from), Some(to)) = (from, to) else { return true };
+        let Some(handle) = self.handle(to, envelope.to.shard.0) else { return true };
+        let known = handle.tables();
+        let deaf = self.is_deaf(to);
+        let deceived = planted == Planted::LateWriteTaken || deaf || self.is_deaf(from);
+        match &mut envelope.message {
+            Message::Tables(words) if deaf && from != to => {
+                words.news.iter_mut().for_each(|entry| hide(planted, entry, &known));
+                words.news.retain(|_| planted == Planted::MissedDrop);
+            }
+            Message::TableNews(entry) if deaf && from != to => {
+                hide(planted, entry, &known);
+                return planted == Planted::MissedDrop;
+            }
+            Message::Replicate { key, siblings, word, .. } if deceived => {
+                let own = known.word(key.as_bytes());
+                if *word != own {
+                    self.struck();
+                    *word = own;
+                    siblings.head.life = siblings.head.life.max(known.life(key.as_bytes()));
+                }
+            }
+            Message::Fetch { key, word, .. } if deceived => *word = known.word(key.as_bytes()),
+            Message::Forward { request, word, .. } if deceived => *word = known.word(request.key.as_bytes()),
+            _ => {}
+        }
+        true
     }
     fn spoil_copy(&self, planted: Planted, siblings: &mut Siblings, purpose: Purpose, spoiler: &mut Prng) -> Verdict {
         let mut chance = |p: f64| spoiler.chance(p);
@@ -412,6 +472,13 @@ impl Cluster {
             }
             (_, response) => Some(response),
         }
+    }
+}
+
+/// Of an entry what its receiver is not to hear.
+fn hide(planted: Planted, entry: &mut TableEntry, known: &Tables) {
+    if planted == Planted::MissedDrop {
+        entry.dropped = known.entry(entry.name.as_str()).map_or(0, |known| known.dropped);
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     executor::{Executor, Life},
     faults::Faults,
     looks::Looks,
+    operator::Operator,
     plan::Plan,
     sockets::CallEnd,
     trace::Sink,
@@ -151,15 +152,20 @@ impl Run {
     fn load(&self) {
         let looks = Looks::start(&self.cluster);
         let faults = Faults::start(&self.cluster);
+        let operator = Operator::start(&self.cluster, &self.workload);
         self.workload.start();
         let end = self.executor().now() + self.cluster.plan.duration;
         self.executor().run_while(end, || !self.failed());
         self.workload.stop();
+        operator.stop();
         faults.heal();
         let patience = self.cluster.plan.workload.timeout_max * 10;
         let ended = self.wait(patience, || self.workload.ended());
         if !ended && !self.failed() {
             self.cluster.violate(Invariant::I11, "clients still wait long after their deadlines");
+        }
+        if !self.wait(self.cluster.plan.heal_max, || operator.ended()) && !self.failed() {
+            operator.complain();
         }
         looks.stop();
     }
@@ -190,7 +196,8 @@ impl Run {
         }
         let unequal = self.unequal_keys();
         self.unequal.set(unequal.len());
-        if self.cluster.plan.crash_free() {
+        // A drop ends hints of its table, and who has missed it has other records until a read.
+        if self.cluster.plan.crash_free() && self.cluster.plan.tables.count == 0 {
             for (text, _) in unequal.into_iter().filter(|(_, behind)| *behind) {
                 self.cluster.violate(Invariant::I5, format!("no node has ended, and hints left {text}"));
             }
@@ -340,8 +347,8 @@ impl Run {
             for (index, key) in keys {
                 match gather(&cluster, &key, Want::Full).await {
                     Ok(states) => {
-                        let rule =
-                            if cluster.plan.last_write_wins { Conflict::LastWriteWins } else { Conflict::Siblings };
+                        let tables = cluster.handle(0, 0).map(|handle| handle.tables());
+                        let rule = tables.map_or(Conflict::Siblings, |tables| tables.of(key.as_bytes()).conflict);
                         let join = |all: Siblings, (_, state): &(usize, Siblings)| all.join(state, rule);
                         let all = states.iter().fold(Siblings::default(), join);
                         judge(&cluster, &workload, index, &all.into_shown(), true);

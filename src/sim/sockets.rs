@@ -6,7 +6,7 @@ use super::{checker::Invariant, cluster::Cluster, prng::Prng};
 use crate::{
     driver::world::{Arrival, ClientToken},
     protocol::message::{Operation, Request, Response},
-    types::{ErrorCode, Failure, Instant},
+    types::{ErrorCode, Failure, Instant, TableChange},
 };
 use std::{
     rc::Rc,
@@ -24,6 +24,13 @@ pub enum CallEnd {
     Broken,
     /// No answer in time.
     Silent,
+}
+
+/// What is asked of a shard.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Ask {
+    Request(Request),
+    Change(TableChange),
 }
 
 pub(super) struct Call {
@@ -47,6 +54,10 @@ const ANSWER_SLACK: Duration = Duration::from_millis(300);
 impl Cluster {
     /// Sends a request to a shard and waits for its end. `request.deadline` is ignored: it is `timeout` from now.
     pub async fn call(self: &Rc<Self>, node: usize, shard: u16, request: Request, timeout: Duration) -> CallEnd {
+        self.call_with(node, shard, Ask::Request(request), timeout).await
+    }
+    /// As [`Cluster::call`], of anything that is asked.
+    pub async fn call_with(self: &Rc<Self>, node: usize, shard: u16, ask: Ask, timeout: Duration) -> CallEnd {
         let number = self.next_call.get() + 1;
         self.next_call.set(number);
         let (delay, swallowed, swallowed_early) = {
@@ -58,7 +69,12 @@ impl Cluster {
             self.count(|c| c.client_losses += 1);
         }
         let life = self.life(node);
-        let sloppy_read = request.operation == Operation::Get && request.consistency.sloppy.unwrap_or(self.plan.sloppy);
+        let sloppy_read = match &ask {
+            Ask::Request(request) => {
+                request.operation == Operation::Get && request.consistency.sloppy.unwrap_or(self.plan.sloppy)
+            }
+            Ask::Change(_) => false,
+        };
         let call = Call {
             node,
             life,
@@ -74,7 +90,7 @@ impl Cluster {
         if !swallowed_early {
             let cluster = self.clone();
             self.executor.schedule(self.executor.now() + delay, move || {
-                cluster.deliver_call(number, node, shard, request, timeout);
+                cluster.deliver_call(number, node, shard, ask, timeout);
             });
         }
         let give_up = self.executor.now() + timeout + delay + ANSWER_SLACK;
@@ -89,29 +105,40 @@ impl Cluster {
     fn client_delay(&self, prng: &mut Prng) -> Duration {
         prng.duration(Duration::from_micros(30), Duration::from_micros(400))
     }
-    fn deliver_call(self: &Rc<Self>, number: u64, node: usize, shard: u16, mut request: Request, timeout: Duration) {
+    fn deliver_call(self: &Rc<Self>, number: u64, node: usize, shard: u16, mut ask: Ask, timeout: Duration) {
         let life = self.life(node);
         let inbox = if self.serves(node, shard) { self.inbox(node, shard) } else { None };
         let Some(inbox) = inbox else {
             return self.end_call(number, CallEnd::Refused);
         };
         if self.paused(node) && !self.plan.waits.late_requests {
-            let (cluster, write_id) = (self.clone(), request.operation.write_id());
+            let cluster = self.clone();
+            let write_id = match &ask {
+                Ask::Request(request) => request.operation.write_id(),
+                Ask::Change(_) => None,
+            };
             return self.keep_call(node, move || {
                 // It has its whole deadline still, whatever its client has been told.
                 let until = cluster.executor.now() + timeout;
                 cluster.late_writes.borrow_mut().extend(write_id.map(|id| (id, until)));
-                cluster.deliver_call(number, node, shard, request, timeout);
+                cluster.deliver_call(number, node, shard, ask, timeout);
             });
         }
-        request.deadline = self.local_now(node) + timeout;
-        self.spoil_request(&mut request, &mut self.client_prng.borrow_mut());
+        if let Ask::Request(request) = &mut ask {
+            request.deadline = self.local_now(node) + timeout;
+            self.spoil_request(request, &mut self.client_prng.borrow_mut());
+        }
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
             call.delivered = Some(self.executor.now());
             call.due = self.executor.now() + timeout;
-            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {}", words_of(&request)));
-            inbox.push(Arrival::Request { client: ClientToken(number), request });
+            let client = ClientToken(number);
+            let (words, arrival) = match ask {
+                Ask::Request(request) => (words_of(&request), Arrival::Request { client, request }),
+                Ask::Change(change) => (format!("{change:?}"), Arrival::TableChange { client, change }),
+            };
+            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {words}"));
+            inbox.push(arrival);
         }
     }
     /// A shard answers a client.

@@ -5,6 +5,7 @@ use super::{
     checker::{self, End, EventId, Floor, History, Kind, Quorum, Seen, written_dot},
     cluster::{Cluster, LAST_WINS},
     executor::Life,
+    operator,
     plan::WorkloadPlan,
     prng::Prng,
     sockets::{CallEnd, worth_a_retry},
@@ -65,8 +66,14 @@ impl Workload {
     pub fn new(cluster: &Rc<Cluster>) -> Rc<Workload> {
         let plan = cluster.plan.workload;
         let mut prng = Prng::stream(cluster.plan.seed, "keys");
-        let table = cluster.plan.last_write_wins.then_some(LAST_WINS);
-        let names = (0..plan.keys).map(|index| make_key(table, index, &mut prng)).collect();
+        // Some keys of each table that is made and dropped, and some of none.
+        let tables = cluster.plan.tables.count;
+        let table_of = |index: usize| (index % (tables + 1)).checked_sub(1);
+        let prefix = |index| match table_of(index) {
+            Some(table) => Some(operator::name_of(table).to_string()),
+            None => cluster.plan.last_write_wins.then(|| LAST_WINS.to_string()),
+        };
+        let names = (0..plan.keys).map(|index| make_key(prefix(index).as_deref(), index, &mut prng)).collect();
         let overlaps = cluster.plan.overlaps();
         let mut history = History::new(names, usize::from(cluster.plan.n), overlaps);
         history.stamped = cluster.plan.last_write_wins;
@@ -74,6 +81,7 @@ impl Workload {
         // Each of so many coordinators may have taken as many on its own.
         history.siblings_max = MERGED_SIBLINGS_MAX / SIBLINGS_MAX * cluster.plan.bounds.siblings_max;
         history.exact_stamps = !cluster.plan.waits.second_stamps;
+        history.set_tables((0..plan.keys).map(table_of).collect(), tables);
         let mut sum = 0.0;
         let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);
         let popularity = (0..plan.keys).map(|rank| {
@@ -170,7 +178,8 @@ impl Workload {
         };
         let Quorum { needed, strict } = self.quorum(consistency, self.cluster.plan.r);
         // Stand-ins may answer a sloppy read: it may miss what home replicas know.
-        let floor = if strict { self.history.borrow().floor(key, needed) } else { Floor::default() };
+        let judged = strict || self.history.borrow().has_table(key);
+        let floor = if judged { self.history.borrow().floor(key, needed) } else { Floor::default() };
         let everywhere = self.history.borrow().is_everywhere(key);
         let end = self.call(client, node, shard, request).await;
         let CallEnd::Answered(Ok(Answer::Got(siblings))) = end else {

@@ -32,9 +32,11 @@ pub enum ErrorCode {
     WriteIdReused = 11,
     /// A table where the last write wins, and a clock that is too far from the others' to say which is the last.
     Clock = 12,
+    /// There is a table of that name already.
+    TableExists = 14,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 12] = [
+    pub const ALL: [ErrorCode; 13] = [
         ErrorCode::BadRequest,
         ErrorCode::TooLarge,
         ErrorCode::SiblingLimit,
@@ -47,6 +49,7 @@ impl ErrorCode {
         ErrorCode::Internal,
         ErrorCode::WriteIdReused,
         ErrorCode::Clock,
+        ErrorCode::TableExists,
     ];
     pub fn from_number(number: u8) -> Option<ErrorCode> {
         Self::ALL.into_iter().find(|c| *c as u8 == number)
@@ -66,6 +69,7 @@ impl ErrorCode {
             ErrorCode::Internal => "internal",
             ErrorCode::WriteIdReused => "write_id_reused",
             ErrorCode::Clock => "clock",
+            ErrorCode::TableExists => "table_exists",
         }
     }
     /// The nearest code of those that revision 1 of the client and the peer protocol knows, 1 to 10.
@@ -83,6 +87,8 @@ impl ErrorCode {
             | ErrorCode::Internal => self,
             ErrorCode::WriteIdReused => ErrorCode::BadRequest,
             ErrorCode::Clock => ErrorCode::QuorumUnavailable,
+            // Tables are changed over HTTP: it is never sent.
+            ErrorCode::TableExists => ErrorCode::BadRequest,
         }
     }
     /// Whether the same request may succeed if it is sent again, perhaps elsewhere.

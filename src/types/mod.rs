@@ -5,6 +5,7 @@ mod bounds;
 mod failure;
 mod instant;
 mod key;
+pub mod mark;
 mod member;
 mod request;
 mod table;
@@ -18,6 +19,7 @@ pub use key::{Key, KeyError};
 pub use member::{Member, MemberState, MemberView};
 pub use request::{Consistency, Level, WriteId};
 pub use table::{
-    Conflict, Durability, TableChange, TableChangeKind, TableEntry, TableError, TableName, TableSettings, TableWish,
+    Conflict, Durability, Making, TableChange, TableChangeKind, TableEntry, TableError, TableName, TableSettings,
+    TableWish, TableWord,
 };
 pub use value::{Media, Value, ValueError};

@@ -5,7 +5,7 @@ use crate::limits::{REPLICAS_MAX, TABLE_NAME_BYTES_MAX};
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 /// When a write is acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Durability {
     /// After the sync of its batch.
     #[default]
@@ -28,7 +28,7 @@ impl Durability {
 }
 
 /// What becomes of concurrent writes of one key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Conflict {
     /// All are kept, for a reader to merge.
     #[default]
@@ -90,7 +90,7 @@ impl fmt::Display for TableName {
 }
 
 /// How the keys of a table are kept.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TableSettings {
     /// Replicas of a key: 1 to [`REPLICAS_MAX`].
     pub n: u8,
@@ -128,8 +128,16 @@ pub enum TableError {
     ConflictChanged,
     #[error("there is no such table")]
     Absent,
-    #[error("there are {0} tables already, dropped ones included; names of those can be used again")]
+    #[error("there are {0} tables, as many as there may be; drop one that is not needed")]
     TooMany(usize),
+    #[error(
+        "{0} names of tables have been used, as many as there may be; take the name of one that was dropped, or keys of the \
+         table default"
+    )]
+    NamesUsed(usize),
+    #[error("there is a table of this name already: n {} r {} w {} {} sloppy {} {}; alter it, or take another name",
+        .0.n, .0.r, .0.w, .0.conflict.name(), .0.sloppy, .0.durability.name())]
+    Exists(TableSettings),
 }
 
 /// A change of one table that somebody asks for.
@@ -142,6 +150,8 @@ pub struct TableChange {
 pub enum TableChangeKind {
     /// Makes the table or alters it; what is not named stays, or is as in the table `default`.
     Set(TableWish),
+    /// Makes a table that is not there yet.
+    Make(TableWish),
     Drop,
 }
 /// Settings by name; `None`: not named.
@@ -167,7 +177,15 @@ impl TableWish {
     }
 }
 
-/// What is known of a table: the newest word on it, and its latest drop.
+/// A making of a table: the version of the entry that made it, and the node that was asked to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Making {
+    /// 0: none, or one from before makings were noted.
+    pub version: u64,
+    pub node: NodeId,
+}
+
+/// What is known of a table: the newest word on it, and what counts whichever word is the newest.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TableEntry {
     pub name: TableName,
@@ -175,13 +193,155 @@ pub struct TableEntry {
     pub version: u64,
     /// Who said it.
     pub node: NodeId,
-    /// The version of the latest drop, 0: never. Records written before it are gone, whatever came after.
+    /// The version of the latest drop, 0: never. What was written to the table before it is gone, whatever came after.
     pub dropped: u64,
-    /// `None`: dropped, and kept as a marker so that nobody brings the table back.
+    /// The latest drop of a table whose records do not say which life they belong to: it takes all of that name.
+    pub whole: u64,
+    /// The version of the latest making with `conflict` = `siblings`, 0: none.
+    pub kept: u64,
+    /// The two latest makings, the later one first.
+    pub made: [Making; 2],
+    /// As the newest word says; `None`: dropped, and kept as a marker so that nobody brings the table back.
     pub settings: Option<TableSettings>,
 }
 impl TableEntry {
     pub fn newer_than(&self, other: &TableEntry) -> bool {
+        // A node whose disk was set back may say two things under one version: all still agree on one.
+        (self.version, self.node, self.settings) > (other.version, other.node, other.settings)
+    }
+    /// All that both know: the newer word, and of the rest the greater. Whoever merges what with what, and how often, comes
+    /// to the same.
+    pub fn join(&self, other: &TableEntry) -> TableEntry {
+        let newer = if other.newer_than(self) { other } else { self };
+        let mut made = [self.made[0], self.made[1], other.made[0], other.made[1]];
+        made.sort_unstable_by(|a, b| b.cmp(a));
+        let second = made.iter().copied().find(|making| *making != made[0]).unwrap_or_default();
+        TableEntry {
+            dropped: self.dropped.max(other.dropped),
+            whole: self.whole.max(other.whole),
+            kept: self.kept.max(other.kept),
+            made: [made[0], second],
+            ..newer.clone()
+        }
+    }
+    /// How the table keeps its keys. Where one of this name that keeps concurrent values was made apart from one that does
+    /// not, all are kept: nothing that was acknowledged under either is lost.
+    pub fn in_force(&self) -> Option<TableSettings> {
+        let settings = self.settings?;
+        let conflict = if self.kept > self.dropped { Conflict::Siblings } else { settings.conflict };
+        Some(TableSettings { conflict, ..settings })
+    }
+    /// The other node that has made this table, neither knowing of the other.
+    pub fn made_apart(&self) -> Option<(Making, Making)> {
+        let [latest, other] = self.made;
+        (self.settings.is_some() && other.version > self.dropped).then_some((latest, other))
+    }
+    /// Which life of the table its records are written in: one more than the drop before it; 0: they do not say.
+    pub fn life(&self) -> u64 {
+        if self.settings.is_none() || self.made[0].version == 0 || self.name.is_default() {
+            0
+        } else {
+            self.dropped.saturating_add(1)
+        }
+    }
+    pub fn word(&self) -> TableWord {
+        TableWord { version: self.version, node: self.node, dropped: self.dropped, kept: self.kept }
+    }
+}
+
+/// Which word on a key's table somebody goes by, in short. Who go by the same one agree on what becomes of the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TableWord {
+    pub version: u64,
+    pub node: NodeId,
+    /// A drop that has been carried out.
+    pub dropped: u64,
+    pub kept: u64,
+}
+impl TableWord {
+    /// The version of those who do not say any: their software is older than this.
+    pub const UNSAID: u64 = u64::MAX;
+
+    pub fn is_said(&self) -> bool {
+        self.version != TableWord::UNSAID
+    }
+    /// Whether it says anything that the other does not.
+    pub fn adds_to(&self, other: &TableWord) -> bool {
         (self.version, self.node) > (other.version, other.node)
+            || self.dropped > other.dropped
+            || self.kept > other.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries() -> Vec<TableEntry> {
+        let settings =
+            |conflict| TableSettings { n: 3, r: 2, w: 2, conflict, sloppy: true, durability: Durability::Sync };
+        let mut entries = Vec::new();
+        for (version, node) in [(1, 1), (1, 2), (2, 1), (3, 2), (4, 1)] {
+            for conflict in [None, Some(Conflict::Siblings), Some(Conflict::LastWriteWins)] {
+                for dropped in 0..version {
+                    let making = Making { version: dropped + 1, node: NodeId(node) };
+                    let kept = if conflict == Some(Conflict::Siblings) { making.version } else { 0 };
+                    entries.push(TableEntry {
+                        name: "cart".parse().expect("a name"),
+                        version,
+                        node: NodeId(node),
+                        dropped: if conflict.is_none() { version } else { dropped },
+                        whole: 0,
+                        kept,
+                        made: [making, Making::default()],
+                        settings: conflict.map(settings),
+                    });
+                }
+            }
+        }
+        entries
+    }
+
+    #[test]
+    fn whoever_merges_whatever_comes_to_the_same() {
+        let all = entries();
+        for a in &all {
+            assert_eq!(a.join(a), *a);
+            for b in &all {
+                assert_eq!(a.join(b), b.join(a));
+                for c in &all {
+                    assert_eq!(a.join(b).join(c), a.join(&b.join(c)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_kinds_made_apart_the_one_that_keeps_all_is_in_force_until_it_is_dropped() {
+        let all = entries();
+        let find = |version, node, conflict: Option<Conflict>| {
+            let settings = |e: &&TableEntry| e.settings.map(|s| s.conflict) == conflict && e.dropped == 0;
+            let place = |e: &&TableEntry| (e.version, e.node) == (version, NodeId(node));
+            all.iter().filter(settings).find(place).expect("one").clone()
+        };
+        let kept = find(1, 1, Some(Conflict::Siblings));
+        let lossy = find(2, 1, Some(Conflict::LastWriteWins));
+        let mut other = lossy.clone();
+        other.made[0].node = NodeId(2);
+        let both = kept.join(&other);
+        assert_eq!(both.settings.map(|s| s.conflict), Some(Conflict::LastWriteWins));
+        assert_eq!(both.in_force().map(|s| s.conflict), Some(Conflict::Siblings));
+        assert!(both.made_apart().is_some() && lossy.made_apart().is_none());
+        let again = TableEntry { version: 4, dropped: 3, ..both };
+        assert_eq!(again.in_force().map(|s| s.conflict), Some(Conflict::LastWriteWins));
+        assert!(again.made_apart().is_none());
+    }
+
+    #[test]
+    fn a_word_adds_what_another_lacks() {
+        let word = TableWord { version: 3, node: NodeId(1), dropped: 2, kept: 0 };
+        assert!(!word.adds_to(&word) && word.adds_to(&TableWord::default()) && !TableWord::default().adds_to(&word));
+        let other = TableWord { version: 4, dropped: 1, ..word };
+        assert!(word.adds_to(&other) && other.adds_to(&word));
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     types::{
         Address, Consistency, ErrorCode, Failure, Instant, Key, Level, Media, Member, MemberState, NodeId, Outcome,
-        Ports, ShardId, Token, Value, WriteId,
+        Ports, ShardId, Token, Value, WriteId, mark,
     },
 };
 use bytes::Bytes;
@@ -129,6 +129,7 @@ pub(super) fn put_siblings(builder: &mut Builder, siblings: &Siblings, revision:
     check_siblings(siblings)?;
     put_head(builder, &siblings.head, revision)
 }
+/// Revision 1 knows no mark before a head: what it is told belongs to no life of a table.
 pub(super) fn put_head(builder: &mut Builder, head: &Head, revision: u16) -> Result<ByteVector, WireError> {
     if !head.clock.can_be_read() || head.entries.len() > FRAME_VALUES_MAX {
         return Err(WireError::Unsendable("more siblings or actors than a head may have"));
@@ -136,7 +137,9 @@ pub(super) fn put_head(builder: &mut Builder, head: &Head, revision: u16) -> Res
     if revision < 2 && !head.is_narrow() {
         return Err(WireError::Unsendable("a head that the other side is too old to read"));
     }
-    Ok(builder.create_vector(&head.encode()))
+    let bytes = head.encode();
+    let bytes = if revision < 2 { mark::take(&bytes).map_or(&bytes[..], |(_, bare)| bare) } else { &bytes };
+    Ok(builder.create_vector(bytes))
 }
 fn check_siblings(siblings: &Siblings) -> Result<(), WireError> {
     let fits = siblings.head.entries.len() == siblings.values.len()

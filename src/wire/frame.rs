@@ -64,9 +64,10 @@ pub enum Kind {
     GossipNews = 41,
     View = 42,
     Tables = 43,
+    TableNews = 46,
 }
 impl Kind {
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::ClientHello,
         Kind::Request,
         Kind::RingRequest,
@@ -86,6 +87,7 @@ impl Kind {
         Kind::GossipNews,
         Kind::View,
         Kind::Tables,
+        Kind::TableNews,
     ];
     fn from_number(number: u16) -> Option<Kind> {
         Self::ALL.into_iter().find(|k| *k as u16 == number)

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     limits::{MEMBERS_MAX, TABLE_ENTRIES_MAX},
-    protocol::message::{Depth, DigestEntry, Envelope, Fetched, Message, News, Purpose, Refusal},
+    protocol::message::{Certainty, Depth, DigestEntry, Envelope, Fetched, Message, News, Purpose, Refusal, Words},
     types::{
-        Conflict, Durability, ErrorCode, Failure, Instant, NodeId, Outcome, Ports, ShardId, TableEntry, TableName,
-        TableSettings,
+        Conflict, Durability, ErrorCode, Failure, Instant, Making, NodeId, Outcome, Ports, ShardId, TableEntry,
+        TableName, TableSettings, TableWord,
     },
 };
 use bytes::Bytes;
@@ -106,9 +106,16 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
     let revision = encoder.revision();
     let builder = encoder.start();
     match &envelope.message {
-        Message::Forward { request, hops } => {
-            let args =
-                fb::ForwardArgs { route, request: Some(fields::put_request(builder, request, revision)?), hops: *hops };
+        Message::Forward { request, hops, word } => {
+            let args = fb::ForwardArgs {
+                route,
+                request: Some(fields::put_request(builder, request, revision)?),
+                hops: *hops,
+                table_version: put_version(*word),
+                table_node: word.node.0,
+                table_kept: word.kept,
+                table_dropped: word.dropped,
+            };
             let root = fb::Forward::create(builder, &args);
             let left = micros_left(request.deadline.min(envelope.deadline), now);
             let values = fields::request_value(request).into_iter();
@@ -119,7 +126,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Forwarded::create(builder, &fb::ForwardedArgs { route, response: Some(offset) });
             encoder.finish(label(Kind::Forwarded), root, fields::response_values(response).iter())
         }
-        Message::Replicate { key, siblings, purpose, epoch } => {
+        Message::Replicate { key, siblings, purpose, word } => {
             let (purpose, owner) = put_purpose(*purpose);
             let args = fb::ReplicateArgs {
                 route,
@@ -127,7 +134,10 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
                 head: Some(fields::put_siblings(builder, siblings, revision)?),
                 purpose,
                 owner,
-                epoch: *epoch,
+                epoch: word.dropped,
+                table_version: put_version(*word),
+                table_node: word.node.0,
+                table_kept: word.kept,
             };
             let root = fb::Replicate::create(builder, &args);
             encoder.finish(label(Kind::Replicate), root, siblings.values.iter())
@@ -137,10 +147,17 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Replicated::create(builder, &fb::ReplicatedArgs { route, refusal });
             encoder.finish(label(Kind::Replicated), root, [].iter())
         }
-        Message::Fetch { key, depth, epoch } => {
-            let key = Some(fields::put_bytes(builder, key.as_bytes()));
-            let root =
-                fb::Fetch::create(builder, &fb::FetchArgs { route, key, depth: put_depth(*depth), epoch: *epoch });
+        Message::Fetch { key, depth, word } => {
+            let args = fb::FetchArgs {
+                route,
+                key: Some(fields::put_bytes(builder, key.as_bytes())),
+                depth: put_depth(*depth),
+                epoch: word.dropped,
+                table_version: put_version(*word),
+                table_node: word.node.0,
+                table_kept: word.kept,
+            };
+            let root = fb::Fetch::create(builder, &args);
             encoder.finish(label(Kind::Fetch), root, [].iter())
         }
         Message::Fetched(result) => {
@@ -171,13 +188,22 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::View::create(builder, &fb::ViewArgs { route, members, avoided });
             encoder.finish(label(Kind::View), root, [].iter())
         }
-        Message::Tables { digest, news, wanted } => {
+        Message::TableNews(_) if revision < 2 => {
+            return Err(WireError::Unsendable("news that revision 1 does not know"));
+        }
+        Message::TableNews(entry) => {
+            let table = Some(put_table(builder, entry));
+            let root = fb::TableNews::create(builder, &fb::TableNewsArgs { route, table });
+            encoder.finish(label(Kind::TableNews), root, [].iter())
+        }
+        Message::Tables(Words { digest, news, wanted, certainty }) => {
             if news.len() > TABLE_ENTRIES_MAX {
                 return Err(WireError::Unsendable("more tables than there can be"));
             }
             let news: Vec<_> = news.iter().map(|entry| put_table(builder, entry)).collect();
             let news = Some(builder.create_vector(&news));
-            let root = fb::Tables::create(builder, &fb::TablesArgs { route, digest: *digest, news, wanted: *wanted });
+            let (digest, wanted, certainty) = (*digest, *wanted, *certainty as u8);
+            let root = fb::Tables::create(builder, &fb::TablesArgs { route, digest, news, wanted, certainty });
             encoder.finish(label(Kind::Tables), root, [].iter())
         }
     }
@@ -251,25 +277,29 @@ fn put_piece_of_news(builder: &mut Builder, news: &News) -> WIPOffset<fb::News<'
 }
 fn put_table(builder: &mut Builder, entry: &TableEntry) -> WIPOffset<fb::TableEntry<'static>> {
     let name = Some(builder.create_string(entry.name.as_str()));
-    let absent = fb::TableEntryArgs {
+    let base = fb::TableEntryArgs {
         name,
         version: entry.version,
         node: entry.node.0,
         dropped: entry.dropped,
+        whole: entry.whole,
+        kept: entry.kept,
+        made_version: entry.made[0].version,
+        made_node: entry.made[0].node.0,
+        other_version: entry.made[1].version,
+        other_node: entry.made[1].node.0,
         ..Default::default()
     };
-    let args = entry.settings.map_or(absent, |settings| fb::TableEntryArgs {
-        name,
-        version: entry.version,
-        node: entry.node.0,
-        dropped: entry.dropped,
+    let Some(settings) = entry.settings else { return fb::TableEntry::create(builder, &base) };
+    let args = fb::TableEntryArgs {
         n: settings.n,
         r: settings.r,
         w: settings.w,
         conflict: u8::from(settings.conflict == Conflict::LastWriteWins),
         sloppy: settings.sloppy,
         durability: u8::from(settings.durability == Durability::Interval),
-    });
+        ..base
+    };
     fb::TableEntry::create(builder, &args)
 }
 fn put_nodes(builder: &mut Builder, nodes: &[NodeId]) -> Result<WIPOffset<Vector<'static, u64>>, WireError> {
@@ -322,7 +352,8 @@ pub fn answer_unread(kind: Kind) -> Option<Message> {
         | Kind::GossipDelta
         | Kind::GossipNews
         | Kind::View
-        | Kind::Tables => None,
+        | Kind::Tables
+        | Kind::TableNews => None,
     }
 }
 
@@ -332,7 +363,8 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
         Kind::Forward => {
             let table = frame.root::<fb::Forward>()?;
             let request = fields::take_request(frame, table.request(), deadline, trust)?;
-            return Ok((table.route(), Message::Forward { request, hops: table.hops() }));
+            let word = take_word(table.table_version(), table.table_node(), table.table_dropped(), table.table_kept());
+            return Ok((table.route(), Message::Forward { request, hops: table.hops(), word }));
         }
         Kind::Forwarded => {
             let table = frame.root::<fb::Forwarded>()?;
@@ -343,7 +375,8 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let table = frame.root::<fb::Replicate>()?;
             let key = fields::take_key(frame, table.key())?;
             let siblings = fields::take_siblings(Some(table.head()), &mut body, trust)?;
-            (table.route(), Message::Replicate { key, siblings, purpose: take_purpose(table)?, epoch: table.epoch() })
+            let word = take_word(table.table_version(), table.table_node(), table.epoch(), table.table_kept());
+            (table.route(), Message::Replicate { key, siblings, purpose: take_purpose(table)?, word })
         }
         Kind::Replicated => {
             let table = frame.root::<fb::Replicated>()?;
@@ -356,7 +389,8 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
         Kind::Fetch => {
             let table = frame.root::<fb::Fetch>()?;
             let key = fields::take_key(frame, table.key())?;
-            (table.route(), Message::Fetch { key, depth: take_depth(table.depth())?, epoch: table.epoch() })
+            let word = take_word(table.table_version(), table.table_node(), table.epoch(), table.table_kept());
+            (table.route(), Message::Fetch { key, depth: take_depth(table.depth())?, word })
         }
         Kind::Fetched => {
             let table = frame.root::<fb::Fetched>()?;
@@ -395,7 +429,18 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
                 return Err(WireError::Field("tables"));
             }
             let news = table.news().iter().map(take_table).collect::<Result<_, _>>()?;
-            (table.route(), Message::Tables { digest: table.digest(), news, wanted: table.wanted() })
+            let certainty = match table.certainty() {
+                0 => Certainty::Sure,
+                1 => Certainty::Unheard,
+                2 => Certainty::Lost,
+                _ => return Err(WireError::Field("certainty")),
+            };
+            let words = Words { digest: table.digest(), news, wanted: table.wanted(), certainty };
+            (table.route(), Message::Tables(words))
+        }
+        Kind::TableNews => {
+            let table = frame.root::<fb::TableNews>()?;
+            (table.route(), Message::TableNews(take_table(table.table())?))
         }
         Kind::Unknown => return Err(WireError::UnknownKind(frame.header().number)),
         Kind::ClientHello
@@ -474,13 +519,39 @@ fn take_table(entry: fb::TableEntry<'_>) -> Result<TableEntry, WireError> {
     if settings.is_some_and(|s| s.check().is_err()) {
         return Err(WireError::Field("a table's settings"));
     }
+    let made = [
+        Making { version: entry.made_version(), node: NodeId(entry.made_node()) },
+        Making { version: entry.other_version(), node: NodeId(entry.other_node()) },
+    ];
+    if made[0] < made[1] {
+        return Err(WireError::Field("a table's makings"));
+    }
+    let (mut whole, mut kept) = (entry.whole(), entry.kept());
+    if made[0].version == 0 {
+        // As it is read from a record of before makings were noted.
+        whole = whole.max(entry.dropped());
+        if settings.is_some_and(|settings| settings.conflict == Conflict::Siblings) {
+            kept = kept.max(entry.version());
+        }
+    }
     Ok(TableEntry {
         name,
         version: entry.version(),
         node: fields::take_node(entry.node())?,
         dropped: entry.dropped(),
+        whole,
+        kept,
+        made,
         settings,
     })
+}
+/// The version as it is sent: 0 is what those send that do not know of it.
+fn put_version(word: TableWord) -> u64 {
+    if word.is_said() { word.version + 1 } else { 0 }
+}
+fn take_word(version: u64, node: u64, dropped: u64, kept: u64) -> TableWord {
+    let version = version.checked_sub(1).unwrap_or(TableWord::UNSAID);
+    TableWord { version, node: NodeId(node), dropped, kept }
 }
 fn take_nodes(nodes: Vector<'_, u64>) -> Result<Vec<NodeId>, WireError> {
     limit_count(nodes.len())?;

@@ -171,13 +171,17 @@ pub struct Cluster {
     pub place: Place,
 }
 impl Cluster {
-    /// Started, joined and ready.
+    /// Started, joined and ready, one core a node.
     pub fn start(test: &str, count: usize) -> Cluster {
+        Cluster::start_with_shards(test, count, 1)
+    }
+    pub fn start_with_shards(test: &str, count: usize, shards: u16) -> Cluster {
         let place = Place::new(test);
         let mut nodes: Vec<Node> = Vec::new();
         for index in 1..=count {
             let seed = nodes.first().map(|n| n.ip);
             let mut node = Node::new(&place, &format!("n{index}"), address(), seed);
+            node.extra = vec!["--shards".to_string(), shards.to_string()];
             node.start();
             nodes.push(node);
         }

@@ -1,7 +1,7 @@
 //! Tables over HTTP and by the command line: known on every node and core, kept over kill -9, dropped for good.
 
 use crate::{
-    node::{Cluster, run},
+    node::{Cluster, Node, address, run},
     wait,
 };
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ fn tables_are_everywhere_and_stay() {
     // One is away while the table is dropped; the data is gone on each, and stays away.
     cluster.nodes[2].kill();
     let dropped = cluster.http(0).send("DELETE", "/v1/tables/cart", &[], b"").expect("an answer");
-    assert_eq!((dropped.status, dropped.json()), (200, json!({"name": "cart", "dropped": true})));
+    assert_eq!((dropped.status, &dropped.json()["dropped"]), (200, &json!(true)), "{}", dropped.text());
     assert_eq!(cluster.http(0).send("DELETE", "/v1/tables/cart", &[], b"").expect("an answer").status, 404);
     assert_eq!(cluster.http(0).send("DELETE", "/v1/tables/default", &[], b"").expect("an answer").status, 400);
     cluster.nodes[2].start();
@@ -101,6 +101,99 @@ fn tables_are_everywhere_and_stay() {
     let reply = cluster.http(1).get("/v1/keys/cart:7?r=3").expect("an answer");
     assert_eq!((reply.status, reply.json()["value"].as_str()), (200, Some("new")));
     assert_eq!(status(&cluster, 1, "cart:8"), 404);
+}
+
+/// A core that does not own a key has none of its records to drop: it passes the request on.
+#[test]
+fn keys_of_a_dropped_table_are_served_by_every_core() {
+    let mut cluster = Cluster::start_with_shards("dropped-cores", 1, 3);
+    let table = || set(&cluster, 0, "cart", &json!({"n": 1, "r": 1, "w": 1})).0;
+    assert_eq!(table(), 200);
+    // Each connection lands on whichever core takes it.
+    let each = |cluster: &Cluster, round: &str, expected: u16| {
+        for key in 0..24 {
+            let reply = cluster.http(0).get(&format!("/v1/keys/cart:{key}?timeout_ms=3000")).expect("an answer");
+            assert_eq!(reply.status, expected, "{round}: {key}: {}", reply.text());
+        }
+    };
+    let put = |cluster: &Cluster| {
+        for key in 0..24 {
+            let reply = cluster.http(0).put(&format!("cart:{key}"), "1", None).expect("an answer");
+            assert_eq!(reply.status, 200, "{key}: {}", reply.text());
+        }
+    };
+    put(&cluster);
+    let dropped = cluster.http(0).send("DELETE", "/v1/tables/cart", &[], b"").expect("an answer");
+    assert_eq!(dropped.status, 200, "{}", dropped.text());
+    wait_all(&cluster, "cart", None);
+    each(&cluster, "dropped", 404);
+    put(&cluster);
+    each(&cluster, "written as default", 200);
+    assert_eq!(table(), 200);
+    each(&cluster, "made again", 200);
+    cluster.kill_all();
+    cluster.start_all();
+    each(&cluster, "started again", 200);
+}
+
+/// What it takes at once, before any gossip has reached it, is kept as the table says.
+#[test]
+fn a_newcomer_knows_the_tables_before_it_serves() {
+    let mut cluster = Cluster::start_with_shards("tables-newcomer", 2, 2);
+    let (status, made) = set(&cluster, 0, "s", &json!({"conflict": "last_write_wins"}));
+    assert_eq!(status, 200, "{made}");
+    wait_all(&cluster, "s", Some(&made));
+    for key in 0..100 {
+        assert_eq!(cluster.http(key % 2).put(&format!("s:{key}"), "1", None).expect("an answer").status, 200);
+    }
+    let mut newcomer = Node::new(&cluster.place, "n3", address(), Some(cluster.nodes[0].ip));
+    newcomer.start();
+    newcomer.wait_ready();
+    for key in 0..100 {
+        let reply = newcomer.http().put(&format!("s:{key}"), "2", None).expect("an answer");
+        assert_eq!(reply.status, 200, "{key}: {}", reply.text());
+    }
+    cluster.nodes.push(newcomer);
+    cluster.wait_whole();
+    for key in 0..100 {
+        let reply = cluster.http(key % 3).get(&format!("/v1/keys/s:{key}?r=3")).expect("an answer");
+        assert_eq!((reply.status, reply.json()["value"].as_u64()), (200, Some(2)), "{key}: {}", reply.text());
+    }
+}
+
+/// Keys of the table default that a table takes over are there meanwhile and afterwards, unless it has written them.
+#[test]
+fn a_table_gives_back_what_it_took_over() {
+    let mut cluster = Cluster::start_with_shards("tables-over", 1, 1);
+    let put = |cluster: &Cluster, key: &str, value: &str| {
+        let reply = cluster.http(0).put(key, value, None).expect("an answer");
+        assert_eq!(reply.status, 200, "{key}: {}", reply.text());
+    };
+    (0..20).for_each(|key| put(&cluster, &format!("cart:{key}"), "1"));
+    let make = || {
+        let body = b"{\"n\": 1, \"r\": 1, \"w\": 1}";
+        cluster.http(0).send("PUT", "/v1/tables/cart?create=true", &[], body).expect("an answer")
+    };
+    let made = make();
+    assert_eq!((made.status, &made.json()["takes_over"]["default_keys"]), (200, &json!(20)), "{}", made.text());
+    let again = make();
+    assert_eq!((again.status, again.problem()), (409, "table_exists".to_string()));
+    let (exit, _, words) = run(&["table", "create", "cart", "--node", &cluster.nodes[0].ip.to_string()]);
+    assert!(exit == 1 && words.contains("there is a table of this name already"), "{exit}: {words}");
+    let there = |cluster: &Cluster, keys: std::ops::Range<usize>| {
+        keys.filter(|key| status(cluster, 0, &format!("cart:{key}")) == 200).count()
+    };
+    assert_eq!(there(&cluster, 0..20), 20);
+    (0..5).for_each(|key| put(&cluster, &format!("cart:{key}"), "2"));
+    (20..30).for_each(|key| put(&cluster, &format!("cart:{key}"), "2"));
+    let dropped = cluster.http(0).send("DELETE", "/v1/tables/cart", &[], b"").expect("an answer");
+    let counts = json!({"name": "cart", "dropped": true, "table_keys": 15, "default_keys": 15, "all_counted": true});
+    assert_eq!((dropped.status, dropped.json()), (200, counts));
+    for round in ["dropped", "started again"] {
+        assert_eq!([there(&cluster, 0..5), there(&cluster, 5..20), there(&cluster, 20..30)], [0, 15, 0], "{round}");
+        cluster.kill_all();
+        cluster.start_all();
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use dynarc::{
         executor::{Executor, Life},
         prng::Prng,
     },
-    types::SliceId,
+    types::{SliceId, mark},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -32,11 +32,12 @@ fn key(prng: &mut Prng) -> Vec<u8> {
     let name = if number.is_multiple_of(2) { "cart:" } else { "user:" };
     [&[0], &(number * 0x0123_4567_89AB).to_be_bytes()[..], name.as_bytes(), number.to_string().as_bytes()].concat()
 }
-fn drop_all(rig: &Rig, name: &str) -> Result<(), EngineError> {
-    rig.executor.block_on(rig.engine.drop_group(&group(name), &dealt(0, rig.engines.len() as u16)))
+fn drop_all(rig: &Rig, name: &str, marks: Option<u64>) -> Result<(), EngineError> {
+    rig.executor.block_on(rig.engine.drop_group(&group(name), marks, &dealt(0, rig.engines.len() as u16)))
 }
-fn forget(map: &mut Map, name: &str) {
-    map.retain(|(_, key), _| !key[usize::from(SKIP)..].starts_with(name.as_bytes()));
+fn forget(map: &mut Map, name: &str, marks: Option<u64>) {
+    let goes = |head: &[u8]| marks.is_none_or(|marks| (1..=marks).contains(&mark::of(head)));
+    map.retain(|(_, key), (head, _)| !key[usize::from(SKIP)..].starts_with(name.as_bytes()) || !goes(head));
 }
 
 fn verify(rig: &Rig, map: &Map, note: &str) {
@@ -72,14 +73,18 @@ fn a_dropped_group_is_gone_whatever_happens_and_new_records_stay() {
             slow(&disk, &executor, seed);
         }
         let mut rig = Rig::open_on(disk, executor, tiny());
-        let mut map = Map::new();
+        let (mut map, mut life) = (Map::new(), 1u64);
         for step in 0..250u64 {
             let note = format!("seed {seed} step {step}");
             match prng.below(100) {
                 0..85 => {
                     let (slice, key) = (prng.below(u64::from(SLICES)) as u16, key(&mut prng));
                     let bytes = *prng.pick(&[10, 500, 4_000]).expect("three");
-                    let head = Bytes::from(note.clone());
+                    // Of no life, of this one, or of one that is over: what bears no mark stays when marks are dropped.
+                    let mut head = Vec::new();
+                    mark::put(&mut head, *prng.pick(&[0, 0, life, life.saturating_sub(1)]).expect("four"));
+                    head.extend_from_slice(note.as_bytes());
+                    let head = Bytes::from(head);
                     let values = [Bytes::from(vec![1; bytes])].into_iter().collect();
                     let change = Change::Put { head: head.clone(), values };
                     let write = Write { slice: SliceId(slice), key: key.clone().into(), change };
@@ -89,8 +94,10 @@ fn a_dropped_group_is_gone_whatever_happens_and_new_records_stay() {
                 }
                 85..90 => {
                     let name = prng.pick(&NAMES).expect("three");
-                    assert_eq!(drop_all(&rig, name), Ok(()), "{note}");
-                    forget(&mut map, name);
+                    let marks = prng.coin().then_some(life);
+                    life += u64::from(marks.is_some());
+                    assert_eq!(drop_all(&rig, name, marks), Ok(()), "{note}");
+                    forget(&mut map, name, marks);
                     drops += 1;
                 }
                 90..95 => verify(&rig, &map, &note),
@@ -128,7 +135,7 @@ fn cost(records: u64) -> u64 {
         assert_eq!(rig.executor.block_on(rig.engine.write(writes, Durability::Sync)), Ok(()));
     }
     let before = rig.disk.counts().bytes_written;
-    assert_eq!(drop_all(&rig, "cart:"), Ok(()));
+    assert_eq!(drop_all(&rig, "cart:", None), Ok(()));
     let after = rig.disk.counts().bytes_written;
     let left = rig.executor.block_on(rig.engine.scan(SliceId(0), &[0], &[1], 10));
     assert_eq!(left, Ok(vec![]));
@@ -156,7 +163,7 @@ fn space_comes_back_and_the_drop_is_forgotten() {
     rig.rest();
     let full = rig.engine.stats().segment_live_bytes;
     assert!(full > 1_400_000, "{full}");
-    assert_eq!(drop_all(&rig, "cart:"), Ok(()));
+    assert_eq!(drop_all(&rig, "cart:", None), Ok(()));
     // What is written afterwards takes the drop's own record into a table.
     (0..200).for_each(|number| put(number, "user:"));
     rig.rest();
@@ -177,7 +184,7 @@ fn the_reserved_byte_is_refused() {
     ));
     let nonsense = Group { space: RESERVED, skip: 0, name: Bytes::new() };
     assert!(matches!(
-        rig.executor.block_on(rig.engine.drop_group(&nonsense, &dealt(0, rig.engines.len() as u16))),
+        rig.executor.block_on(rig.engine.drop_group(&nonsense, None, &dealt(0, rig.engines.len() as u16))),
         Err(EngineError::Failed(_))
     ));
 }

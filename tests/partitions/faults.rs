@@ -40,7 +40,7 @@ pub fn rounds() {
     let (rounds, seed) = (number("PARTITION_ROUNDS", 30), number("PARTITION_SEED", 1));
     println!("partitions: {rounds} rounds, PARTITION_SEED={seed}");
     let firewall = Firewall::new();
-    let mut cluster = start();
+    let mut cluster = start("partitions");
     let mut random = fastrand::Rng::with_seed(seed);
     let clients = Clients::new(cluster.nodes.iter().map(|n| n.ip).collect());
     let mut round = 0;
@@ -73,8 +73,8 @@ pub fn rounds() {
     assert!(acknowledged as u64 > rounds * 100, "too little load to judge by");
 }
 
-fn start() -> Cluster {
-    let place = Place::new("partitions");
+pub fn start(test: &str) -> Cluster {
+    let place = Place::new(test);
     let address = |index: usize| IpAddr::from(Ipv4Addr::new(127, 0, 0, index as u8 + 1));
     let mut nodes = Vec::new();
     for index in 0..NODES {

@@ -29,6 +29,7 @@ use dynarc::{
     protocol::{
         message::{
             Answer, ClientToken, Depth, Envelope, Fetched, Message, Operation, Purpose, Refusal, Request, Response,
+            Words,
         },
         replica::{Change, Leases, Stored, keys},
         ring::Ring,
@@ -39,6 +40,7 @@ use dynarc::{
     types::{
         Address, Conflict, Consistency, Durability, Instant, Key, Level, Member, MemberState, NodeId, Outcome, Ports,
         SliceId, TableChange, TableChangeKind, TableError, TableName, TableSettings, TableWish, Token, Value, WriteId,
+        mark,
     },
 };
 use std::{
@@ -341,6 +343,7 @@ impl Stage {
             behind.extend(keys::parse_behind(key).map(|owner| (owner, SliceId(0))));
         }
         let tables = node.disk.get(&keys::tables_key()).and_then(|(head, _)| tables::decode(head));
+        let newcomer = tables.is_none() && !node.seeds.is_empty();
         let tables = tables.map(|entries| (SliceId(0), entries));
         let floor = node.disk.get(&keys::stamps_key()).and_then(|(head, _)| keys::parse_stamps(head));
         let birth = Birth {
@@ -353,7 +356,7 @@ impl Stage {
             leases,
             stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
             tables: tables.into_iter().collect(),
-            tables_in_doubt: Vec::new(),
+            tables_in_doubt: if newcomer { vec![SliceId(0)] } else { Vec::new() },
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             behind,
             copied: false,
@@ -450,10 +453,11 @@ impl Stage {
                 let line = format!("{letter} disk: write {count} record{}{late}", if count == 1 { "" } else { "s" });
                 (Event::Stored { io, result: Ok(()) }, line)
             }
-            Effect::DropTable { io, name, .. } => {
+            Effect::DropTable { io, name, life, .. } => {
                 let of_table =
                     |key: &Bytes| keys::user_key(key).and_then(TableName::of_key).is_some_and(|of| of == name.as_str());
-                node.disk.retain(|key, _| !of_table(key));
+                let goes = |head: &[u8]| life.is_none_or(|life| (1..=life).contains(&mark::of(head)));
+                node.disk.retain(|key, (head, _)| !of_table(key) || !goes(head));
                 (Event::Stored { io, result: Ok(()) }, format!("{letter} disk: drop {name}"))
             }
             Effect::Scan { io, from, to, limit, .. } => {
@@ -572,7 +576,8 @@ impl Stage {
             | Message::GossipDelta { .. }
             | Message::GossipNews { .. }
             | Message::View { .. } => return None,
-            Message::Tables { news, wanted, .. } => {
+            Message::TableNews(news) => format!("refused: newer word of {}", news.name),
+            Message::Tables(Words { news, wanted, .. }) => {
                 if !self.trace_gossip {
                     return None;
                 }

@@ -94,7 +94,7 @@ impl Replicas {
         }
         let counter = self.counters.entry(replica).or_default();
         *counter += 1;
-        let dot = Dot { actor: Actor::new(NodeId(replica as u64), 0), counter: *counter };
+        let dot = Dot { actor: Actor::new(NodeId(replica as u64), 1), counter: *counter };
         let value = Value::new(Media::Json, value.to_string());
         let (bytes, checksum) = (value.bytes.len() as u32, value.checksum);
         let entry = Entry { dot, write_id: WriteId(id), media: Media::Json, bytes, checksum };

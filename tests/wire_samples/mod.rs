@@ -52,7 +52,8 @@ pub fn clock(rng: &mut Rng) -> VersionVector {
     VersionVector::from_dots((0..rng.usize(0..6)).map(|_| dot(rng)).collect::<Vec<_>>())
 }
 pub fn siblings(rng: &mut Rng) -> Siblings {
-    let mut siblings = Siblings { head: Head { clock: clock(rng), ..Head::default() }, ..Siblings::default() };
+    let life = if rng.bool() { 0 } else { rng.u64(..) };
+    let mut siblings = Siblings { head: Head { clock: clock(rng), life, ..Head::default() }, ..Siblings::default() };
     let mut dots: Vec<Dot> = (0..rng.usize(0..4)).map(|_| dot(rng)).collect();
     dots.sort();
     dots.dedup();
@@ -173,14 +174,20 @@ fn table(rng: &mut Rng) -> TableEntry {
         durability: if rng.bool() { Durability::Sync } else { Durability::Interval },
     };
     let settings = rng.bool().then_some(settings);
-    TableEntry { name, version: rng.u64(..), node: node(rng), dropped: rng.u64(..), settings }
+    let mut made = [(); 2].map(|()| Making { version: rng.u64(1..), node: node(rng) });
+    made.sort_unstable_by(|a, b| b.cmp(a));
+    let (version, node, dropped) = (rng.u64(..), node(rng), rng.u64(..));
+    TableEntry { name, version, node, dropped, whole: rng.u64(..), kept: rng.u64(..), made, settings }
+}
+fn word(rng: &mut Rng) -> TableWord {
+    TableWord { version: rng.u64(..), node: node(rng), dropped: rng.u64(..), kept: rng.u64(..) }
 }
 
-pub const PEER_KINDS: u8 = 11;
+pub const PEER_KINDS: u8 = 12;
 /// A message of the `kind`-th kind.
 pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
     match kind {
-        0 => Message::Forward { request: request(rng, deadline), hops: rng.u8(..) },
+        0 => Message::Forward { request: request(rng, deadline), hops: rng.u8(..), word: word(rng) },
         1 => Message::Forwarded(response(rng)),
         2 => {
             let purposes = [Purpose::Write, Purpose::Hint { owner: node(rng) }, Purpose::Repair, Purpose::Replay];
@@ -188,15 +195,13 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
                 key: key(rng),
                 siblings: siblings(rng),
                 purpose: purposes[rng.usize(0..4)],
-                epoch: rng.u64(..),
+                word: word(rng),
             }
         }
         3 => Message::Replicated(if rng.bool() { Ok(()) } else { Err(refusal(rng)) }),
-        4 => Message::Fetch {
-            key: key(rng),
-            depth: if rng.bool() { Depth::Head } else { Depth::Full },
-            epoch: rng.u64(..),
-        },
+        4 => {
+            Message::Fetch { key: key(rng), depth: if rng.bool() { Depth::Head } else { Depth::Full }, word: word(rng) }
+        }
         5 => Message::Fetched(match rng.u8(0..4) {
             0 => Ok(Fetched::Nothing),
             1 => Ok(Fetched::Head(siblings(rng).head)),
@@ -206,7 +211,13 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         6 => Message::GossipDigest { entries: many(rng, digest_entry) },
         7 => Message::GossipDelta { news: many(rng, news), wanted: many(rng, node) },
         8 => Message::GossipNews { news: many(rng, news) },
-        9 => Message::Tables { digest: rng.u64(..), news: many(rng, table), wanted: rng.bool() },
+        9 => Message::Tables(Words {
+            digest: rng.u64(..),
+            news: many(rng, table),
+            wanted: rng.bool(),
+            certainty: [Certainty::Sure, Certainty::Unheard, Certainty::Lost][rng.usize(0..3)],
+        }),
+        10 => Message::TableNews(table(rng)),
         _ => Message::View { members: many(rng, member), avoided: many(rng, node) },
     }
 }

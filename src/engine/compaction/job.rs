@@ -117,7 +117,9 @@ impl<D: Disk, I: FnMut() -> u64> Output<'_, D, I> {
             if keys.is_multiple_of(RECORDS_PER_BREATH) {
                 self.disk.breathe().await;
             }
-            if self.drops.hides(record.key, record.sequence) {
+            let head = if self.drops.is_empty() { Ok(None) } else { record.head() };
+            let head = head.map_err(|flaw| damaged_record(self.slice, flaw))?;
+            if head.is_some_and(|head| self.drops.hides(record.key, record.sequence, head)) {
                 let (key, sequence, mut pointers) =
                     (Bytes::copy_from_slice(record.key), record.sequence, SmallVec::new());
                 let read = record.pointers(|pointer| pointers.push(pointer));

@@ -14,7 +14,7 @@ use crate::{
         message::{Depth, Fetched, Message, Operation, Refusal, Request, Response},
         versions::VersionVector,
     },
-    types::{Address, ErrorCode, Failure, Instant, NodeId, Outcome},
+    types::{Address, ErrorCode, Failure, Instant, NodeId, Outcome, TableWord},
 };
 use smallvec::SmallVec;
 
@@ -33,15 +33,18 @@ pub struct Route {
     /// Home replicas in order of preference.
     pub targets: SmallVec<[Address; 4]>,
     pub hops: u8,
-    /// For a delete that is to have a context first: the latest drop of the key's table that this shard has carried out.
-    pub asks: Option<u64>,
+    /// What this shard goes by of the key's table.
+    pub word: TableWord,
+    /// A delete is to have a context first.
+    pub asks: bool,
 }
 
 pub(super) struct Forward {
     request: Request,
     hops: u8,
+    word: TableWord,
     /// While the targets are asked for what they have, and nothing is passed on yet: see [`Route::asks`].
-    asks: Option<u64>,
+    asks: bool,
     targets: SmallVec<[(Address, State); 4]>,
     result: Option<Response>,
 }
@@ -52,11 +55,11 @@ impl Forward {
         now: Instant,
         id: u64,
         request: Request,
-        Route { targets, hops, asks }: Route,
+        Route { targets, hops, word, asks }: Route,
         out: &mut Vec<Act>,
     ) -> Result<(Forward, Instant), Failure> {
         let targets = targets.into_iter().map(|a| (a, State::Untried)).collect();
-        let mut forward = Forward { request, hops, asks, targets, result: None };
+        let mut forward = Forward { request, hops, word, asks, targets, result: None };
         match forward.try_next(now, id, out) {
             Some(alarm) => Ok((forward, alarm)),
             None => Err(Failure::new(
@@ -72,8 +75,8 @@ impl Forward {
         self.targets[index].1 = State::Waiting;
         let (to, deadline) = (self.targets[index].0, self.request.deadline);
         let message = match self.asks {
-            Some(epoch) => Message::Fetch { key: self.request.key.clone(), depth: Depth::Head, epoch },
-            None => Message::Forward { request: self.request.clone(), hops: self.hops },
+            true => Message::Fetch { key: self.request.key.clone(), depth: Depth::Head, word: self.word },
+            false => Message::Forward { request: self.request.clone(), hops: self.hops, word: self.word },
         };
         out.push(Act::Send { to, exchange: exchange(id, index), deadline, message });
         Some(deadline.min(now + FORWARD_LATE))
@@ -95,7 +98,7 @@ impl Forward {
     }
     /// Whether what has been sent may change something.
     fn acts(&self) -> bool {
-        self.request.operation.is_write() && self.asks.is_none()
+        self.request.operation.is_write() && !self.asks
     }
 
     /// A target has said what it has of the key, or that it does not say.
@@ -108,7 +111,9 @@ impl Forward {
         out: &mut Vec<Act>,
     ) -> Option<Instant> {
         // What others say after the first is not needed any more.
-        self.asks?;
+        if !self.asks {
+            return None;
+        }
         let target = self.targets.get_mut(index)?;
         match result {
             Ok(fetched) => {
@@ -135,7 +140,7 @@ impl Forward {
         clock: VersionVector,
         out: &mut Vec<Act>,
     ) -> Option<Instant> {
-        self.asks = None;
+        self.asks = false;
         if let Operation::Delete { context, .. } = &mut self.request.operation {
             *context = Some(clock.into());
         }
@@ -161,7 +166,7 @@ impl Forward {
         response: Response,
         out: &mut Vec<Act>,
     ) -> Option<Instant> {
-        if self.asks.is_some() {
+        if self.asks {
             return None;
         }
         let target = self.targets.get_mut(index)?;
@@ -196,6 +201,9 @@ impl Forward {
     /// The next one is asked as well; those who were asked may still answer.
     pub fn late(&mut self, now: Instant, id: u64, out: &mut Vec<Act>) -> Option<Instant> {
         self.try_next(now, id, out)
+    }
+    pub fn word(&self) -> TableWord {
+        self.word
     }
     /// Those who have been asked and have said nothing.
     pub fn waits_for(&self) -> impl Iterator<Item = NodeId> {
@@ -250,7 +258,7 @@ mod tests {
         let operation = Operation::Delete { context: None, write_id: WriteId(1) };
         let (key, deadline) = (Key::new("k").expect("a key"), NOW + Duration::from_secs(5));
         let request = Request { key, operation, consistency: Consistency::default(), deadline };
-        let route = Route { targets: (1..=targets).map(at).collect(), hops: 1, asks: Some(0) };
+        let route = Route { targets: (1..=targets).map(at).collect(), hops: 1, word: TableWord::default(), asks: true };
         Forward::begin(NOW, 7, request, route, out).expect("somebody to ask").0
     }
     /// Who is asked for a head, and who is passed a delete, with how many dots in its context.

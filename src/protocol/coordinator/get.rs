@@ -16,7 +16,7 @@ use crate::{
         ring::Nodes,
         versions::{Head, Siblings, Values},
     },
-    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome, TableWord},
 };
 use smallvec::SmallVec;
 
@@ -46,7 +46,7 @@ struct Target {
 
 pub(super) struct Get {
     needed: usize,
-    epoch: u64,
+    word: TableWord,
     conflict: Conflict,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
@@ -77,12 +77,12 @@ impl Get {
         }
         out.push(Act::Load { operation: id, key: key.clone(), depth: Depth::Full });
         for (index, target) in targets.iter().enumerate().skip(1) {
-            let message = Message::Fetch { key: key.clone(), depth: Depth::Head, epoch: plan.epoch };
+            let message = Message::Fetch { key: key.clone(), depth: Depth::Head, word: plan.word };
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         Get {
             needed: plan.needed,
-            epoch: plan.epoch,
+            word: plan.word,
             conflict: plan.conflict,
             targets,
             others,
@@ -196,7 +196,7 @@ impl Get {
     }
     fn ask_for_values(&mut self, id: u64, index: usize, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
         self.targets[index].asked = true;
-        let message = Message::Fetch { key: key.clone(), depth: Depth::Full, epoch: self.epoch };
+        let message = Message::Fetch { key: key.clone(), depth: Depth::Full, word: self.word };
         let to = self.targets[index].address;
         out.push(Act::Send { to, exchange: exchange(id, index + VALUES), deadline, message });
     }
@@ -288,6 +288,9 @@ impl Get {
         self.replied = Some(result.clone().unwrap_or_default());
         Some(result.map(|siblings| Answer::Got(siblings.into_shown())))
     }
+    pub fn word(&self) -> TableWord {
+        self.word
+    }
     pub fn is_over(&self) -> bool {
         self.late || self.targets.iter().all(|t| !matches!(t.state, State::Waiting))
     }
@@ -312,9 +315,9 @@ impl Get {
             }
             repaired += 1;
             if index == 0 {
-                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone(), epoch: self.epoch });
+                out.push(Act::Merge { key: key.clone(), siblings: siblings.clone(), word: self.word });
             } else {
-                let message = replicate(key, &siblings, Purpose::Repair, self.epoch);
+                let message = replicate(key, &siblings, Purpose::Repair, self.word);
                 let (to, deadline) = (target.address, self.repair_deadline);
                 out.push(Act::Send { to, exchange: exchange(id, REPAIR), deadline, message });
             }

@@ -22,18 +22,18 @@ pub use forward::Route;
 pub use plan::{Home, Plan};
 
 use crate::{
-    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
+    limits::{BACKGROUND_TIMEOUT, FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
     protocol::{
         message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
         versions::Siblings,
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, ShardBounds},
+    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, ShardBounds, TableWord},
 };
 use std::{collections::BTreeSet, time::Duration};
 
 /// Who waits for the answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Asker {
     Client(ClientToken),
     /// A shard that forwarded.
@@ -41,6 +41,8 @@ pub enum Asker {
         address: Address,
         exchange: u64,
     },
+    /// Nobody any more: the write is acknowledged, and is done again by newer word of its table.
+    Nobody,
 }
 
 /// What the coordinator wants done. `operation` numbers come back with the answer.
@@ -62,7 +64,7 @@ pub enum Act {
     Merge {
         key: Key,
         siblings: Siblings,
-        epoch: u64,
+        word: TableWord,
     },
     /// Keep a marker hint for an absent owner; nobody waits.
     Owe {
@@ -82,6 +84,11 @@ pub enum Act {
     /// The node has not answered a request for [`REPLICA_LATE`].
     Late {
         node: NodeId,
+    },
+    /// It was begun by word of its table that is not the newest: begin it again.
+    Again {
+        asker: Asker,
+        request: Request,
     },
 }
 
@@ -103,6 +110,10 @@ struct Op {
     hedges: bool,
     /// Whether the asker has its answer; what follows is repair and bookkeeping.
     replied: bool,
+    /// That it was done, if it is a write.
+    acknowledged: bool,
+    /// As it came.
+    request: Request,
     work: Work,
 }
 
@@ -189,6 +200,7 @@ impl Coordinator {
         }
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
+        let again = request.clone();
         let work = if request.operation.is_write() {
             Work::Put(Box::new(put::Put::begin(id, self.me, request, plan, out)))
         } else {
@@ -197,7 +209,10 @@ impl Coordinator {
         let hedge = if matches!(work, Work::Get(_)) { self.get_hedge.begin() } else { None };
         let alarm = deadline.min(now + hedge.unwrap_or(REPLICA_LATE));
         let hedges = hedge.is_some();
-        self.insert(id, Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied: false, work });
+        let request = again;
+        let (replied, acknowledged) = (false, false);
+        let op = Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied, acknowledged, request, work };
+        self.insert(id, op);
     }
 
     /// Passes a request on to one of the targets of `route`; to the next one when it fails.
@@ -210,12 +225,15 @@ impl Coordinator {
         self.counters.forwards += 1;
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
+        let again = request.clone();
         match forward::Forward::begin(now, id, request, route, out) {
             Ok((work, alarm)) => {
                 let hedge = if work.is_read() { self.forward_hedge.begin() } else { None };
                 let alarm = hedge.map_or(alarm, |delay| alarm.min(now + delay));
                 let (hedges, work) = (hedge.is_some(), Work::Forward(work));
-                self.insert(id, Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied: false, work });
+                let (request, began, replied, acknowledged) = (again, now, false, false);
+                let op = Op { asker, key, bytes, deadline, began, alarm, hedges, replied, acknowledged, request, work };
+                self.insert(id, op);
             }
             Err(failure) => out.push(Act::Reply { asker, response: Err(failure) }),
         }
@@ -328,6 +346,42 @@ impl Coordinator {
         });
         self.rearm(operation, alarm);
     }
+    /// Who was asked by message number `exchange` has done nothing, for it had newer word of the key's table; `word` is what
+    /// this shard goes by now. What was begun by another is begun again; a write whose asker has its answer, too, so that
+    /// those who know better have it as well.
+    pub fn outdated(&mut self, now: Instant, exchange: u64, word: TableWord, out: &mut Vec<Act>) {
+        let operation = exchange >> 8;
+        let Some(op) = self.ops.get(&operation) else { return };
+        let (begun, refused) = match &op.work {
+            Work::Put(put) => (put.word(), Message::Replicated(Err(Refusal::NotMine))),
+            Work::Get(get) => (get.word(), Message::Fetched(Err(Refusal::NotMine))),
+            Work::Forward(forward) => (forward.word(), Message::Fetched(Err(Refusal::NotMine))),
+        };
+        // Done again it is stamped anew, or drops what has come since: only soon after the answer, and not without a context.
+        let repeatable = match &op.request.operation {
+            Operation::Put { .. } => true,
+            Operation::Delete { context, .. } => context.is_some(),
+            Operation::Get => false,
+        };
+        let soon = now.since(op.began) < REPLICA_LATE;
+        let asker = match op.replied {
+            _ if begun == word || now >= op.deadline => None,
+            false => Some(op.asker),
+            true if op.acknowledged && repeatable && soon && matches!(op.work, Work::Put(_)) => Some(Asker::Nobody),
+            true => None,
+        };
+        match asker {
+            Some(asker) => {
+                let mut request = op.request.clone();
+                if asker == Asker::Nobody {
+                    request.deadline = now + BACKGROUND_TIMEOUT;
+                }
+                self.remove(operation);
+                out.push(Act::Again { asker, request });
+            }
+            None => self.answered(now, exchange, refused, out),
+        }
+    }
     /// A node cannot be reached: whatever was asked of it is not going to be answered.
     pub fn unreachable(&mut self, now: Instant, node: NodeId, out: &mut Vec<Act>) {
         let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(node)).map(|(id, _)| *id).collect();
@@ -419,6 +473,7 @@ impl Coordinator {
             && let Some(response) = op.answer()
         {
             op.replied = true;
+            op.acknowledged = response.is_ok();
             self.open -= 1;
             match &op.work {
                 Work::Get(_) if response.is_ok() => self.get_hedge.record(now.since(op.began)),
@@ -495,8 +550,8 @@ fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
     (now >= deadline).then(|| Failure::new(ErrorCode::Deadline, Outcome::NotApplied, "the deadline has passed"))
 }
 
-fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, epoch: u64) -> Message {
-    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, epoch }
+fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, word: TableWord) -> Message {
+    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, word }
 }
 
 #[cfg(test)]
@@ -521,7 +576,7 @@ mod tests {
             needed: 2,
             stands_in: false,
             conflict: Conflict::Siblings,
-            epoch: 0,
+            word: TableWord::default(),
         };
         let (mut coordinator, mut out) = (Coordinator::new(at(1), 0), Vec::new());
         let mut refused = None;

@@ -1,6 +1,6 @@
 //! Who takes part in one request, as the ring and the health of the moment say.
 
-use crate::types::{Address, Conflict, Consistency, Failure, Level, NodeId};
+use crate::types::{Address, Conflict, Consistency, Failure, Level, NodeId, TableWord};
 use smallvec::SmallVec;
 
 /// One home replica of the key.
@@ -25,8 +25,8 @@ pub struct Plan {
     pub needed: usize,
     /// How conflicts of the key's table end.
     pub conflict: Conflict,
-    /// The latest drop of the key's table that this shard has carried out.
-    pub epoch: u64,
+    /// What this shard goes by of the key's table.
+    pub word: TableWord,
     /// No home replica can be reached: this node coordinates in the place of the first of them. Its copy stays after the
     /// homes have it: a later dot of this shard covers the one in it, and a copy without it would lose what others hold.
     pub stands_in: bool,

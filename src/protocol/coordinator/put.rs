@@ -12,7 +12,7 @@ use crate::{
         ring::Nodes,
         versions::{Context, Siblings},
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome},
+    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, TableWord},
 };
 use smallvec::SmallVec;
 
@@ -43,7 +43,7 @@ impl Target {
 
 pub(super) struct Put {
     needed: usize,
-    epoch: u64,
+    word: TableWord,
     targets: SmallVec<[Target; 4]>,
     spares: SmallVec<[Address; 4]>,
     own: State,
@@ -74,7 +74,7 @@ impl Put {
         out.push(Act::Write { operation: id, request, owed });
         Put {
             needed: plan.needed,
-            epoch: plan.epoch,
+            word: plan.word,
             targets,
             spares,
             own: State::Waiting,
@@ -94,7 +94,7 @@ impl Put {
         out: &mut Vec<Act>,
     ) {
         for (index, target) in self.targets.iter().enumerate().filter(|(_, t)| t.state == State::Waiting) {
-            let message = replicate(key, &siblings, target.purpose, self.epoch);
+            let message = replicate(key, &siblings, target.purpose, self.word);
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         self.prepared = Some((siblings, context));
@@ -178,7 +178,7 @@ impl Put {
         let (address, purpose) = (self.spares.remove(0), Purpose::Hint { owner });
         if let Some((siblings, _)) = &self.prepared {
             let exchange = exchange(id, self.targets.len());
-            let message = replicate(key, siblings, purpose, self.epoch);
+            let message = replicate(key, siblings, purpose, self.word);
             out.push(Act::Send { to: address, exchange, deadline, message });
         }
         self.targets.push(Target { address, purpose, state: State::Waiting });
@@ -204,6 +204,9 @@ impl Put {
             let failure = Failure::new(ErrorCode::QuorumUnavailable, Outcome::Unknown, detail);
             Err(failure.counts(self.acks, self.needed))
         })
+    }
+    pub fn word(&self) -> TableWord {
+        self.word
     }
     pub fn is_over(&self) -> bool {
         self.settled(&[State::Waiting])

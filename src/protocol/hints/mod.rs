@@ -45,7 +45,7 @@ use crate::{
         ring::{FixedMap, Nodes, Ring},
         versions::{Dot, Head, Siblings},
     },
-    types::{Address, Instant, Key, NodeId, SliceId},
+    types::{Address, Instant, Key, NodeId, SliceId, TableWord},
 };
 use bytes::{Bytes, BytesMut};
 use std::{
@@ -555,7 +555,12 @@ impl Hints {
             (Ok(siblings), Some(to)) => {
                 d.sent = now;
                 d.sent_bytes = siblings.head.value_bytes() as u64;
-                let message = Message::Replicate { key: d.key.clone(), siblings, purpose: Purpose::Replay, epoch: 0 };
+                let message = Message::Replicate {
+                    key: d.key.clone(),
+                    siblings,
+                    purpose: Purpose::Replay,
+                    word: TableWord::default(),
+                };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             (Err(Refusal::Damaged), _) if !d.damaged => {
@@ -718,7 +723,7 @@ fn begin_record(
         return Begun::Unreadable;
     };
     let delivery = Delivery::new(now, owner, slice, key.clone(), Source::Sweep { head });
-    let message = Message::Fetch { key, depth: Depth::Head, epoch: 0 };
+    let message = Message::Fetch { key, depth: Depth::Head, word: TableWord::default() };
     let act = Act::Send { to, delivery: id, deadline: delivery.give_up, message };
     Begun::Delivery(delivery, act)
 }

@@ -33,6 +33,7 @@ fn state(counter: u64) -> Siblings {
     let dot = Dot { actor: Actor::new(ME, 1), counter };
     let entry = Entry { dot, write_id: WriteId(counter), media: Media::Json, bytes: 1, checksum: 0 };
     let head = Head {
+        life: 0,
         clock: VersionVector::from_dots([dot]),
         entries: [entry].into_iter().collect(),
         recent: Default::default(),

@@ -7,7 +7,7 @@ use super::LeaseRecord;
 use crate::{
     limits::INCARNATION_MAX,
     protocol::versions::{Head, HeadError},
-    types::{Key, KeyError, NodeId, Token},
+    types::{Key, KeyError, NodeId, Token, mark},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -198,7 +198,11 @@ pub enum HintKind {
 }
 impl HintHead {
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(9);
+        let mut out = BytesMut::with_capacity(mark::BYTES + 9);
+        // A parked state goes with its life; a marker is worth what the own record is.
+        if let HintKind::Parked(head) = &self.kind {
+            mark::put(&mut out, head.life);
+        }
         match &self.kind {
             HintKind::Marker => {
                 out.put_u8(1);
@@ -207,17 +211,18 @@ impl HintHead {
             HintKind::Parked(head) => {
                 out.put_u8(2);
                 out.put_u64_le(self.stamp);
-                out.put_slice(&head.encode());
+                out.put_slice(&Head { life: 0, ..head.clone() }.encode());
             }
         }
         out.freeze()
     }
     pub fn decode(bytes: &[u8]) -> Result<HintHead, HeadError> {
+        let (life, bytes) = mark::take(bytes).ok_or(HeadError::Invalid)?;
         let (fixed, rest) = bytes.split_first_chunk::<9>().ok_or(HeadError::Length)?;
         let stamp = u64::from_le_bytes(fixed[1..9].try_into().map_err(|_| HeadError::Length)?);
         let kind = match (fixed[0], rest.is_empty()) {
-            (1, true) => HintKind::Marker,
-            (2, _) => HintKind::Parked(Head::decode(rest)?),
+            (1, true) if life == 0 => HintKind::Marker,
+            (2, _) => HintKind::Parked(Head { life, ..Head::decode(rest)? }),
             _ => return Err(HeadError::Invalid),
         };
         Ok(HintHead { stamp, kind })

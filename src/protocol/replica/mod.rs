@@ -113,12 +113,13 @@ impl Work {
     }
 }
 
-/// What a task is about: a key in its slice, and how conflicts of its table end.
+/// What a task is about: a key in its slice, how conflicts of its table end, and which life of it is written in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subject {
     pub slice: SliceId,
     pub key: Key,
     pub conflict: Conflict,
+    pub life: u64,
 }
 
 /// Why a task did not do its work.
@@ -188,6 +189,7 @@ struct Task<O> {
     key: Key,
     slice: SliceId,
     conflict: Conflict,
+    life: u64,
     work: Work,
     deadline: Instant,
     /// The stamp that is being stored, and its slice's new ceiling.
@@ -295,7 +297,7 @@ impl<O: Clone> Replica<O> {
         &mut self,
         now: Instant,
         origin: O,
-        Subject { slice, key, conflict }: Subject,
+        Subject { slice, key, conflict, life }: Subject,
         work: Work,
         deadline: Instant,
         out: &mut Vec<Step<O>>,
@@ -314,7 +316,8 @@ impl<O: Clone> Replica<O> {
             self.notice(slice, &siblings.head, out);
         }
         self.bytes += work.bytes();
-        self.tasks.insert(id, Task { origin, key, slice, conflict, work, deadline, stamp: None, noted: Nodes::new() });
+        let (stamp, noted) = (None, Nodes::new());
+        self.tasks.insert(id, Task { origin, key, slice, conflict, life, work, deadline, stamp, noted });
         if first {
             self.start(now, id, out);
         }

@@ -110,7 +110,7 @@ mod tests {
     }
     fn subject() -> Subject {
         let key = Key::new(&b"cart"[..]).expect("a short key");
-        Subject { slice: SLICE, key, conflict: Conflict::Siblings }
+        Subject { slice: SLICE, key, conflict: Conflict::Siblings, life: 0 }
     }
     /// Begins the work, answers its read with `stored`, and gives what is stored then.
     fn run(replica: &mut Replica<u8>, work: Work, stored: Result<Option<Stored>, Refusal>) -> Vec<(Bytes, bool)> {

@@ -71,9 +71,9 @@ impl<O: Clone> Replica<O> {
             Work::Put { value, write_id, .. } => {
                 let entry = entry_of(value, stamp, *write_id);
                 let values: Values = [value.bytes.clone()].into_iter().collect();
-                Siblings { head: Head::stamped(stamp, Some(entry)), values }
+                Siblings { head: Head { life: task.life, ..Head::stamped(stamp, Some(entry)) }, values }
             }
-            _ => Siblings { head: Head::stamped(stamp, None), values: Values::new() },
+            _ => Siblings { head: Head { life: task.life, ..Head::stamped(stamp, None) }, values: Values::new() },
         };
         let context = Context::from(siblings.head.clock.clone());
         Ok(Next::Write { siblings, context: Some(context) })

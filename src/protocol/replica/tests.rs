@@ -18,7 +18,7 @@ fn replica() -> Replica<u8> {
     Replica::new(leases, Stamps::new(NODE, Vec::new()), 1)
 }
 fn subject() -> Subject {
-    Subject { slice: SLICE, key: Key::new("k").expect("a key"), conflict: Conflict::Siblings }
+    Subject { slice: SLICE, key: Key::new("k").expect("a key"), conflict: Conflict::Siblings, life: 0 }
 }
 /// Begins the work and gives the number of its read.
 fn begin(replica: &mut Replica<u8>, work: Work) -> u64 {

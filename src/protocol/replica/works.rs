@@ -47,7 +47,13 @@ impl<O: Clone> Replica<O> {
                     return Ok(Next::ReadValues);
                 }
                 let context = written_before(&head, context.as_ref(), *write_id);
-                Ok(Next::Known { siblings: Siblings { head, values }, context })
+                // It may have been begun before this shard heard of the table that it belongs to.
+                let (known, life) = (head.life >= task.life, head.life.max(task.life));
+                let siblings = Siblings { head: Head { life, ..head }, values };
+                Ok(match known {
+                    true => Next::Known { siblings, context },
+                    false => Next::Write { siblings, context: Some(context) },
+                })
             }
             Work::Put { .. } if self.short_of_space => Err(Rejection::Refused(Refusal::DiskFull)),
             Work::Put { context, value, write_id, .. } => {
@@ -61,10 +67,11 @@ impl<O: Clone> Replica<O> {
                     self.leases.doubt(task.slice);
                     self.identity_alarms += 1;
                 }
-                let slice = task.slice;
+                let (slice, life) = (task.slice, task.life);
                 let dot = self.leases.mint(slice).ok_or_else(|| self.leases.refusal(slice))?;
                 let entry = entry_of(value, dot, *write_id);
-                let merged = head.put(&seen, entry);
+                let mut merged = head.put(&seen, entry);
+                merged.head.life = head.life.max(life);
                 check_clock(&head, &merged.head)?;
                 let alone = merged.head.entries.len() == 1;
                 // What the writer knew and this copy does not stays apart.
@@ -82,7 +89,8 @@ impl<O: Clone> Replica<O> {
                 if head.has_survivors(&seen) && !values_read {
                     return Ok(Next::ReadValues);
                 }
-                let merged = head.delete(&seen);
+                let mut merged = head.delete(&seen);
+                merged.head.life = head.life.max(task.life);
                 check_clock(&head, &merged.head)?;
                 let unchanged = merged.head.same_state(&head);
                 let siblings = pick(merged, &values, &Values::new());

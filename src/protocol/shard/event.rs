@@ -70,11 +70,13 @@ pub enum Effect {
         changes: Vec<Change>,
         durability: Durability,
     },
-    /// All records and hints of the table's keys in these slices go, durably; answered by `Stored`.
+    /// Records and hints of the table's keys in these slices go, durably; answered by `Stored`.
     DropTable {
         io: u64,
         slices: Vec<SliceId>,
         name: TableName,
+        /// Those that were written in this life of the table or an earlier one; `None`: all.
+        life: Option<u64>,
     },
     Scan {
         io: u64,

@@ -16,10 +16,10 @@ use super::{
     health::{Health, Standing},
     hints::{self, Hints},
     membership::{self, Membership, Timing},
-    message::{Envelope, Message, Refusal},
+    message::{Certainty, Envelope, Message, Refusal},
     rebuild::Rebuild,
     replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
-    ring::{FixedMap, Placement, Ring},
+    ring::{FixedMap, Placement, Ring, owns},
     tables::{Drops, Tables},
     versions::{Context, Head, Siblings},
 };
@@ -266,10 +266,21 @@ impl Shard {
         let first = random.u64(..) >> 12;
         let known_tables =
             tables.iter().flat_map(|(_, entries)| entries.iter().map(|(entry, _)| entry.clone())).collect();
+        // Whoever is alone has missed nothing. A newcomer has no record yet.
+        let alone = seeds.is_empty() && !known.iter().any(|member| owns(member.state));
+        let certainty = match (tables_in_doubt.is_empty(), alone) {
+            (false, _) => Certainty::Lost,
+            (true, false) => Certainty::Unheard,
+            (true, true) => Certainty::Sure,
+        };
         let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
         let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
         let mut replica = Replica::new(leases, Stamps::new(me.node, stamps), generation).with_bounds(settings.bounds);
         replica.members_are(members.iter().map(|member| member.id));
+        let mut registry = Tables::new(settings.table(), known_tables, certainty);
+        if copied {
+            registry.distrust_own();
+        }
         Shard {
             me,
             placement,
@@ -279,11 +290,7 @@ impl Shard {
             health: Health::default(),
             coordinator: Coordinator::new(me, first).with_bounds(settings.bounds),
             replica,
-            tables: TableState::new(
-                Tables::new(settings.table(), known_tables, !tables_in_doubt.is_empty()),
-                Drops::new(slices.clone(), &tables),
-                tables_in_doubt,
-            ),
+            tables: TableState::new(registry, Drops::new(slices.clone(), &tables), tables_in_doubt),
             delivering: FixedMap::default(),
             hints: Hints::new(slices, hints::Found { hints, marks: behind }, settings.hint_bytes_max, first, now),
             settings,
@@ -304,6 +311,9 @@ impl Shard {
     pub fn address(&self) -> Address {
         self.me
     }
+    pub fn slices(&self) -> &[SliceId] {
+        self.tables.drops.slices()
+    }
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -315,7 +325,11 @@ impl Shard {
         &self.ring
     }
     /// Whether requests are served: the node is part of its ring.
+    /// Whether requests are served: it is a member, and knows which tables there are.
     pub fn ready(&self) -> bool {
+        self.joined() && !self.tables.registry.in_doubt()
+    }
+    fn joined(&self) -> bool {
         self.ring.contains(self.me.node)
     }
     pub fn members(&self) -> &[Member] {
@@ -470,38 +484,48 @@ impl Shard {
             self.health.heard(now, from.node);
         }
         match message {
-            Message::Forward { request, hops } => {
+            Message::Forward { request, hops, word } => {
+                let unheard = word.is_said() && word.adds_to(&self.tables.registry.word(request.key.as_bytes()));
+                if unheard && self.ready() {
+                    let message = Message::Forward { request, hops, word };
+                    let waiting = Envelope { from, to: self.me, exchange, deadline, message };
+                    return self.wait_for_word(now, waiting, out);
+                }
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
                 self.request(now, Asker::Shard { address: from, exchange }, request, hops, out);
             }
-            Message::Replicate { key, siblings, purpose, epoch } => {
-                match self.gate(&key, epoch) {
-                    Gate::Open => {}
-                    // What was written before a drop is gone by it.
-                    Gate::Late => {
-                        let message = Message::Replicated(Ok(()));
-                        return out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+            Message::Replicate { key, siblings, purpose, word } => {
+                let refused = match self.gate_state(&key, word, &siblings.head) {
+                    Gate::Open => {
+                        let origin = Origin::Remote { to: from, exchange, deadline };
+                        return self.take_replica(now, origin, (key, siblings, purpose), deadline, out);
                     }
                     Gate::Wait => {
-                        let message = Message::Replicate { key, siblings, purpose, epoch };
+                        let message = Message::Replicate { key, siblings, purpose, word };
                         let waiting = Envelope { from, to: self.me, exchange, deadline, message };
-                        return self.wait_for_drop(now, waiting, out);
+                        return self.wait_for_word(now, waiting, out);
                     }
-                }
-                let origin = Origin::Remote { to: from, exchange, deadline };
-                self.take_replica(now, origin, (key, siblings, purpose), deadline, out);
+                    Gate::Outdated => self.news_of(&key),
+                    Gate::Late => None,
+                };
+                let message = refused.unwrap_or(Message::Replicated(Err(Refusal::NotMine)));
+                out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
             }
-            Message::Fetch { key, depth, epoch } => match self.gate(&key, epoch) {
-                Gate::Open => self.fetch((from, exchange), key, depth, deadline, out),
-                Gate::Late => {
-                    let message = Message::Fetched(Err(Refusal::NotMine));
-                    out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
-                }
-                Gate::Wait => {
-                    let message = Message::Fetch { key, depth, epoch };
-                    self.wait_for_drop(now, Envelope { from, to: self.me, exchange, deadline, message }, out);
-                }
-            },
+            Message::Fetch { key, depth, word } => {
+                let refused = match self.gate(&key, word) {
+                    Gate::Open => return self.fetch((from, exchange), key, depth, deadline, out),
+                    Gate::Wait => {
+                        let message = Message::Fetch { key, depth, word };
+                        let waiting = Envelope { from, to: self.me, exchange, deadline, message };
+                        return self.wait_for_word(now, waiting, out);
+                    }
+                    Gate::Outdated => self.news_of(&key),
+                    Gate::Late => None,
+                };
+                let message = refused.unwrap_or(Message::Fetched(Err(Refusal::NotMine)));
+                out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+            }
+            Message::TableNews(news) => self.table_news(now, from, exchange, news, out),
             answer @ (Message::Replicated(_) | Message::Fetched(_) | Message::Forwarded(_)) => {
                 self.answered(now, exchange, answer, out);
             }
@@ -512,7 +536,7 @@ impl Shard {
                 m.delta_arrived(now, from.node, news, &wanted, acts);
             }),
             Message::GossipNews { news } => self.gossip(now, out, |m, _| m.news_arrived(now, from.node, news)),
-            Message::Tables { digest, news, wanted } => self.tables_told(now, from, (digest, news, wanted), out),
+            Message::Tables(words) => self.tables_told(now, from, words, out),
             Message::View { members, avoided } => {
                 if from.node == self.me.node {
                     self.health.avoid(now, &avoided);

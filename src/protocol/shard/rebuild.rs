@@ -31,9 +31,9 @@ impl Shard {
         if self.is_dropping(&key) {
             return;
         }
-        let epoch = self.epoch(&key);
+        let word = self.word(&key);
         let mut acts = Vec::new();
-        self.rebuild.met(now, (key, table.conflict, epoch), &others, &mut acts);
+        self.rebuild.met(now, (key, table.conflict, word), &others, &mut acts);
         self.run_rebuild(now, acts, out);
     }
 
@@ -44,8 +44,8 @@ impl Shard {
                     let exchange = exchange << exchange_tag::BITS | exchange_tag::REBUILD;
                     out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
                 }
-                Act::Replace { key, siblings, epoch } => {
-                    if epoch != self.epoch(&key) || self.is_dropping(&key) {
+                Act::Replace { key, siblings, word } => {
+                    if word != self.word(&key) || self.is_dropping(&key) {
                         continue;
                     }
                     let work = Work::Rebuild { siblings, head_read: false };

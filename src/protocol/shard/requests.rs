@@ -45,7 +45,7 @@ impl Shard {
             // An identity of its own, so that forwarding it twice makes one event.
             *write_id = WriteId(self.random.u64(1..));
         }
-        if self.tables.registry.in_doubt() || self.is_dropping(&request.key) {
+        if self.is_dropping(&request.key) {
             return self.wait_for_table(asker, request, hops, out);
         }
         let token = request.key.token();
@@ -82,8 +82,8 @@ impl Shard {
             // Where the last write wins, a delete is later than all there is, with a context or without.
             let asks = matches!(request.operation, Operation::Delete { context: None, .. })
                 && table.conflict == Conflict::Siblings;
-            let asks = asks.then(|| self.epoch(&request.key));
-            let route = Route { targets: targets.into(), hops: hops + 1, asks };
+            let word = self.word(&request.key);
+            let route = Route { targets: targets.into(), hops: hops + 1, word, asks };
             self.coordinator.forward(now, asker, request, route, &mut acts);
         }
         self.run_acts(now, acts, out);
@@ -110,7 +110,10 @@ impl Shard {
 
     fn check(&self, request: &Request) -> Result<(), Failure> {
         if !self.ready() {
-            let detail = "the node has not joined its cluster yet";
+            let detail = match self.joined() {
+                true => "the node asks the others which tables there are",
+                false => "the node has not joined its cluster yet",
+            };
             return Err(Failure::new(ErrorCode::NotReady, Outcome::NotApplied, detail));
         }
         let bytes = request.operation.bytes();
@@ -148,12 +151,20 @@ impl Shard {
         };
         let homes = nodes.iter().zip(&standings).filter_map(home).collect();
         let spares = spares.into_iter().filter_map(|node| self.ring.address(node, token)).collect();
-        let (conflict, epoch) = (table.conflict, self.epoch(&request.key));
-        Ok(Plan { n, homes, spares, sloppy, needed, stands_in, conflict, epoch })
+        let (conflict, word) = (table.conflict, self.word(&request.key));
+        Ok(Plan { n, homes, spares, sloppy, needed, stands_in, conflict, word })
     }
 
     pub(super) fn reply(&mut self, asker: Asker, response: super::super::message::Response, out: &mut Vec<Effect>) {
+        let response = match response {
+            Err(failure) => Err(self.judge_begun(asker, failure)),
+            Ok(answer) => {
+                self.forget_begun(asker);
+                Ok(answer)
+            }
+        };
         match asker {
+            Asker::Nobody => {}
             Asker::Client(client) => out.push(Effect::Reply { client, response }),
             Asker::Shard { address, exchange } => {
                 // The asker's own deadline decides whether it still wants the answer.
@@ -187,8 +198,8 @@ impl Shard {
                     };
                     self.apply(now, Origin::Operation(operation), key, work, deadline, out);
                 }
-                Act::Merge { key, siblings, epoch } => {
-                    if epoch != self.epoch(&key) || self.is_dropping(&key) {
+                Act::Merge { key, siblings, word } => {
+                    if word != self.word(&key) || self.is_dropping(&key) {
                         continue;
                     }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
@@ -205,6 +216,7 @@ impl Shard {
                     }
                 }
                 Act::Reply { asker, response } => self.reply(asker, response, out),
+                Act::Again { asker, request } => self.begin_again(now, asker, request, out),
             }
         }
     }
@@ -224,8 +236,9 @@ impl Shard {
         deadline: Instant,
         out: &mut Vec<Effect>,
     ) {
-        let conflict = self.tables.registry.of(key.as_bytes()).conflict;
-        let subject = Subject { slice: self.slice(&key), key, conflict };
+        let registry = &self.tables.registry;
+        let (conflict, life) = (registry.of(key.as_bytes()).conflict, registry.life(key.as_bytes()));
+        let subject = Subject { slice: self.slice(&key), key, conflict, life };
         let mut steps = Vec::new();
         self.replica.begin(now, origin, subject, work, deadline, &mut steps);
         self.run_steps(now, steps, out);
@@ -353,8 +366,8 @@ impl Shard {
                     out.push(Effect::Load { io, slice, key, depth });
                 }
                 Act::Send { to, delivery, deadline, mut message } => {
-                    if let Message::Replicate { key, epoch, .. } | Message::Fetch { key, epoch, .. } = &mut message {
-                        *epoch = self.epoch(key);
+                    if let Message::Replicate { key, word, .. } | Message::Fetch { key, word, .. } = &mut message {
+                        *word = self.word(key);
                     }
                     let exchange = delivery << exchange_tag::BITS | exchange_tag::HINTS;
                     out.push(Effect::Send(self.envelope(to, exchange, deadline, message)));
@@ -386,7 +399,7 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         let deadline = now + limits::BACKGROUND_TIMEOUT;
-        let subject = Subject { slice, key, conflict: Conflict::Siblings };
+        let subject = Subject { slice, key, conflict: Conflict::Siblings, life: 0 };
         let mut steps = Vec::new();
         self.replica.begin(now, Origin::Delivery(delivery), subject, work, deadline, &mut steps);
         self.run_steps(now, steps, out);
@@ -403,7 +416,7 @@ impl Shard {
 
     // ---- for other shards --------------------------------------------------------------------------------------
 
-    fn serves(&self, key: &Key) -> bool {
+    pub(super) fn serves(&self, key: &Key) -> bool {
         self.placement.shard_of(self.slice(key)) == self.me.shard
     }
 

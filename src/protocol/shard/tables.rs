@@ -4,19 +4,19 @@ use super::{Asker, Delivering, Effect, Envelope, Instant, Message, Refusal, Shar
 use crate::{
     limits::{self, HELD_MAX, TABLES_ASKED_EVERY, TABLES_ASKED_NODES},
     protocol::{
-        message::{Answer, ClientToken, Request},
+        message::{Answer, Certainty, ClientToken, Request, Words},
         replica::{Change, keys},
         ring::{FixedMap, owns},
         tables::{Drops, Due, Tables, encode},
-        versions::{Context, Values},
+        versions::{Context, Head, Values},
     },
     types::{
         Address, Durability, ErrorCode, Failure, Key, NodeId, Outcome, ShardId, SliceId, TableChange, TableEntry,
-        TableName,
+        TableError, TableName, TableWord,
     },
 };
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a drop stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,9 @@ pub(super) enum Gate {
     Open,
     /// It comes from before a drop.
     Late,
-    /// This shard has not carried out the drop that it comes after.
+    /// This shard has newer word of the key's table.
+    Outdated,
+    /// This shard has not heard the word that it was sent by, or not carried out the drop that it comes after.
     Wait,
 }
 
@@ -57,8 +59,10 @@ pub(super) struct TableState {
     pub drops: Drops,
     in_hand: Option<(Due, Stage)>,
     not_before: Instant,
-    /// Saves under way, and who waits for each.
-    saves: FixedMap<u64, Option<ClientToken>>,
+    /// Whether a drop may be due.
+    drops_due: bool,
+    /// Saves under way, and who waits for each, until when.
+    saves: FixedMap<u64, Option<(ClientToken, Instant)>>,
     next_save: u64,
     /// Slices whose record of the tables may be lost, and when somebody is asked next.
     in_doubt: Vec<SliceId>,
@@ -68,6 +72,10 @@ pub(super) struct TableState {
     /// The registry has changed and could not be saved.
     unsaved: bool,
     held: Vec<Held>,
+    /// Who was asked for news of a table, and when.
+    asked: BTreeMap<Address, Instant>,
+    /// Who waits for a write that is begun again: something of it may be stored by now.
+    begun: BTreeSet<Asker>,
 }
 
 impl TableState {
@@ -77,6 +85,7 @@ impl TableState {
             drops,
             in_hand: None,
             not_before: Instant::ZERO,
+            drops_due: true,
             saves: FixedMap::default(),
             next_save: 0,
             in_doubt,
@@ -84,11 +93,14 @@ impl TableState {
             doubters: BTreeSet::new(),
             unsaved: false,
             held: Vec::new(),
+            asked: BTreeMap::new(),
+            begun: BTreeSet::new(),
         }
     }
     pub fn next_deadline(&self) -> Option<Instant> {
         let ask = self.registry.in_doubt().then_some(self.ask_at);
-        self.held.iter().map(Held::deadline).chain(ask).min()
+        let saves = self.saves.values().flatten().map(|(_, deadline)| *deadline);
+        self.held.iter().map(Held::deadline).chain(ask).chain(saves).min()
     }
     pub fn is_idle(&self) -> bool {
         self.saves.is_empty() && self.in_hand.is_none() && self.held.is_empty()
@@ -116,37 +128,104 @@ impl Shard {
         }
         match self.tables.registry.change(self.me.node, change) {
             Ok(entry) => {
-                self.save_tables(Some(client), out);
+                self.tables.drops_due = true;
+                self.save_tables(Some((client, now + self.settings.request_timeout)), out);
                 self.spread(now, vec![entry], out);
             }
-            Err(error) => out.push(Effect::Reply { client, response: Err(Failure::bad_request(error.to_string())) }),
+            Err(error) => {
+                let code =
+                    if matches!(error, TableError::Exists(_)) { ErrorCode::TableExists } else { ErrorCode::BadRequest };
+                let failure = Failure::new(code, Outcome::NotApplied, error.to_string());
+                out.push(Effect::Reply { client, response: Err(failure) });
+            }
         }
     }
 
     /// Another shard tells of tables.
-    pub(super) fn tables_told(
-        &mut self,
-        now: Instant,
-        from: Address,
-        (digest, news, wanted): (u64, Vec<TableEntry>, bool),
-        out: &mut Vec<Effect>,
-    ) {
-        let doubted = self.tables.registry.in_doubt();
-        if doubted && Tables::is_doubt(digest) {
+    pub(super) fn tables_told(&mut self, now: Instant, from: Address, words: Words, out: &mut Vec<Effect>) {
+        let before = self.tables.registry.certainty();
+        if before == Certainty::Lost && words.certainty == Certainty::Lost {
             self.tables.doubters.insert(from);
         }
-        let (changed, answer) = self.tables.registry.told(digest, news, wanted);
+        let other = (from.node != self.me.node).then_some(from.node);
+        let (changed, answer) = self.tables.registry.told(other, words);
         if let Some(message) = answer {
             self.tell(now, from, message, out);
         }
+        self.heard(now, from.node, changed, out);
+        let members = self.members.iter().filter(|member| owns(member.state)).count();
+        let most = self.joined() && self.tables.registry.has_heard_most(members);
+        if self.tables.registry.certainty() == Certainty::Unheard && most {
+            self.tables.registry.end_doubt();
+        }
+        let after = self.tables.registry.certainty();
+        if before == Certainty::Lost && after != Certainty::Lost {
+            self.assume_drops(out);
+        }
+        if before != Certainty::Sure && after == Certainty::Sure {
+            self.release(now, out);
+        }
+    }
+    /// Something is known now that was not.
+    fn heard(&mut self, now: Instant, from: NodeId, changed: Vec<TableEntry>, out: &mut Vec<Effect>) {
         if !changed.is_empty() {
+            self.tables.drops_due = true;
             self.save_tables(None, out);
-            self.relay(now, from.node, changed, out);
+            self.relay(now, from, changed, out);
+            self.release(now, out);
         } else if self.tables.unsaved {
             self.save_tables(None, out);
         }
-        if doubted && !self.tables.registry.in_doubt() {
-            self.end_doubt(now, out);
+    }
+    /// Whoever was asked something about a key has newer word of its table.
+    pub(super) fn table_news(
+        &mut self,
+        now: Instant,
+        from: Address,
+        exchange: u64,
+        news: TableEntry,
+        out: &mut Vec<Effect>,
+    ) {
+        let name = news.name.clone();
+        let changed = self.tables.registry.take(vec![news]);
+        self.heard(now, from.node, changed, out);
+        let number = exchange >> exchange_tag::BITS;
+        match exchange & ((1 << exchange_tag::BITS) - 1) {
+            exchange_tag::COORDINATOR => {
+                let word = self.tables.registry.entry(name.as_str()).map(TableEntry::word).unwrap_or_default();
+                let mut acts = Vec::new();
+                self.coordinator.outdated(now, number, word, &mut acts);
+                self.run_acts(now, acts, out);
+            }
+            // Tried again, by the news.
+            exchange_tag::HINTS => self.with_hints(now, out, |hints, view, acts| {
+                hints.replicated(now, number, Err(Refusal::Expired), view, acts);
+            }),
+            exchange_tag::REBUILD => {
+                let mut acts = Vec::new();
+                self.rebuild.answered(number, Err(Refusal::Expired), &mut acts);
+                self.run_rebuild(now, acts, out);
+            }
+            _ => {}
+        }
+    }
+    /// A request is begun anew, by the newest word. What was begun before may have stored something.
+    pub(super) fn begin_again(&mut self, now: Instant, asker: Asker, request: Request, out: &mut Vec<Effect>) {
+        if request.operation.is_write() && asker != Asker::Nobody {
+            self.tables.begun.insert(asker);
+        }
+        self.request(now, asker, request, 0, out);
+    }
+    /// What is said of a request that was begun more than once.
+    pub(super) fn judge_begun(&mut self, asker: Asker, failure: Failure) -> Failure {
+        let begun = self.tables.begun.remove(&asker);
+        let outcome = if begun { Outcome::Unknown } else { failure.outcome };
+        Failure { outcome, ..failure }
+    }
+    pub(super) fn forget_begun(&mut self, asker: Asker) {
+        // Nearly always there is none.
+        if !self.tables.begun.is_empty() {
+            self.tables.begun.remove(&asker);
         }
     }
 
@@ -163,10 +242,18 @@ impl Shard {
         // When nobody is left who knows, what each has is all there is.
         let doubts = |to: &Address| self.tables.doubters.contains(to);
         let first = |node| Address { node, shard: ShardId(0) };
-        if self.me.shard.0 == 0 && others.iter().copied().map(first).chain(asked.iter().copied()).all(|to| doubts(&to))
-        {
+        // A newcomer does not know yet who there is.
+        if !self.joined() {
+            return;
+        }
+        let all_doubt = others.iter().copied().map(first).chain(asked.iter().copied()).all(|to| doubts(&to));
+        let lost = self.tables.registry.certainty() == Certainty::Lost;
+        if (lost && self.me.shard.0 == 0 && all_doubt) || (!lost && others.is_empty()) {
             self.tables.registry.end_doubt();
-            return self.end_doubt(now, out);
+            if lost {
+                self.assume_drops(out);
+            }
+            return self.release(now, out);
         }
         self.random.shuffle(&mut others);
         asked.extend(others.into_iter().take(TABLES_ASKED_NODES).map(first));
@@ -174,12 +261,12 @@ impl Shard {
             self.tell(now, to, self.tables.registry.greeting(), out);
         }
     }
-    fn end_doubt(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// What the lost records said is known again. Which drops their slices had carried out is not.
+    fn assume_drops(&mut self, out: &mut Vec<Effect>) {
         let slices = std::mem::take(&mut self.tables.in_doubt);
         self.tables.doubters.clear();
         self.tables.drops.assume(&slices, &self.tables.registry);
         self.save_tables(None, out);
-        self.release(now, out);
     }
 
     /// A change by a client of this shard goes everywhere at once; gossip reaches those who miss it.
@@ -224,7 +311,7 @@ impl Shard {
         out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
     }
 
-    fn save_tables(&mut self, client: Option<ClientToken>, out: &mut Vec<Effect>) {
+    fn save_tables(&mut self, client: Option<(ClientToken, Instant)>, out: &mut Vec<Effect>) {
         let tables = &mut self.tables;
         tables.next_save += 1;
         tables.unsaved = false;
@@ -251,7 +338,7 @@ impl Shard {
         }
         let Some(client) = self.tables.saves.remove(&io) else { return };
         self.tables.unsaved |= result.is_err();
-        if let Some(client) = client {
+        if let Some((client, _)) = client {
             let failed = |refusal| match refusal {
                 Refusal::DiskFull => Failure::new(ErrorCode::DiskFull, Outcome::Unknown, "the disk is full"),
                 _ => Failure::new(ErrorCode::Internal, Outcome::Unknown, "the storage of this shard has failed"),
@@ -273,16 +360,24 @@ impl Shard {
 
     /// Begins the next drop once nothing is in hand that knows records of the table. Called after each event.
     pub(super) fn drive_drops(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        if self.tables.in_hand.is_some() || now < self.tables.not_before || self.tables.registry.in_doubt() {
+        let tables = &mut self.tables;
+        if !tables.drops_due || tables.in_hand.is_some() || now < tables.not_before {
             return;
         }
-        let Some(due) = self.tables.drops.due(&self.tables.registry) else { return };
+        if tables.registry.certainty() == Certainty::Lost {
+            return;
+        }
+        let Some(due) = tables.drops.due(&tables.registry) else {
+            tables.drops_due = false;
+            return;
+        };
         let of_table = |key: &Key| TableName::of_key(key.as_bytes()) == Some(due.name.as_str());
         if self.replica.busy_with(of_table) {
             return;
         }
         let io = DROP_IO << io_tag::BITS | io_tag::TABLES;
-        out.push(Effect::DropTable { io, slices: due.slices.clone(), name: due.name.clone() });
+        let life = (!due.whole).then_some(due.version);
+        out.push(Effect::DropTable { io, slices: due.slices.clone(), name: due.name.clone(), life });
         self.tables.in_hand = Some((due, Stage::Dropping));
     }
     fn dropped(&mut self, now: Instant, result: Result<(), Refusal>, out: &mut Vec<Effect>) {
@@ -298,63 +393,103 @@ impl Shard {
         }
     }
 
-    /// The latest drop that the records of the key come after here.
-    pub(super) fn epoch(&self, key: &Key) -> u64 {
-        self.tables.drops.epoch(self.slice(key), key.as_bytes())
+    /// What this shard goes by of the key's table. The drop in it is the latest that the records of the key come after here;
+    /// a shard that does not own the key's slice has no records of it and nothing to carry out.
+    pub(super) fn word(&self, key: &Key) -> TableWord {
+        let word = self.tables.registry.word(key.as_bytes());
+        if word.dropped == 0 || !self.serves(key) {
+            return word;
+        }
+        TableWord { dropped: self.tables.drops.epoch(self.slice(key), key.as_bytes()), ..word }
     }
     /// Whether the key's table has been dropped and this shard has not carried that out.
     pub(super) fn is_dropping(&self, key: &Key) -> bool {
         let dropped = self.tables.registry.dropped(key.as_bytes());
-        dropped > 0 && dropped > self.epoch(key)
+        dropped > 0 && dropped > self.word(key).dropped
     }
-    /// Whether a state of this epoch may meet the own records.
-    pub(super) fn gate(&self, key: &Key, epoch: u64) -> Gate {
+    /// Whether a message about the key, sent by this word of its table, may meet the own records.
+    pub(super) fn gate(&self, key: &Key, word: TableWord) -> Gate {
+        // Whoever does not own the key says so, whatever the word.
+        if !self.serves(key) {
+            return Gate::Open;
+        }
         if self.tables.registry.in_doubt() {
             return Gate::Wait;
         }
-        let (dropped, own) = (self.tables.registry.dropped(key.as_bytes()), self.epoch(key));
-        if epoch < dropped.max(own) {
-            Gate::Late
-        } else if epoch == own {
-            Gate::Open
-        } else {
-            Gate::Wait
+        let own = self.tables.registry.word(key.as_bytes());
+        let carried_out = self.word(key).dropped;
+        if !word.is_said() {
+            return match word.dropped {
+                dropped if dropped < own.dropped => Gate::Late,
+                dropped if dropped == carried_out => Gate::Open,
+                _ => Gate::Wait,
+            };
         }
+        if word.adds_to(&own) {
+            Gate::Wait
+        } else if word != own {
+            Gate::Outdated
+        } else if carried_out < own.dropped {
+            Gate::Wait
+        } else {
+            Gate::Open
+        }
+    }
+    /// As [`Shard::gate`], of a message that brings a state along: one of a life of the table that is over is late by itself.
+    pub(super) fn gate_state(&self, key: &Key, word: TableWord, head: &Head) -> Gate {
+        let over = head.life > 0 && head.life <= self.tables.registry.dropped(key.as_bytes());
+        match self.gate(key, word) {
+            Gate::Open if over => Gate::Late,
+            gate => gate,
+        }
+    }
+    /// The answer to a message that is not newer than what is known here.
+    pub(super) fn news_of(&self, key: &Key) -> Option<Message> {
+        self.tables.registry.entry_of(key.as_bytes()).cloned().map(Message::TableNews)
     }
 
     /// A request for a key whose table is being dropped.
     pub(super) fn wait_for_table(&mut self, asker: Asker, request: Request, hops: u8, out: &mut Vec<Effect>) {
         if !self.hold(Held::Request { asker, request, hops }) {
-            let detail = "the key's table is being dropped, or asked for";
+            let detail = "the key's table is being dropped";
             let failure = Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, detail);
             self.reply(asker, Err(failure), out);
         }
     }
-    /// A message that comes after a drop which this shard has not carried out, or not heard of.
-    pub(super) fn wait_for_drop(&mut self, now: Instant, envelope: Envelope, out: &mut Vec<Effect>) {
+    /// A message that comes after a drop which this shard has not carried out, or by word that it has not heard.
+    pub(super) fn wait_for_word(&mut self, now: Instant, envelope: Envelope, out: &mut Vec<Effect>) {
         let (from, exchange, deadline) = (envelope.from, envelope.exchange, envelope.deadline);
-        let known = match &envelope.message {
-            Message::Replicate { key, epoch, .. } | Message::Fetch { key, epoch, .. } => {
-                self.tables.registry.dropped(key.as_bytes()) >= *epoch
+        let (unknown, refused) = match &envelope.message {
+            Message::Replicate { key, word, .. } => (Some((key, word)), Message::Replicated(Err(Refusal::Overloaded))),
+            Message::Fetch { key, word, .. } => (Some((key, word)), Message::Fetched(Err(Refusal::Overloaded))),
+            Message::Forward { request, word, .. } => {
+                let detail = "too many requests wait for news of a table; try again later";
+                let failure = Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, detail);
+                (Some((&request.key, word)), Message::Forwarded(Err(failure)))
             }
-            _ => true,
+            _ => (None, Message::Replicated(Err(Refusal::Overloaded))),
         };
-        let fetched = matches!(envelope.message, Message::Fetch { .. });
-        if !known && !self.tables.registry.in_doubt() {
+        let registry = &self.tables.registry;
+        let news = unknown.is_some_and(|(key, word)| match word.is_said() {
+            true => word.adds_to(&registry.word(key.as_bytes())),
+            false => registry.dropped(key.as_bytes()) < word.dropped,
+        });
+        let asked = self.tables.asked.get(&from).is_some_and(|at| now < *at + TABLES_ASKED_EVERY);
+        if news && !asked && !self.tables.registry.in_doubt() {
             // Said even without tables of one's own: the answer is the news.
+            self.tables.asked.retain(|_, at| now < *at + TABLES_ASKED_EVERY);
+            self.tables.asked.insert(from, now);
             self.tell(now, from, self.tables.registry.greeting(), out);
         }
         if !self.hold(Held::Message(envelope)) {
-            let refused = Refusal::Overloaded;
-            let message = if fetched { Message::Fetched(Err(refused)) } else { Message::Replicated(Err(refused)) };
-            out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+            out.push(Effect::Send(self.envelope(from, exchange, deadline, refused)));
         }
     }
 
-    /// Notes the epoch at which a hint is read.
+    /// Notes after which drop a hint is read.
     pub(super) fn reading_hint(&mut self, delivery: u64, engine_key: &Bytes) {
         if let Some(key) = keys::user_key(engine_key).and_then(|key| Key::new(key.to_vec()).ok()) {
-            let epoch = self.epoch(&key);
+            let epoch = self.word(&key).dropped;
             let record = keys::parse_hint_key(engine_key).is_none();
             self.delivering.insert(delivery, Delivering { key, epoch, record });
         }
@@ -362,7 +497,7 @@ impl Shard {
     /// What was read before a drop is not owed after it.
     pub(super) fn still_owed<T>(&mut self, delivery: u64, read: Result<T, Refusal>) -> Result<T, Refusal> {
         match self.delivering.remove(&delivery) {
-            Some(Delivering { key, epoch, .. }) if self.is_dropping(&key) || self.epoch(&key) != epoch => {
+            Some(Delivering { key, epoch, .. }) if self.is_dropping(&key) || self.word(&key).dropped != epoch => {
                 Err(Refusal::Expired)
             }
             _ => read,
@@ -387,10 +522,17 @@ impl Shard {
     }
     /// Those whose time is up get their answer.
     pub(super) fn expire_held(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        for waiting in self.tables.saves.values_mut() {
+            if let Some((client, _)) = waiting.take_if(|(_, deadline)| *deadline <= now) {
+                let detail = "the disk of this node has not stored the change in time; it may still do so";
+                let failure = Failure::new(ErrorCode::Deadline, Outcome::Unknown, detail);
+                out.push(Effect::Reply { client, response: Err(failure) });
+            }
+        }
         let late: Vec<Held> = self.tables.held.extract_if(.., |held| held.deadline() <= now).collect();
         for held in late {
             if let Held::Request { asker, .. } = held {
-                let detail = "the key's table is being dropped, or asked for, and the deadline has passed";
+                let detail = "the key's table is being dropped, and the deadline has passed";
                 self.reply(asker, Err(Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail)), out);
             }
         }

@@ -2,13 +2,16 @@
 
 use crate::{
     limits::TABLE_ENTRIES_MAX,
-    types::{Conflict, Durability, NodeId, TableEntry, TableName, TableSettings},
+    types::{Conflict, Durability, Making, NodeId, TableEntry, TableName, TableSettings},
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-const VERSION: u8 = 1;
-/// Bytes of an entry without its name.
+/// Of what is written; the first one, without makings, is still read.
+const VERSION: u8 = 2;
+const WITHOUT_MAKINGS: u8 = 1;
+/// Bytes of an entry without its name, and of what the first version lacks.
 const FIXED: usize = 32 + 7;
+const MAKINGS: usize = 16 + 32;
 
 /// The bytes of these entries, each with the latest drop that was carried out.
 pub fn encode<'a>(entries: impl Iterator<Item = (&'a TableEntry, u64)>) -> Bytes {
@@ -22,6 +25,12 @@ pub fn encode<'a>(entries: impl Iterator<Item = (&'a TableEntry, u64)>) -> Bytes
         out.put_u64_le(entry.node.0);
         out.put_u64_le(entry.dropped);
         out.put_u64_le(done);
+        out.put_u64_le(entry.whole);
+        out.put_u64_le(entry.kept);
+        for making in entry.made {
+            out.put_u64_le(making.version);
+            out.put_u64_le(making.node.0);
+        }
         let Some(settings) = entry.settings else {
             out.put_slice(&[0; 7]);
             continue;
@@ -37,9 +46,12 @@ pub fn encode<'a>(entries: impl Iterator<Item = (&'a TableEntry, u64)>) -> Bytes
 
 /// What these bytes say; `None` when anything about them is wrong.
 pub fn decode(mut bytes: &[u8]) -> Option<Vec<(TableEntry, u64)>> {
-    if bytes.try_get_u8().ok()? != VERSION {
-        return None;
-    }
+    let makings = match bytes.try_get_u8().ok()? {
+        VERSION => true,
+        WITHOUT_MAKINGS => false,
+        _ => return None,
+    };
+    let fixed = FIXED + if makings { MAKINGS } else { 0 };
     let mut entries = Vec::new();
     loop {
         let length = usize::from(bytes.try_get_u8().ok()?);
@@ -47,13 +59,20 @@ pub fn decode(mut bytes: &[u8]) -> Option<Vec<(TableEntry, u64)>> {
             return bytes.is_empty().then_some(entries);
         }
         let (name, rest) = bytes.split_at_checked(length)?;
-        if rest.len() < FIXED || entries.len() >= TABLE_ENTRIES_MAX {
+        if rest.len() < fixed || entries.len() >= TABLE_ENTRIES_MAX {
             return None;
         }
         bytes = rest;
         let name: TableName = std::str::from_utf8(name).ok()?.parse().ok()?;
         let (version, node, dropped) = (bytes.get_u64_le(), NodeId(bytes.get_u64_le()), bytes.get_u64_le());
         let done = bytes.get_u64_le();
+        let (mut whole, mut kept, mut made) = (dropped, 0, [Making::default(); 2]);
+        if makings {
+            (whole, kept) = (bytes.get_u64_le(), bytes.get_u64_le());
+            for making in &mut made {
+                *making = Making { version: bytes.get_u64_le(), node: NodeId(bytes.get_u64_le()) };
+            }
+        }
         let (exists, n, r, w) = (flag(&mut bytes)?, bytes.get_u8(), bytes.get_u8(), bytes.get_u8());
         let settings = TableSettings {
             n,
@@ -67,7 +86,10 @@ pub fn decode(mut bytes: &[u8]) -> Option<Vec<(TableEntry, u64)>> {
             return None;
         }
         let settings = exists.then_some(settings);
-        entries.push((TableEntry { name, version, node, dropped, settings }, done));
+        if !makings && settings.is_some_and(|settings| settings.conflict == Conflict::Siblings) {
+            kept = version;
+        }
+        entries.push((TableEntry { name, version, node, dropped, whole, kept, made, settings }, done));
     }
 }
 

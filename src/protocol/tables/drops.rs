@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub struct Due {
     pub name: TableName,
     pub version: u64,
+    /// Whether records go that do not say which life of the table they belong to: see [`TableEntry::whole`].
+    pub whole: bool,
     pub slices: Vec<SliceId>,
 }
 
@@ -53,7 +55,8 @@ impl Drops {
         tables.entries().filter(|entry| entry.dropped > 0).find_map(|entry| {
             let behind = |slice: &SliceId| self.of(*slice, entry.name.as_str()) < entry.dropped;
             let slices: Vec<SliceId> = self.slices.iter().copied().filter(behind).collect();
-            (!slices.is_empty()).then(|| Due { name: entry.name.clone(), version: entry.dropped, slices })
+            let whole = slices.iter().any(|slice| self.of(*slice, entry.name.as_str()) < entry.whole);
+            (!slices.is_empty()).then(|| Due { name: entry.name.clone(), version: entry.dropped, whole, slices })
         })
     }
     /// The slices' records are lost, and with them which drops they had carried out: all that are known, it is taken, since

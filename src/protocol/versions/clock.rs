@@ -97,14 +97,27 @@ impl VersionVector {
         let at = self.0.partition_point(|d| d.actor.node() < node);
         self.0.get(at).is_some_and(|d| d.actor.node() == node)
     }
-    /// Whether the event is known.
+    /// The stamp in it, if there is one: see [`stamp`](super::stamp).
+    pub fn stamp(&self) -> Option<Dot> {
+        self.0.iter().copied().filter(|dot| dot.is_stamp()).max_by_key(|dot| (dot.counter, dot.actor))
+    }
+    /// Whether the event is known. Of stamps all that are not after the one in the vector.
     pub fn covers(&self, dot: Dot) -> bool {
+        if dot.is_stamp() {
+            return self.stamp().is_some_and(|known| (dot.counter, dot.actor) <= (known.counter, known.actor));
+        }
         dot.counter <= self.get(dot.actor)
     }
-    /// Knows `dot` from now on, and all of its actor's earlier events.
+    /// Knows `dot` from now on, and all of its actor's earlier events; of stamps only the greatest is kept.
     pub fn record(&mut self, dot: Dot) {
         if dot.counter == 0 {
             return;
+        }
+        if dot.is_stamp() {
+            if self.covers(dot) {
+                return;
+            }
+            self.0.retain(|known| !known.is_stamp());
         }
         match self.0.binary_search_by_key(&dot.actor, |d| d.actor) {
             Ok(i) => self.0[i].counter = self.0[i].counter.max(dot.counter),
@@ -127,7 +140,14 @@ impl VersionVector {
         }
         joined.extend_from_slice(left);
         joined.extend_from_slice(right);
-        VersionVector(joined)
+        let mut joined = VersionVector(joined);
+        if let (Some(ours), Some(theirs)) = (self.stamp(), other.stamp())
+            && ours.actor != theirs.actor
+        {
+            let stamp = joined.stamp();
+            joined.0.retain(|known| !known.is_stamp() || Some(*known) == stamp);
+        }
+        joined
     }
     /// Whether every event known to `other` is known to `self`.
     pub fn descends(&self, other: &VersionVector) -> bool {

@@ -1,12 +1,13 @@
 //! A head as bytes: in records on disk and in messages between nodes. The ruler is in `schema/record.md`.
 //!
 //! Two forms. In the first, all numbers have a fixed width and incarnations 16 bits; it is written wherever it says all, so
-//! that earlier versions can read it. The second is compact ([`super::compact`]) and holds any incarnation.
+//! that earlier versions can read it. The second is compact ([`super::compact`]) and holds any incarnation. Before either
+//! stands the life of the key's table as a [`mark`], if it is not 0.
 
 use super::{Actor, Dot, Entry, Head, Superseded, VersionVector, compact};
 use crate::{
     limits::{MERGED_SIBLINGS_MAX, NARROW_CLOCK_ENTRIES_MAX, RECENT_WRITES_MAX},
-    types::{Media, WriteId},
+    types::{Media, WriteId, mark},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -40,8 +41,10 @@ impl Head {
     /// In the first form if that says all.
     pub fn encode(&self) -> Bytes {
         let narrow = self.is_narrow();
-        let mut out =
-            BytesMut::with_capacity(6 + self.clock.len() * 16 + self.entries.len() * 40 + self.recent.len() * 24);
+        let mut out = BytesMut::with_capacity(
+            mark::BYTES + 6 + self.clock.len() * 16 + self.entries.len() * 40 + self.recent.len() * 24,
+        );
+        mark::put(&mut out, self.life);
         let put_dot = if narrow {
             out.put_u8(NARROW);
             out.put_u16_le(self.clock.len() as u16);
@@ -79,6 +82,7 @@ impl Head {
 
     /// Checks everything that the rest of the system relies on: limits, order, coverage.
     pub fn decode(bytes: &[u8]) -> Result<Head, HeadError> {
+        let (life, bytes) = mark::take(bytes).ok_or(HeadError::Invalid)?;
         let mut reader = Reader(bytes);
         let version = reader.u8()?;
         let read_dot = match version {
@@ -95,7 +99,7 @@ impl Head {
             return Err(HeadError::TooMany);
         }
         let clock = if version == NARROW { reader.clock(usize::from(clock_count))? } else { reader.compact_clock()? };
-        let mut head = Head { clock, ..Head::default() };
+        let mut head = Head { clock, life, ..Head::default() };
         for _ in 0..entry_count {
             let dot = read_dot(&mut reader)?;
             let entry = reader.entry(dot)?;

@@ -44,6 +44,9 @@ pub struct Head {
     pub clock: VersionVector,
     /// The siblings, sorted by dot. Each dot is covered by the clock.
     pub entries: SmallVec<[Entry; 1]>,
+    /// The life of the key's table that the state was written in, see [`TableEntry::life`](crate::types::TableEntry::life);
+    /// 0: none, it belongs to the table `default`. Of merged states the greater.
+    pub life: u64,
     /// Writes superseded lately, sorted, at most [`RECENT_WRITES_MAX`]. A memory aid: not part of a state's identity.
     pub recent: SmallVec<[Superseded; 2]>,
 }
@@ -72,9 +75,10 @@ impl Head {
     pub fn is_empty(&self) -> bool {
         self.clock.is_empty() && self.entries.is_empty()
     }
-    /// Same clock and same siblings: replicas that agree. What is remembered of old writes may differ.
+    /// Same clock, same siblings and same life: replicas that agree. What is remembered of old writes may differ.
     pub fn same_state(&self, other: &Head) -> bool {
         self.clock == other.clock
+            && self.life == other.life
             && self.entries.len() == other.entries.len()
             && self.entries.iter().zip(&other.entries).all(|(a, b)| a.dot == b.dot)
     }
@@ -117,7 +121,7 @@ impl Head {
     /// appears as a sibling; nothing is lost.
     fn drop_covered(&self, context: &Context) -> Merged {
         let clock = self.clock.join(&context.clock);
-        let mut head = Head { clock, entries: SmallVec::new(), recent: self.recent.clone() };
+        let mut head = Head { clock, entries: SmallVec::new(), life: self.life, recent: self.recent.clone() };
         let unseen = context.dots.iter().filter(|d| !self.clock.covers(**d) && !context.clock.covers(**d));
         head.recent.extend(unseen.map(|&dot| Superseded { dot, write_id: WriteId(0) }));
         self.entries.iter().filter(|e| context.covers(e.dot)).for_each(|e| head.remember(e));
@@ -130,7 +134,8 @@ impl Head {
     /// Merges two states of one key. Commutative, associative, idempotent (but for which side a shared value is
     /// picked from: the left), as long as neither has had to forget a superseded write that is sent again.
     pub fn sync(&self, other: &Head) -> Merged {
-        let mut head = Head { clock: self.clock.join(&other.clock), entries: SmallVec::new(), recent: SmallVec::new() };
+        let life = self.life.max(other.life);
+        let mut head = Head { clock: self.clock.join(&other.clock), life, ..Head::default() };
         head.recent.extend(self.recent.iter().chain(&other.recent).copied());
         let mut candidates: SmallVec<[(&Entry, Pick); 4]> = SmallVec::new();
         for (side, mine, theirs) in [(Side::Left, self, other), (Side::Right, other, self)] {

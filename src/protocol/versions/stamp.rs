@@ -7,6 +7,10 @@
 //! Two states of such a table merge by taking the one with the greater stamp, whole. States without a stamp were written
 //! before the table was made; they are older than any stamp, and among themselves merge as siblings. All this is one order,
 //! so it does not matter who merges what with what, and how often.
+//!
+//! Of two tables of one name that were made apart the one that keeps siblings comes into force. There a stamped value is
+//! one sibling among others, and all stamps together are the events of one writer: a clock knows the greatest
+//! ([`VersionVector::record`]), and with it every stamp before, so what had been overwritten does not come back.
 
 use super::{Actor, Dot, Entry, Head, Merged, Pick, Siblings, Side, VersionVector};
 use crate::types::{Conflict, NodeId};
@@ -45,8 +49,11 @@ impl Head {
         }
         match (self.order(), other.order()) {
             (None, None) => self.sync(other),
-            (ours, theirs) if ours >= theirs => self.winner(Side::Left),
-            _ => other.winner(Side::Right),
+            (ours, theirs) => {
+                let mut merged = if ours >= theirs { self.winner(Side::Left) } else { other.winner(Side::Right) };
+                merged.head.life = self.life.max(other.life);
+                merged
+            }
         }
     }
     fn order(&self) -> Option<Order> {

@@ -33,7 +33,7 @@ use futures_util::{
 use glommio::{Latency, Shares, SharesManager, TaskQueueHandle, channels::local_channel};
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     future::{Future, poll_fn},
     os::fd::OwnedFd,
@@ -237,6 +237,7 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
         let sight = Sight {
             members: if first { handle.views() } else { Vec::new() },
             tables: if first { handle.tables().list() } else { BTreeMap::new() },
+            made_apart: if first { handle.tables().made_apart() } else { BTreeSet::new() },
             hints_pending: stats.shard.hints_pending,
             failures: stats.shard.requests.failures,
         };

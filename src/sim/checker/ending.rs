@@ -13,6 +13,9 @@ impl History {
     /// The cluster has converged; these are the siblings of a key, as a last read of all replicas has shown them.
     pub fn check_final(&mut self, key: u32, last: &Siblings) -> Verdict {
         let shown = self.observe(key, last)?;
+        if self.has_table(key) {
+            return self.check_final_in_table(key, &shown, last);
+        }
         if self.stamped {
             return self.check_winner(key, &shown, last);
         }

@@ -25,6 +25,8 @@ pub struct Floor {
     pub stamp: Stamp,
     /// Acknowledged puts that nobody had seen and overwritten: their values must be shown unless somebody has since.
     pub standing: Vec<EventId>,
+    /// Of the key's table, when the read began: see [`super::lives`].
+    pub stretch: u32,
 }
 impl Floor {
     fn join(&mut self, other: &Floor) {
@@ -55,6 +57,9 @@ impl History {
             return Err((Invariant::I12, text));
         }
         let overlaps = quorum.strict && self.overlaps && (1..=self.replicas).contains(&quorum.needed);
+        if self.has_table(self.events[id.0 as usize].key) {
+            return self.acknowledge_in_table(id, answer);
+        }
         if self.stamped {
             return self.acknowledge_stamp(id, overlaps.then_some(quorum.needed), answer);
         }
@@ -92,7 +97,7 @@ impl History {
     }
     /// What a read that starts now and waits for so many home replicas must know.
     pub fn floor(&self, key: u32, needed: usize) -> Floor {
-        let mut floor = Floor::default();
+        let mut floor = Floor { stretch: self.stretch(key), ..Floor::default() };
         let floors = &self.keys[key as usize].floors;
         let overlapping = floors.iter().enumerate().filter(|(w, _)| w + 1 + needed > self.replicas);
         overlapping.for_each(|(_, f)| floor.join(f));
@@ -107,6 +112,9 @@ impl History {
     }
     /// An answer against the floor from before its request.
     pub fn check_floor(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Verdict {
+        if self.has_table(key) {
+            return self.check_life(key, floor.stretch, siblings);
+        }
         if self.stamped {
             return self.check_stamp(key, floor.stamp, siblings);
         }

@@ -16,13 +16,15 @@
 //! - I9: a write whose outcome is `not_applied` never appears.
 //! - I10: see [`rings`]. I12: see [`bounds`].
 //!
-//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see [`winner`].
+//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see [`winner`]. Keys of tables that are
+//! made and dropped meanwhile are judged by what they were written in: see [`lives`].
 //!
 //! I5 and I11 are judged where they are seen: after healing by the run, at the clients' sockets by the cluster.
 
 pub mod bounds;
 mod ending;
 pub mod floor;
+pub mod lives;
 pub mod rings;
 mod standing;
 mod value;
@@ -154,6 +156,11 @@ struct Event {
     ended: Instant,
     end: End,
     attempts: u32,
+    /// The stretches of its key's table: see [`lives`].
+    began_in: u32,
+    ended_in: u32,
+    /// Of an acknowledged write, if it has one.
+    stamp: winner::Stamp,
     /// An attempt before the last may still take effect, whatever the last was answered with.
     lingers: bool,
     shown: bool,
@@ -189,6 +196,9 @@ pub struct History {
     pub exact_stamps: bool,
     /// Siblings of a key when all that coordinators took on their own has come together.
     pub siblings_max: usize,
+    /// By key, and by table: see [`lives`].
+    table_of: Vec<Option<usize>>,
+    stretches: Vec<lives::Stretches>,
     /// The longest deadline of a request.
     pub patience: Duration,
     /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
@@ -212,6 +222,8 @@ impl History {
             stamped: false,
             exact_stamps: false,
             siblings_max: MERGED_SIBLINGS_MAX,
+            table_of: Vec::new(),
+            stretches: Vec::new(),
             patience: Duration::ZERO,
             overlaps,
             excuses: Excuses::default(),
@@ -241,6 +253,7 @@ impl History {
     /// A client is about to write. `seen`: the values behind its context.
     pub fn begin(&mut self, now: Instant, kind: Kind, key: u32, seen: Seen, context: Context) -> EventId {
         let id = EventId(self.events.len() as u32);
+        let began_in = self.stretch(key);
         self.events.push(Event {
             kind,
             key,
@@ -250,6 +263,9 @@ impl History {
             ended: Instant::NEVER,
             end: End::Open,
             attempts: 0,
+            began_in,
+            ended_in: began_in,
+            stamp: winner::Stamp::default(),
             lingers: false,
             shown: false,
             superseded: false,
@@ -272,7 +288,9 @@ impl History {
     /// The last that its client hears of a write. `answer`: the context
     /// that came with an acknowledgement.
     pub fn finish(&mut self, ended: Instant, id: EventId, end: End, answer: Option<&Context>) {
+        let ended_in = self.stretch(self.events[id.0 as usize].key);
         let event = &mut self.events[id.0 as usize];
+        event.ended_in = ended_in;
         event.end = end;
         event.ended = ended;
         if event.kind == Kind::BlindDelete
@@ -312,7 +330,9 @@ impl History {
         for (entry, value) in siblings.head.entries.iter().zip(&siblings.values) {
             self.values_read += 1;
             let id = self.check_value(key, entry.write_id, value)?;
-            self.check_dot(key, entry.dot, id)?;
+            if !self.has_table(key) {
+                self.check_dot(key, entry.dot, id)?;
+            }
             if shown.iter().any(|(other, _)| *other == id) {
                 return Err((Invariant::I2, format!("{:?}: write {} is its own sibling", self.key(key), id.0 + 1)));
             }
@@ -320,6 +340,9 @@ impl History {
                 return Err((Invariant::I2, format!("{:?}: the clock does not cover {:?}", self.key(key), entry.dot)));
             }
             shown.push((id, entry.dot));
+        }
+        if self.has_table(key) {
+            return Ok(shown);
         }
         if self.stamped {
             self.check_lone_value(key, &shown, siblings)?;

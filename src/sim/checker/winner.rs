@@ -16,7 +16,7 @@ use std::time::Duration;
 /// By time, then node.
 pub type Stamp = (u64, Actor);
 
-fn stamp_of(dot: Dot) -> Stamp {
+pub(super) fn stamp_of(dot: Dot) -> Stamp {
     (dot.counter, dot.actor)
 }
 /// What stamps may lie apart from true time: a clock's skew, and what another's has dragged it along by.

@@ -2731,6 +2731,12 @@ impl<'a> TableEntry<'a> {
   pub const VT_CONFLICT: ::flatbuffers::VOffsetT = 18;
   pub const VT_SLOPPY: ::flatbuffers::VOffsetT = 20;
   pub const VT_DURABILITY: ::flatbuffers::VOffsetT = 22;
+  pub const VT_WHOLE: ::flatbuffers::VOffsetT = 24;
+  pub const VT_KEPT: ::flatbuffers::VOffsetT = 26;
+  pub const VT_MADE_VERSION: ::flatbuffers::VOffsetT = 28;
+  pub const VT_MADE_NODE: ::flatbuffers::VOffsetT = 30;
+  pub const VT_OTHER_VERSION: ::flatbuffers::VOffsetT = 32;
+  pub const VT_OTHER_NODE: ::flatbuffers::VOffsetT = 34;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2742,6 +2748,12 @@ impl<'a> TableEntry<'a> {
     args: &'args TableEntryArgs<'args>
   ) -> ::flatbuffers::WIPOffset<TableEntry<'bldr>> {
     let mut builder = TableEntryBuilder::new(_fbb);
+    builder.add_other_node(args.other_node);
+    builder.add_other_version(args.other_version);
+    builder.add_made_node(args.made_node);
+    builder.add_made_version(args.made_version);
+    builder.add_kept(args.kept);
+    builder.add_whole(args.whole);
     builder.add_dropped(args.dropped);
     builder.add_node(args.node);
     builder.add_version(args.version);
@@ -2832,6 +2844,52 @@ impl<'a> TableEntry<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(TableEntry::VT_DURABILITY, Some(0)).unwrap()}
   }
+  /// The latest drop that takes records without a mark as well.
+  #[inline]
+  pub fn whole(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_WHOLE, Some(0)).unwrap()}
+  }
+  /// The version of the latest making with `conflict` siblings; 0: none.
+  #[inline]
+  pub fn kept(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_KEPT, Some(0)).unwrap()}
+  }
+  /// The two latest makings, the later one first: version, and node that was asked to. Version 0: none, or, of the first, one
+  /// from before makings were noted.
+  #[inline]
+  pub fn made_version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_MADE_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn made_node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_MADE_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn other_version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_OTHER_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn other_node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TableEntry::VT_OTHER_NODE, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for TableEntry<'_> {
@@ -2850,6 +2908,12 @@ impl ::flatbuffers::Verifiable for TableEntry<'_> {
      .visit_field::<u8>("conflict", Self::VT_CONFLICT, false)?
      .visit_field::<bool>("sloppy", Self::VT_SLOPPY, false)?
      .visit_field::<u8>("durability", Self::VT_DURABILITY, false)?
+     .visit_field::<u64>("whole", Self::VT_WHOLE, false)?
+     .visit_field::<u64>("kept", Self::VT_KEPT, false)?
+     .visit_field::<u64>("made_version", Self::VT_MADE_VERSION, false)?
+     .visit_field::<u64>("made_node", Self::VT_MADE_NODE, false)?
+     .visit_field::<u64>("other_version", Self::VT_OTHER_VERSION, false)?
+     .visit_field::<u64>("other_node", Self::VT_OTHER_NODE, false)?
      .finish();
     Ok(())
   }
@@ -2865,6 +2929,12 @@ pub struct TableEntryArgs<'a> {
     pub conflict: u8,
     pub sloppy: bool,
     pub durability: u8,
+    pub whole: u64,
+    pub kept: u64,
+    pub made_version: u64,
+    pub made_node: u64,
+    pub other_version: u64,
+    pub other_node: u64,
 }
 impl<'a> Default for TableEntryArgs<'a> {
   #[inline]
@@ -2880,6 +2950,12 @@ impl<'a> Default for TableEntryArgs<'a> {
       conflict: 0,
       sloppy: false,
       durability: 0,
+      whole: 0,
+      kept: 0,
+      made_version: 0,
+      made_node: 0,
+      other_version: 0,
+      other_node: 0,
     }
   }
 }
@@ -2930,6 +3006,30 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TableEntryBuilder<'a, 'b, A> 
     self.fbb_.push_slot::<u8>(TableEntry::VT_DURABILITY, durability, 0);
   }
   #[inline]
+  pub fn add_whole(&mut self, whole: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_WHOLE, whole, 0);
+  }
+  #[inline]
+  pub fn add_kept(&mut self, kept: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_KEPT, kept, 0);
+  }
+  #[inline]
+  pub fn add_made_version(&mut self, made_version: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_MADE_VERSION, made_version, 0);
+  }
+  #[inline]
+  pub fn add_made_node(&mut self, made_node: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_MADE_NODE, made_node, 0);
+  }
+  #[inline]
+  pub fn add_other_version(&mut self, other_version: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_OTHER_VERSION, other_version, 0);
+  }
+  #[inline]
+  pub fn add_other_node(&mut self, other_node: u64) {
+    self.fbb_.push_slot::<u64>(TableEntry::VT_OTHER_NODE, other_node, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TableEntryBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TableEntryBuilder {
@@ -2958,6 +3058,12 @@ impl ::core::fmt::Debug for TableEntry<'_> {
       ds.field("conflict", &self.conflict());
       ds.field("sloppy", &self.sloppy());
       ds.field("durability", &self.durability());
+      ds.field("whole", &self.whole());
+      ds.field("kept", &self.kept());
+      ds.field("made_version", &self.made_version());
+      ds.field("made_node", &self.made_node());
+      ds.field("other_version", &self.other_version());
+      ds.field("other_node", &self.other_node());
       ds.finish()
   }
 }
@@ -2984,6 +3090,7 @@ impl<'a> Tables<'a> {
   pub const VT_DIGEST: ::flatbuffers::VOffsetT = 6;
   pub const VT_NEWS: ::flatbuffers::VOffsetT = 8;
   pub const VT_WANTED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CERTAINTY: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2998,6 +3105,7 @@ impl<'a> Tables<'a> {
     builder.add_digest(args.digest);
     if let Some(x) = args.news { builder.add_news(x); }
     if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_certainty(args.certainty);
     builder.add_wanted(args.wanted);
     builder.finish()
   }
@@ -3031,6 +3139,14 @@ impl<'a> Tables<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(Tables::VT_WANTED, Some(false)).unwrap()}
   }
+  /// How sure the sender is of what it knows: 0 sure, 1 not heard of any other node since its start, 2 its record may be lost.
+  #[inline]
+  pub fn certainty(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Tables::VT_CERTAINTY, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Tables<'_> {
@@ -3043,6 +3159,7 @@ impl ::flatbuffers::Verifiable for Tables<'_> {
      .visit_field::<u64>("digest", Self::VT_DIGEST, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TableEntry>>>>("news", Self::VT_NEWS, true)?
      .visit_field::<bool>("wanted", Self::VT_WANTED, false)?
+     .visit_field::<u8>("certainty", Self::VT_CERTAINTY, false)?
      .finish();
     Ok(())
   }
@@ -3052,6 +3169,7 @@ pub struct TablesArgs<'a> {
     pub digest: u64,
     pub news: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TableEntry<'a>>>>>,
     pub wanted: bool,
+    pub certainty: u8,
 }
 impl<'a> Default for TablesArgs<'a> {
   #[inline]
@@ -3061,6 +3179,7 @@ impl<'a> Default for TablesArgs<'a> {
       digest: 0,
       news: None, // required field
       wanted: false,
+      certainty: 0,
     }
   }
 }
@@ -3087,6 +3206,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TablesBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<bool>(Tables::VT_WANTED, wanted, false);
   }
   #[inline]
+  pub fn add_certainty(&mut self, certainty: u8) {
+    self.fbb_.push_slot::<u8>(Tables::VT_CERTAINTY, certainty, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TablesBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TablesBuilder {
@@ -3110,6 +3233,7 @@ impl ::core::fmt::Debug for Tables<'_> {
       ds.field("digest", &self.digest());
       ds.field("news", &self.news());
       ds.field("wanted", &self.wanted());
+      ds.field("certainty", &self.certainty());
       ds.finish()
   }
 }
@@ -3538,6 +3662,10 @@ impl<'a> Forward<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_REQUEST: ::flatbuffers::VOffsetT = 6;
   pub const VT_HOPS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TABLE_VERSION: ::flatbuffers::VOffsetT = 10;
+  pub const VT_TABLE_NODE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TABLE_KEPT: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TABLE_DROPPED: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3549,6 +3677,10 @@ impl<'a> Forward<'a> {
     args: &'args ForwardArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Forward<'bldr>> {
     let mut builder = ForwardBuilder::new(_fbb);
+    builder.add_table_dropped(args.table_dropped);
+    builder.add_table_kept(args.table_kept);
+    builder.add_table_node(args.table_node);
+    builder.add_table_version(args.table_version);
     if let Some(x) = args.request { builder.add_request(x); }
     if let Some(x) = args.route { builder.add_route(x); }
     builder.add_hops(args.hops);
@@ -3577,6 +3709,36 @@ impl<'a> Forward<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Forward::VT_HOPS, Some(0)).unwrap()}
   }
+  /// What the sender goes by of the key's table: its version and one, 0: not said (revision 1); who said it; the latest
+  /// making that keeps siblings; the latest drop that the sender has carried out.
+  #[inline]
+  pub fn table_version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Forward::VT_TABLE_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Forward::VT_TABLE_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_kept(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Forward::VT_TABLE_KEPT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_dropped(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Forward::VT_TABLE_DROPPED, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Forward<'_> {
@@ -3588,6 +3750,10 @@ impl ::flatbuffers::Verifiable for Forward<'_> {
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<Request>>("request", Self::VT_REQUEST, true)?
      .visit_field::<u8>("hops", Self::VT_HOPS, false)?
+     .visit_field::<u64>("table_version", Self::VT_TABLE_VERSION, false)?
+     .visit_field::<u64>("table_node", Self::VT_TABLE_NODE, false)?
+     .visit_field::<u64>("table_kept", Self::VT_TABLE_KEPT, false)?
+     .visit_field::<u64>("table_dropped", Self::VT_TABLE_DROPPED, false)?
      .finish();
     Ok(())
   }
@@ -3596,6 +3762,10 @@ pub struct ForwardArgs<'a> {
     pub route: Option<&'a Route>,
     pub request: Option<::flatbuffers::WIPOffset<Request<'a>>>,
     pub hops: u8,
+    pub table_version: u64,
+    pub table_node: u64,
+    pub table_kept: u64,
+    pub table_dropped: u64,
 }
 impl<'a> Default for ForwardArgs<'a> {
   #[inline]
@@ -3604,6 +3774,10 @@ impl<'a> Default for ForwardArgs<'a> {
       route: None, // required field
       request: None, // required field
       hops: 0,
+      table_version: 0,
+      table_node: 0,
+      table_kept: 0,
+      table_dropped: 0,
     }
   }
 }
@@ -3624,6 +3798,22 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ForwardBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_hops(&mut self, hops: u8) {
     self.fbb_.push_slot::<u8>(Forward::VT_HOPS, hops, 0);
+  }
+  #[inline]
+  pub fn add_table_version(&mut self, table_version: u64) {
+    self.fbb_.push_slot::<u64>(Forward::VT_TABLE_VERSION, table_version, 0);
+  }
+  #[inline]
+  pub fn add_table_node(&mut self, table_node: u64) {
+    self.fbb_.push_slot::<u64>(Forward::VT_TABLE_NODE, table_node, 0);
+  }
+  #[inline]
+  pub fn add_table_kept(&mut self, table_kept: u64) {
+    self.fbb_.push_slot::<u64>(Forward::VT_TABLE_KEPT, table_kept, 0);
+  }
+  #[inline]
+  pub fn add_table_dropped(&mut self, table_dropped: u64) {
+    self.fbb_.push_slot::<u64>(Forward::VT_TABLE_DROPPED, table_dropped, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ForwardBuilder<'a, 'b, A> {
@@ -3648,6 +3838,10 @@ impl ::core::fmt::Debug for Forward<'_> {
       ds.field("route", &self.route());
       ds.field("request", &self.request());
       ds.field("hops", &self.hops());
+      ds.field("table_version", &self.table_version());
+      ds.field("table_node", &self.table_node());
+      ds.field("table_kept", &self.table_kept());
+      ds.field("table_dropped", &self.table_dropped());
       ds.finish()
   }
 }
@@ -3790,6 +3984,9 @@ impl<'a> Replicate<'a> {
   pub const VT_PURPOSE: ::flatbuffers::VOffsetT = 10;
   pub const VT_OWNER: ::flatbuffers::VOffsetT = 12;
   pub const VT_EPOCH: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TABLE_VERSION: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TABLE_NODE: ::flatbuffers::VOffsetT = 18;
+  pub const VT_TABLE_KEPT: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3801,6 +3998,9 @@ impl<'a> Replicate<'a> {
     args: &'args ReplicateArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Replicate<'bldr>> {
     let mut builder = ReplicateBuilder::new(_fbb);
+    builder.add_table_kept(args.table_kept);
+    builder.add_table_node(args.table_node);
+    builder.add_table_version(args.table_version);
     builder.add_epoch(args.epoch);
     builder.add_owner(args.owner);
     if let Some(x) = args.head { builder.add_head(x); }
@@ -3855,6 +4055,28 @@ impl<'a> Replicate<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Replicate::VT_EPOCH, Some(0)).unwrap()}
   }
+  /// As in `Forward`.
+  #[inline]
+  pub fn table_version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Replicate::VT_TABLE_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Replicate::VT_TABLE_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_kept(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Replicate::VT_TABLE_KEPT, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Replicate<'_> {
@@ -3869,6 +4091,9 @@ impl ::flatbuffers::Verifiable for Replicate<'_> {
      .visit_field::<u8>("purpose", Self::VT_PURPOSE, false)?
      .visit_field::<u64>("owner", Self::VT_OWNER, false)?
      .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("table_version", Self::VT_TABLE_VERSION, false)?
+     .visit_field::<u64>("table_node", Self::VT_TABLE_NODE, false)?
+     .visit_field::<u64>("table_kept", Self::VT_TABLE_KEPT, false)?
      .finish();
     Ok(())
   }
@@ -3880,6 +4105,9 @@ pub struct ReplicateArgs<'a> {
     pub purpose: u8,
     pub owner: u64,
     pub epoch: u64,
+    pub table_version: u64,
+    pub table_node: u64,
+    pub table_kept: u64,
 }
 impl<'a> Default for ReplicateArgs<'a> {
   #[inline]
@@ -3891,6 +4119,9 @@ impl<'a> Default for ReplicateArgs<'a> {
       purpose: 0,
       owner: 0,
       epoch: 0,
+      table_version: 0,
+      table_node: 0,
+      table_kept: 0,
     }
   }
 }
@@ -3925,6 +4156,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicateBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Replicate::VT_EPOCH, epoch, 0);
   }
   #[inline]
+  pub fn add_table_version(&mut self, table_version: u64) {
+    self.fbb_.push_slot::<u64>(Replicate::VT_TABLE_VERSION, table_version, 0);
+  }
+  #[inline]
+  pub fn add_table_node(&mut self, table_node: u64) {
+    self.fbb_.push_slot::<u64>(Replicate::VT_TABLE_NODE, table_node, 0);
+  }
+  #[inline]
+  pub fn add_table_kept(&mut self, table_kept: u64) {
+    self.fbb_.push_slot::<u64>(Replicate::VT_TABLE_KEPT, table_kept, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ReplicateBuilder {
@@ -3951,6 +4194,9 @@ impl ::core::fmt::Debug for Replicate<'_> {
       ds.field("purpose", &self.purpose());
       ds.field("owner", &self.owner());
       ds.field("epoch", &self.epoch());
+      ds.field("table_version", &self.table_version());
+      ds.field("table_node", &self.table_node());
+      ds.field("table_kept", &self.table_kept());
       ds.finish()
   }
 }
@@ -4091,6 +4337,9 @@ impl<'a> Fetch<'a> {
   pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
   pub const VT_DEPTH: ::flatbuffers::VOffsetT = 8;
   pub const VT_EPOCH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_TABLE_VERSION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TABLE_NODE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TABLE_KEPT: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4102,6 +4351,9 @@ impl<'a> Fetch<'a> {
     args: &'args FetchArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Fetch<'bldr>> {
     let mut builder = FetchBuilder::new(_fbb);
+    builder.add_table_kept(args.table_kept);
+    builder.add_table_node(args.table_node);
+    builder.add_table_version(args.table_version);
     builder.add_epoch(args.epoch);
     if let Some(x) = args.key { builder.add_key(x); }
     if let Some(x) = args.route { builder.add_route(x); }
@@ -4140,6 +4392,27 @@ impl<'a> Fetch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Fetch::VT_EPOCH, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn table_version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Fetch::VT_TABLE_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Fetch::VT_TABLE_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn table_kept(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Fetch::VT_TABLE_KEPT, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Fetch<'_> {
@@ -4152,6 +4425,9 @@ impl ::flatbuffers::Verifiable for Fetch<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
      .visit_field::<u8>("depth", Self::VT_DEPTH, false)?
      .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("table_version", Self::VT_TABLE_VERSION, false)?
+     .visit_field::<u64>("table_node", Self::VT_TABLE_NODE, false)?
+     .visit_field::<u64>("table_kept", Self::VT_TABLE_KEPT, false)?
      .finish();
     Ok(())
   }
@@ -4161,6 +4437,9 @@ pub struct FetchArgs<'a> {
     pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub depth: u8,
     pub epoch: u64,
+    pub table_version: u64,
+    pub table_node: u64,
+    pub table_kept: u64,
 }
 impl<'a> Default for FetchArgs<'a> {
   #[inline]
@@ -4170,6 +4449,9 @@ impl<'a> Default for FetchArgs<'a> {
       key: None, // required field
       depth: 0,
       epoch: 0,
+      table_version: 0,
+      table_node: 0,
+      table_kept: 0,
     }
   }
 }
@@ -4196,6 +4478,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Fetch::VT_EPOCH, epoch, 0);
   }
   #[inline]
+  pub fn add_table_version(&mut self, table_version: u64) {
+    self.fbb_.push_slot::<u64>(Fetch::VT_TABLE_VERSION, table_version, 0);
+  }
+  #[inline]
+  pub fn add_table_node(&mut self, table_node: u64) {
+    self.fbb_.push_slot::<u64>(Fetch::VT_TABLE_NODE, table_node, 0);
+  }
+  #[inline]
+  pub fn add_table_kept(&mut self, table_kept: u64) {
+    self.fbb_.push_slot::<u64>(Fetch::VT_TABLE_KEPT, table_kept, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     FetchBuilder {
@@ -4219,6 +4513,9 @@ impl ::core::fmt::Debug for Fetch<'_> {
       ds.field("key", &self.key());
       ds.field("depth", &self.depth());
       ds.field("epoch", &self.epoch());
+      ds.field("table_version", &self.table_version());
+      ds.field("table_node", &self.table_node());
+      ds.field("table_kept", &self.table_kept());
       ds.finish()
   }
 }
@@ -4369,6 +4666,123 @@ impl ::core::fmt::Debug for Fetched<'_> {
       ds.field("result", &self.result());
       ds.field("head", &self.head());
       ds.field("refusal", &self.refusal());
+      ds.finish()
+  }
+}
+pub enum TableNewsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 46, revision 2. In the place of any answer: nothing was done, for the receiver of the request has newer word of the
+/// key's table. The sender takes it over and begins again.
+pub struct TableNews<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TableNews<'a> {
+  type Inner = TableNews<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TableNews<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TABLE: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TableNews { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TableNewsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<TableNews<'bldr>> {
+    let mut builder = TableNewsBuilder::new(_fbb);
+    if let Some(x) = args.table { builder.add_table(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(TableNews::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn table(&self) -> TableEntry<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TableEntry>>(TableNews::VT_TABLE, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TableNews<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TableEntry>>("table", Self::VT_TABLE, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TableNewsArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub table: Option<::flatbuffers::WIPOffset<TableEntry<'a>>>,
+}
+impl<'a> Default for TableNewsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TableNewsArgs {
+      route: None, // required field
+      table: None, // required field
+    }
+  }
+}
+
+pub struct TableNewsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TableNewsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(TableNews::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_table(&mut self, table: ::flatbuffers::WIPOffset<TableEntry<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TableEntry>>(TableNews::VT_TABLE, table);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TableNewsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TableNewsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TableNews<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, TableNews::VT_ROUTE,"route");
+    self.fbb_.required(o, TableNews::VT_TABLE,"table");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TableNews<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TableNews");
+      ds.field("route", &self.route());
+      ds.field("table", &self.table());
       ds.finish()
   }
 }
