@@ -10,7 +10,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -122,8 +122,21 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
 }
 
-/// Holds the data directory for this process while it lives.
-pub(super) struct DirectoryLock(#[allow(dead_code)] File);
+/// Holds the data directory for this process while it lives: the directory itself, which nobody can remove while it is not empty,
+/// and the file that earlier versions lock.
+pub(super) struct DirectoryLock(#[allow(dead_code)] File, #[allow(dead_code)] File);
+
+/// Whether a process serves this directory now. A directory that does not exist is served by none.
+pub(crate) fn is_in_use(path: &Path) -> io::Result<bool> {
+    let taken = |file: io::Result<File>| match file.map(|file| file.try_lock()) {
+        Ok(Ok(())) => Ok(false),
+        Ok(Err(TryLockError::WouldBlock)) => Ok(true),
+        Ok(Err(TryLockError::Error(e))) => Err(e),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    };
+    Ok(taken(File::open(path))? || taken(File::open(path.join("lock")))?)
+}
 
 /// Makes the directory if need be, takes it for this process, and tries what the engine will do there.
 pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
@@ -139,6 +152,25 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
         StartError::Failed(format!("the data directory {shown} cannot be used: {what}: {error}{hint}"))
     };
     make_directory(path).map_err(|e| refused("making it", &e))?;
+    let take = |file: &File| match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(path.join("pid")).unwrap_or_default();
+            let who = if pid.trim().is_empty() { String::new() } else { format!(" (process {})", pid.trim()) };
+            Err(StartError::Failed(format!("the data directory {shown} is in use by another Dynarc{who}")))
+        }
+        Err(TryLockError::Error(e)) => Err(refused("locking it", &e)),
+    };
+    // A lock on a file ends to mean anything when somebody removes the file: the directory itself is locked.
+    let directory = File::open(path).map_err(|e| refused("opening it", &e))?;
+    take(&directory)?;
+    let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (held, named) = (directory.metadata().map(place), fs::metadata(path).map(place));
+    if held.map_err(|e| refused("looking at it", &e))? != named.map_err(|e| refused("looking at it", &e))? {
+        return Err(StartError::Failed(format!(
+            "the data directory {shown} was moved while it was being taken; try again"
+        )));
+    }
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -146,15 +178,7 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
         .mode(0o640)
         .open(path.join("lock"))
         .map_err(|e| refused("writing to it", &e))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let pid = fs::read_to_string(path.join("pid")).unwrap_or_default();
-            let who = if pid.trim().is_empty() { String::new() } else { format!(" (process {})", pid.trim()) };
-            return Err(StartError::Failed(format!("the data directory {shown} is in use by another Dynarc{who}")));
-        }
-        Err(TryLockError::Error(e)) => return Err(refused("locking it", &e)),
-    }
+    take(&lock)?;
     if kernel::is_memory_file_system(path).map_err(|e| refused("looking at it", &e))? {
         return Err(StartError::Failed(format!(
             "the data directory {shown} lies in memory (tmpfs or ramfs): it has no O_DIRECT and would lose everything with the \
@@ -166,7 +190,7 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
         Err(e) if e.kind() == io::ErrorKind::StorageFull => tracing::warn!("the disk of {shown} is full"),
         tried => tried.map_err(|e| direct_write_refused(path, &e, &refused))?,
     }
-    Ok(DirectoryLock(lock))
+    Ok(DirectoryLock(directory, lock))
 }
 
 fn direct_write_refused(
@@ -204,7 +228,12 @@ mod tests {
         let held = data_directory(&path).expect("free");
         let error = data_directory(&path).map(drop).expect_err("taken").to_string();
         assert!(error.contains("in use"), "{error}");
+        // A "stale" lock file that somebody removes changes nothing.
+        fs::remove_file(path.join("lock")).expect("it is there");
+        let error = data_directory(&path).map(drop).expect_err("taken").to_string();
+        assert!(error.contains("in use") && is_in_use(&path).expect("readable"), "{error}");
         drop(held);
+        assert!(!is_in_use(&path).expect("readable") && !is_in_use(&path.join("none")).expect("fine"));
         assert!(data_directory(&path).is_ok());
     }
 
