@@ -54,6 +54,7 @@ fn replicate(bytes: usize) -> Envelope {
             siblings: siblings(bytes),
             purpose: Purpose::Write,
             word: TableWord::default(),
+            fresh: None,
         },
     }
 }

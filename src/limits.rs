@@ -93,6 +93,8 @@ pub const VNODES: usize = 256;
 pub const VNODES_MAX: usize = 4096;
 /// Members of a cluster.
 pub const MEMBERS_MAX: usize = 1024;
+/// Nodes of other clusters that a node remembers to have met, and shows.
+pub const STRANGERS_TOLD_MAX: usize = 16;
 /// Shards of a node.
 pub const SHARDS_MAX: usize = 256;
 /// Slices of a node: the least that a data directory is made with.
@@ -143,6 +145,12 @@ pub const PAUSE_NOTICED: Duration = Duration::from_secs(1);
 pub const GOSSIP_DOWN_EVERY: u64 = 5;
 /// Bytes of a message of news between members (one larger entry still fits); more go in the next.
 pub const NEWS_BYTES: usize = 256 * KIB;
+/// A node that has started again waits so long for all members to say what they remember of it. Who is silent until then
+/// may remember more than its disk does.
+pub const RETURN_PATIENCE: Duration = Duration::from_millis(1_500);
+/// A node that forms a cluster of its own, and was not told outright to, listens so long before it serves: a member of another
+/// cluster may know it by its address. Longer than a member waits before it tries a lost one again.
+pub const LISTEN_FIRST: Duration = Duration::from_millis(1_200);
 /// Pause between two looks at the hints owed to members that are back.
 pub const HINT_INTERVAL: Duration = Duration::from_millis(500);
 /// A peer connection is tried again after this long, doubled up to [`RECONNECT_MAX`].
@@ -395,5 +403,5 @@ const _: () = {
     assert!(FLAP_DAMPING_MAX.as_nanos() < FLAP_FORGIVEN_AFTER.as_nanos());
     assert!(SPACE_PERCENT_START > 100 && SPACE_PERCENT_START < SPACE_PERCENT_MAX);
     assert!(FRAME_BYTES_MAX < CONNECTION_BYTES_MAX && STALLED_TIMEOUT.as_nanos() < SEND_TIMEOUT.as_nanos());
-    assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos());
+    assert!(SUSPECT_AFTER.as_nanos() < DOWN_AFTER.as_nanos() && LISTEN_FIRST.as_nanos() > RECONNECT_MAX.as_nanos());
 };

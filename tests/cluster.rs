@@ -18,6 +18,8 @@ mod wait;
 
 #[path = "cluster/bad_input.rs"]
 mod bad_input;
+#[path = "cluster/clusters.rs"]
+mod clusters;
 #[path = "cluster/connections.rs"]
 mod connections;
 #[path = "cluster/crashes.rs"]

@@ -30,6 +30,8 @@ mod broken;
 mod full;
 #[path = "disks/power.rs"]
 mod power;
+#[path = "disks/set_back.rs"]
+mod set_back;
 
 mod own_namespace;
 
@@ -37,6 +39,8 @@ mod own_namespace;
 const TESTS: &[own_namespace::Test] = &[
     ("broken::a_failed_write_stops_the_node", broken::a_failed_write_stops_the_node),
     ("broken::a_failed_flush_stops_the_node", broken::a_failed_flush_stops_the_node),
+    ("set_back::a_stopped_node_on_a_snapshot", set_back::a_stopped_node_on_a_snapshot),
+    ("set_back::a_killed_node_on_a_snapshot", set_back::a_killed_node_on_a_snapshot),
     ("full::a_small_disk_fills_and_empties", full::a_small_disk_fills_and_empties),
     ("full::other_files_come_and_go", full::other_files_come_and_go),
     ("power::lost_write_caches", power::lost_write_caches),

@@ -73,6 +73,8 @@ fn peer_hello_survives_its_frame() {
         ports: Ports::default(),
         purpose: ConnectionPurpose::Seed,
         clock: Some(7_654_321),
+        cluster: ClusterId(5),
+        sought: Some(NodeId(78)),
     };
     let bytes = encode_peer_hello(&mut FrameEncoder::new(), &hello).expect("within limits").to_bytes();
     assert!(bytes.len() <= FRAME_BYTES_BEFORE_HELLO);
@@ -416,7 +418,7 @@ fn what_an_older_revision_does_not_know_is_said_in_its_own_words() {
     for &refusal in wire_samples::REFUSALS {
         let refused = |refusal| Message::Replicated(Err(refusal));
         assert_eq!(told(encoder.speaking(2), refused(refusal)), refused(refusal));
-        let old = if refusal as u8 <= Refusal::ClockAhead as u8 { refusal } else { Refusal::NotMine };
+        let old = if refusal.number() <= Refusal::ClockAhead.number() { refusal } else { Refusal::NotMine };
         assert_eq!(told(encoder.speaking(1), refused(refusal)), refused(old));
     }
 }
@@ -484,7 +486,7 @@ fn messages_beyond_their_limits_are_not_sent() {
     let mut encoder = FrameEncoder::new();
     assert!(matches!(encode_peer(&mut encoder, &envelope, NOW), Err(WireError::Unsendable(_))));
     let entry = DigestEntry { node: NodeId(1), generation: 1, revision: 1, heartbeat: 1 };
-    let message = Message::GossipDigest { entries: vec![entry; 1025] };
+    let message = Message::GossipDigest { cluster: ClusterId(1), entries: vec![entry; 1025] };
     let envelope = Envelope { message, ..envelope };
     assert!(matches!(encode_peer(&mut encoder, &envelope, NOW), Err(WireError::Unsendable(_))));
     // The encoder is as good as new afterwards.

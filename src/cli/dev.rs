@@ -15,8 +15,10 @@ use super::{
 use crate::{
     http::views::ClusterView,
     server::{
+        boot::is_in_use,
         config::{self, Flags},
-        host, kernel,
+        host,
+        kernel::{self, PortUse},
     },
     types::Ports,
 };
@@ -24,7 +26,7 @@ use clap::Args;
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -80,6 +82,7 @@ pub fn run(args: DevArgs) -> Result<(), Stop> {
     let stop = StopSignals::listen()?;
     serve::raise_limits();
     let plan = Plan::new(&args)?;
+    plan.refuse_what_is_taken()?;
     let mut cluster = Cluster { nodes: Vec::new(), ports: plan.ports };
     let ran = cluster.start(&plan).and_then(|()| {
         cluster.wait_ready(&stop)?;
@@ -137,10 +140,38 @@ impl Plan {
         settings.insert("data", String::from("."));
         // Flags and environment are checked here once, not in each child's log.
         let effective = config::resolve(&settings, config::environment, None)?;
-        let ports = effective.options()?.ports.unwrap_or_default();
+        let ports = effective.options()?.ports.over(Ports::default());
         settings.remove("data");
         // The environment of this command holds for its nodes too, and must when one is started again by hand.
         Ok(Plan { ips, shards: args.shards.unwrap_or(each), cpus, ports, data: args.data.clone(), settings })
+    }
+    /// Fails when any of the directories or ports is in use: nothing is written then, and nobody is started who would join
+    /// another cluster's nodes at these addresses.
+    fn refuse_what_is_taken(&self) -> Result<(), Stop> {
+        for index in 0..self.ips.len() {
+            let directory = self.directory_of(index);
+            let at = |e: std::io::Error| Stop::failed(format!("{}: {e}", directory.display()));
+            if is_in_use(&directory).map_err(at)? {
+                let text =
+                    "is in use by a running node: stop that cluster first, or give another --data and other ports";
+                return Err(Stop::failed(format!("{} {text}", directory.display())));
+            }
+        }
+        for ip in &self.ips {
+            let Ports { http, client, peer } = self.ports;
+            let each = (0..self.shards).flat_map(|k| [client.saturating_add(k), peer.saturating_add(k)]);
+            for port in each.chain([http]) {
+                let address = SocketAddr::new(*ip, port);
+                kernel::listen(address, PortUse::Alone).map_err(|e| {
+                    let text = "a node of this cluster could not listen there, and nothing was started";
+                    Stop::failed(format!("{address}: {e}; {text}"))
+                })?;
+            }
+        }
+        Ok(())
+    }
+    fn directory_of(&self, index: usize) -> PathBuf {
+        self.data.join(format!("n{}", index + 1))
     }
     /// CPUs for the `index`-th node: nodes side by side, wrapping around when there are fewer CPUs than shards.
     fn cpus_of(&self, index: usize) -> String {
@@ -180,7 +211,7 @@ impl Cluster {
     fn start(&mut self, plan: &Plan) -> Result<(), Stop> {
         for (index, ip) in plan.ips.iter().enumerate() {
             let name = format!("n{}", index + 1);
-            let directory = plan.data.join(&name);
+            let directory = plan.directory_of(index);
             let at = |e: std::io::Error| Stop::failed(format!("{}: {e}", directory.display()));
             fs::create_dir_all(&directory).map_err(at)?;
             fs::write(directory.join(FILE), plan.file_of(index)).map_err(at)?;
@@ -423,6 +454,6 @@ mod tests {
         let join: Vec<_> = options.join.iter().map(|a| a.to_string()).collect();
         assert_eq!(join, ["127.0.9.1:9000", "127.0.9.3:9000"]);
         assert_eq!((options.ip, options.shards, options.cpus), ("127.0.9.2".parse().ok(), Some(1), vec![1]));
-        assert_eq!((options.protocol.n, options.protocol.w, options.ports), (2, 1, Some(Ports::default())));
+        assert_eq!((options.protocol.n, options.protocol.w, options.ports), (2, 1, Ports::default().into()));
     }
 }

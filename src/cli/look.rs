@@ -37,6 +37,7 @@ pub fn status(args: StatusArgs) -> Result<(), Stop> {
     if args.json {
         output::print_json(&serde_json::json!({
             "asked": asked.to_string(), "members": cluster.members, "ring_digest": cluster.ring_digest, "nodes": nodes,
+            "cluster": cluster.cluster, "strangers": cluster.strangers,
         }))?;
     } else {
         output::print(status_text(&asked, &cluster, &nodes))?;
@@ -54,7 +55,9 @@ pub fn status(args: StatusArgs) -> Result<(), Stop> {
 /// The member's own figures; `None` when it does not answer.
 fn node_of(member: &MemberLine) -> Option<NodeView> {
     let host = Host::new(member.address, member.ports.http);
-    fetch::get(&host, "/v1/node").and_then(|fetched| fetch::read(&host, fetched)).ok()
+    let node: NodeView = fetch::get(&host, "/v1/node").and_then(|fetched| fetch::read(&host, fetched)).ok()?;
+    // Another node may have its address by now.
+    (node.id == member.id).then_some(node)
 }
 
 fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) -> String {
@@ -82,8 +85,13 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     });
     let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "disk", "memory"];
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
-    let summary =
-        format!("{up} of {} members up, ring {}, as {asked} sees it\n", cluster.members.len(), cluster.ring_digest);
+    let name = cluster.cluster.as_ref().map_or(String::new(), |id| format!("cluster {id}, "));
+    let (count, digest) = (cluster.members.len(), &cluster.ring_digest);
+    let summary = format!("{name}{up} of {count} members up, ring {digest}, as {asked} sees it\n");
+    let strangers = cluster.strangers.iter().map(|s| {
+        let (id, at, theirs) = (&s.id, &s.peer_address, &s.cluster);
+        format!("refused, for it belongs to cluster {theirs}: node {id} at {at}\n")
+    });
     let late = cluster.members.iter().zip(nodes).filter_map(|(member, node)| {
         let figures = node.as_ref().map(|n| n.figures).filter(|f| f.backlog_alert > 0)?;
         let seconds = figures.compaction_backlog_seconds.max(figures.collection_backlog_seconds);
@@ -98,7 +106,7 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             full.join(", ")
         ),
     };
-    output::table(titles, rows) + &summary + &hint + &late.collect::<String>()
+    output::table(titles, rows) + &summary + &hint + &late.collect::<String>() + &strangers.collect::<String>()
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {

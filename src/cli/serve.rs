@@ -4,11 +4,12 @@ use super::{
     Exit, Stop, output,
     settings::{self, SettingFlags},
 };
-use crate::server::{host, kernel};
+use crate::server::{host, kernel, options::ServeOptions};
 use clap::Args;
 use std::{io::IsTerminal, path::PathBuf};
 
 pub const EXAMPLE: &str = "Started again with --data alone, a node comes back with the address and the cluster it had.\n\n\
+    The first node of a cluster is started without --join, or all are started at once, each with --join of all the others.\n\n\
     Example:\n  dynarc serve --data /var/lib/dynarc\n  dynarc serve --data n2 --listen 127.0.0.2 --join 127.0.0.1";
 
 #[derive(Args)]
@@ -18,6 +19,9 @@ pub struct ServeArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingFlags<false>,
+    /// Form a new cluster, if the directory belongs to none; a first start without --join does so, too
+    #[arg(long)]
+    bootstrap: bool,
     /// End when this process, which started this one, ends
     #[arg(long, hide = true)]
     parent: Option<u32>,
@@ -28,7 +32,7 @@ pub fn run(args: ServeArgs) -> Result<(), Stop> {
         host::die_with(parent).map_err(|e| Stop::failed(e.to_string()))?;
     }
     let effective = settings::effective(&args.settings.0, args.config.as_deref())?;
-    let options = effective.options()?;
+    let options = ServeOptions { bootstrap: args.bootstrap, ..effective.options()? };
     start_log(effective.log());
     raise_limits();
     crate::server::run(options).map_err(|e| {

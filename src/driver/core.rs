@@ -6,7 +6,7 @@
 //! flight at once; the shard alone decides what must wait for what.
 
 use super::{
-    identity::{BootError, Identity, save_members},
+    identity::{BootError, Changing, Identity, save_members},
     world::{Arrival, Inbox, World},
 };
 use crate::{
@@ -26,7 +26,8 @@ use crate::{
         tables::{self, Tables},
     },
     types::{
-        Address, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId, TableEntry, TableName, mark,
+        Address, ClusterId, ErrorCode, Failure, Member, MemberView, NodeId, Outcome, ShardId, SliceId, Stranger,
+        TableEntry, TableName, mark,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -155,6 +156,14 @@ impl<W: World, D: Disk> Handle<W, D> {
         }
         Ok(counted)
     }
+    /// Which cluster the node belongs to, as this shard knows.
+    pub fn cluster(&self) -> ClusterId {
+        self.shard.borrow().cluster()
+    }
+    /// Nodes of other clusters that this one has met.
+    pub fn strangers(&self) -> Vec<Stranger> {
+        self.shard.borrow().strangers().to_vec()
+    }
     /// Whether requests are served.
     pub fn ready(&self) -> bool {
         self.shard.borrow().ready()
@@ -179,7 +188,7 @@ pub async fn start<W: World, D: Disk>(
 ) -> Result<Core<W, D>, BootError> {
     let CoreSetup { identity, shard, settings, engine: options, seed } = setup;
     let slices = Placement::new(&identity.tokens, identity.slices, identity.shards).slices_of(shard);
-    let options = EngineOptions { seed: seed ^ identity.generation, ..options };
+    let options = EngineOptions { seed: seed ^ identity.now.generation, ..options };
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
     let mut background = background;
@@ -201,10 +210,13 @@ pub async fn start<W: World, D: Disk>(
     };
     let birth = Birth {
         me: Address { node: identity.node, shard },
-        generation: identity.generation,
+        generation: identity.now.generation,
         member: identity.member(),
         known: identity.members.clone(),
         seeds: identity.seeds.clone(),
+        cluster: identity.now.cluster,
+        company: identity.now.company,
+        listens_first: identity.listens_first(),
         settings,
         leases,
         hints,
@@ -244,7 +256,7 @@ async fn lease_dots<D: Disk>(
     slices: &[SliceId],
     block: u64,
 ) -> Result<(Leases, Vec<SliceId>), EngineError> {
-    let leases = Leases::new(identity.node, identity.generation).with_draw(identity.draw);
+    let leases = Leases::new(identity.node, identity.now.generation).with_draw(identity.draw);
     let mut leases = leases.with_block(block);
     let (mut writes, mut emptied) = (Vec::new(), Vec::new());
     for &slice in slices {
@@ -257,7 +269,7 @@ async fn lease_dots<D: Disk>(
             Err(EngineError::Damaged(_)) => continue,
             Err(error) => return Err(error),
         };
-        let lost = last.is_none() && identity.generation > 1;
+        let lost = last.is_none() && identity.now.generation > 1;
         if lost {
             emptied.push(slice);
         } else if last.is_none() && identity.seeds.is_empty() && identity.members.is_empty() {
@@ -509,6 +521,7 @@ impl<W: World, D: Disk> Driver<W, D> {
             Arrival::Message(envelope) => events.push(Event::Message(envelope)),
             Arrival::PeerReachable(node) => events.push(Event::PeerReachable(node)),
             Arrival::PeerUnreachable(node) => events.push(Event::PeerUnreachable(node)),
+            Arrival::Stranger(stranger) => events.push(Event::Stranger(stranger)),
             Arrival::Wake => events.push(Event::Wake),
             Arrival::Stop => {
                 self.stopping = true;
@@ -575,8 +588,9 @@ impl<W: World, D: Disk> Driver<W, D> {
                         Completion::Event(Event::Scanned { io, result })
                     }));
                 }
-                Effect::SaveMembers { members, generation } => {
-                    self.identity.generation = self.identity.generation.max(generation);
+                Effect::SaveMembers { members, generation, cluster, company } => {
+                    let now = &mut self.identity.now;
+                    *now = Changing { generation: now.generation.max(generation), cluster, company };
                     match &mut self.saving {
                         Some(next) => *next = Some(members),
                         None => self.save(members),
@@ -589,7 +603,7 @@ impl<W: World, D: Disk> Driver<W, D> {
     fn save(&mut self, members: Vec<Member>) {
         self.saving = Some(None);
         let (disk, identity) = (self.disk.clone(), self.identity.clone());
-        self.identity.saved = identity.generation;
+        self.identity.saved = identity.now;
         self.identity.joined |= !members.is_empty();
         self.calls.push(Box::pin(async move { Completion::Saved(save_members(&*disk, &identity, &members).await) }));
     }

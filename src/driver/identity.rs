@@ -11,20 +11,23 @@ use crate::{
         recover, reserve,
         wal::segment,
     },
-    limits::{LOST_STARTS, MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
-    types::{Member, MemberState, NodeId, Ports, Token},
+    limits::{LISTEN_FIRST, LOST_STARTS, MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    types::{ClusterId, Member, MemberState, NodeId, Ports, Token},
 };
 use bytes::{BufMut, BytesMut};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 const DIRECTORY: &str = "node";
 const IDENTITY: &str = "node/identity";
 const MEMBERS: &str = "node/members";
-const FORMAT: u32 = 1;
+/// Newest formats. An identity of format 1 names no cluster.
+const IDENTITY_FORMAT: u32 = 2;
+const MEMBERS_FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 20;
 /// Seeds that are remembered.
 const SEEDS_MAX: usize = 64;
@@ -39,8 +42,8 @@ pub enum BootError {
         "{file} is damaged ({reason}); restore it, or start with an empty data directory and let replicas refill it"
     )]
     Damaged { file: &'static str, reason: &'static str },
-    #[error("{file} has format {found}; this Dynarc reads up to {FORMAT}: it was written by a newer version")]
-    NewerFormat { file: &'static str, found: u32 },
+    #[error("{file} has format {found}; this Dynarc reads up to {known}: it was written by a newer version")]
+    NewerFormat { file: &'static str, found: u32, known: u32 },
     #[error(
         "node/identity is missing, but {directory}/ holds data: restore it from the same copy as the rest, or start with an \
          empty data directory and let replicas refill it"
@@ -56,7 +59,7 @@ pub enum BootError {
 #[derive(Clone, Debug)]
 pub struct NodeWish {
     pub ip: Option<IpAddr>,
-    pub ports: Option<Ports>,
+    pub ports: PortsWish,
     pub shards: u16,
     /// For a new directory; kept for life.
     pub slices: u16,
@@ -64,20 +67,55 @@ pub struct NodeWish {
     pub vnodes: usize,
     /// Peer address (port of core 0) of other nodes; remembered.
     pub seeds: Vec<SocketAddr>,
+    /// Form a cluster, if the node is of none yet. A new directory without seeds does so anyway.
+    pub bootstrap: bool,
     /// Random bits of this start: a new directory's node id and tokens come from them.
     pub random: u64,
     /// The directory is known to be a copy: of another node's, or of its own at an earlier time.
     pub copied: bool,
 }
 
+/// Ports that are asked for; the others are as before, or the usual ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortsWish {
+    pub http: Option<u16>,
+    pub client: Option<u16>,
+    pub peer: Option<u16>,
+}
+impl PortsWish {
+    pub fn over(self, before: Ports) -> Ports {
+        Ports {
+            http: self.http.unwrap_or(before.http),
+            client: self.client.unwrap_or(before.client),
+            peer: self.peer.unwrap_or(before.peer),
+        }
+    }
+}
+impl From<Ports> for PortsWish {
+    fn from(ports: Ports) -> PortsWish {
+        PortsWish { http: Some(ports.http), client: Some(ports.client), peer: Some(ports.peer) }
+    }
+}
+
+/// What of an identity changes while the node runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changing {
+    /// +1 at each start, durable.
+    pub generation: u64,
+    pub cluster: ClusterId,
+    /// The cluster has had other members.
+    pub company: bool,
+}
+
 /// Who a node is, from its start to its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub node: NodeId,
-    /// +1 at each start, durable.
-    pub generation: u64,
-    /// The generation that the file has: less when it has been raised since.
-    pub saved: u64,
+    pub now: Changing,
+    /// What the file has of it.
+    pub saved: Changing,
+    /// This start has formed the cluster; not stored. `Some(true)`: it was told to.
+    pub formed: Option<bool>,
     /// The directory is a copy; not stored.
     pub copied: bool,
     /// Bits of this start, which no other start has; not stored.
@@ -103,11 +141,19 @@ impl Identity {
             shards: self.shards,
             slices: self.slices,
             tokens: self.tokens.clone(),
-            state: if self.joined || self.seeds.is_empty() { MemberState::Up } else { MemberState::Joining },
-            generation: self.generation,
-            revision: 0,
+            state: if self.is_member() { MemberState::Up } else { MemberState::Joining },
+            generation: self.now.generation,
+            // Other lives of this generation, if the disk has forgotten some, had another one.
+            revision: (self.draw >> 34) as u32,
             heartbeat: 0,
         }
+    }
+    fn is_member(&self) -> bool {
+        !self.now.cluster.is_none() || self.joined || self.seeds.is_empty()
+    }
+    /// How long the node listens before it serves: see [`LISTEN_FIRST`].
+    pub fn listens_first(&self) -> Duration {
+        if self.formed == Some(false) { LISTEN_FIRST } else { Duration::ZERO }
     }
 }
 
@@ -123,8 +169,8 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
         }
     };
     // Others may know later starts than a copy or an older state does.
-    identity.generation += 1 + if wish.copied { LOST_STARTS + wish.random % LOST_STARTS } else { 0 };
-    identity.saved = identity.generation;
+    identity.now.generation += 1 + if wish.copied { LOST_STARTS + wish.random % LOST_STARTS } else { 0 };
+    identity.saved = identity.now;
     reserve::adapt(disk, identity.shards).await?;
     loop {
         match save_identity(disk, &identity).await {
@@ -147,10 +193,14 @@ async fn refuse_used<D: Disk>(disk: &D) -> Result<(), BootError> {
 
 /// Reads the identity without counting a start; `None` in a new directory.
 pub async fn peek<D: Disk>(disk: &D) -> Result<Option<Identity>, BootError> {
-    let Some(body) = read_file(disk, IDENTITY).await? else { return Ok(None) };
-    let mut identity = decode_identity(&body).ok_or(BootError::Damaged { file: IDENTITY, reason: "its fields" })?;
-    if let Some(body) = read_file(disk, MEMBERS).await? {
+    let Some((format, body)) = read_file(disk, IDENTITY, IDENTITY_FORMAT).await? else { return Ok(None) };
+    let fields = BootError::Damaged { file: IDENTITY, reason: "its fields" };
+    let mut identity = decode_identity(&body, format).ok_or(fields)?;
+    if let Some((_, body)) = read_file(disk, MEMBERS, MEMBERS_FORMAT).await? {
         identity.members = decode_members(&body).ok_or(BootError::Damaged { file: MEMBERS, reason: "its fields" })?;
+    }
+    if format == 1 {
+        identity.now.company = identity.members.iter().any(|m| m.state != MemberState::Joining);
     }
     Ok(Some(identity))
 }
@@ -160,8 +210,9 @@ pub async fn save_members<D: Disk>(disk: &D, identity: &Identity, members: &[Mem
     let mut out = BytesMut::new();
     out.put_u32_le(members.len() as u32);
     members.iter().for_each(|m| put_member(&mut out, m));
-    write_file(disk, MEMBERS, &out).await?;
-    if (!identity.joined && !members.is_empty()) || identity.saved != identity.generation {
+    write_file(disk, MEMBERS, MEMBERS_FORMAT, &out).await?;
+    // After the members: a node that knows its cluster knows of whom it consists.
+    if (!identity.joined && !members.is_empty()) || identity.saved != identity.now {
         save_identity(disk, &Identity { joined: identity.joined || !members.is_empty(), ..identity.clone() }).await?;
     }
     Ok(())
@@ -169,9 +220,15 @@ pub async fn save_members<D: Disk>(disk: &D, identity: &Identity, members: &[Mem
 
 fn revise(known: Identity, wish: &NodeWish) -> Identity {
     let seeds = if wish.seeds.is_empty() { known.seeds } else { wish.seeds.iter().copied().take(SEEDS_MAX).collect() };
+    // One from before there were clusters' ids that has always been alone, or one that was never taken in.
+    let lone = known.members.is_empty() && if known.joined { !known.now.company } else { wish.bootstrap };
+    let forms = known.now.cluster.is_none() && lone;
+    let cluster = if forms { ClusterId::from_random(wish.random) } else { known.now.cluster };
     Identity {
+        now: Changing { cluster, ..known.now },
+        formed: (forms && !known.joined).then_some(true),
         ip: wish.ip.unwrap_or(known.ip),
-        ports: wish.ports.unwrap_or(known.ports),
+        ports: wish.ports.over(known.ports),
         shards: wish.shards,
         seeds,
         copied: wish.copied,
@@ -187,19 +244,22 @@ fn make(wish: &NodeWish) -> Result<Identity, BootError> {
     let mut tokens: Vec<Token> = (0..wish.vnodes.clamp(1, VNODES_MAX)).map(|_| Token(random.u64(..))).collect();
     tokens.sort_unstable();
     tokens.dedup();
+    let forms = wish.bootstrap || wish.seeds.is_empty();
+    let cluster = if forms { ClusterId::from_random(random.u64(..)) } else { ClusterId::NONE };
     Ok(Identity {
         node,
-        generation: 0,
-        saved: 0,
+        now: Changing { cluster, ..Changing::default() },
+        saved: Changing::default(),
+        formed: forms.then_some(wish.bootstrap),
         copied: false,
         draw: wish.random,
         tokens: tokens.into(),
         slices: wish.slices.clamp(1, SLICES_MAX as u16),
         ip,
-        ports: wish.ports.unwrap_or_default(),
+        ports: wish.ports.over(Ports::default()),
         shards: wish.shards,
         seeds: wish.seeds.iter().copied().take(SEEDS_MAX).collect(),
-        joined: wish.seeds.is_empty(),
+        joined: forms,
         members: Vec::new(),
     })
 }
@@ -211,10 +271,10 @@ fn magic(file: &str) -> &'static [u8; 8] {
 }
 
 /// `magic 8, format u32, length u32, CRC-32C of the body u32, body`, zeros to the end of the page.
-async fn write_file<D: Disk>(disk: &D, file: &'static str, body: &[u8]) -> Result<(), BootError> {
+async fn write_file<D: Disk>(disk: &D, file: &'static str, format: u32, body: &[u8]) -> Result<(), BootError> {
     let mut header = BytesMut::with_capacity(HEADER_BYTES);
     header.put_slice(magic(file));
-    header.put_u32_le(FORMAT);
+    header.put_u32_le(format);
     header.put_u32_le(body.len() as u32);
     header.put_u32_le(crc32c::crc32c(body));
     let mut buffer = PageBuffer::zeroed(HEADER_BYTES + body.len());
@@ -234,7 +294,8 @@ async fn write_file<D: Disk>(disk: &D, file: &'static str, body: &[u8]) -> Resul
     Ok(())
 }
 
-async fn read_file<D: Disk>(disk: &D, file: &'static str) -> Result<Option<Vec<u8>>, BootError> {
+/// The body of a file and its format, which is `known` or an older one.
+async fn read_file<D: Disk>(disk: &D, file: &'static str, known: u32) -> Result<Option<(u32, Vec<u8>)>, BootError> {
     let handle = match disk.open(file, OpenMode::Read).await {
         Ok(handle) => handle,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -252,14 +313,14 @@ async fn read_file<D: Disk>(disk: &D, file: &'static str) -> Result<Option<Vec<u
     if &header[..8] != magic(file) {
         return Err(damaged("its first bytes"));
     }
-    if field(8) > FORMAT {
-        return Err(BootError::NewerFormat { file, found: field(8) });
+    if field(8) > known {
+        return Err(BootError::NewerFormat { file, found: field(8), known });
     }
     let body = rest.get(..field(12) as usize).ok_or(damaged("its length"))?;
     if crc32c::crc32c(body) != field(16) {
         return Err(damaged("its checksum"));
     }
-    Ok(Some(body.to_vec()))
+    Ok(Some((field(8), body.to_vec())))
 }
 
 async fn save_identity<D: Disk>(disk: &D, identity: &Identity) -> Result<(), BootError> {
@@ -271,7 +332,9 @@ async fn save_identity<D: Disk>(disk: &D, identity: &Identity) -> Result<(), Boo
         put_ip(&mut out, seed.ip());
         out.put_u16_le(seed.port());
     }
-    write_file(disk, IDENTITY, &out).await
+    out.put_u64_le(identity.now.cluster.0);
+    out.put_u8(u8::from(identity.now.company));
+    write_file(disk, IDENTITY, IDENTITY_FORMAT, &out).await
 }
 
 // ---- bytes -----------------------------------------------------------------------------------------------------
@@ -366,7 +429,7 @@ impl Fields<'_> {
     }
 }
 
-fn decode_identity(body: &[u8]) -> Option<Identity> {
+fn decode_identity(body: &[u8], format: u32) -> Option<Identity> {
     let mut fields = Fields(body);
     let member = fields.member()?;
     let joined = fields.u8()? != 0;
@@ -376,10 +439,14 @@ fn decode_identity(body: &[u8]) -> Option<Identity> {
     }
     let seeds: Vec<SocketAddr> =
         (0..count).map(|_| Some(SocketAddr::new(fields.ip()?, fields.u16()?))).collect::<Option<_>>()?;
+    let (cluster, company) =
+        if format == 1 { (ClusterId::NONE, false) } else { (ClusterId(fields.u64()?), fields.u8()? != 0) };
+    let now = Changing { generation: member.generation, cluster, company };
     fields.0.is_empty().then_some(Identity {
         node: member.id,
-        generation: member.generation,
-        saved: member.generation,
+        now,
+        saved: now,
+        formed: None,
         copied: false,
         draw: 0,
         tokens: member.tokens,

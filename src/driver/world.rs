@@ -5,7 +5,7 @@
 
 use crate::{
     protocol::message::{Envelope, Message, Request, Response},
-    types::{Instant, NodeId, TableChange},
+    types::{Instant, NodeId, Stranger, TableChange},
 };
 use std::{
     cell::RefCell,
@@ -30,6 +30,8 @@ pub enum Arrival {
     PeerReachable(NodeId),
     /// Connections to this node are refused, reset or time out; all that was on its way may be lost.
     PeerUnreachable(NodeId),
+    /// A node of another cluster was met.
+    Stranger(Stranger),
     /// The instant asked for with [`World::wake_at`] has come.
     Wake,
     /// Finish what is in hand and stop.
@@ -44,6 +46,7 @@ impl Arrival {
             Arrival::TableChange { .. }
             | Arrival::PeerReachable(_)
             | Arrival::PeerUnreachable(_)
+            | Arrival::Stranger(_)
             | Arrival::Wake
             | Arrival::Stop => 0,
         }

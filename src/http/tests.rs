@@ -412,7 +412,7 @@ fn figures_add_up_and_metrics_name_each_once() {
     let json = serde_json::to_value(&node).expect("JSON");
     assert_eq!((json["syncs"].as_u64(), json["shards"][1]["syncs"].as_u64()), (Some(5), Some(3)));
     assert_eq!(serde_json::from_value::<NodeView>(json).expect("reads back"), node);
-    let cluster = ClusterView { members: Vec::new(), ring_digest: digest_text(1) };
+    let cluster = ClusterView::new(&[], 1);
     let text = Metrics { node, cluster }.to_text();
     assert!(text.contains("dynarc_syncs_total{shard=\"1\"} 3\n"));
     assert!(text.contains("# TYPE dynarc_memory_bytes gauge\n") && text.contains("\ndynarc_resident_bytes 7\n"));

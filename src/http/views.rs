@@ -1,8 +1,11 @@
 //! What `/v1/cluster`, `/v1/ring`, `/v1/node` and `/metrics` show: plain snapshots that the server fills.
 
-use crate::types::{Key, Member, MemberView, NodeId, Ports, Token};
+use crate::types::{ClusterId, Key, Member, MemberView, NodeId, Ports, Stranger, Token};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write as _, net::IpAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 /// `/v1/cluster`: the members as the answering node sees them.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -10,6 +13,25 @@ pub struct ClusterView {
     pub members: Vec<MemberLine>,
     /// 16 hexadecimal digits; equal on nodes that agree on the ring.
     pub ring_digest: String,
+    /// 16 hexadecimal digits, drawn when the cluster was formed; absent while the node belongs to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Nodes of other clusters that the answering node has met, and refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<StrangerLine>,
+}
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StrangerLine {
+    pub id: String,
+    pub cluster: String,
+    /// Where it listens for peers.
+    pub peer_address: SocketAddr,
+}
+impl From<&Stranger> for StrangerLine {
+    fn from(stranger: &Stranger) -> StrangerLine {
+        let Stranger { node, cluster, at } = stranger;
+        StrangerLine { id: node.to_string(), cluster: cluster.to_string(), peer_address: *at }
+    }
 }
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MemberLine {
@@ -46,7 +68,12 @@ impl ClusterView {
         };
         let mut members: Vec<_> = members.iter().map(line).collect();
         members.sort_by_key(|m| (m.address, m.ports.peer));
-        ClusterView { members, ring_digest: digest_text(ring_digest) }
+        ClusterView { members, ring_digest: digest_text(ring_digest), cluster: None, strangers: Vec::new() }
+    }
+    /// With the cluster that the node belongs to, and the strangers that it has met.
+    pub fn of_cluster(self, cluster: ClusterId, strangers: &[Stranger]) -> ClusterView {
+        let cluster = (!cluster.is_none()).then(|| cluster.to_string());
+        ClusterView { cluster, strangers: strangers.iter().map(StrangerLine::from).collect(), ..self }
     }
 }
 

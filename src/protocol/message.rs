@@ -5,7 +5,8 @@
 
 use super::versions::{Context, Head, Siblings};
 use crate::types::{
-    Address, Consistency, Failure, Instant, Key, Member, NodeId, TableEntry, TableWord, Value, WriteId,
+    Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
+    WriteId,
 };
 
 /// A client's request in hand, by the number that the world gave it.
@@ -103,6 +104,8 @@ pub enum Message {
         purpose: Purpose,
         /// What the sender goes by of the key's table, and the drop that the state comes after.
         word: TableWord,
+        /// Which of the entries has the dot that the sender minted for this very write.
+        fresh: Option<u16>,
     },
     Replicated(Result<(), Refusal>),
 
@@ -120,23 +123,40 @@ pub enum Message {
 
     /// Gossip, first move: what I know of everybody, in short.
     GossipDigest {
+        cluster: ClusterId,
         entries: Vec<DigestEntry>,
     },
     /// Second move: what you lack, and whom I want to hear of.
     GossipDelta {
+        cluster: ClusterId,
         news: Vec<News>,
         wanted: Vec<NodeId>,
+        /// First words of a node without a cluster: itself and those who answer at all of its seeds; empty until all have.
+        group: Vec<NodeId>,
     },
     /// Third move: what you wanted.
     GossipNews {
+        cluster: ClusterId,
         news: Vec<News>,
     },
 
-    /// From shard 0 to its siblings on the same node: the member list, empty if it is the one sent last, and whom to
-    /// route around.
+    /// This node has started again, and here is its entry: what did you know of it?
+    Returned {
+        cluster: ClusterId,
+        member: Member,
+    },
+    /// So much, before it said so.
+    Remembered {
+        cluster: ClusterId,
+        entry: Option<DigestEntry>,
+    },
+
+    /// Between the shards of one node. From shard 0: the member list, empty if it is the one sent last, and whom to route
+    /// around.
     View {
         members: Vec<Member>,
         avoided: Vec<NodeId>,
+        standing: NodeStanding,
     },
 
     /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it wants to
@@ -200,6 +220,39 @@ pub enum Refusal {
     Expired = 6,
     /// The write's stamp is too far ahead of the replica's clock.
     ClockAhead = 7,
+    /// The fresh dot of a write is no news to the replica, which has no such write: its sender has minted it before, and
+    /// has forgotten that. With it goes the highest counter of that actor that the replica knows of the key, or
+    /// [`DOT_OF_ANOTHER_WRITE`].
+    KnownDot(u64) = 8,
+}
+/// The replica knows the dot itself as that of another write.
+pub const DOT_OF_ANOTHER_WRITE: u64 = u64::MAX;
+impl Refusal {
+    /// Of the peer protocol.
+    pub fn number(self) -> u8 {
+        match self {
+            Refusal::Overloaded => 1,
+            Refusal::DiskFull => 2,
+            Refusal::Damaged => 3,
+            Refusal::Failed => 4,
+            Refusal::NotMine => 5,
+            Refusal::Expired => 6,
+            Refusal::ClockAhead => 7,
+            Refusal::KnownDot(_) => 8,
+        }
+    }
+}
+
+/// How a node stands, as its shards tell each other.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeStanding {
+    pub cluster: ClusterId,
+    /// Shard 0 says: the node knows its cluster and its own past well enough to serve.
+    pub settled: bool,
+    /// How often any shard has met a sign that the node's disk is an older state or a copy.
+    pub signs: u32,
+    /// Nodes of other clusters that shard 0 has met.
+    pub strangers: Vec<Stranger>,
 }
 
 /// How much a shard's word on tables is worth.

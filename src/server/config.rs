@@ -7,9 +7,9 @@
 
 use super::options::{ProtocolOptions, ServeOptions};
 use crate::{
+    driver::identity::PortsWish,
     engine::types::Durability,
     limits::{self, GIB, KIB, MIB},
-    types::Ports,
 };
 use std::{
     collections::BTreeMap,
@@ -336,7 +336,7 @@ fn normal(setting: &Setting, text: &str) -> Result<String, String> {
         Kind::Path if text.is_empty() => Err("a path is not empty".into()),
         Kind::Path => Ok(text.to_owned()),
         Kind::Ip => text.parse::<IpAddr>().map(|ip| ip.to_string()).map_err(|_| format!("{text:?} is no IP address")),
-        Kind::Peers => peers(text, 1).map(|_| text.to_owned()),
+        Kind::Peers => peers(text).map(|_| text.to_owned()),
         Kind::Cpus => cpus(text).map(|_| text.to_owned()),
         Kind::Switch => {
             text.parse::<bool>().map(|b| b.to_string()).map_err(|_| format!("{text:?} is not true or false"))
@@ -372,18 +372,38 @@ fn bytes_text(bytes: u64) -> String {
     fits.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
-/// `ADDR[:PORT],..`: addresses or host names; without a port `default_port`.
-fn peers(text: &str, default_port: u16) -> Result<Vec<SocketAddr>, String> {
+/// Where a member is said to be: an address or a host's name, which may have no address now.
+enum PeerPlace {
+    At(IpAddr, Option<u16>),
+    Named(String, Option<u16>),
+}
+impl PeerPlace {
+    fn resolve(self, default_port: u16) -> Result<SocketAddr, String> {
+        let (name, port) = match self {
+            PeerPlace::At(ip, port) => return Ok(SocketAddr::new(ip, port.unwrap_or(default_port))),
+            PeerPlace::Named(name, port) => (name, port.unwrap_or(default_port)),
+        };
+        let found = (name.as_str(), port).to_socket_addrs().map_err(|e| format!("{name:?}: {e}"))?.next();
+        found.ok_or_else(|| format!("{name:?} has no address"))
+    }
+}
+/// `ADDR[:PORT],..`: addresses or host names.
+fn peers(text: &str) -> Result<Vec<PeerPlace>, String> {
     let one = |item: &str| {
         if let Ok(address) = item.parse::<SocketAddr>() {
-            return Ok(address);
+            return Ok(PeerPlace::At(address.ip(), Some(address.port())));
         }
         if let Ok(ip) = item.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return Ok(SocketAddr::new(ip, default_port));
+            return Ok(PeerPlace::At(ip, None));
         }
-        let with_port = if item.contains(':') { item.to_owned() } else { format!("{item}:{default_port}") };
-        let found = with_port.to_socket_addrs().map_err(|e| format!("{item:?}: {e}"))?.next();
-        found.ok_or_else(|| format!("{item:?} has no address"))
+        let (name, port) = item.split_once(':').map_or((item, None), |(name, port)| (name, Some(port)));
+        let port =
+            port.map(|port| port.parse::<u16>().ok().filter(|port| *port > 0)).map_or(Some(None), |p| p.map(Some));
+        let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        match port {
+            Some(port) if !name.is_empty() && name.chars().all(letters) => Ok(PeerPlace::Named(name.to_owned(), port)),
+            _ => Err(format!("{item:?} is no address, nor a name with a port")),
+        }
     };
     text.split(',').map(str::trim).filter(|i| !i.is_empty()).map(one).collect()
 }
@@ -445,7 +465,7 @@ impl Effectives {
     pub fn log(&self) -> &str {
         &self.get("log").text
     }
-    /// What the server is started with. Fails when no data directory is given or a host name has no address.
+    /// What the server is started with. Fails when no data directory is given.
     pub fn options(&self) -> Result<ServeOptions, ConfigError> {
         let error = |name: &str, reason: String| ConfigError {
             place: find(name).map(|s| self.get(name).place(s)).unwrap_or_default(),
@@ -457,9 +477,18 @@ impl Effectives {
         }
         let mut options = ServeOptions::new(data);
         options.ip = self.given("listen");
-        options.ports = self.ports();
-        let peer_port = options.ports.unwrap_or_default().peer;
-        options.join = peers(&self.get("join").text, peer_port).map_err(|reason| error("join", reason))?;
+        options.ports = PortsWish {
+            http: self.given("http_port"),
+            client: self.given("client_port"),
+            peer: self.given("peer_port"),
+        };
+        let peers = peers(&self.get("join").text).map_err(|reason| error("join", reason))?;
+        for peer in peers {
+            match peer.resolve(options.ports.peer.unwrap_or(0)) {
+                Ok(address) => options.join.push(address),
+                Err(reason) => options.join_unknown.push(reason),
+            }
+        }
         options.shards = self.given("shards");
         options.cpus = cpus(&self.get("cpus").text).map_err(|reason| error("cpus", reason))?;
         options.vnodes = self.number("vnodes") as usize;
@@ -484,19 +513,6 @@ impl Effectives {
         options.engine.value_cache_bytes = self.number("value_cache_bytes") as usize;
         options.spin_before_park = Duration::from_micros(self.number("spin_before_park_us"));
         Ok(options)
-    }
-    /// `None` when no port is given: the data directory remembers them.
-    fn ports(&self) -> Option<Ports> {
-        let (http, client, peer) = (self.given("http_port"), self.given("client_port"), self.given("peer_port"));
-        if http.is_none() && client.is_none() && peer.is_none() {
-            return None;
-        }
-        let usual = Ports::default();
-        Some(Ports {
-            http: http.unwrap_or(usual.http),
-            client: client.unwrap_or(usual.client),
-            peer: peer.unwrap_or(usual.peer),
-        })
     }
     /// The effective values as a TOML file, each with its origin.
     pub fn to_toml(&self) -> String {
@@ -536,6 +552,7 @@ pub fn toml_value(kind: Kind, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Ports;
 
     fn flags(pairs: &[(&'static str, &str)]) -> Flags {
         pairs.iter().map(|(n, v)| (*n, v.to_string())).collect()
@@ -601,7 +618,7 @@ mod tests {
         let all = resolve(&flags(&given), |_| None, None).expect("fine");
         let o = all.options().expect("fine");
         assert_eq!((o.data.to_str(), o.ip), (Some("/x"), "127.0.0.9".parse().ok()));
-        assert_eq!(o.ports, Some(Ports { http: 1, client: 2, peer: 3 }));
+        assert_eq!(o.ports, Ports { http: 1, client: 2, peer: 3 }.into());
         let join: Vec<SocketAddr> = ["127.0.0.1:3", "127.0.0.2:99", "[::1]:7"].iter().flat_map(|a| a.parse()).collect();
         assert_eq!((o.join, o.shards, o.cpus), (join, Some(4), vec![0, 1, 2, 5]));
         assert_eq!((o.vnodes, o.insecure, o.spin_before_park), (17, true, Duration::from_micros(18)));
@@ -649,6 +666,11 @@ mod tests {
         let environment = |name: &str| (name == "DYNARC_SHARDS").then(|| "many".to_owned());
         let error = resolve(&Flags::new(), environment, None).expect_err("no number");
         assert_eq!(error.to_string(), "DYNARC_SHARDS: \"many\" is no whole number");
+        let error = resolve(&flags(&[("join", "no where:1")]), |_| None, None).expect_err("no name");
+        assert_eq!(error.to_string(), "--join: \"no where:1\" is no address, nor a name with a port");
+        let unknown = resolve(&flags(&[("data", "/d"), ("join", "127.0.0.1,nowhere.invalid:9")]), |_| None, None);
+        let options = unknown.expect("well formed").options().expect("a name without an address is no error");
+        assert_eq!((options.join.len(), options.join_unknown.len(), options.join[0].port()), (1, 1, 0));
         let error = resolve(&Flags::new(), |_| None, None).expect("fine").options().expect_err("no data");
         assert!(error.to_string().contains("--data DIR"));
     }

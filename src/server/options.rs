@@ -4,9 +4,9 @@
 
 use super::probe::SyncCall;
 use crate::{
+    driver::identity::PortsWish,
     engine::types::{Durability, EngineOptions},
     limits,
-    types::Ports,
 };
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -17,10 +17,15 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// The one address that the node binds and from which it connects to its peers. Default 127.0.0.1.
     pub ip: Option<IpAddr>,
-    /// Default [`Ports::default`].
-    pub ports: Option<Ports>,
-    /// Members to join through: their address and peer port (that of core 0).
+    /// Those not given: default [`crate::types::Ports::default`].
+    pub ports: PortsWish,
+    /// Members to join through: their address and peer port (that of core 0); port 0: as the node's own.
     pub join: Vec<SocketAddr>,
+    /// Names of such that have no address now, and why.
+    pub join_unknown: Vec<String>,
+    /// Form a cluster, if the node belongs to none. A first start without `join` does so anyway, after it has listened for a
+    /// moment whether another cluster knows its address.
+    pub bootstrap: bool,
     /// Shards, 1 to [`limits::SHARDS_MAX`]. Default: as many as before, at the first start one a CPU.
     pub shards: Option<u16>,
     /// Where shards are pinned, in turn; empty: the CPUs that the process may use.
@@ -87,8 +92,10 @@ impl ServeOptions {
         ServeOptions {
             data: data.into(),
             ip: None,
-            ports: None,
+            ports: PortsWish::default(),
             join: Vec::new(),
+            join_unknown: Vec::new(),
+            bootstrap: false,
             shards: None,
             cpus: Vec::new(),
             slices: None,

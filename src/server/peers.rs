@@ -1,6 +1,10 @@
 //! Between nodes: each core connects to each core of each other node that it speaks to, and once more for long frames, so that
 //! large values delay nobody.
 //!
+//! The HELLO says which cluster its sender belongs to. Two of different clusters are strangers: neither takes a word of the other,
+//! and both say so. An address is not a node: who is looked for and who answers are compared, and one that was looked for under
+//! another name hears of it.
+//!
 //! A connection carries messages one way, from the core that made it; answers come back over the other core's own
 //! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
 //! A connection that is refused, reset, silent for too long or answered by a stranger makes the node unreachable: what
@@ -20,7 +24,7 @@ use crate::{
     limits::{FRAME_BYTES_MAX, HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
-    types::{Address, MemberState, NodeId, Ports},
+    types::{Address, ClusterId, MemberState, NodeId, Ports, Stranger},
     wire::{
         self, Age, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
         WireError, age,
@@ -54,10 +58,14 @@ pub struct PeerSelf {
     pub generation: u64,
     pub ip: IpAddr,
     pub ports: Ports,
+    /// At the start.
+    pub cluster: ClusterId,
+    /// It has formed this cluster at this start.
+    pub formed: bool,
 }
 
 impl PeerSelf {
-    fn hello(&self, purpose: ConnectionPurpose) -> PeerHello {
+    fn hello(&self, cluster: ClusterId, purpose: ConnectionPurpose, sought: Option<NodeId>) -> PeerHello {
         PeerHello {
             revision: PEER_REVISION,
             features: FEATURES,
@@ -68,6 +76,8 @@ impl PeerSelf {
             ports: self.ports,
             purpose,
             clock: Some(age::clock(clock::now())),
+            cluster,
+            sought,
         }
     }
 }
@@ -88,6 +98,8 @@ pub struct Peers {
     strangers: RefCell<FixedMap<NodeId, Contact>>,
     /// What nodes speak that do not speak the newest revision.
     revisions: RefCell<FixedMap<NodeId, u16>>,
+    /// Nodes of other clusters that were met, and said so.
+    refused: RefCell<FixedMap<NodeId, ClusterId>>,
     seed_calls: Cell<usize>,
     world: RefCell<Option<std::rc::Weak<ServerWorld>>>,
 }
@@ -103,6 +115,7 @@ impl Peers {
             routes: RefCell::default(),
             strangers: RefCell::default(),
             revisions: RefCell::default(),
+            refused: RefCell::default(),
             seed_calls: Cell::new(0),
             world: RefCell::default(),
         })
@@ -115,6 +128,53 @@ impl Peers {
 
     fn world(&self) -> Option<Rc<ServerWorld>> {
         self.world.borrow().as_ref().and_then(std::rc::Weak::upgrade)
+    }
+
+    /// The cluster that this node belongs to now.
+    fn cluster(&self) -> ClusterId {
+        let told = self.world().and_then(|world| world.handle.get().map(|handle| handle.cluster()));
+        told.unwrap_or(self.own.cluster)
+    }
+    /// Whether somebody is of another cluster than this node. Who belongs to none yet may speak.
+    fn is_stranger(&self, hello: &PeerHello) -> bool {
+        let own = self.cluster();
+        !own.is_none() && !hello.cluster.is_none() && hello.cluster != own
+    }
+    fn check_cluster(&self, hello: &PeerHello) -> Result<(), String> {
+        if !self.is_stranger(hello) {
+            return Ok(());
+        }
+        let (node, theirs, own) = (hello.node, hello.cluster, self.cluster());
+        let at = SocketAddr::new(hello.ip, hello.ports.peer);
+        let known = self.refused.borrow_mut().insert(node, theirs) == Some(theirs);
+        if self.refused.borrow().len() > STRANGERS_MAX {
+            self.refused.borrow_mut().clear();
+        }
+        if !known {
+            tracing::warn!(%node, %at, %theirs, %own, "refused: a node of another cluster; neither takes anything from the other");
+        }
+        if let Some(world) = self.world() {
+            world.inbox.push(Arrival::Stranger(Stranger { node, cluster: theirs, at }));
+        }
+        Err(format!("{node} at {at} is of cluster {theirs}, this node of cluster {own}"))
+    }
+    /// A member of a cluster looks for another node here. Whoever has just formed a cluster of its own has lost that node's
+    /// directory, most likely: it must not serve.
+    fn hear_sought(&self, hello: &PeerHello) -> Option<String> {
+        let sought = hello.sought.filter(|sought| *sought != self.own.address.node)?;
+        let alone = self.world().is_some_and(|w| w.handle.get().is_none_or(|h| h.members().len() == 1));
+        let cluster = self.cluster();
+        if !self.own.formed || !alone || hello.cluster == cluster {
+            return None;
+        }
+        let at = SocketAddr::new(hello.ip, hello.ports.peer);
+        Some(format!(
+            "this node has just formed cluster {cluster} of its own, but node {} at {at} knows its address as that of node {sought} \
+             of cluster {}: a data directory was lost, or the address belongs to another cluster. For an empty member of that \
+             cluster remove the new data directory and start with --join {at}; for a cluster of its own give another address or \
+             other ports",
+            hello.node, hello.cluster
+        ))
     }
 
     /// A node has said who it is.
@@ -225,19 +285,36 @@ impl Peers {
         let no_port = || io::Error::new(io::ErrorKind::InvalidInput, "it has no such port");
         let port = contact.ports.peer.checked_add(route.to.shard.0).ok_or_else(no_port)?;
         let (socket, decoder, hello) =
-            self.greet(SocketAddr::new(contact.ip, port), ConnectionPurpose::Messages).await?;
+            self.greet(SocketAddr::new(contact.ip, port), ConnectionPurpose::Messages, Some(route.to.node)).await?;
         if (Address { node: hello.node, shard: hello.shard }) != route.to {
             return Err(io::Error::other(format!("{}/{} answers there", hello.node, hello.shard.0)));
         }
         Ok((socket, decoder, hello.revision.min(PEER_REVISION)))
     }
 
-    /// Connects and exchanges HELLOs.
-    async fn greet(&self, to: SocketAddr, purpose: ConnectionPurpose) -> io::Result<(Socket, FrameDecoder, PeerHello)> {
+    /// Connects and exchanges HELLOs with a node that is no stranger.
+    async fn greet(
+        &self,
+        to: SocketAddr,
+        purpose: ConnectionPurpose,
+        sought: Option<NodeId>,
+    ) -> io::Result<(Socket, FrameDecoder, PeerHello)> {
+        let (socket, decoder, hello) = self.exchange_hellos(to, purpose, sought).await?;
+        self.check_cluster(&hello).map_err(io::Error::other)?;
+        self.meet(&hello);
+        Ok((socket, decoder, hello))
+    }
+    async fn exchange_hellos(
+        &self,
+        to: SocketAddr,
+        purpose: ConnectionPurpose,
+        sought: Option<NodeId>,
+    ) -> io::Result<(Socket, FrameDecoder, PeerHello)> {
         let socket = Socket::connect(&self.ring, self.own.ip, to, CONNECT_TIMEOUT).await?;
         socket.break_after(SILENCE_TIMEOUT)?;
         let exchange = async {
-            let hello = wire::encode_peer_hello(&mut FrameEncoder::new(), &self.own.hello(purpose));
+            let hello = self.own.hello(self.cluster(), purpose, sought);
+            let hello = wire::encode_peer_hello(&mut FrameEncoder::new(), &hello);
             let pieces = hello.map_err(io::Error::other)?.into_parts().into_vec();
             socket.send_all(pieces).await.1?;
             let mut decoder = FrameDecoder::new();
@@ -262,7 +339,6 @@ impl Peers {
         if hello.node == self.own.address.node {
             return Err(io::Error::other("this node answers itself there"));
         }
-        self.meet(&hello);
         Ok((socket, decoder, hello))
     }
 
@@ -310,7 +386,7 @@ impl Peers {
     }
 
     async fn call_seed(&self, seed: SocketAddr, message: Message) -> io::Result<()> {
-        let (socket, _, hello) = self.greet(seed, ConnectionPurpose::Seed).await?;
+        let (socket, _, hello) = self.greet(seed, ConnectionPurpose::Seed, None).await?;
         let now = clock::now();
         let envelope = Envelope {
             from: self.own.address,
@@ -329,6 +405,13 @@ impl Peers {
         select(drained, self.ring.pause(CONNECT_TIMEOUT)).await;
         Ok(())
     }
+}
+
+/// Who answers at an address, before this node serves.
+pub async fn ask_who(ring: Rc<Ring>, own: PeerSelf, to: SocketAddr) -> io::Result<PeerHello> {
+    let (socket, _, hello) = Peers::new(own, ring).exchange_hellos(to, ConnectionPurpose::Seed, None).await?;
+    socket.close();
+    Ok(hello)
 }
 
 /// Frames of one kind share a connection.
@@ -436,12 +519,17 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
     let Some(frame) = incoming.next(|_| ()).await? else { return Ok(()) };
     let read = clock::now();
     let hello = wire::decode_peer_hello(&frame).map_err(text)?;
-    let own = world.peers.own.hello(hello.purpose);
+    let own = world.peers.own.hello(world.peers.cluster(), hello.purpose, None);
     let pieces = wire::encode_peer_hello(&mut FrameEncoder::new(), &own).map_err(text)?;
     socket.send_all(pieces.into_parts().into_vec()).await.1.map_err(|e| e.to_string())?;
     if hello.node == world.address.node {
         return Err("this node called itself".to_string());
     }
+    if let Some(reason) = world.peers.hear_sought(&hello) {
+        world.give_up(reason.clone());
+        return Err(reason);
+    }
+    world.peers.check_cluster(&hello)?;
     world.peers.meet(&hello);
     let mut age = Age::new(hello.clock, read);
     incoming.decoder.set_limit(FRAME_BYTES_MAX);
@@ -460,6 +548,8 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
         if envelope.from.node != hello.node {
             return Err(format!("{} speaks for {}", hello.node, envelope.from.node));
         }
+        // This node may have joined a cluster since, and not this one.
+        world.peers.check_cluster(&hello)?;
         count(&world.traffic, |t| t.peer_messages_received += 1);
         world.arrive(envelope);
     }

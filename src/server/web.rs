@@ -595,7 +595,8 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
         return Problem::not_ready("the node is starting").reply();
     };
     let digest = handle.ring().digest();
-    let cluster = || views::ClusterView::new(&handle.members(), digest);
+    let cluster =
+        || views::ClusterView::new(&handle.members(), digest).of_cluster(handle.cluster(), &handle.strangers());
     match routed {
         Routed::Cluster => http::json_reply(&cluster()),
         Routed::Tables => {

@@ -62,6 +62,8 @@ pub struct ServerWorld {
     pub encoder: RefCell<FrameEncoder>,
     /// The shard, once it runs.
     pub handle: OnceCell<Handle<ServerWorld, RingDisk>>,
+    /// Ends the node, for this reason.
+    pub end: OnceCell<Box<dyn Fn(String)>>,
     alarm: Alarm,
 }
 
@@ -79,8 +81,16 @@ impl ServerWorld {
             backlog: BacklogWatch::default(),
             encoder: RefCell::default(),
             handle: OnceCell::new(),
+            end: OnceCell::new(),
             alarm: Alarm::default(),
         })
+    }
+
+    /// The node must not serve.
+    pub fn give_up(&self, reason: String) {
+        if let Some(end) = self.end.get() {
+            end(reason);
+        }
     }
 
     pub fn drop_message(&self) {

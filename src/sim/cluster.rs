@@ -425,7 +425,8 @@ impl Cluster {
         let seeds = if index == 0 { vec![] } else { vec![SocketAddr::new(ip_of(0), ports.peer)] };
         NodeWish {
             ip: Some(ip_of(index)),
-            ports: Some(ports),
+            ports: ports.into(),
+            bootstrap: index == 0,
             shards: self.shard_count(index),
             slices: self.plan.slices,
             vnodes: self.plan.vnodes,

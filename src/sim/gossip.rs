@@ -11,7 +11,7 @@ use crate::{
         membership::{Act, Membership, Timing},
         message::{Envelope, Message},
     },
-    types::{Address, Instant, Member, MemberState, NodeId, Ports, Token},
+    types::{Address, ClusterId, Instant, Member, MemberState, NodeId, Ports, Token},
     wire::{self, Frame, FrameEncoder, Pieces, Trust},
 };
 use std::{
@@ -98,6 +98,7 @@ struct World {
 }
 
 const INTERVAL: Duration = GOSSIP_INTERVAL;
+const CLUSTER: ClusterId = ClusterId(7);
 
 fn member(index: usize, vnodes: usize, prng: &mut Prng) -> Member {
     let mut tokens: Vec<Token> = (0..vnodes).map(|_| Token(prng.bits())).collect();
@@ -152,7 +153,9 @@ impl World {
         // Nodes start at any time: their rounds are spread over the interval.
         let first = self.now + self.prng.duration(Duration::ZERO, INTERVAL);
         let seed = self.prng.bits();
-        self.machines.push(Membership::new(me, known, seeds, timing, seed, first));
+        let cluster = if known.is_empty() { ClusterId::NONE } else { CLUSTER };
+        let machine = Membership::new(me, known, seeds, timing, seed, first);
+        self.machines.push(machine.of_cluster(cluster, !cluster.is_none()));
         self.push(first, Event::Round(index));
     }
     fn push(&mut self, at: Instant, event: Event) {
@@ -196,11 +199,15 @@ impl World {
                 let message = wire::decode_peer(&frame, self.now, Trust::Verify)?.message;
                 let (now, from, machine) = (self.now, self.id(from), &mut self.machines[to]);
                 match message {
-                    Message::GossipDigest { entries } => machine.digest_arrived(now, from, &entries, &mut acts),
-                    Message::GossipDelta { news, wanted } => {
-                        machine.delta_arrived(now, from, news, &wanted, &mut acts);
+                    Message::GossipDigest { cluster, entries } => {
+                        machine.digest_arrived(now, from, cluster, &entries, &mut acts);
                     }
-                    Message::GossipNews { news } => machine.news_arrived(now, from, news),
+                    Message::GossipDelta { cluster, news, wanted, group } => {
+                        machine.delta_arrived(now, from, cluster, (news, &wanted, &group), &mut acts);
+                    }
+                    Message::GossipNews { cluster, news } => {
+                        machine.news_arrived(now, from, cluster, news, &mut acts);
+                    }
                     _ => {}
                 }
                 to

@@ -452,6 +452,8 @@ fn name(message: &Message) -> &'static str {
         Message::GossipDigest { .. } => "gossip digest",
         Message::GossipDelta { .. } => "gossip delta",
         Message::GossipNews { .. } => "gossip news",
+        Message::Returned { .. } => "returned",
+        Message::Remembered { .. } => "remembered",
         Message::View { .. } => "view",
         Message::Tables(_) => "tables",
         Message::TableNews(_) => "table news",

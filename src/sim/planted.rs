@@ -293,7 +293,7 @@ impl Cluster {
             },
             Message::Fetched(answer) => spoil_fetched(planted, answer, spoiler),
             Message::Forward { request, .. } if planted == Planted::SecondIdentity => spoil_identity(request),
-            Message::GossipDelta { news, .. } | Message::GossipNews { news } if planted == Planted::ForgedEntry => {
+            Message::GossipDelta { news, .. } | Message::GossipNews { news, .. } if planted == Planted::ForgedEntry => {
                 spoiler.chance(0.2) && news.iter_mut().any(spoil_news)
             }
             _ => false,

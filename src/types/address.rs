@@ -26,6 +26,27 @@ impl FromStr for NodeId {
     }
 }
 
+/// Which cluster a node belongs to: random bits drawn once, when the cluster is formed, and kept by every member. Zero: none
+/// yet, or a version that names none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ClusterId(pub u64);
+
+impl ClusterId {
+    pub const NONE: ClusterId = ClusterId(0);
+    /// A cluster's id from random bits.
+    pub fn from_random(bits: u64) -> ClusterId {
+        ClusterId(bits.max(1))
+    }
+    pub fn is_none(self) -> bool {
+        self == ClusterId::NONE
+    }
+}
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// One core's worth of a node: 0 .. shards.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ShardId(pub u16);

@@ -1,7 +1,10 @@
 //! A member of the cluster, as its node describes itself and as another node sees it.
 
-use super::{NodeId, Ports, Token};
-use std::{net::IpAddr, sync::Arc};
+use super::{ClusterId, NodeId, Ports, Token};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 /// What a node says of itself; only `Removed` is written by an operator through another node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -31,6 +34,21 @@ pub struct Member {
     /// +1 at each change of this entry within a generation.
     pub revision: u32,
     pub heartbeat: u64,
+}
+impl Member {
+    /// Where its first core listens for peers.
+    pub fn peer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.ports.peer)
+    }
+}
+
+/// A node of another cluster that was met at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stranger {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    /// Where it listens for peers.
+    pub at: SocketAddr,
 }
 
 /// A member as this node sees it: what it says of itself, and whether it has been heard of lately.

@@ -11,12 +11,12 @@ mod request;
 mod table;
 mod value;
 
-pub use address::{Address, NodeId, Ports, ShardId, SliceId, Token};
+pub use address::{Address, ClusterId, NodeId, Ports, ShardId, SliceId, Token};
 pub use bounds::ShardBounds;
 pub use failure::{ErrorCode, Failure, Outcome};
 pub use instant::Instant;
 pub use key::{Key, KeyError};
-pub use member::{Member, MemberState, MemberView};
+pub use member::{Member, MemberState, MemberView, Stranger};
 pub use request::{Consistency, Level, WriteId};
 pub use table::{
     Conflict, Durability, Making, TableChange, TableChangeKind, TableEntry, TableError, TableName, TableSettings,

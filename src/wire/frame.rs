@@ -64,10 +64,12 @@ pub enum Kind {
     GossipNews = 41,
     View = 42,
     Tables = 43,
+    Returned = 44,
+    Remembered = 45,
     TableNews = 46,
 }
 impl Kind {
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 22] = [
         Kind::ClientHello,
         Kind::Request,
         Kind::RingRequest,
@@ -87,6 +89,8 @@ impl Kind {
         Kind::GossipNews,
         Kind::View,
         Kind::Tables,
+        Kind::Returned,
+        Kind::Remembered,
         Kind::TableNews,
     ];
     fn from_number(number: u16) -> Option<Kind> {

@@ -7,16 +7,18 @@ use super::{
     generated as fb,
 };
 use crate::{
-    limits::{MEMBERS_MAX, TABLE_ENTRIES_MAX},
-    protocol::message::{Certainty, Depth, DigestEntry, Envelope, Fetched, Message, News, Purpose, Refusal, Words},
+    limits::{MEMBERS_MAX, STRANGERS_TOLD_MAX, TABLE_ENTRIES_MAX},
+    protocol::message::{
+        Certainty, Depth, DigestEntry, Envelope, Fetched, Message, News, NodeStanding, Purpose, Refusal, Words,
+    },
     types::{
-        Conflict, Durability, ErrorCode, Failure, Instant, Making, NodeId, Outcome, Ports, ShardId, TableEntry,
-        TableName, TableSettings, TableWord,
+        ClusterId, Conflict, Durability, ErrorCode, Failure, Instant, Making, NodeId, Outcome, Ports, ShardId,
+        Stranger, TableEntry, TableName, TableSettings, TableWord,
     },
 };
 use bytes::Bytes;
 use flatbuffers::{ForwardsUOffset, Vector, WIPOffset};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 // ---- hello -----------------------------------------------------------------------------------------------------
 
@@ -46,6 +48,9 @@ pub struct PeerHello {
     pub purpose: ConnectionPurpose,
     /// The sender's clock, as frames carry it (see [`super::age`]); not told before revision 2.
     pub clock: Option<u32>,
+    pub cluster: ClusterId,
+    /// The node that is looked for at this address; `None`: whoever answers.
+    pub sought: Option<NodeId>,
 }
 
 pub fn encode_peer_hello(encoder: &mut FrameEncoder, hello: &PeerHello) -> Result<Pieces, WireError> {
@@ -62,6 +67,8 @@ pub fn encode_peer_hello(encoder: &mut FrameEncoder, hello: &PeerHello) -> Resul
         peer_port: hello.ports.peer,
         purpose: hello.purpose as u8,
         clock: hello.clock,
+        cluster: hello.cluster.0,
+        sought: hello.sought.map_or(0, |node| node.0),
     };
     let root = fb::PeerHello::create(builder, &args);
     // Whoever it goes to has not said yet what he understands.
@@ -89,7 +96,13 @@ pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, WireError> {
         ports: Ports { http: hello.http_port(), client: hello.client_port(), peer: hello.peer_port() },
         purpose,
         clock: hello.clock(),
+        cluster: ClusterId(hello.cluster()),
+        sought: take_optional_node(hello.sought())?,
     })
+}
+/// 0: none.
+fn take_optional_node(number: u64) -> Result<Option<NodeId>, WireError> {
+    if number == 0 { Ok(None) } else { fields::take_node(number).map(Some) }
 }
 
 // ---- encode ----------------------------------------------------------------------------------------------------
@@ -126,7 +139,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Forwarded::create(builder, &fb::ForwardedArgs { route, response: Some(offset) });
             encoder.finish(label(Kind::Forwarded), root, fields::response_values(response).iter())
         }
-        Message::Replicate { key, siblings, purpose, word } => {
+        Message::Replicate { key, siblings, purpose, word, fresh } => {
             let (purpose, owner) = put_purpose(*purpose);
             let args = fb::ReplicateArgs {
                 route,
@@ -138,13 +151,15 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
                 table_version: put_version(*word),
                 table_node: word.node.0,
                 table_kept: word.kept,
+                fresh: fresh.map_or(0, |entry| entry + 1),
             };
             let root = fb::Replicate::create(builder, &args);
             encoder.finish(label(Kind::Replicate), root, siblings.values.iter())
         }
         Message::Replicated(result) => {
             let refusal = result.err().map_or(0, |r| put_refusal(r, revision));
-            let root = fb::Replicated::create(builder, &fb::ReplicatedArgs { route, refusal });
+            let known = if let Err(Refusal::KnownDot(known)) = result { *known } else { 0 };
+            let root = fb::Replicated::create(builder, &fb::ReplicatedArgs { route, refusal, known });
             encoder.finish(label(Kind::Replicated), root, [].iter())
         }
         Message::Fetch { key, depth, word } => {
@@ -165,27 +180,48 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Fetched::create(builder, &args);
             encoder.finish(label(Kind::Fetched), root, fetched_values(result).iter())
         }
-        Message::GossipDigest { entries } => {
+        Message::GossipDigest { cluster, entries } => {
             check_count(entries.len())?;
-            let entries = builder.create_vector_from_iter(entries.iter().map(put_digest_entry));
-            let root = fb::GossipDigest::create(builder, &fb::GossipDigestArgs { route, entries: Some(entries) });
+            let entries = Some(builder.create_vector_from_iter(entries.iter().map(put_digest_entry)));
+            let args = fb::GossipDigestArgs { route, entries, cluster: cluster.0 };
+            let root = fb::GossipDigest::create(builder, &args);
             encoder.finish(label(Kind::GossipDigest), root, [].iter())
         }
-        Message::GossipDelta { news, wanted } => {
+        Message::GossipDelta { cluster, news, wanted, group } => {
             let news = Some(put_news(builder, news)?);
             let wanted = Some(put_nodes(builder, wanted)?);
-            let root = fb::GossipDelta::create(builder, &fb::GossipDeltaArgs { route, news, wanted });
+            let group = if group.is_empty() { None } else { Some(put_nodes(builder, group)?) };
+            let args = fb::GossipDeltaArgs { route, news, wanted, cluster: cluster.0, group };
+            let root = fb::GossipDelta::create(builder, &args);
             encoder.finish(label(Kind::GossipDelta), root, [].iter())
         }
-        Message::GossipNews { news } => {
+        Message::GossipNews { cluster, news } => {
             let news = Some(put_news(builder, news)?);
-            let root = fb::GossipNews::create(builder, &fb::GossipNewsArgs { route, news });
+            let root = fb::GossipNews::create(builder, &fb::GossipNewsArgs { route, news, cluster: cluster.0 });
             encoder.finish(label(Kind::GossipNews), root, [].iter())
         }
-        Message::View { members, avoided } => {
+        Message::Returned { cluster, member } => {
+            let member = Some(fields::put_member(builder, member));
+            let root = fb::Returned::create(builder, &fb::ReturnedArgs { route, cluster: cluster.0, member });
+            encoder.finish(label(Kind::Returned), root, [].iter())
+        }
+        Message::Remembered { cluster, entry } => {
+            let entry = entry.as_ref().map(put_digest_entry);
+            let args = fb::RememberedArgs { route, cluster: cluster.0, entry: entry.as_ref() };
+            let root = fb::Remembered::create(builder, &args);
+            encoder.finish(label(Kind::Remembered), root, [].iter())
+        }
+        Message::View { members, avoided, standing } => {
+            if standing.strangers.len() > STRANGERS_TOLD_MAX {
+                return Err(WireError::Unsendable("more strangers than are told"));
+            }
             let members = Some(fields::put_members(builder, members.iter())?);
             let avoided = Some(put_nodes(builder, avoided)?);
-            let root = fb::View::create(builder, &fb::ViewArgs { route, members, avoided });
+            let strangers: Vec<_> = standing.strangers.iter().map(|s| put_stranger(builder, s)).collect();
+            let strangers = Some(builder.create_vector(&strangers));
+            let (cluster, settled, signs) = (standing.cluster.0, standing.settled, standing.signs);
+            let args = fb::ViewArgs { route, members, avoided, cluster, settled, signs, strangers };
+            let root = fb::View::create(builder, &args);
             encoder.finish(label(Kind::View), root, [].iter())
         }
         Message::TableNews(_) if revision < 2 => {
@@ -209,6 +245,11 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
     }
 }
 
+fn put_stranger(builder: &mut Builder, stranger: &Stranger) -> WIPOffset<fb::Stranger<'static>> {
+    let ip = Some(fields::put_ip(builder, stranger.at.ip()));
+    let (node, cluster, port) = (stranger.node.0, stranger.cluster.0, stranger.at.port());
+    fb::Stranger::create(builder, &fb::StrangerArgs { node, cluster, ip, port })
+}
 fn put_purpose(purpose: Purpose) -> (u8, u64) {
     match purpose {
         Purpose::Write => (1, 0),
@@ -219,8 +260,8 @@ fn put_purpose(purpose: Purpose) -> (u8, u64) {
 }
 /// A refusal that came with a later revision is said to others as that of somebody who does not serve the key.
 fn put_refusal(refusal: Refusal, revision: u16) -> u8 {
-    let known = revision >= 2 || refusal as u8 <= Refusal::ClockAhead as u8;
-    if known { refusal as u8 } else { Refusal::NotMine as u8 }
+    let known = revision >= 2 || refusal.number() <= Refusal::ClockAhead.number();
+    if known { refusal.number() } else { Refusal::NotMine.number() }
 }
 fn put_depth(depth: Depth) -> u8 {
     match depth {
@@ -353,7 +394,9 @@ pub fn answer_unread(kind: Kind) -> Option<Message> {
         | Kind::GossipNews
         | Kind::View
         | Kind::Tables
-        | Kind::TableNews => None,
+        | Kind::TableNews
+        | Kind::Returned
+        | Kind::Remembered => None,
     }
 }
 
@@ -376,13 +419,17 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let key = fields::take_key(frame, table.key())?;
             let siblings = fields::take_siblings(Some(table.head()), &mut body, trust)?;
             let word = take_word(table.table_version(), table.table_node(), table.epoch(), table.table_kept());
-            (table.route(), Message::Replicate { key, siblings, purpose: take_purpose(table)?, word })
+            let (purpose, fresh) = (take_purpose(table)?, table.fresh().checked_sub(1));
+            if fresh.is_some_and(|entry| usize::from(entry) >= siblings.head.entries.len()) {
+                return Err(WireError::Field("fresh"));
+            }
+            (table.route(), Message::Replicate { key, siblings, purpose, word, fresh })
         }
         Kind::Replicated => {
             let table = frame.root::<fb::Replicated>()?;
             let result = match table.refusal() {
                 0 => Ok(()),
-                number => Err(take_refusal(number)?),
+                number => Err(take_refusal(number, table.known())?),
             };
             (table.route(), Message::Replicated(result))
         }
@@ -398,7 +445,7 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
                 1 => Ok(Fetched::Nothing),
                 2 => Ok(Fetched::Head(fields::take_head(table.head())?)),
                 3 => Ok(Fetched::Full(fields::take_siblings(table.head(), &mut body, trust)?)),
-                4 => Err(take_refusal(table.refusal())?),
+                4 => Err(take_refusal(table.refusal(), 0)?),
                 _ => return Err(WireError::Field("result")),
             };
             (table.route(), Message::Fetched(result))
@@ -407,21 +454,33 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let table = frame.root::<fb::GossipDigest>()?;
             limit_count(table.entries().len())?;
             let entries = table.entries().iter().map(take_digest_entry).collect::<Result<_, _>>()?;
-            (table.route(), Message::GossipDigest { entries })
+            (table.route(), Message::GossipDigest { cluster: ClusterId(table.cluster()), entries })
         }
         Kind::GossipDelta => {
             let table = frame.root::<fb::GossipDelta>()?;
             let (news, wanted) = (take_news(table.news())?, take_nodes(table.wanted())?);
-            (table.route(), Message::GossipDelta { news, wanted })
+            let group = table.group().map(take_nodes).transpose()?.unwrap_or_default();
+            (table.route(), Message::GossipDelta { cluster: ClusterId(table.cluster()), news, wanted, group })
         }
         Kind::GossipNews => {
             let table = frame.root::<fb::GossipNews>()?;
-            (table.route(), Message::GossipNews { news: take_news(table.news())? })
+            let (cluster, news) = (ClusterId(table.cluster()), take_news(table.news())?);
+            (table.route(), Message::GossipNews { cluster, news })
+        }
+        Kind::Returned => {
+            let table = frame.root::<fb::Returned>()?;
+            let (cluster, member) = (ClusterId(table.cluster()), fields::take_member(table.member())?);
+            (table.route(), Message::Returned { cluster, member })
+        }
+        Kind::Remembered => {
+            let table = frame.root::<fb::Remembered>()?;
+            let entry = table.entry().map(take_digest_entry).transpose()?;
+            (table.route(), Message::Remembered { cluster: ClusterId(table.cluster()), entry })
         }
         Kind::View => {
             let table = frame.root::<fb::View>()?;
             let (members, avoided) = (fields::take_members(table.members())?, take_nodes(table.avoided())?);
-            (table.route(), Message::View { members, avoided })
+            (table.route(), Message::View { members, avoided, standing: take_standing(table)? })
         }
         Kind::Tables => {
             let table = frame.root::<fb::Tables>()?;
@@ -456,6 +515,18 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
     Ok((route, message))
 }
 
+fn take_standing(table: fb::View<'_>) -> Result<NodeStanding, WireError> {
+    let take = |s: fb::Stranger<'_>| {
+        let at = SocketAddr::new(fields::take_ip(s.ip().bytes())?, s.port());
+        Ok(Stranger { node: NodeId(s.node()), cluster: ClusterId(s.cluster()), at })
+    };
+    let strangers = match table.strangers() {
+        Some(strangers) if strangers.len() > STRANGERS_TOLD_MAX => return Err(WireError::Field("strangers")),
+        Some(strangers) => strangers.iter().map(take).collect::<Result<_, WireError>>()?,
+        None => Vec::new(),
+    };
+    Ok(NodeStanding { cluster: ClusterId(table.cluster()), settled: table.settled(), signs: table.signs(), strangers })
+}
 fn take_purpose(table: fb::Replicate<'_>) -> Result<Purpose, WireError> {
     Ok(match table.purpose() {
         1 => Purpose::Write,
@@ -472,10 +543,10 @@ fn take_depth(number: u8) -> Result<Depth, WireError> {
         _ => Err(WireError::Field("depth")),
     }
 }
-fn take_refusal(number: u8) -> Result<Refusal, WireError> {
+fn take_refusal(number: u8, known: u64) -> Result<Refusal, WireError> {
     use Refusal::*;
-    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead];
-    refusals.into_iter().find(|r| *r as u8 == number).ok_or(WireError::Field("refusal"))
+    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(known)];
+    refusals.into_iter().find(|r| r.number() == number).ok_or(WireError::Field("refusal"))
 }
 fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {
     Ok(DigestEntry {

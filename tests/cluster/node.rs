@@ -63,7 +63,7 @@ pub struct Node {
     pub ip: IpAddr,
     pub data: PathBuf,
     /// What `serve` is started with the first time; afterwards the data directory knows.
-    first: Vec<String>,
+    pub first: Vec<String>,
     /// Extra arguments of every start.
     pub extra: Vec<String>,
     child: Option<Child>,
@@ -182,6 +182,10 @@ impl Cluster {
             let seed = nodes.first().map(|n| n.ip);
             let mut node = Node::new(&place, &format!("n{index}"), address(), seed);
             node.extra = vec!["--shards".to_string(), shards.to_string()];
+            if index == 1 {
+                // Told to: it need not listen first whether the address is known as another node's.
+                node.first.push("--bootstrap".to_string());
+            }
             node.start();
             nodes.push(node);
         }

@@ -2,7 +2,7 @@
 //! typed error.
 
 use dynarc::{
-    driver::identity::{BootError, Identity, NodeWish, open, peek, save_members},
+    driver::identity::{BootError, Identity, NodeWish, PortsWish, open, peek, save_members},
     sim::{disk::VirtualDisk, executor::block_on},
     types::{Member, MemberState, NodeId, Ports, Token},
 };
@@ -12,7 +12,8 @@ const FILES: [&str; 2] = ["node/identity", "node/members"];
 fn wish() -> NodeWish {
     NodeWish {
         ip: Some("10.1.2.3".parse().expect("an address")),
-        ports: None,
+        ports: PortsWish::default(),
+        bootstrap: false,
         shards: 2,
         slices: 32,
         vnodes: 128,
@@ -59,8 +60,8 @@ fn judge(disk: &VirtualDisk, saved: &Identity, note: &str) -> bool {
         Ok(found) => {
             assert!(!told, "{note}");
             assert_eq!(
-                (found.node, &found.tokens, found.generation),
-                (saved.node, &saved.tokens, saved.generation + 1)
+                (found.node, &found.tokens, found.now.generation),
+                (saved.node, &saved.tokens, saved.now.generation + 1)
             );
         }
         Err(error) => assert!(told, "{note}: {error}"),

@@ -38,9 +38,9 @@ use dynarc::{
         versions::{Actor, Context, Dot, Head, Values},
     },
     types::{
-        Address, Conflict, Consistency, Durability, Instant, Key, Level, Member, MemberState, NodeId, Outcome, Ports,
-        SliceId, TableChange, TableChangeKind, TableError, TableName, TableSettings, TableWish, Token, Value, WriteId,
-        mark,
+        Address, ClusterId, Conflict, Consistency, Durability, Instant, Key, Level, Member, MemberState, NodeId,
+        Outcome, Ports, SliceId, TableChange, TableChangeKind, TableError, TableName, TableSettings, TableWish, Token,
+        Value, WriteId, mark,
     },
 };
 use std::{
@@ -57,6 +57,8 @@ struct Node {
     member: Member,
     known: Vec<Member>,
     seeds: Vec<SocketAddr>,
+    cluster: ClusterId,
+    company: bool,
     starts: u64,
     disk: BTreeMap<Bytes, (Bytes, Values)>,
     backup: BTreeMap<Bytes, (Bytes, Values)>,
@@ -311,6 +313,8 @@ impl Stage {
         let node = Node {
             shard: None,
             member,
+            cluster: if known.is_empty() { ClusterId::NONE } else { ClusterId(7) },
+            company: !known.is_empty(),
             known,
             seeds,
             starts: 0,
@@ -327,10 +331,12 @@ impl Stage {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(&letter) else { return };
         node.starts += 1;
-        node.member.generation = node.starts;
         let last = node.disk.get(&keys::lease_key()).and_then(|(head, _)| keys::parse_lease(head));
         // The count of starts is on the disk too: an old disk has an old one.
-        let mut leases = Leases::new(id(letter), last.map_or(0, |lease| lease.start) + 1);
+        let generation = last.map_or(0, |lease| lease.start) + 1;
+        // What each start draws differs, though.
+        (node.member.generation, node.member.revision) = (generation, 100 * node.starts as u32);
+        let mut leases = Leases::new(id(letter), generation);
         let lease = leases.begin(SliceId(0), last).expect("incarnations are left");
         node.disk.insert(keys::lease_key(), (keys::lease_head(lease), Values::new()));
         let mut owed: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
@@ -348,10 +354,13 @@ impl Stage {
         let floor = node.disk.get(&keys::stamps_key()).and_then(|(head, _)| keys::parse_stamps(head));
         let birth = Birth {
             me: address(letter),
-            generation: node.starts,
+            generation,
             member: node.member.clone(),
             known: node.known.clone(),
             seeds: node.seeds.clone(),
+            cluster: node.cluster,
+            company: node.company,
+            listens_first: Duration::ZERO,
             settings: self.settings.clone(),
             leases,
             stamps: floor.map(|floor| (SliceId(0), floor)).into_iter().collect(),
@@ -360,7 +369,7 @@ impl Stage {
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             behind,
             copied: false,
-            seed: letter as u64,
+            seed: letter as u64 ^ (node.starts - 1) << 8,
         };
         node.shard = Some(Shard::new(birth, now));
         self.tell(letter, Event::Wake);
@@ -412,9 +421,9 @@ impl Stage {
                 }
             }
             Effect::Reply { client, response } => self.reply(client.0, response),
-            Effect::SaveMembers { members, .. } => {
+            Effect::SaveMembers { members, cluster, company, .. } => {
                 if let Some(node) = self.nodes.get_mut(&letter) {
-                    node.known = members;
+                    (node.known, node.cluster, node.company) = (members, cluster, company);
                 }
             }
             io @ (Effect::Load { .. } | Effect::Store { .. } | Effect::DropTable { .. } | Effect::Scan { .. }) => {
@@ -567,14 +576,21 @@ impl Stage {
             Message::Fetched(Ok(Fetched::Head(head))) => format!("has {}", siblings_text(head, None)),
             Message::Fetched(Ok(Fetched::Full(s))) => format!("has {}", siblings_text(&s.head, Some(&s.values))),
             Message::Fetched(Err(refusal)) => format!("refused: {refusal:?}"),
-            Message::GossipDigest { entries } if self.trace_gossip => format!("digest of {}", entries.len()),
-            Message::GossipDelta { news, wanted } if self.trace_gossip => {
+            Message::GossipDigest { entries, .. } if self.trace_gossip => format!("digest of {}", entries.len()),
+            Message::GossipDelta { news, wanted, .. } if self.trace_gossip => {
                 format!("delta: {} news, {} wanted", news.len(), wanted.len())
             }
-            Message::GossipNews { news } if self.trace_gossip => format!("news: {}", news.len()),
+            Message::GossipNews { news, .. } if self.trace_gossip => format!("news: {}", news.len()),
+            Message::Returned { .. } if self.trace_gossip => "is back".into(),
+            Message::Remembered { entry, .. } if self.trace_gossip => match entry {
+                Some(entry) => format!("remembers start {}", entry.generation),
+                None => "remembers nothing".into(),
+            },
             Message::GossipDigest { .. }
             | Message::GossipDelta { .. }
             | Message::GossipNews { .. }
+            | Message::Returned { .. }
+            | Message::Remembered { .. }
             | Message::View { .. } => return None,
             Message::TableNews(news) => format!("refused: newer word of {}", news.name),
             Message::Tables(Words { news, wanted, .. }) => {

@@ -120,21 +120,27 @@ pub fn response(rng: &mut Rng) -> Response {
 }
 pub const REFUSALS: &[Refusal] = {
     use Refusal::*;
-    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead]
+    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(0)]
 };
 fn refusal(rng: &mut Rng) -> Refusal {
     REFUSALS[rng.usize(0..REFUSALS.len())]
+}
+fn ip(rng: &mut Rng) -> IpAddr {
+    if rng.bool() {
+        IpAddr::V4(Ipv4Addr::from(rng.u32(..)))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(u128::from(rng.u64(..)) << 3))
+    }
+}
+fn cluster(rng: &mut Rng) -> ClusterId {
+    ClusterId(rng.u64(..))
 }
 pub fn member(rng: &mut Rng) -> Member {
     use MemberState::*;
     let mut tokens: Vec<Token> = (0..rng.usize(0..20)).map(|_| Token(rng.u64(..))).collect();
     tokens.sort();
     tokens.dedup();
-    let ip = if rng.bool() {
-        IpAddr::V4(Ipv4Addr::from(rng.u32(..)))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(u128::from(rng.u64(..)) << 3))
-    };
+    let ip = ip(rng);
     Member {
         id: node(rng),
         ip,
@@ -183,7 +189,7 @@ fn word(rng: &mut Rng) -> TableWord {
     TableWord { version: rng.u64(..), node: node(rng), dropped: rng.u64(..), kept: rng.u64(..) }
 }
 
-pub const PEER_KINDS: u8 = 12;
+pub const PEER_KINDS: u8 = 14;
 /// A message of the `kind`-th kind.
 pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
     match kind {
@@ -191,9 +197,12 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         1 => Message::Forwarded(response(rng)),
         2 => {
             let purposes = [Purpose::Write, Purpose::Hint { owner: node(rng) }, Purpose::Repair, Purpose::Replay];
+            let siblings = siblings(rng);
+            let entries = siblings.head.entries.len() as u16;
             Message::Replicate {
                 key: key(rng),
-                siblings: siblings(rng),
+                fresh: (entries > 0 && rng.bool()).then(|| rng.u16(0..entries)),
+                siblings,
                 purpose: purposes[rng.usize(0..4)],
                 word: word(rng),
             }
@@ -208,9 +217,14 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
             2 => Ok(Fetched::Full(siblings(rng))),
             _ => Err(refusal(rng)),
         }),
-        6 => Message::GossipDigest { entries: many(rng, digest_entry) },
-        7 => Message::GossipDelta { news: many(rng, news), wanted: many(rng, node) },
-        8 => Message::GossipNews { news: many(rng, news) },
+        6 => Message::GossipDigest { cluster: cluster(rng), entries: many(rng, digest_entry) },
+        7 => Message::GossipDelta {
+            cluster: cluster(rng),
+            news: many(rng, news),
+            wanted: many(rng, node),
+            group: many(rng, node),
+        },
+        8 => Message::GossipNews { cluster: cluster(rng), news: many(rng, news) },
         9 => Message::Tables(Words {
             digest: rng.u64(..),
             news: many(rng, table),
@@ -218,7 +232,22 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
             certainty: [Certainty::Sure, Certainty::Unheard, Certainty::Lost][rng.usize(0..3)],
         }),
         10 => Message::TableNews(table(rng)),
-        _ => Message::View { members: many(rng, member), avoided: many(rng, node) },
+        11 => Message::Returned { cluster: cluster(rng), member: member(rng) },
+        12 => Message::Remembered { cluster: cluster(rng), entry: rng.bool().then(|| digest_entry(rng)) },
+        _ => Message::View {
+            members: many(rng, member),
+            avoided: many(rng, node),
+            standing: NodeStanding {
+                cluster: cluster(rng),
+                settled: rng.bool(),
+                signs: rng.u32(..),
+                strangers: many(rng, |rng| Stranger {
+                    node: node(rng),
+                    cluster: cluster(rng),
+                    at: std::net::SocketAddr::new(ip(rng), rng.u16(..)),
+                }),
+            },
+        },
     }
 }
 pub fn envelope(rng: &mut Rng, kind: u8) -> Envelope {

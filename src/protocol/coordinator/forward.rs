@@ -233,9 +233,12 @@ fn refused(refusal: Refusal) -> Failure {
     let (code, detail) = match refusal {
         Refusal::Damaged => (ErrorCode::Damaged, "the stored record is damaged"),
         Refusal::Overloaded => (ErrorCode::Overloaded, "the replicas of the key have too much to do; try again later"),
-        Refusal::NotMine | Refusal::ClockAhead | Refusal::DiskFull | Refusal::Expired | Refusal::Failed => {
-            (ErrorCode::QuorumUnavailable, "no replica of the key says what it holds")
-        }
+        Refusal::NotMine
+        | Refusal::ClockAhead
+        | Refusal::DiskFull
+        | Refusal::Expired
+        | Refusal::Failed
+        | Refusal::KnownDot(_) => (ErrorCode::QuorumUnavailable, "no replica of the key says what it holds"),
     };
     Failure::new(code, Outcome::NotApplied, detail)
 }

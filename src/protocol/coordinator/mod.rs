@@ -26,7 +26,7 @@ use crate::{
     protocol::{
         message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
-        versions::Siblings,
+        versions::{Dot, Siblings},
     },
     types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, ShardBounds, TableWord},
 };
@@ -89,6 +89,12 @@ pub enum Act {
     Again {
         asker: Asker,
         request: Request,
+    },
+    /// A replica says that it knows this fresh dot, and has no such write. `known`: see [`Refusal::KnownDot`].
+    KnownDot {
+        key: Key,
+        dot: Dot,
+        known: u64,
     },
 }
 
@@ -289,19 +295,20 @@ impl Coordinator {
 
     // ---- what happened -----------------------------------------------------------------------------------------
 
-    /// The own copy has minted the dot of this write: send its state to the others.
+    /// The own copy has minted the dot of this write, that of the entry `fresh` if it is a new one: send its state to the
+    /// others.
     pub fn prepared(
         &mut self,
         now: Instant,
         operation: u64,
         siblings: Siblings,
-        context: crate::protocol::versions::Context,
+        (context, fresh): (crate::protocol::versions::Context, Option<u16>),
         out: &mut Vec<Act>,
     ) {
         if let Some(op) = self.ops.get_mut(&operation)
             && let Work::Put(put) = &mut op.work
         {
-            put.prepared(operation, &op.key, op.deadline, siblings, context, out);
+            put.prepared(operation, &op.key, op.deadline, siblings, (context, fresh), out);
             // The others have been asked now, however long the own disk took.
             let alarm = op.deadline.min(now + REPLICA_LATE);
             self.rearm(operation, Some(alarm));
@@ -551,7 +558,7 @@ fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
 }
 
 fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, word: TableWord) -> Message {
-    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, word }
+    Message::Replicate { key: key.clone(), siblings: siblings.clone(), purpose, word, fresh: None }
 }
 
 #[cfg(test)]

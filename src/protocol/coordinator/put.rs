@@ -4,13 +4,16 @@
 //! down, fails or is late is replaced by the next spare node, which parks the state under the home's name; without a
 //! spare a marker is kept here, which counts for nothing. When no home can be reached at all, this node is a spare
 //! itself: its own copy, with a marker for the first home, counts in that home's place.
+//!
+//! A home that knows the fresh dot and has no such write does not acknowledge: this node has minted the dot in a life that its
+//! disk has forgotten. The shard hears of it; nobody else takes that home's place.
 
 use super::{Act, Plan, exchange, replicate};
 use crate::{
     protocol::{
-        message::{Answer, Purpose, Refusal, Request, Response},
+        message::{Answer, Message, Purpose, Refusal, Request, Response},
         ring::Nodes,
-        versions::{Context, Siblings},
+        versions::{Context, Dot, Siblings},
     },
     types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, TableWord},
 };
@@ -49,6 +52,8 @@ pub(super) struct Put {
     own: State,
     acks: usize,
     prepared: Option<(Siblings, Context)>,
+    /// The dot that was minted for this very write.
+    fresh: Option<Dot>,
     /// The own copy refused, before anything left this shard.
     refused: Option<Failure>,
 }
@@ -80,6 +85,7 @@ impl Put {
             own: State::Waiting,
             acks: 0,
             prepared: None,
+            fresh: None,
             refused: None,
         }
     }
@@ -90,11 +96,15 @@ impl Put {
         key: &Key,
         deadline: Instant,
         siblings: Siblings,
-        context: Context,
+        (context, fresh): (Context, Option<u16>),
         out: &mut Vec<Act>,
     ) {
+        self.fresh = fresh.and_then(|entry| siblings.head.entries.get(usize::from(entry))).map(|entry| entry.dot);
         for (index, target) in self.targets.iter().enumerate().filter(|(_, t)| t.state == State::Waiting) {
-            let message = replicate(key, &siblings, target.purpose, self.word);
+            let mut message = replicate(key, &siblings, target.purpose, self.word);
+            if let (Purpose::Write, Message::Replicate { fresh: said, .. }) = (target.purpose, &mut message) {
+                *said = fresh;
+            }
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         self.prepared = Some((siblings, context));
@@ -131,6 +141,10 @@ impl Put {
             (Ok(()), State::Waiting | State::Late) => {
                 target.state = State::Acked;
                 self.acks += 1;
+            }
+            (Err(Refusal::KnownDot(known)), State::Waiting | State::Late) => {
+                target.state = State::Failed;
+                out.extend(self.fresh.map(|dot| Act::KnownDot { key: key.clone(), dot, known }));
             }
             (Err(_), State::Waiting) => self.replace(id, index, State::Failed, key, deadline, out),
             (Err(_), State::Late) => target.state = State::Failed,

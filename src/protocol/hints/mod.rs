@@ -555,12 +555,8 @@ impl Hints {
             (Ok(siblings), Some(to)) => {
                 d.sent = now;
                 d.sent_bytes = siblings.head.value_bytes() as u64;
-                let message = Message::Replicate {
-                    key: d.key.clone(),
-                    siblings,
-                    purpose: Purpose::Replay,
-                    word: TableWord::default(),
-                };
+                let (key, purpose) = (d.key.clone(), Purpose::Replay);
+                let message = Message::Replicate { key, siblings, purpose, word: TableWord::default(), fresh: None };
                 out.push(Act::Send { to, delivery, deadline: d.give_up, message });
             }
             (Err(Refusal::Damaged), _) if !d.damaged => {

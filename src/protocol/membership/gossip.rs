@@ -1,10 +1,10 @@
 //! The exchange: digest, delta, news.
 
-use super::{Act, DigestEntry, MEMBERS_MAX, Membership, Message, News, Peer};
+use super::{Act, DigestEntry, MEMBERS_MAX, MemberView, Membership, Message, News, Peer, cluster::Hearing};
 use crate::{
     limits::NEWS_BYTES,
     protocol::ring::FixedMap,
-    types::{Instant, Member, MemberState, NodeId},
+    types::{ClusterId, Instant, Member, MemberState, NodeId},
 };
 
 /// How new an entry is: removed for ever, else the later start, else the later change.
@@ -12,7 +12,7 @@ fn newness(state: MemberState, generation: u64, revision: u32) -> (bool, u64, u3
     (state == MemberState::Removed, generation, revision)
 }
 
-fn entry(member: &Member) -> DigestEntry {
+pub(super) fn entry(member: &Member) -> DigestEntry {
     DigestEntry {
         node: member.id,
         generation: member.generation,
@@ -24,21 +24,32 @@ fn entry(member: &Member) -> DigestEntry {
 impl Membership {
     /// What this node knows of everybody, in short.
     pub(super) fn digest(&self) -> Message {
-        Message::GossipDigest { entries: self.members().map(entry).collect() }
+        Message::GossipDigest { cluster: self.cluster, entries: self.members().map(entry).collect() }
     }
 
     /// A peer tells what it knows: answer what it lacks and ask for what it knows better. Heartbeats are taken from the
     /// digest itself: whole entries, which are large, travel only when something else about them is new.
-    pub fn digest_arrived(&mut self, now: Instant, from: NodeId, entries: &[DigestEntry], out: &mut Vec<Act>) {
-        self.heard_of(now, from);
-        let own = (self.me.generation, self.me.heartbeat);
+    pub fn digest_arrived(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        cluster: ClusterId,
+        entries: &[DigestEntry],
+        out: &mut Vec<Act>,
+    ) {
+        if !self.take_words(now, from, cluster, vec![], out) {
+            return;
+        }
         let mut wanted = Vec::new();
         let mut known = FixedMap::default();
         for theirs in entries.iter().take(MEMBERS_MAX) {
             known.insert(theirs.node, theirs);
             let newer = match self.peers.get_mut(&theirs.node) {
-                // Of this node itself only a later start is news, and a strange one.
-                None => theirs.node != self.me.id || (theirs.generation, theirs.heartbeat) > own,
+                // Of this node itself only another life is news, and a strange one.
+                None if theirs.node == self.me.id => {
+                    self.is_another_life(theirs.generation, theirs.revision, theirs.heartbeat)
+                }
+                None => true,
                 Some(peer) => {
                     peer.take_heartbeat(now, theirs);
                     (theirs.generation, theirs.revision) > (peer.member.generation, peer.member.revision)
@@ -54,8 +65,10 @@ impl Membership {
         };
         let mut pieces = in_pieces(self.members().filter_map(better));
         let news = pieces.next().unwrap_or_default();
-        out.push(Act::Say { to: from, message: Message::GossipDelta { news, wanted } });
-        out.extend(pieces.map(|news| Act::Say { to: from, message: Message::GossipNews { news } }));
+        let cluster = self.cluster;
+        let delta = Message::GossipDelta { cluster, news, wanted, group: Vec::new() };
+        out.push(Act::Say { to: from, message: delta });
+        out.extend(pieces.map(|news| Act::Say { to: from, message: Message::GossipNews { cluster, news } }));
     }
 
     /// The second move of an exchange, or the first words of a newcomer.
@@ -63,13 +76,23 @@ impl Membership {
         &mut self,
         now: Instant,
         from: NodeId,
-        news: Vec<News>,
-        wanted: &[NodeId],
+        cluster: ClusterId,
+        (news, wanted, group): (Vec<News>, &[NodeId], &[NodeId]),
         out: &mut Vec<Act>,
     ) {
-        let newcomer = from != self.me.id && !self.peers.contains_key(&from);
-        self.take_news(now, from, news);
-        let mut say = |news: Vec<News>| out.push(Act::Say { to: from, message: Message::GossipNews { news } });
+        let unknown = from != self.me.id && !self.peers.contains_key(&from);
+        self.heard_forming(from, &news, group);
+        let newcomer = match self.hear(from, cluster, &news) {
+            Hearing::Taken => {
+                self.take_news(now, from, news, out);
+                // Where there are no ids, this is what a newcomer is.
+                unknown && self.cluster.is_none()
+            }
+            Hearing::Newcomer => true,
+            Hearing::Refused => return,
+        };
+        let cluster = self.cluster;
+        let mut say = |news: Vec<News>| out.push(Act::Say { to: from, message: Message::GossipNews { cluster, news } });
         if newcomer {
             // It has said who it is; now it hears of everybody, and where they are.
             in_pieces(self.members().map(|m| News::Member(m.clone()))).for_each(&mut say);
@@ -81,11 +104,36 @@ impl Membership {
     }
 
     /// The third move.
-    pub fn news_arrived(&mut self, now: Instant, from: NodeId, news: Vec<News>) {
-        self.take_news(now, from, news);
+    pub fn news_arrived(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        cluster: ClusterId,
+        news: Vec<News>,
+        out: &mut Vec<Act>,
+    ) {
+        self.take_words(now, from, cluster, news, out);
     }
 
-    fn take_news(&mut self, now: Instant, from: NodeId, news: Vec<News>) {
+    /// Takes what a node says, if it is one whose word counts; whether it is.
+    pub(super) fn take_words(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        cluster: ClusterId,
+        news: Vec<News>,
+        out: &mut Vec<Act>,
+    ) -> bool {
+        let taken = self.hear(from, cluster, &news) == Hearing::Taken;
+        if taken {
+            self.take_news(now, from, news, out);
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.nameless = cluster.is_none();
+            }
+        }
+        taken
+    }
+    fn take_news(&mut self, now: Instant, from: NodeId, news: Vec<News>, out: &mut Vec<Act>) {
         for item in news.into_iter().take(MEMBERS_MAX) {
             match item {
                 News::Member(member) => self.take_member(now, member),
@@ -96,7 +144,7 @@ impl Membership {
                 }
             }
         }
-        self.heard_of(now, from);
+        self.heard_of(now, from, out);
     }
 
     fn take_member(&mut self, now: Instant, member: Member) {
@@ -104,15 +152,21 @@ impl Membership {
             return self.take_own(&member);
         }
         let room = self.peers.len() + 1 < MEMBERS_MAX;
+        let alive = self.view(now, member.id).is_some_and(MemberView::healthy);
         match self.peers.get_mut(&member.id) {
             None if room => {
-                self.peers.insert(member.id, Peer { member, heard: now, unreachable: false });
+                self.peers.insert(member.id, Peer::new(member, now));
                 self.changed = true;
             }
             None => {}
             Some(peer) => {
                 let theirs = newness(member.state, member.generation, member.revision);
                 let ours = newness(peer.member.state, peer.member.generation, peer.member.revision);
+                // A member that is where it was has not moved: somebody else uses its name, with a copy of its disk.
+                let elsewhere = member.peer_address() != peer.member.peer_address();
+                if theirs > ours && elsewhere && alive && !theirs.0 {
+                    return;
+                }
                 if theirs > ours {
                     // A later start: what was known of its connections is about the one before.
                     peer.unreachable &= theirs.1 == ours.1;
@@ -127,33 +181,35 @@ impl Membership {
         }
     }
 
-    /// Others know a later start of this node than it remembers itself: from the same address, then its disk is an older
-    /// state, and it goes on after that start; or from elsewhere, then another node uses its name.
+    /// Others know a life of this node that it does not remember itself: from the same address, then its disk is an older
+    /// state, and it goes on after that life; or from elsewhere, then another node uses its name.
     fn take_own(&mut self, member: &Member) {
-        let own = (self.me.generation, self.me.heartbeat);
-        if member.state == MemberState::Removed || (member.generation, member.heartbeat) <= own {
+        if member.state == MemberState::Removed
+            || !self.is_another_life(member.generation, member.revision, member.heartbeat)
+        {
             return;
         }
         let place = (member.ip, member.ports);
-        if place == (self.me.ip, self.me.ports) && member.generation > self.me.generation {
-            self.me.generation = member.generation + 1;
-            self.me.revision = 0;
-            self.identity_alarms += 1;
-            self.changed = true;
-        } else if place != (self.me.ip, self.me.ports) && self.twin != Some(place) {
+        if place == (self.me.ip, self.me.ports) {
+            self.meet_sign(member.generation);
+        } else if self.twin != Some(place) {
             self.twin = Some(place);
             self.identity_alarms += 1;
+            // The two mint under different names from here on.
+            (self.doubt, self.far) = (self.doubt || !self.far, true);
         }
     }
 
     /// Another member has spoken to this node: it is alive, and this node is part of a cluster.
-    fn heard_of(&mut self, now: Instant, from: NodeId) {
+    fn heard_of(&mut self, now: Instant, from: NodeId, out: &mut Vec<Act>) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.heard = now;
+        (peer.heard, peer.spoken) = (now, true);
         if self.me.state == MemberState::Joining {
             self.me.state = MemberState::Up;
             self.me.revision += 1;
             self.changed = true;
+            // Who lists it only now hears so at once.
+            out.push(Act::Say { to: from, message: self.first_words() });
         }
     }
 }

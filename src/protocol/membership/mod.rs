@@ -2,18 +2,25 @@
 //!
 //! Every node holds the whole member list. Each entry has one writer, its own node; the newer entry is the one of the
 //! greater generation, then revision; `Removed` dominates for ever. Once a round each node raises its heartbeat and
-//! exchanges digests, then differences, with one random live peer; now and then also with a silent one or a seed, so
+//! exchanges digests, then differences, with one random live peer; now and then also with a silent one and a seed, so
 //! that partitions heal. A member whose heartbeat stands still is suspect here, and so is one whose connections fail;
 //! suspicion is local and routed around.
 //!
+//! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine also
+//! says who is of this cluster at all ([`cluster`]), and what the others remember of this node ([`past`]).
+//!
 //! The machine runs on shard 0; the other shards of the node are told its view.
 
+mod cluster;
 mod gossip;
+mod past;
+
+use cluster::Forming;
 
 use crate::{
     limits::{GOSSIP_DOWN_EVERY, MEMBERS_MAX},
     protocol::message::{DigestEntry, Message, News},
-    types::{Instant, Member, MemberState, MemberView, NodeId, Ports},
+    types::{ClusterId, Instant, Member, MemberState, MemberView, NodeId, Ports, Stranger},
 };
 use std::{
     collections::BTreeMap,
@@ -47,6 +54,17 @@ struct Peer {
     heard: Instant,
     /// Connections to it fail.
     unreachable: bool,
+    /// It has said what it remembers of this node, or was met in this life.
+    answered: bool,
+    /// It has said anything in this life.
+    spoken: bool,
+    /// It names no cluster: it runs a version that has none, and answers no questions about the past.
+    nameless: bool,
+}
+impl Peer {
+    fn new(member: Member, now: Instant) -> Peer {
+        Peer { member, heard: now, unreachable: false, answered: true, spoken: false, nameless: false }
+    }
 }
 
 /// See the module.
@@ -54,6 +72,20 @@ pub struct Membership {
     me: Member,
     peers: BTreeMap<NodeId, Peer>,
     seeds: Vec<SocketAddr>,
+    cluster: ClusterId,
+    /// The cluster has had other members.
+    company: bool,
+    /// Who answers at the seeds and has no cluster, either.
+    forming: BTreeMap<SocketAddr, Forming>,
+    strangers: Vec<Stranger>,
+    /// This life's entry began with it.
+    first_revision: u32,
+    /// The others are being asked what they remember of this node.
+    asking_until: Option<Instant>,
+    listens_until: Option<Instant>,
+    /// The slices' incarnations were chosen away from all that others may remember.
+    far: bool,
+    doubt: bool,
     timing: Timing,
     round: u64,
     next_round: Instant,
@@ -76,11 +108,20 @@ impl Membership {
         seed: u64,
         now: Instant,
     ) -> Membership {
-        let peer = |member: Member| (member.id, Peer { member, heard: now, unreachable: false });
+        let peer = |member: Member| (member.id, Peer::new(member, now));
         Membership {
             peers: known.into_iter().filter(|m| m.id != me.id).map(peer).collect(),
+            first_revision: me.revision,
             me,
             seeds,
+            cluster: ClusterId::NONE,
+            company: false,
+            forming: BTreeMap::new(),
+            strangers: Vec::new(),
+            asking_until: None,
+            listens_until: None,
+            far: false,
+            doubt: false,
             timing,
             round: 0,
             next_round: now,
@@ -91,7 +132,7 @@ impl Membership {
         }
     }
     pub fn next_deadline(&self) -> Instant {
-        self.next_round
+        [self.asking_until, self.listens_until].into_iter().flatten().fold(self.next_round, Instant::min)
     }
     /// This node's own, which has been raised if others knew a later one.
     pub fn generation(&self) -> u64 {
@@ -138,9 +179,10 @@ impl Membership {
     }
 
     /// A connection to the node works, or fails.
-    pub fn connection(&mut self, node: NodeId, works: bool) {
+    pub fn connection(&mut self, now: Instant, node: NodeId, works: bool) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.unreachable = !works;
+            self.see_answers(now);
         }
     }
 
@@ -155,21 +197,25 @@ impl Membership {
         }
     }
 
-    /// One round when it is due: heartbeat, one live peer, now and then a silent one or a seed.
+    /// One round when it is due: heartbeat, one live peer, now and then a silent one and a seed.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Act>) {
+        self.see_answers(now);
+        self.listens_until = self.listens_until.filter(|until| now < *until);
         if now < self.next_round {
             return;
         }
         self.me.heartbeat += 1;
         self.round += 1;
-        let alone = self.me.state == MemberState::Joining || (self.peers.is_empty() && !self.seeds.is_empty());
-        // A newcomer does not wait for whole rounds.
-        self.next_round = now + if alone { self.timing.interval / 10 } else { self.timing.interval };
-        if alone {
-            let news = vec![News::Member(self.me.clone())];
-            let message = Message::GossipDelta { news, wanted: Vec::new() };
-            out.extend(self.seeds.iter().map(|seed| Act::SayToSeed { seed: *seed, message: message.clone() }));
+        self.form();
+        let alone = self.me.state == MemberState::Joining || (self.peers.is_empty() && self.has_other_seeds());
+        // A newcomer does not wait for whole rounds, nor does who comes back: perhaps others, or it, have moved.
+        let hurries = alone || self.is_asking();
+        self.next_round = now + if hurries { self.timing.interval / 10 } else { self.timing.interval };
+        if hurries {
+            let message = self.first_words();
+            out.extend(self.stray_seeds().map(|seed| Act::SayToSeed { seed, message: message.clone() }));
         }
+        self.say_returned(out);
         let (live, silent): (Vec<NodeId>, Vec<NodeId>) = self
             .peers
             .values()
@@ -182,9 +228,11 @@ impl Membership {
         if live.is_empty() || self.round.is_multiple_of(GOSSIP_DOWN_EVERY) {
             if let Some(peer) = self.choose(&silent) {
                 out.push(Act::Say { to: peer, message: self.digest() });
-            } else if let Some(seed) = self.stray_seed() {
-                let news = vec![News::Member(self.me.clone())];
-                out.push(Act::SayToSeed { seed, message: Message::GossipDelta { news, wanted: Vec::new() } });
+            }
+            let strays: Vec<SocketAddr> = self.stray_seeds().collect();
+            if !hurries && !strays.is_empty() {
+                let seed = strays[self.random.usize(..strays.len())];
+                out.push(Act::SayToSeed { seed, message: self.first_words() });
             }
         }
     }
@@ -192,11 +240,10 @@ impl Membership {
     fn choose(&mut self, nodes: &[NodeId]) -> Option<NodeId> {
         (!nodes.is_empty()).then(|| nodes[self.random.usize(..nodes.len())])
     }
-    /// A seed that no member listens on: perhaps another part of the cluster, formed apart.
-    fn stray_seed(&mut self) -> Option<SocketAddr> {
-        let known = |s: &SocketAddr| self.members().any(|m| m.ip == s.ip() && m.ports.peer == s.port());
-        let strays: Vec<SocketAddr> = self.seeds.iter().copied().filter(|s| !known(s)).collect();
-        (!strays.is_empty()).then(|| strays[self.random.usize(..strays.len())])
+    /// Seeds that no member listens on: one that has moved there, or another part of the cluster.
+    fn stray_seeds(&self) -> impl Iterator<Item = SocketAddr> {
+        let known = |seed: &SocketAddr| self.members().any(|m| m.peer_address() == *seed);
+        self.seeds.iter().copied().filter(move |seed| !known(seed))
     }
 }
 

@@ -10,10 +10,15 @@
 //! A record says at which start of the node it was made. One that is older than the start before has had successors that
 //! a rotten medium took: the incarnations that these may have used are left out.
 //!
-//! A disk may also be an old one: a backup, a copy. The start leaves out many incarnations where that is known
-//! ([`Leases::begin_far`]); where it is not, a version that names a dot which this node does not remember tells
-//! ([`Leases::notice`]), and the next dot is minted by a new actor. A forged version can name any incarnation: how far ahead
-//! it lies does not decide how far the next one is, so nobody can use them up from outside.
+//! A disk may also be an old one: a backup, a copy, a volume set back to a snapshot; and none of them knows its age. What the other
+//! members remember of the node decides (`membership::past`), before the first dot of a life: without the word of all of them the
+//! slices go on far away ([`Leases::doubt_far`]). What slips through that, the replicas tell: a dot that is fresh to its sender and
+//! no news to them is refused as known ([`crate::protocol::message::Refusal::KnownDot`]), and each such sign doubts all slices
+//! of the node, for they come from one disk.
+//!
+//! Where a copy is known to be one, the start leaves out many incarnations at once ([`Leases::begin_far`]); and a version from
+//! elsewhere that names a dot which this node does not remember is a sign as well ([`Leases::notice`]). A forged version can
+//! name any incarnation: how far ahead it lies does not decide how far the next one is, so nobody can use them up from outside.
 //!
 //! There are 2^62 incarnations. A slice that has none left mints no more dots and says so ([`Leases::refusal`]); half of
 //! them used is an alarm ([`Leases::greatest`]).
@@ -156,6 +161,10 @@ impl Leases {
     pub fn is_foreign(&self, slice: SliceId, counter: impl Fn(Actor) -> u64) -> bool {
         counter(self.actor(slice)) >= self.slices.get(&slice).map_or(0, |l| l.next)
     }
+    /// Whether an event of the slice's own actor has not been minted by it in this life, nor in the ones that it remembers.
+    pub fn is_unminted(&self, slice: SliceId, dot: Dot) -> bool {
+        dot.actor == self.actor(slice) && self.slices.get(&slice).is_some_and(|l| dot.counter >= l.next)
+    }
     /// A version from elsewhere names this event. Whether it is one of this node's that the slice does not remember, for
     /// the first time: then a new incarnation is due.
     pub fn notice(&mut self, slice: SliceId, dot: Dot) -> bool {
@@ -198,6 +207,24 @@ impl Leases {
     /// The greatest incarnation of any slice.
     pub fn greatest(&self) -> u64 {
         self.slices.values().map(|lease| lease.incarnation).max().unwrap_or(0)
+    }
+    /// Others may hold any number of dots of lives that this disk does not remember: the slice goes on far away from them.
+    pub fn doubt_far(&mut self, slice: SliceId) {
+        if let Some(lease) = self.slices.get_mut(&slice) {
+            lease.doubted = true;
+            // As if a version from out of sight had named one.
+            lease.named = lease.named.max(lease.incarnation + NEAR_INCARNATIONS + 1);
+        }
+    }
+    /// In order.
+    pub fn slices(&self) -> Vec<SliceId> {
+        let mut slices: Vec<SliceId> = self.slices.keys().copied().collect();
+        slices.sort_unstable();
+        slices
+    }
+    /// Whether an incarnation in doubt is being replaced.
+    pub fn is_replacing(&self) -> bool {
+        self.slices.values().any(|lease| lease.doubted && lease.renewing.is_some())
     }
     /// The record to store when half of the block is used, or when the incarnation is in doubt.
     pub fn renewal(&mut self, slice: SliceId) -> Option<LeaseRecord> {

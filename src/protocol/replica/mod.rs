@@ -23,7 +23,7 @@ pub use owed::Owed;
 
 use crate::{
     protocol::{
-        message::{Depth, Refusal},
+        message::{DOT_OF_ANOTHER_WRITE, Depth, Refusal},
         ring::{FixedMap, Nodes},
         versions::{Context, Dot, Head, Siblings, Values},
     },
@@ -50,10 +50,11 @@ pub enum Work {
         owed: Owed,
     },
     /// A state from another replica. `behind`: it was sent for this owner, and there is no room for a hint: the own copy
-    /// takes it, and the slice is marked.
+    /// takes it, and the slice is marked. `fresh`: the entry whose dot the sender has minted for this very write.
     Merge {
         siblings: Siblings,
         behind: Option<NodeId>,
+        fresh: Option<u16>,
     },
     /// What all other home replicas hold, if the own record is damaged.
     Rebuild {
@@ -173,6 +174,8 @@ pub enum Step<O> {
         origin: O,
         siblings: Siblings,
         context: Context,
+        /// The entry that has the dot, if the dot is new.
+        fresh: Option<u16>,
     },
     Done {
         origin: O,
@@ -228,6 +231,8 @@ pub struct Replica<O> {
     nodes: Vec<NodeId>,
     /// Stores of keys whose clock is near its bound.
     pub clocks_long: u64,
+    /// Signs among them that the shard has not taken note of yet.
+    pub signs: u32,
     /// Damaged records that others have taken the place of.
     pub rebuilt: u64,
     pub rebuilds_refused: u64,
@@ -257,6 +262,7 @@ impl<O: Clone> Replica<O> {
             identity_alarms: 0,
             nodes: Vec::new(),
             clocks_long: 0,
+            signs: 0,
             rebuilt: 0,
             rebuilds_refused: 0,
         }
@@ -329,6 +335,7 @@ impl<O: Clone> Replica<O> {
         let alarms = head.clock.entries().iter().filter(|dot| self.leases.notice(slice, **dot)).count();
         if alarms > 0 {
             self.identity_alarms += alarms as u64;
+            self.signs += 1;
             self.renew_lease(slice, out);
         }
     }
@@ -411,7 +418,7 @@ impl<O: Clone> Replica<O> {
                 self.write_stamped(id, stored)
             }
             Work::Put { .. } | Work::Delete { .. } => self.write(id, stored),
-            Work::Merge { siblings, .. } => merge(siblings, stored, task.conflict),
+            Work::Merge { siblings, fresh, .. } => merge(siblings, *fresh, stored, task.conflict),
             Work::KeepHint { owner, parked } => {
                 let (owner, parked) = (*owner, parked.clone());
                 self.park(id, owner, parked.unwrap_or_default(), stored, lost)
@@ -492,7 +499,7 @@ impl<O: Clone> Replica<O> {
                 out.push(Step::Load { io, slice, key: data_key(&task.key), depth: Depth::Full });
             }
             Ok(Next::Known { siblings, context }) => {
-                out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
+                out.push(Step::Prepared { origin: task.origin.clone(), siblings, context, fresh: None });
                 self.finish(now, id, Ok(()), out);
             }
             Ok(Next::Write { siblings, .. }) if !siblings.head.clock.can_be_read() => {
@@ -509,7 +516,8 @@ impl<O: Clone> Replica<O> {
                 changes.extend(self.note_stamp(id, &siblings.head));
                 let Some(task) = self.tasks.get(&id) else { return };
                 if let Some(context) = context {
-                    out.push(Step::Prepared { origin: task.origin.clone(), siblings, context });
+                    let fresh = self.fresh_entry(task, &siblings.head);
+                    out.push(Step::Prepared { origin: task.origin.clone(), siblings, context, fresh });
                 }
                 let (owed, key) = (task.work.owed(), task.key.clone());
                 changes.extend(owed.markers.iter().map(|owner| self.marker(slice, *owner, &key)));
@@ -519,6 +527,20 @@ impl<O: Clone> Replica<O> {
             }
             Ok(Next::Changes(changes)) => self.store(id, changes, out),
         }
+    }
+
+    /// The entry that a client's put has just made, unless it bears a stamp.
+    fn fresh_entry(&self, task: &Task<O>, head: &Head) -> Option<u16> {
+        let Work::Put { write_id, .. } = &task.work else { return None };
+        let actor = self.leases.actor(task.slice);
+        let entry = head.entries.iter().position(|e| e.write_id == *write_id && e.dot.actor == actor)?;
+        u16::try_from(entry).ok()
+    }
+    /// Whether a replica that knows the fresh dot so far (see [`Refusal::KnownDot`]) can only know it from a life that this
+    /// node has forgotten.
+    pub fn is_forgotten(&self, slice: SliceId, dot: Dot, known: u64) -> bool {
+        let forgotten = known == DOT_OF_ANOTHER_WRITE || self.leases.is_unminted(slice, Dot { counter: known, ..dot });
+        self.leases.actor(slice) == dot.actor && forgotten
     }
 
     fn finish(&mut self, now: Instant, id: u64, result: Result<(), Rejection>, out: &mut Vec<Step<O>>) {
@@ -536,6 +558,17 @@ impl<O: Clone> Replica<O> {
         }
     }
 
+    /// All slices go on under new incarnations, far away.
+    pub fn doubt_all(&mut self, out: &mut Vec<Step<O>>) {
+        for slice in self.leases.slices() {
+            self.leases.doubt_far(slice);
+            self.renew_lease(slice, out);
+        }
+    }
+    /// Whether an incarnation in doubt is being replaced.
+    pub fn is_renewing(&self) -> bool {
+        self.leases.is_replacing()
+    }
     fn renew_lease(&mut self, slice: SliceId, out: &mut Vec<Step<O>>) {
         if let Some(lease) = self.leases.renewal(slice) {
             let record = Some((keys::lease_head(lease), Values::new()));

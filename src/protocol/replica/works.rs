@@ -7,7 +7,7 @@ use crate::{
         MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX,
     },
     protocol::{
-        message::Refusal,
+        message::{DOT_OF_ANOTHER_WRITE, Refusal},
         versions::{Context, Dot, Entry, Head, Merged, Pick, Siblings, Side, Values, VersionVector},
     },
     types::{Conflict, SliceId, Value, WriteId},
@@ -66,6 +66,7 @@ impl<O: Clone> Replica<O> {
                     // The record knows a later dot of this actor than its lease: the disk has forgotten something.
                     self.leases.doubt(task.slice);
                     self.identity_alarms += 1;
+                    self.signs += 1;
                 }
                 let (slice, life) = (task.slice, task.life);
                 let dot = self.leases.mint(slice).ok_or_else(|| self.leases.refusal(slice))?;
@@ -249,9 +250,38 @@ fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {
     Siblings { values: merged.picks.iter().map(from).collect(), head: merged.head }
 }
 
-/// A state from another replica upon what is stored: with the head alone first, with the values when some survive.
-pub(super) fn merge(incoming: &Siblings, stored: Option<Stored>, conflict: Conflict) -> Result<Next, Rejection> {
+/// Whether a dot that was minted for this very write is news here. It is none, and no harm is done, if this write is known: its
+/// message came twice, or after one that superseded it. Else the sender has minted the dot twice: its disk has forgotten the
+/// first time. To merge the write then would be to drop it, since the clock says that it was seen.
+///
+/// What is *not* asked of any other state: a repair, a replayed hint, an old sibling that goes along with a write. Those are
+/// often stale, and rightly dropped.
+fn check_fresh(entry: &Entry, head: &Head) -> Result<(), Rejection> {
+    let dot = entry.dot;
+    if dot.is_stamp() || !head.clock.covers(dot) || head.knows_write(entry.write_id) {
+        return Ok(());
+    }
+    let held = head.entries.iter().find(|held| held.dot == dot).map(|held| held.write_id);
+    let superseded = head.recent.iter().find(|past| past.dot == dot).map(|past| past.write_id);
+    let another = held.or(superseded).is_some_and(|id| id != WriteId(0));
+    let known = if another { DOT_OF_ANOTHER_WRITE } else { head.clock.get(dot.actor) };
+    Err(Rejection::Refused(Refusal::KnownDot(known)))
+}
+
+/// A state from another replica upon what is stored: with the head alone first, with the values when some survive. `fresh`:
+/// which entry has a dot that its sender has just minted.
+pub(super) fn merge(
+    incoming: &Siblings,
+    fresh: Option<u16>,
+    stored: Option<Stored>,
+    conflict: Conflict,
+) -> Result<Next, Rejection> {
     let (head, values) = parse(stored)?;
+    if let Some(entry) = fresh.and_then(|entry| incoming.head.entries.get(usize::from(entry)))
+        && conflict == Conflict::Siblings
+    {
+        check_fresh(entry, &head)?;
+    }
     let merged = head.join(&incoming.head, conflict);
     if merged.head.same_state(&head) {
         return Ok(Next::Nothing);

@@ -5,7 +5,7 @@ use crate::{
         message::{ClientToken, Depth, Envelope, Message, Refusal, Request, Response},
         replica::{Change, Stored},
     },
-    types::{Durability, Member, NodeId, SliceId, TableChange, TableName},
+    types::{ClusterId, Durability, Member, NodeId, SliceId, Stranger, TableChange, TableName},
 };
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -25,6 +25,8 @@ pub enum Event {
     Message(Envelope),
     PeerReachable(NodeId),
     PeerUnreachable(NodeId),
+    /// A node of another cluster was met.
+    Stranger(Stranger),
     /// Time has passed: look at the timers.
     Wake,
     /// Whether the disk takes no more values; told when that changes.
@@ -85,9 +87,12 @@ pub enum Effect {
         to: Bytes,
         limit: usize,
     },
-    /// The others have changed, or this node's generation: save them for the next start. Nobody waits.
+    /// The others have changed, or this node's generation or cluster: save them for the next start. Nobody waits.
     SaveMembers {
         members: Vec<Member>,
         generation: u64,
+        cluster: ClusterId,
+        /// The cluster has had other members.
+        company: bool,
     },
 }

@@ -16,7 +16,7 @@ use super::{
     health::{Health, Standing},
     hints::{self, Hints},
     membership::{self, Membership, Timing},
-    message::{Certainty, Envelope, Message, Refusal},
+    message::{Certainty, Envelope, Message, NodeStanding, Refusal},
     rebuild::Rebuild,
     replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring, owns},
@@ -26,8 +26,8 @@ use super::{
 use crate::{
     limits,
     types::{
-        Address, Conflict, Durability, Instant, Key, Member, MemberState, MemberView, NodeId, ShardBounds, ShardId,
-        SliceId, TableEntry, TableSettings,
+        Address, ClusterId, Conflict, Durability, Instant, Key, Member, MemberState, MemberView, NodeId, ShardBounds,
+        ShardId, SliceId, Stranger, TableEntry, TableSettings,
     },
 };
 use std::{net::SocketAddr, rc::Rc, time::Duration};
@@ -96,6 +96,11 @@ pub struct Birth {
     /// The others as last known.
     pub known: Vec<Member>,
     pub seeds: Vec<SocketAddr>,
+    pub cluster: ClusterId,
+    /// The cluster has had other members.
+    pub company: bool,
+    /// Serves no sooner than after this: somebody may know this address as another node's.
+    pub listens_first: Duration,
     pub settings: Settings,
     pub leases: Leases,
     /// Hints that lie in the engine: owner, count, bytes.
@@ -214,6 +219,9 @@ pub struct Shard {
     random: fastrand::Rng,
     expired_messages: u64,
     copied: bool,
+    standing: NodeStanding,
+    /// Until the node is settled and new leases, if it needs some, are stored.
+    beginning: bool,
 }
 
 /// Lowest bits of I/O numbers.
@@ -244,6 +252,9 @@ impl Shard {
             member,
             known,
             seeds,
+            cluster,
+            company,
+            listens_first,
             settings,
             leases,
             hints,
@@ -274,7 +285,14 @@ impl Shard {
             (true, true) => Certainty::Sure,
         };
         let members: Vec<Member> = std::iter::once(member.clone()).chain(known.iter().cloned()).collect();
-        let membership = (me.shard.0 == 0).then(|| Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now));
+        let membership = (me.shard.0 == 0).then(|| {
+            let membership = Membership::new(member, known, seeds, timing, seed ^ 0x60551b, now);
+            let membership = membership.of_cluster(cluster, company);
+            // What has never been started before is remembered by nobody.
+            let membership = if generation > 1 { membership.returning(now, copied) } else { membership };
+            if listens_first.is_zero() { membership } else { membership.listening_until(now + listens_first) }
+        });
+        let standing = NodeStanding { cluster, ..NodeStanding::default() };
         let mut replica = Replica::new(leases, Stamps::new(me.node, stamps), generation).with_bounds(settings.bounds);
         replica.members_are(members.iter().map(|member| member.id));
         let mut registry = Tables::new(settings.table(), known_tables, certainty);
@@ -303,6 +321,8 @@ impl Shard {
             random,
             expired_messages: 0,
             copied,
+            standing,
+            beginning: true,
         }
     }
 
@@ -324,13 +344,19 @@ impl Shard {
     pub fn ring(&self) -> &Rc<Ring> {
         &self.ring
     }
-    /// Whether requests are served: the node is part of its ring.
-    /// Whether requests are served: it is a member, and knows which tables there are.
+    /// Whether requests are served: it is a member, knows enough of its own past, and which tables there are.
     pub fn ready(&self) -> bool {
-        self.joined() && !self.tables.registry.in_doubt()
+        self.joined() && self.standing.settled && !self.beginning && !self.tables.registry.in_doubt()
     }
     fn joined(&self) -> bool {
         self.ring.contains(self.me.node)
+    }
+    pub fn cluster(&self) -> ClusterId {
+        self.standing.cluster
+    }
+    /// Nodes of other clusters that this one has met.
+    pub fn strangers(&self) -> &[Stranger] {
+        &self.standing.strangers
     }
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -416,6 +442,7 @@ impl Shard {
             Event::Message(envelope) => self.message(now, envelope, out),
             Event::PeerReachable(node) => self.connection(now, node, true, out),
             Event::PeerUnreachable(node) => self.connection(now, node, false, out),
+            Event::Stranger(stranger) => self.gossip(now, out, |m, _| m.met_stranger(stranger)),
             Event::Wake => self.wake(now, out),
             Event::Space { short } => self.replica.short_of_space = short,
             Event::Loaded { io, result } => self.loaded(now, io, result, out),
@@ -436,6 +463,7 @@ impl Shard {
             }
         }
         self.drive_drops(now, out);
+        self.beginning &= !self.standing.settled || self.replica.is_renewing();
     }
 
     fn wake(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -452,6 +480,7 @@ impl Shard {
             let mut acts = Vec::new();
             membership.tick(now, &mut acts);
             self.run_gossip(now, acts, out);
+            self.tell_standing(now, Vec::new(), out);
             self.greet_cores(now, out);
         }
     }
@@ -465,7 +494,7 @@ impl Shard {
             self.run_acts(now, acts, out);
         }
         if let Some(membership) = &mut self.membership {
-            membership.connection(node, works);
+            membership.connection(now, node, works);
             self.run_gossip(now, Vec::new(), out);
         }
     }
@@ -494,14 +523,14 @@ impl Shard {
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
                 self.request(now, Asker::Shard { address: from, exchange }, request, hops, out);
             }
-            Message::Replicate { key, siblings, purpose, word } => {
+            Message::Replicate { key, siblings, purpose, word, fresh } => {
                 let refused = match self.gate_state(&key, word, &siblings.head) {
                     Gate::Open => {
                         let origin = Origin::Remote { to: from, exchange, deadline };
-                        return self.take_replica(now, origin, (key, siblings, purpose), deadline, out);
+                        return self.take_replica(now, origin, (key, siblings, purpose, fresh), deadline, out);
                     }
                     Gate::Wait => {
-                        let message = Message::Replicate { key, siblings, purpose, word };
+                        let message = Message::Replicate { key, siblings, purpose, word, fresh };
                         let waiting = Envelope { from, to: self.me, exchange, deadline, message };
                         return self.wait_for_word(now, waiting, out);
                     }
@@ -529,21 +558,39 @@ impl Shard {
             answer @ (Message::Replicated(_) | Message::Fetched(_) | Message::Forwarded(_)) => {
                 self.answered(now, exchange, answer, out);
             }
-            Message::GossipDigest { entries } => self.gossip(now, out, |m, acts| {
-                m.digest_arrived(now, from.node, &entries, acts);
+            Message::GossipDigest { cluster, entries } => self.gossip(now, out, |m, acts| {
+                m.digest_arrived(now, from.node, cluster, &entries, acts);
             }),
-            Message::GossipDelta { news, wanted } => self.gossip(now, out, |m, acts| {
-                m.delta_arrived(now, from.node, news, &wanted, acts);
+            Message::GossipDelta { cluster, news, wanted, group } => self.gossip(now, out, |m, acts| {
+                m.delta_arrived(now, from.node, cluster, (news, &wanted, &group), acts);
             }),
-            Message::GossipNews { news } => self.gossip(now, out, |m, _| m.news_arrived(now, from.node, news)),
+            Message::GossipNews { cluster, news } => self.gossip(now, out, |m, acts| {
+                m.news_arrived(now, from.node, cluster, news, acts);
+            }),
+            Message::Returned { cluster, member } => self.gossip(now, out, |m, acts| {
+                m.returned_arrived(now, from.node, cluster, member, acts);
+            }),
+            Message::Remembered { cluster, entry } => self.gossip(now, out, |m, acts| {
+                m.remembered_arrived(now, from.node, cluster, entry, acts);
+            }),
             Message::Tables(words) => self.tables_told(now, from, words, out),
-            Message::View { members, avoided } => {
-                if from.node == self.me.node {
+            Message::View { members, avoided, standing } => {
+                if from.node != self.me.node {
+                    return;
+                }
+                if standing.signs > self.standing.signs {
+                    self.standing.signs = standing.signs;
+                    self.doubt_all(now, out);
+                }
+                if from.shard.0 == 0 {
                     self.health.avoid(now, &avoided);
                     self.avoided = avoided;
                     if !members.is_empty() {
                         self.set_members(members);
                     }
+                    self.standing = NodeStanding { signs: self.standing.signs, ..standing };
+                } else {
+                    self.tell_standing(now, Vec::new(), out);
                 }
             }
         }
@@ -615,24 +662,29 @@ impl Shard {
     fn run_gossip(&mut self, now: Instant, acts: Vec<membership::Act>, out: &mut Vec<Effect>) {
         let Some(membership) = &mut self.membership else { return };
         let (changed, generation) = (membership.take_changed(), membership.generation());
-        let avoided = membership.avoided(now);
+        let (avoided, doubt) = (membership.avoided(now), membership.take_doubt());
+        let (cluster, company) = (membership.cluster(), membership.had_company());
+        let standing = NodeStanding {
+            cluster,
+            settled: membership.settled(),
+            signs: self.standing.signs + u32::from(doubt),
+            strangers: membership.strangers().to_vec(),
+        };
         // The new view comes first: what is said may go to a member that is new in it.
-        if changed || avoided != self.avoided {
+        if changed || avoided != self.avoided || standing != self.standing {
             // Tokens take space: the list goes to the other shards only when it is another.
             let members: Vec<Member> = membership.members().filter(|_| changed).cloned().collect();
-            let deadline = now + limits::BACKGROUND_TIMEOUT;
-            for shard in 1..self.placement.shards() {
-                let message = Message::View { members: members.clone(), avoided: avoided.clone() };
-                let to = Address { node: self.me.node, shard: ShardId(shard) };
-                out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
-            }
+            self.health.avoid(now, &avoided);
+            (self.avoided, self.standing) = (avoided, standing);
             if changed {
                 let others = members.iter().filter(|m| m.id != self.me.node).cloned().collect();
-                out.push(Effect::SaveMembers { members: others, generation });
-                self.set_members(members);
+                out.push(Effect::SaveMembers { members: others, generation, cluster, company });
+                self.set_members(members.clone());
             }
-            self.health.avoid(now, &avoided);
-            self.avoided = avoided;
+            self.tell_standing(now, members, out);
+        }
+        if doubt {
+            self.doubt_all(now, out);
         }
         for act in acts {
             match act {
@@ -647,6 +699,31 @@ impl Shard {
                 membership::Act::SayToSeed { seed, message } => out.push(Effect::SendToSeed { seed, message }),
             }
         }
+    }
+
+    /// Tells the other shards of the node how it stands, and of the members if they are to hear of them: shard 0 all of
+    /// them, any other one shard 0.
+    fn tell_standing(&mut self, now: Instant, members: Vec<Member>, out: &mut Vec<Effect>) {
+        let others = if self.me.shard.0 == 0 { 1..self.placement.shards() } else { 0..1 };
+        for shard in others {
+            let (avoided, standing) = (self.avoided.clone(), self.standing.clone());
+            let message = Message::View { members: members.clone(), avoided, standing };
+            let to = Address { node: self.me.node, shard: ShardId(shard) };
+            let deadline = now + limits::BACKGROUND_TIMEOUT;
+            out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
+        }
+    }
+    /// Others may hold dots of this node that it does not remember: all slices go on under new incarnations, far away.
+    fn doubt_all(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let mut steps = Vec::new();
+        self.replica.doubt_all(&mut steps);
+        self.run_steps(now, steps, out);
+    }
+    /// This shard has met a sign that the node's disk is an older state or a copy.
+    fn meet_sign(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.standing.signs += 1;
+        self.doubt_all(now, out);
+        self.tell_standing(now, Vec::new(), out);
     }
 
     fn set_members(&mut self, members: Vec<Member>) {

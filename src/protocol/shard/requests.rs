@@ -203,7 +203,8 @@ impl Shard {
                         continue;
                     }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
-                    self.apply(now, Origin::Nobody, key, Work::Merge { siblings, behind: None }, deadline, out);
+                    let work = Work::Merge { siblings, behind: None, fresh: None };
+                    self.apply(now, Origin::Nobody, key, work, deadline, out);
                 }
                 Act::Owe { key, owner } => self.keep_hint(now, Origin::Nobody, key, owner, None, out),
                 Act::Load { operation, key, depth } => self.read_own(Reader::Operation(operation), &key, depth, out),
@@ -217,6 +218,12 @@ impl Shard {
                 }
                 Act::Reply { asker, response } => self.reply(asker, response, out),
                 Act::Again { asker, request } => self.begin_again(now, asker, request, out),
+                Act::KnownDot { key, dot, known } => {
+                    if self.replica.is_forgotten(self.slice(&key), dot, known) {
+                        self.replica.identity_alarms += 1;
+                        self.meet_sign(now, out);
+                    }
+                }
             }
         }
     }
@@ -258,7 +265,7 @@ impl Shard {
             let deadline = now + limits::BACKGROUND_TIMEOUT;
             let work = match parked {
                 // It counts toward somebody's W, so it is kept all the same.
-                Some(siblings) => Work::Merge { siblings, behind: Some(owner) },
+                Some(siblings) => Work::Merge { siblings, behind: Some(owner), fresh: None },
                 None => Work::MarkBehind { owner },
             };
             return self.apply(now, origin, key, work, deadline, out);
@@ -280,6 +287,9 @@ impl Shard {
             self.hints.written(owner);
         }
         self.hints.dropped += std::mem::take(&mut self.replica.hints_lost);
+        if std::mem::take(&mut self.replica.signs) > 0 {
+            self.meet_sign(now, out);
+        }
         for step in steps {
             match step {
                 Step::Load { io, slice, key, depth } => {
@@ -289,17 +299,26 @@ impl Shard {
                     let durability = self.durability(&changes);
                     out.push(Effect::Store { io: io << io_tag::BITS | io_tag::REPLICA, changes, durability });
                 }
-                Step::Prepared { origin, siblings, context } => self.prepared(now, origin, siblings, context, out),
+                Step::Prepared { origin, siblings, context, fresh } => {
+                    self.prepared(now, origin, siblings, (context, fresh), out);
+                }
                 Step::Done { origin, result } => self.done(now, origin, result, out),
                 Step::Damaged { key } => self.rebuild(now, key, out),
             }
         }
     }
 
-    fn prepared(&mut self, now: Instant, origin: Origin, siblings: Siblings, context: Context, out: &mut Vec<Effect>) {
+    fn prepared(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        siblings: Siblings,
+        written: (Context, Option<u16>),
+        out: &mut Vec<Effect>,
+    ) {
         if let Origin::Operation(operation) = origin {
             let mut acts = Vec::new();
-            self.coordinator.prepared(now, operation, siblings, context, &mut acts);
+            self.coordinator.prepared(now, operation, siblings, written, &mut acts);
             self.run_acts(now, acts, out);
         }
     }
@@ -424,7 +443,7 @@ impl Shard {
         &mut self,
         now: Instant,
         origin: Origin,
-        (key, siblings, purpose): (Key, Siblings, Purpose),
+        (key, siblings, purpose, fresh): (Key, Siblings, Purpose, Option<u16>),
         deadline: Instant,
         out: &mut Vec<Effect>,
     ) {
@@ -441,7 +460,7 @@ impl Shard {
                 self.keep_hint(now, origin, key, owner, Some(siblings), out);
             }
             Purpose::Write | Purpose::Repair | Purpose::Replay | Purpose::Hint { .. } => {
-                self.apply(now, origin, key, Work::Merge { siblings, behind: None }, deadline, out);
+                self.apply(now, origin, key, Work::Merge { siblings, behind: None, fresh }, deadline, out);
             }
         }
     }
@@ -608,6 +627,7 @@ fn failure(rejection: Rejection) -> Failure {
             }
             Refusal::ClockAhead => (ErrorCode::Internal, Outcome::NotApplied, "the write's stamp is in the future"),
             Refusal::Expired => (ErrorCode::Deadline, Outcome::NotApplied, "the deadline passed in the queue"),
+            Refusal::KnownDot(_) => (ErrorCode::Internal, Outcome::Unknown, "the own copy knows the write's dot"),
             Refusal::NotMine => (ErrorCode::NotReady, Outcome::NotApplied, "this shard does not serve the key"),
             Refusal::Failed => (ErrorCode::Internal, Outcome::Unknown, "the storage of this shard has failed"),
         },

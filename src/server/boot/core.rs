@@ -309,11 +309,19 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
     // Blocks for as long as the slowest core takes to get here; nothing runs on this one yet.
     let bells = core.bells.recv().map_err(|_| "the start was given up".to_string())?;
     let mesh = Mesh::new(core.ends, &bells);
-    let own =
-        PeerSelf { address, generation: core.identity.generation, ip: core.identity.ip, ports: core.identity.ports };
+    let own = PeerSelf {
+        address,
+        generation: core.identity.now.generation,
+        ip: core.identity.ip,
+        ports: core.identity.ports,
+        cluster: core.identity.now.cluster,
+        formed: core.identity.formed.is_some(),
+    };
     let world = ServerWorld::new(address, ring.clone(), mesh.clone(), Peers::new(own, ring.clone()));
     world.peers.attach(&world);
     let loopback = core.identity.ip.is_loopback();
+    let giving_up = failures.clone();
+    drop(world.end.set(Box::new(move |reason| giving_up.report("not served", reason))));
     let reports = Rc::new(Reports::new(core.identity.ip, core.cpu, core.identity.shards));
 
     let stopping = Rc::new(Stopping::default());

@@ -6,6 +6,8 @@
 //! ready http://127.0.0.1:7700 node 5f3c9a7be012 shards 2 pid 4242
 //! ```
 //!
+//! A node that forms a cluster says so in a line before that one.
+//!
 //! The process id also stands in `DIR/pid` while the node runs. SIGTERM and SIGINT stop the node in order; a second one
 //! ends the process at once. SIGHUP changes nothing.
 
@@ -17,6 +19,7 @@ mod error;
 mod place;
 mod supervisor;
 
+pub(crate) use checks::is_in_use;
 pub use error::StartError;
 
 use self::core::{CoreOptions, CoreSockets, Progress};
@@ -25,6 +28,7 @@ use super::{
     kernel::{self, PortUse},
     mesh,
     options::ServeOptions,
+    peers::{PeerSelf, ask_who},
     probe::{self, SyncCall},
     ring::{Alone, Bell, Ring},
     ticker::Ticker,
@@ -32,17 +36,22 @@ use super::{
 use crate::{
     driver::{
         core::Settings,
-        identity::{self, Identity, NodeWish},
+        identity::{self, Identity, NodeWish, PortsWish},
     },
     limits::{SHARDS_MAX, SLICES_MAX, SLICES_MIN, SLICES_PER_CPU},
+    types::{Address, Ports, ShardId},
 };
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select as choose, unbounded};
+use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use sd_notify::NotifyState;
 use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
+    path::Path,
+    pin::pin,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -57,6 +66,8 @@ pub(super) const PREEMPT: Duration = Duration::from_micros(500);
 const BIND_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two tries.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// How long a seed is waited for before a node starts without a word of it.
+const SEED_PATIENCE: Duration = Duration::from_millis(300);
 /// What a stop may take beyond the drain: flushing and closing.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -105,13 +116,20 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
         let usual_shards = known.as_ref().map_or(cpus.min(SHARDS_MAX) as u16, |k| k.shards);
         let shards = options.shards.unwrap_or(usual_shards);
         let usual_slices = (cpus * SLICES_PER_CPU).clamp(SLICES_MIN, SLICES_MAX) as u16;
+        let ip = options.ip.or(known.as_ref().map(|k| k.ip)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let ports = options.ports.over(known.as_ref().map(|k| k.ports).unwrap_or_default());
+        let seeds = seeds(&options, ports.peer, known.is_some())?;
+        if let Some(known) = &known {
+            refuse_strangers(&ring, known, (ip, ports), &seeds, &options.data).await?;
+        }
         let wish = NodeWish {
-            ip: options.ip.or(known.is_none().then_some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
-            ports: options.ports.or(known.is_none().then(Default::default)),
+            ip: Some(ip),
+            ports: PortsWish::from(ports),
+            bootstrap: options.bootstrap,
             shards,
             slices: options.slices.unwrap_or(usual_slices.max(shards)),
             vnodes: options.vnodes,
-            seeds: options.join.clone(),
+            seeds,
             random: random(),
             copied,
         };
@@ -127,6 +145,57 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
     let identity = executor.run(work);
     ticker.stop();
     identity
+}
+
+/// Where the node joins through. A name that cannot be found does not keep a node down that knows its members.
+fn seeds(options: &ServeOptions, own_port: u16, known: bool) -> Result<Vec<SocketAddr>, StartError> {
+    for reason in &options.join_unknown {
+        if !known && options.join.is_empty() {
+            return Err(StartError::Configuration(format!("--join: {reason}")));
+        }
+        tracing::warn!(reason, "a seed is left out: its name cannot be found now");
+    }
+    let with_port =
+        |seed: &SocketAddr| SocketAddr::new(seed.ip(), if seed.port() == 0 { own_port } else { seed.port() });
+    Ok(options.join.iter().map(with_port).collect())
+}
+
+/// A node with a cluster of its own does not join another one: refused before anything is written. Seeds that do not answer in a
+/// moment say nothing.
+async fn refuse_strangers(
+    ring: &Rc<Ring>,
+    known: &Identity,
+    (ip, ports): (IpAddr, Ports),
+    seeds: &[SocketAddr],
+    data: &Path,
+) -> Result<(), StartError> {
+    let own = PeerSelf {
+        address: Address { node: known.node, shard: ShardId(0) },
+        generation: known.now.generation,
+        ip,
+        ports,
+        cluster: known.now.cluster,
+        formed: false,
+    };
+    let here = SocketAddr::new(ip, ports.peer);
+    for &seed in seeds.iter().filter(|seed| **seed != here) {
+        let asked = pin!(ask_who(ring.clone(), own.clone(), seed));
+        let Either::Left((Ok(hello), _)) = select(asked, ring.pause(SEED_PATIENCE)).await else { continue };
+        let member = known.members.iter().any(|m| m.id == hello.node);
+        let own = known.now.cluster;
+        let stranger = if own.is_none() { !known.members.is_empty() && !member } else { hello.cluster != own };
+        if stranger && !hello.cluster.is_none() {
+            return Err(StartError::Configuration(format!(
+                "the seed {seed} is node {} of cluster {}, but the data directory {} belongs to {}: two clusters are never merged. \
+                 Start it without --join to go on as before, or start on an empty directory to join that cluster",
+                hello.node,
+                hello.cluster,
+                data.display(),
+                if own.is_none() { "another one".to_owned() } else { format!("cluster {own}") },
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Random bits for what must differ between nodes and starts.
@@ -289,7 +358,7 @@ impl Node {
                 supervisor::feed_watchdog(self.turns.clone())?;
                 announced = true;
             }
-            select! {
+            choose! {
                 recv(signals) -> signal => {
                     if let Ok(signal) = signal {
                         tracing::info!(signal, "stopping");
@@ -321,7 +390,7 @@ impl Node {
             if wait.is_zero() {
                 return Err(failure.unwrap_or_else(|| StartError::Failed("a core did not stop in time".into())));
             }
-            select! {
+            choose! {
                 recv(signals) -> _ => {
                     return Err(StartError::Failed("stopped by a second signal".into()));
                 }
@@ -395,6 +464,13 @@ fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartErro
     }
     let http = SocketAddr::new(identity.ip, identity.ports.http);
     let mut out = std::io::stdout().lock();
+    if identity.formed.is_some() {
+        let join = SocketAddr::new(identity.ip, identity.ports.peer);
+        let formed = writeln!(out, "formed cluster {}; others join it with --join {join}", identity.now.cluster);
+        if let Err(error) = formed {
+            tracing::warn!(%error, "that a cluster was formed could not be written");
+        }
+    }
     let line = writeln!(out, "ready http://{http} node {} shards {} pid {pid}", identity.node, identity.shards);
     // Nobody may be listening any more; the node serves all the same.
     if let Err(error) = line.and_then(|()| out.flush()) {

@@ -2357,6 +2357,7 @@ impl<'a> ::flatbuffers::Follow<'a> for GossipDigest<'a> {
 impl<'a> GossipDigest<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_ENTRIES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2368,6 +2369,7 @@ impl<'a> GossipDigest<'a> {
     args: &'args GossipDigestArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GossipDigest<'bldr>> {
     let mut builder = GossipDigestBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
     if let Some(x) = args.entries { builder.add_entries(x); }
     if let Some(x) = args.route { builder.add_route(x); }
     builder.finish()
@@ -2388,6 +2390,14 @@ impl<'a> GossipDigest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, DigestEntry>>>(GossipDigest::VT_ENTRIES, None).unwrap()}
   }
+  /// The sender's cluster; 0: it belongs to none yet, or its version names none.
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GossipDigest::VT_CLUSTER, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GossipDigest<'_> {
@@ -2398,6 +2408,7 @@ impl ::flatbuffers::Verifiable for GossipDigest<'_> {
     v.visit_table(pos)?
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, DigestEntry>>>("entries", Self::VT_ENTRIES, true)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
      .finish();
     Ok(())
   }
@@ -2405,6 +2416,7 @@ impl ::flatbuffers::Verifiable for GossipDigest<'_> {
 pub struct GossipDigestArgs<'a> {
     pub route: Option<&'a Route>,
     pub entries: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, DigestEntry>>>,
+    pub cluster: u64,
 }
 impl<'a> Default for GossipDigestArgs<'a> {
   #[inline]
@@ -2412,6 +2424,7 @@ impl<'a> Default for GossipDigestArgs<'a> {
     GossipDigestArgs {
       route: None, // required field
       entries: None, // required field
+      cluster: 0,
     }
   }
 }
@@ -2428,6 +2441,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GossipDigestBuilder<'a, 'b, A
   #[inline]
   pub fn add_entries(&mut self, entries: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , DigestEntry>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GossipDigest::VT_ENTRIES, entries);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(GossipDigest::VT_CLUSTER, cluster, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GossipDigestBuilder<'a, 'b, A> {
@@ -2451,6 +2468,7 @@ impl ::core::fmt::Debug for GossipDigest<'_> {
     let mut ds = f.debug_struct("GossipDigest");
       ds.field("route", &self.route());
       ds.field("entries", &self.entries());
+      ds.field("cluster", &self.cluster());
       ds.finish()
   }
 }
@@ -2474,6 +2492,8 @@ impl<'a> GossipDelta<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_NEWS: ::flatbuffers::VOffsetT = 6;
   pub const VT_WANTED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2485,6 +2505,8 @@ impl<'a> GossipDelta<'a> {
     args: &'args GossipDeltaArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GossipDelta<'bldr>> {
     let mut builder = GossipDeltaBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
+    if let Some(x) = args.group { builder.add_group(x); }
     if let Some(x) = args.wanted { builder.add_wanted(x); }
     if let Some(x) = args.news { builder.add_news(x); }
     if let Some(x) = args.route { builder.add_route(x); }
@@ -2513,6 +2535,22 @@ impl<'a> GossipDelta<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(GossipDelta::VT_WANTED, None).unwrap()}
   }
+  /// As in `GossipDigest`.
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GossipDelta::VT_CLUSTER, Some(0)).unwrap()}
+  }
+  /// First words of a node without a cluster: itself and those who answer at all of its seeds; absent until all have.
+  #[inline]
+  pub fn group(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(GossipDelta::VT_GROUP, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GossipDelta<'_> {
@@ -2524,6 +2562,8 @@ impl ::flatbuffers::Verifiable for GossipDelta<'_> {
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<News>>>>("news", Self::VT_NEWS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("wanted", Self::VT_WANTED, true)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("group", Self::VT_GROUP, false)?
      .finish();
     Ok(())
   }
@@ -2532,6 +2572,8 @@ pub struct GossipDeltaArgs<'a> {
     pub route: Option<&'a Route>,
     pub news: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<News<'a>>>>>,
     pub wanted: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub cluster: u64,
+    pub group: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
 }
 impl<'a> Default for GossipDeltaArgs<'a> {
   #[inline]
@@ -2540,6 +2582,8 @@ impl<'a> Default for GossipDeltaArgs<'a> {
       route: None, // required field
       news: None, // required field
       wanted: None, // required field
+      cluster: 0,
+      group: None,
     }
   }
 }
@@ -2560,6 +2604,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GossipDeltaBuilder<'a, 'b, A>
   #[inline]
   pub fn add_wanted(&mut self, wanted: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GossipDelta::VT_WANTED, wanted);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(GossipDelta::VT_CLUSTER, cluster, 0);
+  }
+  #[inline]
+  pub fn add_group(&mut self, group: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GossipDelta::VT_GROUP, group);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GossipDeltaBuilder<'a, 'b, A> {
@@ -2585,6 +2637,8 @@ impl ::core::fmt::Debug for GossipDelta<'_> {
       ds.field("route", &self.route());
       ds.field("news", &self.news());
       ds.field("wanted", &self.wanted());
+      ds.field("cluster", &self.cluster());
+      ds.field("group", &self.group());
       ds.finish()
   }
 }
@@ -2607,6 +2661,7 @@ impl<'a> ::flatbuffers::Follow<'a> for GossipNews<'a> {
 impl<'a> GossipNews<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_NEWS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2618,6 +2673,7 @@ impl<'a> GossipNews<'a> {
     args: &'args GossipNewsArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GossipNews<'bldr>> {
     let mut builder = GossipNewsBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
     if let Some(x) = args.news { builder.add_news(x); }
     if let Some(x) = args.route { builder.add_route(x); }
     builder.finish()
@@ -2638,6 +2694,14 @@ impl<'a> GossipNews<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<News>>>>(GossipNews::VT_NEWS, None).unwrap()}
   }
+  /// As in `GossipDigest`.
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GossipNews::VT_CLUSTER, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GossipNews<'_> {
@@ -2648,6 +2712,7 @@ impl ::flatbuffers::Verifiable for GossipNews<'_> {
     v.visit_table(pos)?
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<News>>>>("news", Self::VT_NEWS, true)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
      .finish();
     Ok(())
   }
@@ -2655,6 +2720,7 @@ impl ::flatbuffers::Verifiable for GossipNews<'_> {
 pub struct GossipNewsArgs<'a> {
     pub route: Option<&'a Route>,
     pub news: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<News<'a>>>>>,
+    pub cluster: u64,
 }
 impl<'a> Default for GossipNewsArgs<'a> {
   #[inline]
@@ -2662,6 +2728,7 @@ impl<'a> Default for GossipNewsArgs<'a> {
     GossipNewsArgs {
       route: None, // required field
       news: None, // required field
+      cluster: 0,
     }
   }
 }
@@ -2678,6 +2745,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GossipNewsBuilder<'a, 'b, A> 
   #[inline]
   pub fn add_news(&mut self, news: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<News<'b >>>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GossipNews::VT_NEWS, news);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(GossipNews::VT_CLUSTER, cluster, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GossipNewsBuilder<'a, 'b, A> {
@@ -2701,6 +2772,424 @@ impl ::core::fmt::Debug for GossipNews<'_> {
     let mut ds = f.debug_struct("GossipNews");
       ds.field("route", &self.route());
       ds.field("news", &self.news());
+      ds.field("cluster", &self.cluster());
+      ds.finish()
+  }
+}
+pub enum ReturnedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 44. Revision 2. A node that has started again tells each member so, before it mints a dot.
+pub struct Returned<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Returned<'a> {
+  type Inner = Returned<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Returned<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_MEMBER: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Returned { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReturnedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Returned<'bldr>> {
+    let mut builder = ReturnedBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
+    if let Some(x) = args.member { builder.add_member(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Returned::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Returned::VT_CLUSTER, Some(0)).unwrap()}
+  }
+  /// The sender's own entry.
+  #[inline]
+  pub fn member(&self) -> Member<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Member>>(Returned::VT_MEMBER, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Returned<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Member>>("member", Self::VT_MEMBER, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReturnedArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub cluster: u64,
+    pub member: Option<::flatbuffers::WIPOffset<Member<'a>>>,
+}
+impl<'a> Default for ReturnedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReturnedArgs {
+      route: None, // required field
+      cluster: 0,
+      member: None, // required field
+    }
+  }
+}
+
+pub struct ReturnedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReturnedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Returned::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(Returned::VT_CLUSTER, cluster, 0);
+  }
+  #[inline]
+  pub fn add_member(&mut self, member: ::flatbuffers::WIPOffset<Member<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Member>>(Returned::VT_MEMBER, member);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReturnedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReturnedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Returned<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Returned::VT_ROUTE,"route");
+    self.fbb_.required(o, Returned::VT_MEMBER,"member");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Returned<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Returned");
+      ds.field("route", &self.route());
+      ds.field("cluster", &self.cluster());
+      ds.field("member", &self.member());
+      ds.finish()
+  }
+}
+pub enum RememberedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 45. Revision 2. The answer: what was known of the asker before; absent: nothing.
+pub struct Remembered<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Remembered<'a> {
+  type Inner = Remembered<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Remembered<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ENTRY: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Remembered { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RememberedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Remembered<'bldr>> {
+    let mut builder = RememberedBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
+    if let Some(x) = args.entry { builder.add_entry(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Remembered::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Remembered::VT_CLUSTER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn entry(&self) -> Option<&'a DigestEntry> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<DigestEntry>(Remembered::VT_ENTRY, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Remembered<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<DigestEntry>("entry", Self::VT_ENTRY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RememberedArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub cluster: u64,
+    pub entry: Option<&'a DigestEntry>,
+}
+impl<'a> Default for RememberedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RememberedArgs {
+      route: None, // required field
+      cluster: 0,
+      entry: None,
+    }
+  }
+}
+
+pub struct RememberedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RememberedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Remembered::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(Remembered::VT_CLUSTER, cluster, 0);
+  }
+  #[inline]
+  pub fn add_entry(&mut self, entry: &DigestEntry) {
+    self.fbb_.push_slot_always::<&DigestEntry>(Remembered::VT_ENTRY, entry);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RememberedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RememberedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Remembered<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Remembered::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Remembered<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Remembered");
+      ds.field("route", &self.route());
+      ds.field("cluster", &self.cluster());
+      ds.field("entry", &self.entry());
+      ds.finish()
+  }
+}
+pub enum StrangerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A node of another cluster that was met.
+pub struct Stranger<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Stranger<'a> {
+  type Inner = Stranger<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Stranger<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_IP: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PORT: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Stranger { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StrangerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Stranger<'bldr>> {
+    let mut builder = StrangerBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
+    builder.add_node(args.node);
+    if let Some(x) = args.ip { builder.add_ip(x); }
+    builder.add_port(args.port);
+    builder.finish()
+  }
+
+
+  /// 0: nobody knows.
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Stranger::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Stranger::VT_CLUSTER, Some(0)).unwrap()}
+  }
+  /// 4 or 16 bytes, in network order; and its peer port.
+  #[inline]
+  pub fn ip(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Stranger::VT_IP, None).unwrap()}
+  }
+  #[inline]
+  pub fn port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Stranger::VT_PORT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Stranger<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("ip", Self::VT_IP, true)?
+     .visit_field::<u16>("port", Self::VT_PORT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StrangerArgs<'a> {
+    pub node: u64,
+    pub cluster: u64,
+    pub ip: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub port: u16,
+}
+impl<'a> Default for StrangerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StrangerArgs {
+      node: 0,
+      cluster: 0,
+      ip: None, // required field
+      port: 0,
+    }
+  }
+}
+
+pub struct StrangerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StrangerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(Stranger::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(Stranger::VT_CLUSTER, cluster, 0);
+  }
+  #[inline]
+  pub fn add_ip(&mut self, ip: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Stranger::VT_IP, ip);
+  }
+  #[inline]
+  pub fn add_port(&mut self, port: u16) {
+    self.fbb_.push_slot::<u16>(Stranger::VT_PORT, port, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StrangerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StrangerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Stranger<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Stranger::VT_IP,"ip");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Stranger<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Stranger");
+      ds.field("node", &self.node());
+      ds.field("cluster", &self.cluster());
+      ds.field("ip", &self.ip());
+      ds.field("port", &self.port());
       ds.finish()
   }
 }
@@ -3240,8 +3729,8 @@ impl ::core::fmt::Debug for Tables<'_> {
 pub enum ViewOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Kind 42. From shard 0 to the other shards of its node: the member list, empty if it is the one sent last, and whom to route
-/// around.
+/// Kind 42. Between the shards of one node. From shard 0: the member list, empty if it is the one sent last, and whom to route
+/// around. From any: how often a sign was met that the node's disk is an older state.
 pub struct View<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -3258,6 +3747,10 @@ impl<'a> View<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 6;
   pub const VT_AVOIDED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SETTLED: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SIGNS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_STRANGERS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3269,9 +3762,13 @@ impl<'a> View<'a> {
     args: &'args ViewArgs<'args>
   ) -> ::flatbuffers::WIPOffset<View<'bldr>> {
     let mut builder = ViewBuilder::new(_fbb);
+    builder.add_cluster(args.cluster);
+    if let Some(x) = args.strangers { builder.add_strangers(x); }
+    builder.add_signs(args.signs);
     if let Some(x) = args.avoided { builder.add_avoided(x); }
     if let Some(x) = args.members { builder.add_members(x); }
     if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_settled(args.settled);
     builder.finish()
   }
 
@@ -3297,6 +3794,35 @@ impl<'a> View<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(View::VT_AVOIDED, None).unwrap()}
   }
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(View::VT_CLUSTER, Some(0)).unwrap()}
+  }
+  /// The node knows its cluster and its own past well enough to serve.
+  #[inline]
+  pub fn settled(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(View::VT_SETTLED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn signs(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(View::VT_SIGNS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn strangers(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Stranger<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Stranger>>>>(View::VT_STRANGERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for View<'_> {
@@ -3308,6 +3834,10 @@ impl ::flatbuffers::Verifiable for View<'_> {
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Member>>>>("members", Self::VT_MEMBERS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("avoided", Self::VT_AVOIDED, true)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<bool>("settled", Self::VT_SETTLED, false)?
+     .visit_field::<u32>("signs", Self::VT_SIGNS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Stranger>>>>("strangers", Self::VT_STRANGERS, false)?
      .finish();
     Ok(())
   }
@@ -3316,6 +3846,10 @@ pub struct ViewArgs<'a> {
     pub route: Option<&'a Route>,
     pub members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Member<'a>>>>>,
     pub avoided: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub cluster: u64,
+    pub settled: bool,
+    pub signs: u32,
+    pub strangers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Stranger<'a>>>>>,
 }
 impl<'a> Default for ViewArgs<'a> {
   #[inline]
@@ -3324,6 +3858,10 @@ impl<'a> Default for ViewArgs<'a> {
       route: None, // required field
       members: None, // required field
       avoided: None, // required field
+      cluster: 0,
+      settled: false,
+      signs: 0,
+      strangers: None,
     }
   }
 }
@@ -3344,6 +3882,22 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ViewBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_avoided(&mut self, avoided: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(View::VT_AVOIDED, avoided);
+  }
+  #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(View::VT_CLUSTER, cluster, 0);
+  }
+  #[inline]
+  pub fn add_settled(&mut self, settled: bool) {
+    self.fbb_.push_slot::<bool>(View::VT_SETTLED, settled, false);
+  }
+  #[inline]
+  pub fn add_signs(&mut self, signs: u32) {
+    self.fbb_.push_slot::<u32>(View::VT_SIGNS, signs, 0);
+  }
+  #[inline]
+  pub fn add_strangers(&mut self, strangers: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Stranger<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(View::VT_STRANGERS, strangers);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ViewBuilder<'a, 'b, A> {
@@ -3369,6 +3923,10 @@ impl ::core::fmt::Debug for View<'_> {
       ds.field("route", &self.route());
       ds.field("members", &self.members());
       ds.field("avoided", &self.avoided());
+      ds.field("cluster", &self.cluster());
+      ds.field("settled", &self.settled());
+      ds.field("signs", &self.signs());
+      ds.field("strangers", &self.strangers());
       ds.finish()
   }
 }
@@ -3400,6 +3958,8 @@ impl<'a> PeerHello<'a> {
   pub const VT_PEER_PORT: ::flatbuffers::VOffsetT = 20;
   pub const VT_PURPOSE: ::flatbuffers::VOffsetT = 22;
   pub const VT_CLOCK: ::flatbuffers::VOffsetT = 24;
+  pub const VT_CLUSTER: ::flatbuffers::VOffsetT = 26;
+  pub const VT_SOUGHT: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3411,6 +3971,8 @@ impl<'a> PeerHello<'a> {
     args: &'args PeerHelloArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PeerHello<'bldr>> {
     let mut builder = PeerHelloBuilder::new(_fbb);
+    builder.add_sought(args.sought);
+    builder.add_cluster(args.cluster);
     builder.add_generation(args.generation);
     builder.add_node(args.node);
     builder.add_features(args.features);
@@ -3505,6 +4067,22 @@ impl<'a> PeerHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(PeerHello::VT_CLOCK, None)}
   }
+  /// The sender's cluster; 0: it belongs to none yet, or its version names none.
+  #[inline]
+  pub fn cluster(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHello::VT_CLUSTER, Some(0)).unwrap()}
+  }
+  /// The node that the sender looks for at this address; 0: whoever answers.
+  #[inline]
+  pub fn sought(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHello::VT_SOUGHT, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHello<'_> {
@@ -3524,6 +4102,8 @@ impl ::flatbuffers::Verifiable for PeerHello<'_> {
      .visit_field::<u16>("peer_port", Self::VT_PEER_PORT, false)?
      .visit_field::<u8>("purpose", Self::VT_PURPOSE, false)?
      .visit_field::<u32>("clock", Self::VT_CLOCK, false)?
+     .visit_field::<u64>("cluster", Self::VT_CLUSTER, false)?
+     .visit_field::<u64>("sought", Self::VT_SOUGHT, false)?
      .finish();
     Ok(())
   }
@@ -3540,6 +4120,8 @@ pub struct PeerHelloArgs<'a> {
     pub peer_port: u16,
     pub purpose: u8,
     pub clock: Option<u32>,
+    pub cluster: u64,
+    pub sought: u64,
 }
 impl<'a> Default for PeerHelloArgs<'a> {
   #[inline]
@@ -3556,6 +4138,8 @@ impl<'a> Default for PeerHelloArgs<'a> {
       peer_port: 0,
       purpose: 0,
       clock: None,
+      cluster: 0,
+      sought: 0,
     }
   }
 }
@@ -3610,6 +4194,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<u32>(PeerHello::VT_CLOCK, clock);
   }
   #[inline]
+  pub fn add_cluster(&mut self, cluster: u64) {
+    self.fbb_.push_slot::<u64>(PeerHello::VT_CLUSTER, cluster, 0);
+  }
+  #[inline]
+  pub fn add_sought(&mut self, sought: u64) {
+    self.fbb_.push_slot::<u64>(PeerHello::VT_SOUGHT, sought, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloBuilder {
@@ -3639,6 +4231,8 @@ impl ::core::fmt::Debug for PeerHello<'_> {
       ds.field("peer_port", &self.peer_port());
       ds.field("purpose", &self.purpose());
       ds.field("clock", &self.clock());
+      ds.field("cluster", &self.cluster());
+      ds.field("sought", &self.sought());
       ds.finish()
   }
 }
@@ -3987,6 +4581,7 @@ impl<'a> Replicate<'a> {
   pub const VT_TABLE_VERSION: ::flatbuffers::VOffsetT = 16;
   pub const VT_TABLE_NODE: ::flatbuffers::VOffsetT = 18;
   pub const VT_TABLE_KEPT: ::flatbuffers::VOffsetT = 20;
+  pub const VT_FRESH: ::flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4006,6 +4601,7 @@ impl<'a> Replicate<'a> {
     if let Some(x) = args.head { builder.add_head(x); }
     if let Some(x) = args.key { builder.add_key(x); }
     if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_fresh(args.fresh);
     builder.add_purpose(args.purpose);
     builder.finish()
   }
@@ -4077,6 +4673,14 @@ impl<'a> Replicate<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Replicate::VT_TABLE_KEPT, Some(0)).unwrap()}
   }
+  /// The dot that the sender has minted for this very write: 1 + its place among the head's entries; 0: none.
+  #[inline]
+  pub fn fresh(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Replicate::VT_FRESH, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Replicate<'_> {
@@ -4094,6 +4698,7 @@ impl ::flatbuffers::Verifiable for Replicate<'_> {
      .visit_field::<u64>("table_version", Self::VT_TABLE_VERSION, false)?
      .visit_field::<u64>("table_node", Self::VT_TABLE_NODE, false)?
      .visit_field::<u64>("table_kept", Self::VT_TABLE_KEPT, false)?
+     .visit_field::<u16>("fresh", Self::VT_FRESH, false)?
      .finish();
     Ok(())
   }
@@ -4108,6 +4713,7 @@ pub struct ReplicateArgs<'a> {
     pub table_version: u64,
     pub table_node: u64,
     pub table_kept: u64,
+    pub fresh: u16,
 }
 impl<'a> Default for ReplicateArgs<'a> {
   #[inline]
@@ -4122,6 +4728,7 @@ impl<'a> Default for ReplicateArgs<'a> {
       table_version: 0,
       table_node: 0,
       table_kept: 0,
+      fresh: 0,
     }
   }
 }
@@ -4168,6 +4775,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicateBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Replicate::VT_TABLE_KEPT, table_kept, 0);
   }
   #[inline]
+  pub fn add_fresh(&mut self, fresh: u16) {
+    self.fbb_.push_slot::<u16>(Replicate::VT_FRESH, fresh, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ReplicateBuilder {
@@ -4197,6 +4808,7 @@ impl ::core::fmt::Debug for Replicate<'_> {
       ds.field("table_version", &self.table_version());
       ds.field("table_node", &self.table_node());
       ds.field("table_kept", &self.table_kept());
+      ds.field("fresh", &self.fresh());
       ds.finish()
   }
 }
@@ -4219,6 +4831,7 @@ impl<'a> ::flatbuffers::Follow<'a> for Replicated<'a> {
 impl<'a> Replicated<'a> {
   pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
   pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KNOWN: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4230,6 +4843,7 @@ impl<'a> Replicated<'a> {
     args: &'args ReplicatedArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Replicated<'bldr>> {
     let mut builder = ReplicatedBuilder::new(_fbb);
+    builder.add_known(args.known);
     if let Some(x) = args.route { builder.add_route(x); }
     builder.add_refusal(args.refusal);
     builder.finish()
@@ -4243,13 +4857,22 @@ impl<'a> Replicated<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Route>(Replicated::VT_ROUTE, None).unwrap()}
   }
-  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead.
+  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead, 8 known dot (revision 2).
   #[inline]
   pub fn refusal(&self) -> u8 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Replicated::VT_REFUSAL, Some(0)).unwrap()}
+  }
+  /// With refusal 8: the highest counter of the dot's actor that the replica knows of the key; 2^64 - 1: it knows the dot as
+  /// another write.
+  #[inline]
+  pub fn known(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Replicated::VT_KNOWN, Some(0)).unwrap()}
   }
 }
 
@@ -4261,6 +4884,7 @@ impl ::flatbuffers::Verifiable for Replicated<'_> {
     v.visit_table(pos)?
      .visit_field::<Route>("route", Self::VT_ROUTE, true)?
      .visit_field::<u8>("refusal", Self::VT_REFUSAL, false)?
+     .visit_field::<u64>("known", Self::VT_KNOWN, false)?
      .finish();
     Ok(())
   }
@@ -4268,6 +4892,7 @@ impl ::flatbuffers::Verifiable for Replicated<'_> {
 pub struct ReplicatedArgs<'a> {
     pub route: Option<&'a Route>,
     pub refusal: u8,
+    pub known: u64,
 }
 impl<'a> Default for ReplicatedArgs<'a> {
   #[inline]
@@ -4275,6 +4900,7 @@ impl<'a> Default for ReplicatedArgs<'a> {
     ReplicatedArgs {
       route: None, // required field
       refusal: 0,
+      known: 0,
     }
   }
 }
@@ -4291,6 +4917,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReplicatedBuilder<'a, 'b, A> 
   #[inline]
   pub fn add_refusal(&mut self, refusal: u8) {
     self.fbb_.push_slot::<u8>(Replicated::VT_REFUSAL, refusal, 0);
+  }
+  #[inline]
+  pub fn add_known(&mut self, known: u64) {
+    self.fbb_.push_slot::<u64>(Replicated::VT_KNOWN, known, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReplicatedBuilder<'a, 'b, A> {
@@ -4313,6 +4943,7 @@ impl ::core::fmt::Debug for Replicated<'_> {
     let mut ds = f.debug_struct("Replicated");
       ds.field("route", &self.route());
       ds.field("refusal", &self.refusal());
+      ds.field("known", &self.known());
       ds.finish()
   }
 }
