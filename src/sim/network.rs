@@ -226,7 +226,10 @@ impl Cluster {
         let now = self.local_now(to);
         match route {
             None => age::sent_by_own_clock(frame.header(), now),
-            Some(_) if self.planted(Planted::LateWrites) => now,
+            Some(_) if self.planted(Planted::LateWrites) => {
+                self.count(|c| c.planted += 1);
+                now
+            }
             Some(route) => self.network.borrow_mut().links.link_mut(route).age.sent(frame, now),
         }
     }

@@ -188,7 +188,7 @@ impl Default for Waits {
             late_frames: false,
             late_requests: false,
             second_stamps: true,
-            unknown_kinds: true,
+            unknown_kinds: false,
             untold_set_backs: true,
             cores_that_vanish: true,
         }
