@@ -166,6 +166,7 @@ mod tests {
             News::HintsBegun { .. } => "begun",
             News::HintsDrained => "drained",
             News::TableMade { .. } => "made",
+            News::TableMadeApart { .. } => "made apart",
             News::TableAltered { .. } => "altered",
             News::TableDropped { .. } => "dropped",
             News::QuorumLost { .. } => "lost",
