@@ -44,6 +44,7 @@ fn head() -> Head {
     Head {
         clock: clock([dot(0xa, 1, 7), dot(0xa, 65_535, 2), dot(0xb, 3, 1 << 40)]),
         entries: [first, second].into_iter().collect(),
+        life: 0,
         recent: [Superseded { dot: dot(0xa, 1, 6), write_id: WriteId(77) }].into_iter().collect(),
     }
 }
