@@ -44,7 +44,7 @@ fn status(cluster: &Cluster, node: usize, key: &str) -> u16 {
 
 #[test]
 fn tables_are_everywhere_and_stay() {
-    let mut cluster = Cluster::start("tables", 3);
+    let mut cluster = Cluster::start_with_shards("tables", 3, 2);
     let cart = json!({"name": "cart", "n": 1, "r": 1, "w": 1, "conflict": "siblings", "sloppy": false,
         "durability": "interval"});
     let wish = json!({"n": 1, "r": 1, "w": 1, "sloppy": false, "durability": "interval"});
