@@ -224,9 +224,6 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::View::create(builder, &args);
             encoder.finish(label(Kind::View), root, [].iter())
         }
-        Message::TableNews(_) if revision < 2 => {
-            return Err(WireError::Unsendable("news that revision 1 does not know"));
-        }
         Message::TableNews(entry) => {
             let table = Some(put_table(builder, entry));
             let root = fb::TableNews::create(builder, &fb::TableNewsArgs { route, table });

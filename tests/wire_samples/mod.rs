@@ -284,7 +284,9 @@ pub fn server_message(rng: &mut Rng) -> ServerMessage {
         _ => {
             let mut response = response(rng);
             if let Ok(Answer::Got(siblings)) = &mut response {
+                // Clients are not told of either.
                 siblings.head.recent.clear();
+                siblings.head.life = 0;
             }
             ServerMessage::Response { response, ring_digest: rng.u64(..) }
         }
