@@ -16,7 +16,7 @@
 //!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
 //!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
 //!    [`protocol::rebuild`] (records that the medium damaged), [`protocol::health`] (who can be asked),
-//!    [`protocol::membership`] (gossip), [`protocol::tables`], and [`protocol::shard`], which routes between them.
+//!    [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is wrong), [`protocol::tables`], and [`protocol::shard`], which routes between them.
 //! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
 //! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
 //!    [`engine::disk::Disk`].

@@ -76,6 +76,13 @@ pub const KEYS_COUNTED_MAX: usize = 50_000;
 pub const KEYS_COUNTED_WITHIN: Duration = Duration::from_secs(1);
 /// How far a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted.
 pub const SKEW_MAX: Duration = Duration::from_millis(500);
+/// Clocks of other nodes that a node knows; how long such knowledge is preferred to older; and how long an answer may take
+/// that says the time.
+pub const CLOCKS_KEPT: usize = 64;
+pub const CLOCK_FRESH: Duration = Duration::from_secs(60);
+pub const CLOCK_ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+/// How long a node that has just started lets writes wait that need a sound clock, until another has said the time.
+pub const CLOCK_WAIT: Duration = Duration::from_secs(1);
 /// How far ahead a slice's ceiling of stamps is durably raised.
 pub const STAMP_LEAD: Duration = Duration::from_secs(10);
 /// Stamps of a generation that a shard keeps in memory; it keeps two.

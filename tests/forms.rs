@@ -45,7 +45,7 @@ fn head() -> Head {
         clock: clock([dot(0xa, 1, 7), dot(0xa, 65_535, 2), dot(0xb, 3, 1 << 40)]),
         entries: [first, second].into_iter().collect(),
         life: 0,
-        recent: [Superseded { dot: dot(0xa, 1, 6), write_id: WriteId(77) }].into_iter().collect(),
+        recent: [Superseded { dot: dot(0xa, 1, 6), write_id: WriteId(77), checksum: None }].into_iter().collect(),
     }
 }
 
@@ -74,7 +74,7 @@ fn wide_incarnations_have_forms_of_their_own() {
         let wide = dot(0xa, incarnation, 3);
         let mut in_clock = head();
         in_clock.clock.record(wide);
-        let recent = [Superseded { dot: wide, write_id: WriteId(1) }].into_iter().collect();
+        let recent = [Superseded { dot: wide, write_id: WriteId(1), checksum: None }].into_iter().collect();
         for head in [in_clock, Head { recent, ..head() }] {
             assert_eq!((head.encode()[0], Head::decode(&head.encode())), (2, Ok(head)));
         }

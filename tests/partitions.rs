@@ -27,6 +27,8 @@ mod clients;
 mod faults;
 #[path = "partitions/firewall.rs"]
 mod firewall;
+#[path = "partitions/past.rs"]
+mod past;
 #[path = "partitions/tables.rs"]
 mod tables;
 #[path = "partitions/verdict.rs"]
@@ -36,8 +38,10 @@ mod own_namespace;
 
 fn main() -> std::process::ExitCode {
     let tests = [
-        ("tables_made_apart_keep_what_both_sides_wrote", tables::made_apart as fn()),
-        ("nothing_is_lost_in_rounds_of_partition_and_death", faults::rounds as fn()),
+        ("what_waits_for_a_stopped_node_does_not_win", past::stopped as fn()),
+        ("a_wrong_clock_loses_nothing", past::clocks),
+        ("tables_made_apart_keep_what_both_sides_wrote", tables::made_apart),
+        ("nothing_is_lost_in_rounds_of_partition_and_death", faults::rounds),
     ];
     own_namespace::main("partitions", &["--net"], &tests)
 }

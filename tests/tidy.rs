@@ -33,6 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("protocol::rebuild", MACHINE),
+    ("protocol::clocks", MACHINE),
     ("protocol::tables", MACHINE),
     ("protocol::repair", MACHINE),
     ("protocol::shard", &["types", "limits", "protocol"]),

@@ -467,7 +467,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                 self.short = short;
                 self.take(Event::Space { short }, &mut effects);
             }
-            self.shard.borrow_mut().wall_time_is(self.world.wall_time());
+            self.shard.borrow_mut().wall_time_is(self.world.now(), self.world.wall_time());
             let mut failed = None;
             for event in events.drain(..) {
                 failed = failed.or(self.failure(&event));

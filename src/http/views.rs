@@ -220,8 +220,12 @@ figures! {
     hints_delivered_bytes: Counter,
     /// Hints dropped because the bound on their bytes was reached, or because they were damaged.
     hints_dropped: Counter,
-    /// Writes refused because their stamp was too far ahead of this node's clock.
+    /// Writes refused because their stamp was too far ahead of this node's clock, or behind it.
     stamps_refused: Counter,
+    /// Milliseconds by which this node's clock is off the others', beyond doubt; 0 while they take what it stamps.
+    clock_off_milliseconds: Greatest,
+    /// Writes of tables where the last one wins that were refused because of this node's clock.
+    clock_refusals: Counter,
     /// Ranges, of each absent replica, in which it lacks something because a hint was dropped.
     ranges_marked: Gauge,
     /// Times that such a range was gone through and its owner given what it lacked.

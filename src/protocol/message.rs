@@ -3,7 +3,7 @@
 //! `wire/` turns them into frames and back; nothing else knows flatbuffers. A deadline is a local [`Instant`] on both
 //! sides: the frame carries what is left of it.
 
-use super::versions::{Context, Head, Siblings};
+use super::versions::{Context, Dot, Head, Siblings};
 use crate::types::{
     Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
     WriteId,
@@ -89,11 +89,15 @@ pub struct Envelope {
 pub enum Message {
     /// Coordinate this for me. Only a shard that owns the key coordinates; it never forwards again within a node
     /// boundary more than once (`hops`).
+    ///
+    /// `stamp`: where the last write wins, that of the node that took the request from its client. The write is the same
+    /// event then, however often and late it is passed on.
     Forward {
         request: Request,
         hops: u8,
         /// What the sender goes by of the key's table.
         word: TableWord,
+        stamp: Option<Dot>,
     },
     Forwarded(Response),
 
@@ -157,6 +161,19 @@ pub enum Message {
         members: Vec<Member>,
         avoided: Vec<NodeId>,
         standing: NodeStanding,
+    },
+
+    /// What time is it with you? Asked with the own clock, and answered with that and the time of the wall clock.
+    Clock {
+        asked: Instant,
+        /// Nanoseconds since 1970. `None`: a question.
+        wall: Option<u64>,
+    },
+    /// From shard 0 to its siblings on the same node: what other nodes' clocks show more than the own monotonic one, in
+    /// nanoseconds, as far as most of them agree.
+    Reference {
+        earliest: i64,
+        latest: i64,
     },
 
     /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it wants to
@@ -224,6 +241,8 @@ pub enum Refusal {
     /// has forgotten that. With it goes the highest counter of that actor that the replica knows of the key, or
     /// [`DOT_OF_ANOTHER_WRITE`].
     KnownDot(u64) = 8,
+    /// The write's stamp is of long ago, or far behind that of what is stored: it has lost, and does not count as stored.
+    ClockBehind = 10,
 }
 /// The replica knows the dot itself as that of another write.
 pub const DOT_OF_ANOTHER_WRITE: u64 = u64::MAX;
@@ -239,6 +258,7 @@ impl Refusal {
             Refusal::Expired => 6,
             Refusal::ClockAhead => 7,
             Refusal::KnownDot(_) => 8,
+            Refusal::ClockBehind => 10,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, health, membership, tables) never
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, health, membership, clocks, tables) never
 //! import each other; the shard owns one of each and only routes.
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,8 @@ pub mod rebuild;
 pub mod health;
 
 pub mod membership;
+
+pub mod clocks;
 
 pub mod tables;
 

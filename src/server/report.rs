@@ -148,6 +148,8 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         hints_delivered_bytes: shard.hints_delivered_bytes,
         hints_dropped: shard.hints_dropped,
         stamps_refused: shard.stamps_refused,
+        clock_off_milliseconds: shard.clock_off_millis.unsigned_abs(),
+        clock_refusals: shard.clock_refusals,
         ranges_marked: shard.ranges_marked,
         ranges_swept: shard.ranges_swept,
         records_rebuilt: shard.records_rebuilt,

@@ -460,6 +460,8 @@ fn name(message: &Message) -> &'static str {
         Message::View { .. } => "view",
         Message::Tables(_) => "tables",
         Message::TableNews(_) => "table news",
+        Message::Clock { .. } => "clock",
+        Message::Reference { .. } => "reference",
     }
 }
 
@@ -470,7 +472,7 @@ fn describe(message: &Message) -> String {
             format!("replicate {purpose:?} {key:?} {:?}", siblings.head)
         }
         Message::Fetch { key, depth, .. } => format!("fetch {key:?} {depth:?}"),
-        Message::Forward { request, hops, .. } => format!("forward {:?} hops {hops}", request.key),
+        Message::Forward { request, hops, stamp, .. } => format!("forward {:?} hops {hops} {stamp:?}", request.key),
         Message::Replicated(result) => format!("replicated {result:?}"),
         other => name(other).to_string(),
     }

@@ -89,6 +89,11 @@ fn put_narrow(dot: &Dot) -> fb::Dot {
 fn take_dot(dot: &fb::Dot) -> Dot {
     Dot { actor: Actor::from_narrow(dot.actor()), counter: dot.counter() }
 }
+/// A stamp: the dot of an actor of incarnation 0.
+pub(super) fn take_stamp(dot: &fb::Dot) -> Result<Dot, WireError> {
+    let stamp = Dot { actor: Actor::from_narrow(dot.actor()), counter: dot.counter() };
+    if stamp.is_stamp() && stamp.counter > 0 { Ok(stamp) } else { Err(WireError::Field("stamp")) }
+}
 /// The context of a message; absent when no field holds one.
 fn take_context(
     clock: Option<Vector<'_, fb::Dot>>,
@@ -137,9 +142,11 @@ pub(super) fn put_head(builder: &mut Builder, head: &Head, revision: u16) -> Res
     if revision < 2 && !head.is_narrow() {
         return Err(WireError::Unsendable("a head that the other side is too old to read"));
     }
-    let bytes = head.encode();
-    let bytes = if revision < 2 { mark::take(&bytes).map_or(&bytes[..], |(_, bare)| bare) } else { &bytes };
-    Ok(builder.create_vector(bytes))
+    if revision >= 2 {
+        return Ok(builder.create_vector(&head.encode()));
+    }
+    let bytes = head.encode_without_checksums();
+    Ok(builder.create_vector(mark::take(&bytes).map_or(&bytes[..], |(_, bare)| bare)))
 }
 fn check_siblings(siblings: &Siblings) -> Result<(), WireError> {
     let fits = siblings.head.entries.len() == siblings.values.len()

@@ -67,9 +67,11 @@ pub enum Kind {
     Returned = 44,
     Remembered = 45,
     TableNews = 46,
+    Clock = 48,
+    Reference = 49,
 }
 impl Kind {
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 24] = [
         Kind::ClientHello,
         Kind::Request,
         Kind::RingRequest,
@@ -92,6 +94,8 @@ impl Kind {
         Kind::Returned,
         Kind::Remembered,
         Kind::TableNews,
+        Kind::Clock,
+        Kind::Reference,
     ];
     fn from_number(number: u16) -> Option<Kind> {
         Self::ALL.into_iter().find(|k| *k as u16 == number)

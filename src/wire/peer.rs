@@ -119,7 +119,8 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
     let revision = encoder.revision();
     let builder = encoder.start();
     match &envelope.message {
-        Message::Forward { request, hops, word } => {
+        Message::Forward { request, hops, word, stamp } => {
+            let stamp = stamp.and_then(|stamp| Some(fb::Dot::new(stamp.actor.narrow()?, stamp.counter)));
             let args = fb::ForwardArgs {
                 route,
                 request: Some(fields::put_request(builder, request, revision)?),
@@ -128,6 +129,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
                 table_node: word.node.0,
                 table_kept: word.kept,
                 table_dropped: word.dropped,
+                stamp: stamp.as_ref(),
             };
             let root = fb::Forward::create(builder, &args);
             let left = micros_left(request.deadline.min(envelope.deadline), now);
@@ -223,6 +225,15 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let args = fb::ViewArgs { route, members, avoided, cluster, settled, signs, strangers };
             let root = fb::View::create(builder, &args);
             encoder.finish(label(Kind::View), root, [].iter())
+        }
+        Message::Clock { asked, wall } => {
+            let root = fb::Clock::create(builder, &fb::ClockArgs { route, asked: asked.0, wall: *wall });
+            encoder.finish(label(Kind::Clock), root, [].iter())
+        }
+        Message::Reference { earliest, latest } => {
+            let args = fb::ReferenceArgs { route, earliest: *earliest, latest: *latest };
+            let root = fb::Reference::create(builder, &args);
+            encoder.finish(label(Kind::Reference), root, [].iter())
         }
         Message::TableNews(entry) => {
             let table = Some(put_table(builder, entry));
@@ -393,7 +404,9 @@ pub fn answer_unread(kind: Kind) -> Option<Message> {
         | Kind::Tables
         | Kind::TableNews
         | Kind::Returned
-        | Kind::Remembered => None,
+        | Kind::Remembered
+        | Kind::Clock
+        | Kind::Reference => None,
     }
 }
 
@@ -404,7 +417,8 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let table = frame.root::<fb::Forward>()?;
             let request = fields::take_request(frame, table.request(), deadline, trust)?;
             let word = take_word(table.table_version(), table.table_node(), table.table_dropped(), table.table_kept());
-            return Ok((table.route(), Message::Forward { request, hops: table.hops(), word }));
+            let stamp = table.stamp().map(fields::take_stamp).transpose()?;
+            return Ok((table.route(), Message::Forward { request, hops: table.hops(), word, stamp }));
         }
         Kind::Forwarded => {
             let table = frame.root::<fb::Forwarded>()?;
@@ -498,6 +512,14 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let table = frame.root::<fb::TableNews>()?;
             (table.route(), Message::TableNews(take_table(table.table())?))
         }
+        Kind::Clock => {
+            let table = frame.root::<fb::Clock>()?;
+            (table.route(), Message::Clock { asked: Instant(table.asked()), wall: table.wall() })
+        }
+        Kind::Reference => {
+            let table = frame.root::<fb::Reference>()?;
+            (table.route(), Message::Reference { earliest: table.earliest(), latest: table.latest() })
+        }
         Kind::Unknown => return Err(WireError::UnknownKind(frame.header().number)),
         Kind::ClientHello
         | Kind::Request
@@ -542,7 +564,7 @@ fn take_depth(number: u8) -> Result<Depth, WireError> {
 }
 fn take_refusal(number: u8, known: u64) -> Result<Refusal, WireError> {
     use Refusal::*;
-    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(known)];
+    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(known), ClockBehind];
     refusals.into_iter().find(|r| r.number() == number).ok_or(WireError::Field("refusal"))
 }
 fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {

@@ -66,6 +66,8 @@ pub struct Node {
     pub first: Vec<String>,
     /// Extra arguments of every start.
     pub extra: Vec<String>,
+    /// Extra variables of the process.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
     log: PathBuf,
 }
@@ -77,7 +79,15 @@ impl Node {
         first.extend(join.map(|seed| ["--join".to_string(), seed.to_string()]).into_iter().flatten());
         let extra = ["--shards", "1"].map(String::from).to_vec();
         let data = place.path.join(name);
-        Node { ip, data, first, extra, child: None, log: place.path.join(format!("{name}.log")) }
+        Node {
+            ip,
+            data,
+            first,
+            extra,
+            environment: Vec::new(),
+            child: None,
+            log: place.path.join(format!("{name}.log")),
+        }
     }
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.ip);
@@ -87,6 +97,7 @@ impl Node {
         if !self.data.join("node").exists() {
             command.args(&self.first);
         }
+        command.envs(self.environment.iter().cloned());
         command.stdout(log.try_clone().expect("the log twice")).stderr(log);
         self.child = Some(command.spawn().expect("the binary starts"));
     }

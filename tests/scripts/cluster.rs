@@ -406,7 +406,7 @@ impl Stage {
         let mut effects = Vec::new();
         let wall = self.now.0.wrapping_add_signed(self.skews.get(&letter).copied().unwrap_or(0));
         if let Some(shard) = self.nodes.get_mut(&letter).and_then(|n| n.shard.as_mut()) {
-            shard.wall_time_is(wall);
+            shard.wall_time_is(now, wall);
             shard.handle(now, event, &mut effects);
         }
         effects.into_iter().for_each(|effect| self.perform(letter, effect));
@@ -591,6 +591,8 @@ impl Stage {
             | Message::GossipNews { .. }
             | Message::Returned { .. }
             | Message::Remembered { .. }
+            | Message::Clock { .. }
+            | Message::Reference { .. }
             | Message::View { .. } => return None,
             Message::TableNews(news) => format!("refused: newer word of {}", news.name),
             Message::Tables(Words { news, wanted, .. }) => {

@@ -70,7 +70,8 @@ pub fn siblings(rng: &mut Rng) -> Siblings {
         siblings.values.push(value.bytes);
     }
     for _ in 0..rng.usize(0..4) {
-        siblings.head.recent.push(Superseded { dot: dot(rng), write_id: WriteId(rng.u64(..)) });
+        let checksum = rng.bool().then(|| rng.u32(..));
+        siblings.head.recent.push(Superseded { dot: dot(rng), write_id: WriteId(rng.u64(..)), checksum });
     }
     siblings
 }
@@ -120,7 +121,7 @@ pub fn response(rng: &mut Rng) -> Response {
 }
 pub const REFUSALS: &[Refusal] = {
     use Refusal::*;
-    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(0)]
+    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(0), ClockBehind]
 };
 fn refusal(rng: &mut Rng) -> Refusal {
     REFUSALS[rng.usize(0..REFUSALS.len())]
@@ -189,11 +190,15 @@ fn word(rng: &mut Rng) -> TableWord {
     TableWord { version: rng.u64(..), node: node(rng), dropped: rng.u64(..), kept: rng.u64(..) }
 }
 
-pub const PEER_KINDS: u8 = 14;
+fn stamp(rng: &mut Rng) -> Option<Dot> {
+    rng.bool().then(|| Dot::stamp(rng.u64(1..), node(rng)))
+}
+
+pub const PEER_KINDS: u8 = 16;
 /// A message of the `kind`-th kind.
 pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
     match kind {
-        0 => Message::Forward { request: request(rng, deadline), hops: rng.u8(..), word: word(rng) },
+        0 => Message::Forward { request: request(rng, deadline), hops: rng.u8(..), word: word(rng), stamp: stamp(rng) },
         1 => Message::Forwarded(response(rng)),
         2 => {
             let purposes = [Purpose::Write, Purpose::Hint { owner: node(rng) }, Purpose::Repair, Purpose::Replay];
@@ -232,6 +237,8 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
             certainty: [Certainty::Sure, Certainty::Unheard, Certainty::Lost][rng.usize(0..3)],
         }),
         10 => Message::TableNews(table(rng)),
+        13 => Message::Clock { asked: Instant(rng.u64(..)), wall: rng.bool().then(|| rng.u64(..)) },
+        14 => Message::Reference { earliest: rng.i64(..), latest: rng.i64(..) },
         11 => Message::Returned { cluster: cluster(rng), member: member(rng) },
         12 => Message::Remembered { cluster: cluster(rng), entry: rng.bool().then(|| digest_entry(rng)) },
         _ => Message::View {

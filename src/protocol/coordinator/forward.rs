@@ -6,13 +6,18 @@
 //! A delete without a context drops what its coordinator has, so the same message, late at a second one, would drop what
 //! others have written since the answer. It is not passed on as it is: a target is asked for the clock of what it has,
 //! and what travels is a delete with that context, the same however often it is carried out.
+//!
+//! Where the last write wins, a write travels with the stamp of the node that took it, so that it is the same event wherever
+//! and whenever it is carried out, and cannot win over what was written after it. A target may say that this stamp does
+//! not do: something later is stored there, and what its writer has seen may be that. If nobody else has been asked, the
+//! target is asked to stamp it itself, and from then on no other is asked before that one has said no.
 
 use super::{Act, exchange};
 use crate::{
     limits::FORWARD_LATE,
     protocol::{
         message::{Depth, Fetched, Message, Operation, Refusal, Request, Response},
-        versions::VersionVector,
+        versions::{Dot, VersionVector},
     },
     types::{Address, ErrorCode, Failure, Instant, NodeId, Outcome, TableWord},
 };
@@ -37,6 +42,8 @@ pub struct Route {
     pub word: TableWord,
     /// A delete is to have a context first.
     pub asks: bool,
+    /// For a write where the last one wins.
+    pub stamp: Option<Dot>,
 }
 
 pub(super) struct Forward {
@@ -45,6 +52,9 @@ pub(super) struct Forward {
     word: TableWord,
     /// While the targets are asked for what they have, and nothing is passed on yet: see [`Route::asks`].
     asks: bool,
+    stamp: Option<Dot>,
+    /// Whoever is asked stamps it: one at a time.
+    singly: bool,
     targets: SmallVec<[(Address, State); 4]>,
     result: Option<Response>,
 }
@@ -55,11 +65,11 @@ impl Forward {
         now: Instant,
         id: u64,
         request: Request,
-        Route { targets, hops, word, asks }: Route,
+        Route { targets, hops, word, asks, stamp }: Route,
         out: &mut Vec<Act>,
     ) -> Result<(Forward, Instant), Failure> {
         let targets = targets.into_iter().map(|a| (a, State::Untried)).collect();
-        let mut forward = Forward { request, hops, word, asks, targets, result: None };
+        let mut forward = Forward { request, hops, word, asks, stamp, singly: false, targets, result: None };
         match forward.try_next(now, id, out) {
             Some(alarm) => Ok((forward, alarm)),
             None => Err(Failure::new(
@@ -71,20 +81,33 @@ impl Forward {
     }
 
     fn try_next(&mut self, now: Instant, id: u64, out: &mut Vec<Act>) -> Option<Instant> {
+        if self.singly && self.may_be_done() {
+            return None;
+        }
         let index = self.targets.iter().position(|(_, s)| *s == State::Untried)?;
+        Some(self.try_this(now, id, index, out))
+    }
+    fn try_this(&mut self, now: Instant, id: u64, index: usize, out: &mut Vec<Act>) -> Instant {
         self.targets[index].1 = State::Waiting;
         let (to, deadline) = (self.targets[index].0, self.request.deadline);
         let message = match self.asks {
             true => Message::Fetch { key: self.request.key.clone(), depth: Depth::Head, word: self.word },
-            false => Message::Forward { request: self.request.clone(), hops: self.hops, word: self.word },
+            false => {
+                let (hops, word, stamp) = (self.hops, self.word, self.stamp);
+                Message::Forward { request: self.request.clone(), hops, word, stamp }
+            }
         };
         out.push(Act::Send { to, exchange: exchange(id, index), deadline, message });
-        Some(deadline.min(now + FORWARD_LATE))
+        deadline.min(now + FORWARD_LATE)
+    }
+    /// Whether somebody who was asked may have done it, or may do it still.
+    fn may_be_done(&self) -> bool {
+        self.targets.iter().any(|(_, s)| matches!(s, State::Waiting | State::Lost))
     }
 
     fn fail(&mut self, now: Instant, id: u64, failure: Failure, out: &mut Vec<Act>) -> Option<Instant> {
         let alarm = self.try_next(now, id, out);
-        if alarm.is_none() && self.targets.iter().all(|(_, s)| matches!(s, State::Lost | State::Refused)) {
+        if alarm.is_none() && !self.targets.iter().any(|(_, s)| *s == State::Waiting) {
             self.result = Some(Err(self.judge(failure)));
         }
         alarm
@@ -92,8 +115,7 @@ impl Forward {
 
     /// What one target did not do, another that was asked as well may have done.
     fn judge(&self, failure: Failure) -> Failure {
-        let asked = self.targets.iter().any(|(_, s)| matches!(s, State::Waiting | State::Lost));
-        let outcome = if asked && self.acts() { Outcome::Unknown } else { failure.outcome };
+        let outcome = if self.may_be_done() && self.acts() { Outcome::Unknown } else { failure.outcome };
         Failure { outcome, ..failure }
     }
     /// Whether what has been sent may change something.
@@ -175,6 +197,15 @@ impl Forward {
                 target.1 = State::Refused;
                 self.fail(now, id, failure, out)
             }
+            // Its clock, or what it holds, does not agree with the stamp. Nothing was done there.
+            Err(failure) if failure.code == ErrorCode::Clock && failure.outcome == Outcome::NotApplied => {
+                target.1 = State::Refused;
+                if !self.may_be_done() && self.stamp.take().is_some() {
+                    self.singly = true;
+                    return Some(self.try_this(now, id, index, out));
+                }
+                self.fail(now, id, failure, out)
+            }
             Err(failure) => {
                 if failure.outcome == Outcome::NotApplied {
                     target.1 = State::Refused;
@@ -235,6 +266,7 @@ fn refused(refusal: Refusal) -> Failure {
         Refusal::Overloaded => (ErrorCode::Overloaded, "the replicas of the key have too much to do; try again later"),
         Refusal::NotMine
         | Refusal::ClockAhead
+        | Refusal::ClockBehind
         | Refusal::DiskFull
         | Refusal::Expired
         | Refusal::Failed
@@ -261,7 +293,8 @@ mod tests {
         let operation = Operation::Delete { context: None, write_id: WriteId(1) };
         let (key, deadline) = (Key::new("k").expect("a key"), NOW + Duration::from_secs(5));
         let request = Request { key, operation, consistency: Consistency::default(), deadline };
-        let route = Route { targets: (1..=targets).map(at).collect(), hops: 1, word: TableWord::default(), asks: true };
+        let (word, targets) = (TableWord::default(), (1..=targets).map(at).collect());
+        let route = Route { targets, hops: 1, word, asks: true, stamp: None };
         Forward::begin(NOW, 7, request, route, out).expect("somebody to ask").0
     }
     /// Who is asked for a head, and who is passed a delete, with how many dots in its context.
@@ -299,6 +332,50 @@ mod tests {
         assert_eq!(sent(&mut out), [(3, Some(1)), (1, Some(1))], "the silent one last");
         assert!(forward.late(NOW, 7, &mut out).is_none());
     }
+    /// Which targets are passed the write, and by whose stamp.
+    fn stamped(out: &mut Vec<Act>) -> Vec<(u64, Option<u64>)> {
+        let sent = |act| match act {
+            Act::Send { to, message: Message::Forward { stamp, .. }, .. } => {
+                (to.node.0, stamp.map(|stamp: Dot| stamp.counter))
+            }
+            _ => panic!("something else is done"),
+        };
+        out.drain(..).map(sent).collect()
+    }
+    fn refusal(outcome: Outcome) -> Response {
+        Err(Failure::new(ErrorCode::Clock, outcome, "a later one is stored"))
+    }
+
+    #[test]
+    fn a_write_is_stamped_anew_only_where_nobody_else_can_have_it() {
+        let mut out = Vec::new();
+        let begin = |out: &mut Vec<Act>| {
+            let operation = Operation::Delete { context: None, write_id: WriteId(1) };
+            let (key, deadline) = (Key::new("k").expect("a key"), NOW + Duration::from_secs(5));
+            let request = Request { key, operation, consistency: Consistency::default(), deadline };
+            let stamp = Some(Dot::stamp(77, NodeId(9)));
+            let (word, targets) = (TableWord::default(), (1..=3).map(at).collect());
+            let route = Route { targets, hops: 1, word, asks: false, stamp };
+            Forward::begin(NOW, 7, request, route, out).expect("somebody to ask").0
+        };
+        let mut forward = begin(&mut out);
+        assert_eq!(stamped(&mut out), [(1, Some(77))]);
+        assert!(forward.forwarded(NOW, 7, 0, refusal(Outcome::NotApplied), &mut out).is_some());
+        assert_eq!(stamped(&mut out), [(1, None)], "the same one, by its own clock");
+        assert!(forward.late(NOW, 7, &mut out).is_none(), "no other while it may do it");
+        assert!(forward.forwarded(NOW, 7, 0, refusal(Outcome::NotApplied), &mut out).is_some());
+        assert_eq!(stamped(&mut out), [(2, None)]);
+        assert!(forward.unreachable(NOW, 7, NodeId(2), &mut out).is_none());
+        let failure = forward.answer().expect("an end").expect_err("it may have been done");
+        assert_eq!(failure.outcome, Outcome::Unknown);
+
+        let mut forward = begin(&mut out);
+        assert!(forward.late(NOW, 7, &mut out).is_some());
+        assert_eq!(stamped(&mut out), [(1, Some(77)), (2, Some(77))], "one event, wherever it is carried out");
+        assert!(forward.forwarded(NOW, 7, 0, refusal(Outcome::NotApplied), &mut out).is_some());
+        assert_eq!(stamped(&mut out), [(3, Some(77))], "the second may have it by its first stamp");
+    }
+
     #[test]
     fn who_does_not_say_what_it_has_is_not_waited_for() {
         let mut out = Vec::new();

@@ -58,6 +58,8 @@ pub enum Act {
     Write {
         operation: u64,
         request: Request,
+        /// The stamp that it came with.
+        stamp: Option<Dot>,
         owed: Nodes,
     },
     /// Merge into the own copy, unless its table has been dropped since; nobody waits.
@@ -192,8 +194,16 @@ impl Coordinator {
         self.alarms.first().map(|(at, _)| *at)
     }
 
-    /// Coordinates a request for a key of which this shard is a home replica.
-    pub fn begin(&mut self, now: Instant, asker: Asker, request: Request, plan: Plan, out: &mut Vec<Act>) {
+    /// Coordinates a request for a key of which this shard is a home replica. `stamp`: of a write that another node has
+    /// stamped.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        (request, stamp): (Request, Option<Dot>),
+        plan: Plan,
+        out: &mut Vec<Act>,
+    ) {
         if let Err(failure) = self.admit(now, &request, &plan) {
             self.counters.failures += 1;
             out.push(Act::Reply { asker, response: Err(failure) });
@@ -208,7 +218,7 @@ impl Coordinator {
         let id = self.next_id();
         let again = request.clone();
         let work = if request.operation.is_write() {
-            Work::Put(Box::new(put::Put::begin(id, self.me, request, plan, out)))
+            Work::Put(Box::new(put::Put::begin(id, self.me, (request, stamp), plan, out)))
         } else {
             Work::Get(Box::new(get::Get::begin(id, self.me, &key, deadline, plan, out)))
         };
@@ -592,7 +602,8 @@ mod tests {
             let deadline = Instant::ZERO + crate::limits::REQUEST_TIMEOUT;
             let request = Request { key, operation: Operation::Get, consistency: Consistency::default(), deadline };
             out.clear();
-            coordinator.begin(Instant::ZERO, Asker::Client(ClientToken(read as u64)), request, plan(), &mut out);
+            let asker = Asker::Client(ClientToken(read as u64));
+            coordinator.begin(Instant::ZERO, asker, (request, None), plan(), &mut out);
             let loads = out.iter().find_map(|act| match act {
                 Act::Load { operation, .. } => Some(*operation),
                 _ => None,

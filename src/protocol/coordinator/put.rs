@@ -56,10 +56,18 @@ pub(super) struct Put {
     fresh: Option<Dot>,
     /// The own copy refused, before anything left this shard.
     refused: Option<Failure>,
+    /// A replica holds what was stamped much later: whoever else stores this one, nobody will read it.
+    overtaken: bool,
 }
 
 impl Put {
-    pub fn begin(id: u64, me: Address, request: Request, plan: Plan, out: &mut Vec<Act>) -> Put {
+    pub fn begin(
+        id: u64,
+        me: Address,
+        (request, stamp): (Request, Option<Dot>),
+        plan: Plan,
+        out: &mut Vec<Act>,
+    ) -> Put {
         let mut spares = if plan.sloppy { plan.spares.clone() } else { SmallVec::new() };
         let mut targets = SmallVec::new();
         let mut owed = Nodes::new();
@@ -76,7 +84,7 @@ impl Put {
                 targets.push(Target { address: spares.remove(0), purpose, state: State::Waiting });
             }
         }
-        out.push(Act::Write { operation: id, request, owed });
+        out.push(Act::Write { operation: id, request, stamp, owed });
         Put {
             needed: plan.needed,
             word: plan.word,
@@ -87,6 +95,7 @@ impl Put {
             prepared: None,
             fresh: None,
             refused: None,
+            overtaken: false,
         }
     }
 
@@ -141,6 +150,11 @@ impl Put {
             (Ok(()), State::Waiting | State::Late) => {
                 target.state = State::Acked;
                 self.acks += 1;
+            }
+            // Nobody can stand in for one that knows better.
+            (Err(Refusal::ClockBehind), State::Waiting | State::Late) => {
+                target.state = State::Failed;
+                self.overtaken = true;
             }
             (Err(Refusal::KnownDot(known)), State::Waiting | State::Late) => {
                 target.state = State::Failed;
@@ -208,6 +222,11 @@ impl Put {
             return Some(Err(failure));
         }
         let (_, context) = self.prepared.as_ref()?;
+        if self.overtaken {
+            let detail = "a replica holds a value with a much later time: this write took long, or the clock of the node \
+                          that took it is behind";
+            return Some(Err(Failure::new(ErrorCode::Clock, Outcome::Unknown, detail)));
+        }
         // The own copy is always one of them: a later dot of this shard covers this one, so it must not be forgotten
         // here once it counts.
         if self.own == State::Acked && self.acks >= self.needed {

@@ -20,6 +20,7 @@ mod works;
 
 pub use lease::{LeaseRecord, Leases};
 pub use owed::Owed;
+pub use stamped::latest_seen;
 
 use crate::{
     protocol::{
@@ -43,18 +44,24 @@ pub enum Work {
         context: Option<Context>,
         value: Value,
         write_id: WriteId,
+        /// Where the last write wins: the stamp of the node that took the request, if that was another.
+        stamp: Option<Dot>,
         owed: Owed,
     },
     Delete {
         context: Option<Context>,
+        write_id: WriteId,
+        stamp: Option<Dot>,
         owed: Owed,
     },
     /// A state from another replica. `behind`: it was sent for this owner, and there is no room for a hint: the own copy
-    /// takes it, and the slice is marked. `fresh`: the entry whose dot the sender has minted for this very write.
+    /// takes it, and the slice is marked. `fresh`: the entry whose dot the sender has minted for this very write. `awaited`: a
+    /// client waits for it, and nobody has been told yet that it is stored.
     Merge {
         siblings: Siblings,
         behind: Option<NodeId>,
         fresh: Option<u16>,
+        awaited: bool,
     },
     /// What all other home replicas hold, if the own record is damaged.
     Rebuild {
@@ -137,6 +144,12 @@ pub enum Rejection {
     IncarnationsUsedUp,
     /// The key's clock would have more entries than a write may make.
     ClockLimit,
+    /// The write's stamp would have to be of a time to come, for what is stored or what its writer has seen is.
+    Clock,
+    /// The write id has been used for another write of the key.
+    WriteIdReused,
+    /// A value with a later stamp than the write came with is stored.
+    Overtaken,
 }
 
 /// What is stored under an engine key, as read.
@@ -418,6 +431,11 @@ impl<O: Clone> Replica<O> {
                 self.write_stamped(id, stored)
             }
             Work::Put { .. } | Work::Delete { .. } => self.write(id, stored),
+            Work::Merge { siblings, awaited: true, .. }
+                if task.conflict == Conflict::LastWriteWins && self.is_overtaken(siblings, stored.as_ref()) =>
+            {
+                Err(Rejection::Refused(Refusal::ClockBehind))
+            }
             Work::Merge { siblings, fresh, .. } => merge(siblings, *fresh, stored, task.conflict),
             Work::KeepHint { owner, parked } => {
                 let (owner, parked) = (*owner, parked.clone());

@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_acknowledged_at_the_bound_is_stored_with_its_mark() {
         let mut replica = replica();
-        let work = || Work::Merge { siblings: state(5), behind: Some(OWNER), fresh: None };
+        let work = || Work::Merge { siblings: state(5), behind: Some(OWNER), fresh: None, awaited: true };
         let (record, mark) = ((data_key(&subject().key), true), (keys::behind_key(OWNER), true));
         assert_eq!(run(&mut replica, work(), Ok(None)), [record, mark.clone()]);
         // Known already: the owner may lack it all the same.

@@ -13,11 +13,14 @@
 //! writes are compared with the records that they replace. A clock that was set back is no different: its stamps are at the
 //! floor, or follow the greatest one met.
 //!
-//! A stamp from another node that is more than [`SKEW_MAX`] ahead of the own clock is refused: it would drag all clocks
-//! along, and win over writes of hours to come.
+//! A write that is stamped more than [`SKEW_MAX`] ahead of the own clock is refused: it would drag all clocks along, and win
+//! over writes of hours to come. So is one that this shard would have to stamp so far ahead, because what is stored or
+//! what its writer has read is of such a time: all others would refuse it. What has been stored somewhere already (a hint
+//! that is delivered, a repair) is taken whatever its stamp: replicas must become equal. A node that is alone in its cluster
+//! goes by no other clock, and refuses nothing.
 
 use crate::{
-    limits::{SKEW_MAX, STAMP_LEAD, STAMPS_KEPT},
+    limits::{REQUEST_TIMEOUT_MAX, SKEW_MAX, STAMP_LEAD, STAMPS_KEPT},
     protocol::{ring::FixedMap, versions::Dot},
     types::{NodeId, SliceId, Token},
 };
@@ -25,8 +28,10 @@ use crate::{
 /// The floor of a slice of which nothing is known: everything in it is read before it is replaced.
 pub const UNKNOWN: u64 = u64::MAX;
 
+pub(super) const SKEW: u64 = SKEW_MAX.as_nanos() as u64;
+
 /// By time, then node.
-fn order(stamp: Dot) -> (u64, NodeId) {
+pub(super) fn order(stamp: Dot) -> (u64, NodeId) {
     (stamp.counter, stamp.actor.node())
 }
 
@@ -49,6 +54,8 @@ pub struct Stamps {
     node: NodeId,
     /// Nanoseconds since 1970 by the wall clock.
     wall: u64,
+    /// There is no other node.
+    alone: bool,
     /// The greatest stamp made or met.
     last: u64,
     slices: FixedMap<SliceId, Slice>,
@@ -71,6 +78,7 @@ impl Stamps {
         Stamps {
             node,
             wall: 0,
+            alone: false,
             last: 0,
             slices: floors.into_iter().map(slice).collect(),
             young: FixedMap::default(),
@@ -84,31 +92,43 @@ impl Stamps {
     pub fn keep(&mut self, kept_max: usize) {
         self.kept_max = kept_max.max(1);
     }
-    /// The wall clock shows this, in nanoseconds since 1970; it may jump.
-    pub fn time_is(&mut self, wall: u64) {
-        self.wall = wall;
+    /// The wall clock shows this, in nanoseconds since 1970, as far as others agree; it may jump.
+    pub fn time_is(&mut self, wall: u64, alone: bool) {
+        (self.wall, self.alone) = (wall, alone);
+    }
+    /// The latest time that others take.
+    fn bound(&self) -> u64 {
+        if self.alone { u64::MAX } else { self.wall.saturating_add(SKEW) }
     }
 
-    /// A stamp greater than all that this shard has met, and than `after`.
-    pub fn mint(&mut self, after: Option<Dot>) -> Dot {
-        self.last = self.wall.max(self.last.saturating_add(1));
-        match after {
-            Some(after) if after.counter >= self.last => {
-                let next = Dot::stamp(after.counter.saturating_add(1), self.node);
-                // One from the far future, of a clock that was wrong, must not drag all others along.
-                self.meet(next);
-                next
-            }
-            _ => Dot::stamp(self.last, self.node),
+    /// A stamp greater than `after`, and than all that this shard has met. `None`: others would refuse it.
+    pub fn mint(&mut self, after: u64) -> Option<Dot> {
+        let bound = self.bound();
+        if self.last > bound {
+            // Of a clock that has been set back since. Whatever is stored of that time is asked itself.
+            self.last = self.wall;
         }
+        let time = self.wall.max(self.last.saturating_add(1)).max(after.saturating_add(1));
+        if time > bound {
+            return None;
+        }
+        // One from the far future, of a clock that was wrong, does not drag others along.
+        if time <= self.wall.saturating_add(SKEW) || time == self.last.saturating_add(1) {
+            self.last = time;
+        }
+        Some(Dot::stamp(time, self.node))
     }
     /// A stamp from elsewhere is taken note of; `false`: it is too far ahead.
     pub fn meet(&mut self, stamp: Dot) -> bool {
-        let sound = stamp.counter <= self.wall.saturating_add(SKEW_MAX.as_nanos() as u64);
+        let sound = stamp.counter <= self.bound();
         if sound {
             self.last = self.last.max(stamp.counter);
         }
         sound
+    }
+    /// Whether a request that was stamped so would have ended long ago: its clock is behind.
+    pub fn is_stale(&self, stamp: Dot) -> bool {
+        !self.alone && stamp.counter.saturating_add(REQUEST_TIMEOUT_MAX.as_nanos() as u64 + SKEW) < self.wall
     }
 
     /// Whether nothing that is stored of the key can be newer, so that it need not be read.
@@ -163,25 +183,40 @@ mod tests {
 
     fn stamps(wall: u64) -> Stamps {
         let mut stamps = Stamps::new(A, vec![]);
-        stamps.time_is(wall);
+        stamps.time_is(wall, false);
         stamps
     }
 
     #[test]
     fn stamps_grow_whatever_the_clock_does() {
         let mut stamps = stamps(100 * SECOND);
-        let mut last = stamps.mint(None);
+        stamps.alone = true;
+        let mut last = stamps.mint(0).expect("a sound clock");
         for wall in [100 * SECOND, 7 * SECOND, 101 * SECOND, 0, 200 * SECOND] {
-            stamps.time_is(wall);
-            let next = stamps.mint(None);
+            stamps.time_is(wall, true);
+            let next = stamps.mint(0).expect("a sound clock");
             assert!(next.counter > last.counter, "{wall}");
             last = next;
         }
         assert_eq!(last.counter, 200 * SECOND);
         assert!(stamps.meet(Dot::stamp(last.counter + 400_000_000, B)));
-        assert_eq!(stamps.mint(None).counter, last.counter + 400_000_001);
-        assert_eq!(stamps.mint(Some(Dot::stamp(300 * SECOND, B))).counter, 300 * SECOND + 1);
-        assert!(stamps.mint(None).counter < 201 * SECOND);
+        assert_eq!(stamps.mint(0).expect("a sound clock").counter, last.counter + 400_000_001);
+        assert_eq!(stamps.mint(300 * SECOND).expect("alone").counter, 300 * SECOND + 1);
+        assert!(stamps.mint(0).expect("a sound clock").counter < 201 * SECOND);
+    }
+
+    #[test]
+    fn what_all_others_would_refuse_is_not_made() {
+        let mut stamps = stamps(100 * SECOND);
+        assert!(stamps.mint(100 * SECOND + SKEW).is_none(), "what is stored is of a time to come");
+        assert_eq!(stamps.mint(100 * SECOND + SKEW - 1).expect("just so").counter, 100 * SECOND + SKEW);
+        // The clock was an hour ahead, and is mended.
+        stamps.time_is(3_700 * SECOND, false);
+        assert_eq!(stamps.mint(0).expect("by its own clock").counter, 3_700 * SECOND);
+        stamps.time_is(101 * SECOND, false);
+        assert_eq!(stamps.mint(0).expect("mended").counter, 101 * SECOND);
+        assert!(stamps.mint(3_700 * SECOND).is_none());
+        assert!(stamps.is_stale(Dot::stamp(40 * SECOND, B)) && !stamps.is_stale(Dot::stamp(41 * SECOND, B)));
     }
 
     #[test]
@@ -189,7 +224,7 @@ mod tests {
         let mut stamps = stamps(100 * SECOND);
         let bound = 100 * SECOND + SKEW_MAX.as_nanos() as u64;
         assert!(!stamps.meet(Dot::stamp(bound + 1, B)) && !stamps.meet(Dot::stamp(u64::MAX, B)));
-        assert_eq!(stamps.mint(None).counter, 100 * SECOND);
+        assert_eq!(stamps.mint(0).expect("a sound clock").counter, 100 * SECOND);
         assert!(stamps.meet(Dot::stamp(bound, B)));
     }
 
@@ -200,11 +235,11 @@ mod tests {
         let (mut stamps, mut stored) = (stamps(SECOND), std::collections::BTreeMap::<u64, Dot>::new());
         let (mut blind, mut compared) = (0, 0);
         for step in 0..6 * STAMPS_KEPT as u64 {
-            stamps.time_is(SECOND + step * 1_000);
+            stamps.time_is(SECOND + step * 1_000, false);
             let token = rng.u64(0..20_000);
             let late = if rng.u8(0..20) == 0 { rng.u64(0..400_000_000) } else { rng.u64(0..200_000) };
             let time = (SECOND + step * 1_000).saturating_sub(late);
-            let stamp = if rng.bool() { Dot::stamp(time, B) } else { stamps.mint(None) };
+            let stamp = if rng.bool() { Dot::stamp(time, B) } else { stamps.mint(0).expect("a sound clock") };
             assert!(stamps.meet(stamp));
             let newer = stored.get(&token).is_none_or(|s| order(*s) < order(stamp));
             if stamps.is_newest(SLICE, Token(token), stamp) {
@@ -240,33 +275,33 @@ mod tests {
         assert_eq!(before.raise(SLICE, third), None);
         before.stored(SLICE, Token(1), third, None);
         let mut after = Stamps::new(A, vec![(SLICE, second)]);
-        after.time_is(first - 2);
+        after.time_is(first - 2, false);
         assert!(!after.is_newest(SLICE, Token(1), Dot::stamp(first - 2, A)), "{third:?} is stored");
     }
 
     #[test]
     fn after_a_crash_nothing_is_taken_for_new_that_might_not_be() {
         let mut before = stamps(100 * SECOND);
-        let stamp = before.mint(None);
+        let stamp = before.mint(0).expect("a sound clock");
         let known = before.raise(SLICE, stamp).expect("the first one");
         before.stored(SLICE, Token(1), stamp, Some(known));
         assert_eq!(before.raise(SLICE, Dot::stamp(known, B)), None);
         assert_eq!(before.clean(), [(SLICE, stamp.counter)]);
         let mut after = Stamps::new(A, vec![(SLICE, known)]);
         // The clock was set back meanwhile.
-        after.time_is(50 * SECOND);
-        let early = after.mint(None);
+        after.time_is(50 * SECOND, false);
+        let early = after.mint(0).expect("a sound clock");
         assert!(!after.is_newest(SLICE, Token(1), early) && after.is_newest(SliceId(4), Token(1), early));
         let mut lost = Stamps::new(A, vec![(SLICE, UNKNOWN)]);
-        lost.time_is(100 * SECOND);
-        let stamp = lost.mint(None);
+        lost.time_is(100 * SECOND, false);
+        let stamp = lost.mint(0).expect("a sound clock");
         assert!(!lost.is_newest(SLICE, Token(1), stamp));
         let ceiling = lost.raise(SLICE, stamp);
         assert!(ceiling.is_some_and(|c| c > stamp.counter));
         lost.stored(SLICE, Token(1), stamp, ceiling);
         assert_eq!(lost.clean(), [(SLICE, ceiling.unwrap_or(0))]);
-        after.time_is(known + 1);
-        let late = after.mint(None);
+        after.time_is(known + 1, false);
+        let late = after.mint(0).expect("a sound clock");
         assert!(after.is_newest(SLICE, Token(1), late));
     }
 }

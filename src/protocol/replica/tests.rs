@@ -31,7 +31,7 @@ fn begin(replica: &mut Replica<u8>, work: Work) -> u64 {
 }
 fn put() -> Work {
     let value = Value::new(Media::Json, "1");
-    Work::Put { context: None, value, write_id: WriteId(5), owed: Owed::default() }
+    Work::Put { context: None, value, write_id: WriteId(5), stamp: None, owed: Owed::default() }
 }
 fn written(node: u64) -> Siblings {
     let value = Value::new(Media::Json, node.to_string());
@@ -110,10 +110,10 @@ fn a_sound_head_is_kept_and_a_value_that_nobody_has_is_not_called_absent() {
 
 fn put_upon(context: Context) -> Work {
     let value = Value::new(Media::Json, "1");
-    Work::Put { context: Some(context), value, write_id: WriteId(5), owed: Owed::default() }
+    Work::Put { context: Some(context), value, write_id: WriteId(5), stamp: None, owed: Owed::default() }
 }
 fn delete_upon(context: Context) -> Work {
-    Work::Delete { context: Some(context), owed: Owed::default() }
+    Work::Delete { context: Some(context), write_id: WriteId(6), stamp: None, owed: Owed::default() }
 }
 /// What becomes of a client's write upon this stored head (a tombstone).
 fn outcome(replica: &mut Replica<u8>, work: Work, stored: &Head) -> Result<Head, Rejection> {

@@ -42,6 +42,14 @@ impl<O: Clone> Replica<O> {
         let (head, values) = parse(stored)?;
         let values_read = !values.is_empty() || head.entries.is_empty();
         match &task.work {
+            Work::Put { context, value, write_id, .. }
+                if head.is_other_write(*write_id, Some(value), context.as_ref()) =>
+            {
+                Err(Rejection::WriteIdReused)
+            }
+            Work::Delete { context, write_id, .. } if head.is_other_write(*write_id, None, context.as_ref()) => {
+                Err(Rejection::WriteIdReused)
+            }
             Work::Put { context, write_id, .. } if head.knows_write(*write_id) => {
                 if !values_read {
                     return Ok(Next::ReadValues);

@@ -4,6 +4,7 @@
 //! and of exchanges carry the machine they belong to in their lowest bits, so an answer finds its way back without a
 //! table.
 
+mod clock;
 mod event;
 mod rebuild;
 mod requests;
@@ -12,6 +13,7 @@ mod tables;
 pub use event::{Effect, Event};
 
 use super::{
+    clocks::{Clocks, Reference},
     coordinator::{self, Asker, Coordinator},
     health::{Health, Standing},
     hints::{self, Hints},
@@ -30,6 +32,7 @@ use crate::{
         ShardId, SliceId, Stranger, TableEntry, TableSettings,
     },
 };
+use requests::Passage;
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 use tables::{Gate, TableState};
 
@@ -144,8 +147,13 @@ pub struct ShardStats {
     /// Stores of keys whose clock is near its bound.
     pub clocks_long: u64,
     pub expired_messages: u64,
-    /// Writes refused because their stamp was too far ahead of this node's clock.
+    /// Writes refused because their stamp was too far ahead of this node's clock, or behind it.
     pub stamps_refused: u64,
+    /// By how many milliseconds the node's clock is ahead of the others' (behind: negative) beyond doubt; 0 as long as it is
+    /// not further off than they take.
+    pub clock_off_millis: i64,
+    /// Writes refused here, where the last one wins, because of this node's clock.
+    pub clock_refusals: u64,
     /// Times that a peer was lost because it let requests wait, and that one that came back was not trusted at once.
     pub silences: u64,
     pub dampings: u64,
@@ -210,6 +218,7 @@ pub struct Shard {
     delivering: FixedMap<u64, Delivering>,
     /// On shard 0 only.
     membership: Option<Membership>,
+    clock: clock::ClockState,
     /// When it was last told anything.
     last: Instant,
     fetches: FixedMap<u64, Fetch>,
@@ -314,6 +323,7 @@ impl Shard {
             settings,
             rebuild: Rebuild::new(first),
             membership,
+            clock: clock::ClockState::new(now),
             last: now,
             fetches: FixedMap::default(),
             gathers: FixedMap::default(),
@@ -392,6 +402,8 @@ impl Shard {
             clocks_long: self.replica.clocks_long,
             expired_messages: self.expired_messages,
             stamps_refused: self.replica.stamps.refused,
+            clock_off_millis: self.clock.off.map_or(0, |off| off / 1_000_000),
+            clock_refusals: self.clock.refusals,
             silences: self.health.silences,
             dampings: self.health.dampings,
         }
@@ -411,18 +423,13 @@ impl Shard {
         let held = self.tables.next_deadline();
         let rebuild = self.rebuild.next_deadline();
         let own = [self.coordinator.next_deadline(), self.hints.next_deadline(), rebuild];
-        own.into_iter().chain([membership, held]).flatten().min()
+        own.into_iter().chain([membership, held, self.clock.next_deadline()]).flatten().min()
     }
     fn standing(&self, now: Instant, node: NodeId) -> Standing {
         if node == self.me.node { Standing::Usable } else { self.health.standing(now, node) }
     }
     fn healthy(&self, now: Instant, node: NodeId) -> bool {
         self.standing(now, node) == Standing::Usable
-    }
-
-    /// The wall clock shows so many nanoseconds since 1970; it may jump, and need not agree with anything.
-    pub fn wall_time_is(&mut self, wall: u64) {
-        self.replica.stamps.time_is(wall);
     }
 
     // ---- events ------------------------------------------------------------------------------------------------
@@ -437,7 +444,9 @@ impl Shard {
             membership.moment(now);
         }
         match event {
-            Event::Request { client, request } => self.request(now, Asker::Client(client), request, 0, out),
+            Event::Request { client, request } => {
+                self.request(now, Asker::Client(client), request, Passage::default(), out)
+            }
             Event::TableChange { client, change } => self.change_table(client, change, now, out),
             Event::Message(envelope) => self.message(now, envelope, out),
             Event::PeerReachable(node) => self.connection(now, node, true, out),
@@ -472,6 +481,7 @@ impl Shard {
         self.run_acts(now, acts, out);
         self.tick_hints(now, out);
         self.expire_held(now, out);
+        self.stop_waiting_for_the_time(now, out);
         self.ask_for_tables(now, out);
         self.rebuild.expire(now);
         if let Some(membership) = &mut self.membership
@@ -513,15 +523,15 @@ impl Shard {
             self.health.heard(now, from.node);
         }
         match message {
-            Message::Forward { request, hops, word } => {
+            Message::Forward { request, hops, word, stamp } => {
                 let unheard = word.is_said() && word.adds_to(&self.tables.registry.word(request.key.as_bytes()));
                 if unheard && self.ready() {
-                    let message = Message::Forward { request, hops, word };
+                    let message = Message::Forward { request, hops, word, stamp };
                     let waiting = Envelope { from, to: self.me, exchange, deadline, message };
                     return self.wait_for_word(now, waiting, out);
                 }
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
-                self.request(now, Asker::Shard { address: from, exchange }, request, hops, out);
+                self.request(now, Asker::Shard { address: from, exchange }, request, Passage { hops, stamp }, out);
             }
             Message::Replicate { key, siblings, purpose, word, fresh } => {
                 let refused = match self.gate_state(&key, word, &siblings.head) {
@@ -574,6 +584,11 @@ impl Shard {
                 m.remembered_arrived(now, from.node, cluster, entry, acts);
             }),
             Message::Tables(words) => self.tables_told(now, from, words, out),
+            Message::Clock { asked, wall } => self.clock_told(now, (from, exchange), (asked, wall), out),
+            Message::Reference { earliest, latest } if from.node == self.me.node => {
+                self.set_reference(now, Reference { earliest, latest }, out);
+            }
+            Message::Reference { .. } => {}
             Message::View { members, avoided, standing } => {
                 if from.node != self.me.node {
                     return;
@@ -597,6 +612,7 @@ impl Shard {
     }
 
     fn answered(&mut self, now: Instant, exchange: u64, message: Message, out: &mut Vec<Effect>) {
+        self.meet_stamps(&message);
         let number = exchange >> exchange_tag::BITS;
         match (exchange & ((1 << exchange_tag::BITS) - 1), message) {
             (exchange_tag::COORDINATOR, message) => {
@@ -692,6 +708,7 @@ impl Shard {
                     let to = Address { node: to, shard: ShardId(0) };
                     if matches!(message, Message::GossipDigest { .. }) {
                         self.greet(now, to, out);
+                        self.ask_the_time(now, to, out);
                     }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
                     out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));

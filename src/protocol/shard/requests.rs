@@ -15,7 +15,7 @@ use crate::{
             Change, Owed, Rejection, Subject, Work,
             keys::{HintForm, HintHead, HintKind, behind_key, data_key, hint_key, user_key},
         },
-        versions::{Siblings, Values},
+        versions::{Dot, Siblings, Values},
     },
     types::{
         Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId,
@@ -23,6 +23,15 @@ use crate::{
     },
 };
 use bytes::Bytes;
+
+/// How a request came here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Passage {
+    /// Shards that have passed it on.
+    pub hops: u8,
+    /// Where the last write wins: the stamp of the node that took it from its client, if that is known.
+    pub stamp: Option<Dot>,
+}
 
 impl Shard {
     // ---- requests ----------------------------------------------------------------------------------------------
@@ -32,11 +41,12 @@ impl Shard {
         now: Instant,
         asker: Asker,
         mut request: Request,
-        hops: u8,
+        passage: Passage,
         out: &mut Vec<Effect>,
     ) {
         request.deadline = request.deadline.min(now + limits::REQUEST_TIMEOUT_MAX);
-        if let Err(failure) = self.check(&request) {
+        let hops = passage.hops;
+        if let Err(failure) = self.check(&request, hops) {
             return self.reply(asker, Err(failure), out);
         }
         if let Operation::Put { write_id, .. } | Operation::Delete { write_id, .. } = &mut request.operation
@@ -46,10 +56,19 @@ impl Shard {
             *write_id = WriteId(self.random.u64(1..));
         }
         if self.is_dropping(&request.key) {
-            return self.wait_for_table(asker, request, hops, out);
+            return self.wait_for_table(asker, request, passage, out);
         }
         let token = request.key.token();
         let table = self.tables.registry.of(request.key.as_bytes());
+        let stamped = table.conflict == Conflict::LastWriteWins && request.operation.is_write();
+        if stamped && passage.stamp.is_none() {
+            if self.awaits_the_time(now) {
+                return self.wait_for_table(asker, request, passage, out);
+            }
+            if let Some(failure) = self.wrong_clock() {
+                return self.reply(asker, Err(failure), out);
+            }
+        }
         let homes = self.ring.walk(token, usize::from(table.n));
         let mine = self.placement.shard_of(self.placement.slice_of(token)) == self.me.shard;
         let mut acts = Vec::new();
@@ -71,7 +90,7 @@ impl Shard {
         }
         if mine && (homes.contains(&self.me.node) || stands_in) {
             match self.plan(now, &request, token, stands_in, table) {
-                Ok(plan) => self.coordinator.begin(now, asker, request, plan, &mut acts),
+                Ok(plan) => self.coordinator.begin(now, asker, (request, passage.stamp), plan, &mut acts),
                 Err(failure) => return self.reply(asker, Err(failure), out),
             }
         } else if hops > 1 {
@@ -83,7 +102,15 @@ impl Shard {
             let asks = matches!(request.operation, Operation::Delete { context: None, .. })
                 && table.conflict == Conflict::Siblings;
             let word = self.word(&request.key);
-            let route = Route { targets: targets.into(), hops: hops + 1, word, asks };
+            // The first node stamps it, so that it is the same event wherever it is carried out.
+            let stamp = match passage.stamp {
+                None if stamped && hops == 0 => match self.first_stamp(&request) {
+                    Ok(stamp) => Some(stamp),
+                    Err(failure) => return self.reply(asker, Err(failure), out),
+                },
+                stamp => stamp,
+            };
+            let route = Route { targets: targets.into(), hops: hops + 1, word, asks, stamp };
             self.coordinator.forward(now, asker, request, route, &mut acts);
         }
         self.run_acts(now, acts, out);
@@ -108,7 +135,7 @@ impl Shard {
         all.into_iter().skip(homes).filter(|node| self.healthy(now, *node)).collect()
     }
 
-    fn check(&self, request: &Request) -> Result<(), Failure> {
+    fn check(&self, request: &Request, hops: u8) -> Result<(), Failure> {
         if !self.ready() {
             let detail = match self.joined() {
                 true => "the node asks the others which tables there are",
@@ -117,7 +144,8 @@ impl Shard {
             return Err(Failure::new(ErrorCode::NotReady, Outcome::NotApplied, detail));
         }
         let bytes = request.operation.bytes();
-        if bytes > self.settings.value_bytes_max {
+        // By the bound of the node that the client asks: what one may write does not depend on who else is a replica.
+        if hops == 0 && bytes > self.settings.value_bytes_max {
             let detail = format!("the value has {bytes} bytes, at most {} are stored", self.settings.value_bytes_max);
             return Err(Failure::new(ErrorCode::TooLarge, Outcome::NotApplied, detail));
         }
@@ -183,7 +211,7 @@ impl Shard {
                     let exchange = exchange << exchange_tag::BITS | exchange_tag::COORDINATOR;
                     out.push(Effect::Send(Envelope { from: self.me, to, exchange, deadline, message }));
                 }
-                Act::Write { operation, request, owed } => {
+                Act::Write { operation, request, stamp, owed } => {
                     let (key, deadline) = (request.key.clone(), request.deadline);
                     let owed = if self.hints.is_full() {
                         self.hints.dropped += owed.len() as u64;
@@ -192,8 +220,10 @@ impl Shard {
                         Owed { markers: owed, ..Owed::default() }
                     };
                     let work = match request.operation {
-                        Operation::Put { context, value, write_id } => Work::Put { context, value, write_id, owed },
-                        Operation::Delete { context, .. } => Work::Delete { context, owed },
+                        Operation::Put { context, value, write_id } => {
+                            Work::Put { context, value, write_id, stamp, owed }
+                        }
+                        Operation::Delete { context, write_id } => Work::Delete { context, write_id, stamp, owed },
                         Operation::Get => continue,
                     };
                     self.apply(now, Origin::Operation(operation), key, work, deadline, out);
@@ -203,7 +233,7 @@ impl Shard {
                         continue;
                     }
                     let deadline = now + limits::BACKGROUND_TIMEOUT;
-                    let work = Work::Merge { siblings, behind: None, fresh: None };
+                    let work = Work::Merge { siblings, behind: None, fresh: None, awaited: false };
                     self.apply(now, Origin::Nobody, key, work, deadline, out);
                 }
                 Act::Owe { key, owner } => self.keep_hint(now, Origin::Nobody, key, owner, None, out),
@@ -265,7 +295,7 @@ impl Shard {
             let deadline = now + limits::BACKGROUND_TIMEOUT;
             let work = match parked {
                 // It counts toward somebody's W, so it is kept all the same.
-                Some(siblings) => Work::Merge { siblings, behind: Some(owner), fresh: None },
+                Some(siblings) => Work::Merge { siblings, behind: Some(owner), fresh: None, awaited: true },
                 None => Work::MarkBehind { owner },
             };
             return self.apply(now, origin, key, work, deadline, out);
@@ -337,7 +367,10 @@ impl Shard {
                     | Rejection::ForeignContext
                     | Rejection::UnknownNode(_)
                     | Rejection::IncarnationsUsedUp
-                    | Rejection::ClockLimit => Refusal::Failed,
+                    | Rejection::ClockLimit
+                    | Rejection::Clock
+                    | Rejection::WriteIdReused
+                    | Rejection::Overtaken => Refusal::Failed,
                 };
                 let message = Message::Replicated(result.map_err(refusal));
                 out.push(Effect::Send(Envelope { from: self.me, to, exchange, deadline, message }));
@@ -460,7 +493,8 @@ impl Shard {
                 self.keep_hint(now, origin, key, owner, Some(siblings), out);
             }
             Purpose::Write | Purpose::Repair | Purpose::Replay | Purpose::Hint { .. } => {
-                self.apply(now, origin, key, Work::Merge { siblings, behind: None, fresh }, deadline, out);
+                let awaited = matches!(purpose, Purpose::Write | Purpose::Hint { .. });
+                self.apply(now, origin, key, Work::Merge { siblings, behind: None, fresh, awaited }, deadline, out);
             }
         }
     }
@@ -617,6 +651,22 @@ fn failure(rejection: Rejection) -> Failure {
             Outcome::NotApplied,
             "the key has been written by too many nodes and lives of nodes: its clock is at its bound",
         ),
+        Rejection::WriteIdReused => (
+            ErrorCode::WriteIdReused,
+            Outcome::NotApplied,
+            "the write id has been used for another write of this key; send this one with an id of its own",
+        ),
+        Rejection::Clock => (
+            ErrorCode::Clock,
+            Outcome::NotApplied,
+            "what is stored of the key, or what its writer has seen, is of a time that this node's clock has not reached: one \
+             clock of the cluster is or was wrong; the key can be written again when that time has come",
+        ),
+        Rejection::Overtaken => (
+            ErrorCode::Clock,
+            Outcome::NotApplied,
+            "a value with a later time than that of the write is stored already",
+        ),
         Rejection::Refused(refusal) => match refusal {
             Refusal::Overloaded => {
                 (ErrorCode::Overloaded, Outcome::NotApplied, "too many writes wait for this key; try again later")
@@ -625,7 +675,16 @@ fn failure(rejection: Rejection) -> Failure {
             Refusal::Damaged => {
                 (ErrorCode::Damaged, Outcome::NotApplied, "the stored record is damaged; nothing was stored")
             }
-            Refusal::ClockAhead => (ErrorCode::Internal, Outcome::NotApplied, "the write's stamp is in the future"),
+            Refusal::ClockAhead => (
+                ErrorCode::Clock,
+                Outcome::NotApplied,
+                "the clock of the node that took the write is ahead of this one's",
+            ),
+            Refusal::ClockBehind => (
+                ErrorCode::Clock,
+                Outcome::NotApplied,
+                "the clock of the node that took the write is far behind this one's",
+            ),
             Refusal::Expired => (ErrorCode::Deadline, Outcome::NotApplied, "the deadline passed in the queue"),
             Refusal::KnownDot(_) => (ErrorCode::Internal, Outcome::Unknown, "the own copy knows the write's dot"),
             Refusal::NotMine => (ErrorCode::NotReady, Outcome::NotApplied, "this shard does not serve the key"),

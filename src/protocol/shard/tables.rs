@@ -1,6 +1,6 @@
 //! Tables, routed: changes of the registry to disk and to the other shards, drops to the engine, and who must wait for one.
 
-use super::{Asker, Delivering, Effect, Envelope, Instant, Message, Refusal, Shard, exchange_tag, io_tag};
+use super::{Asker, Delivering, Effect, Envelope, Instant, Message, Passage, Refusal, Shard, exchange_tag, io_tag};
 use crate::{
     limits::{self, HELD_MAX, TABLES_ASKED_EVERY, TABLES_ASKED_NODES},
     protocol::{
@@ -29,7 +29,7 @@ enum Stage {
 
 /// What waits for a drop, or for the news of one.
 pub(super) enum Held {
-    Request { asker: Asker, request: Request, hops: u8 },
+    Request { asker: Asker, request: Request, passage: Passage },
     Message(Envelope),
 }
 impl Held {
@@ -214,7 +214,7 @@ impl Shard {
         if request.operation.is_write() && asker != Asker::Nobody {
             self.tables.begun.insert(asker);
         }
-        self.request(now, asker, request, 0, out);
+        self.request(now, asker, request, Passage::default(), out);
     }
     /// What is said of a request that was begun more than once.
     pub(super) fn judge_begun(&mut self, asker: Asker, failure: Failure) -> Failure {
@@ -449,9 +449,9 @@ impl Shard {
     }
 
     /// A request for a key whose table is being dropped.
-    pub(super) fn wait_for_table(&mut self, asker: Asker, request: Request, hops: u8, out: &mut Vec<Effect>) {
-        if !self.hold(Held::Request { asker, request, hops }) {
-            let detail = "the key's table is being dropped";
+    pub(super) fn wait_for_table(&mut self, asker: Asker, request: Request, passage: Passage, out: &mut Vec<Effect>) {
+        if !self.hold(Held::Request { asker, request, passage }) {
+            let detail = "the key's table is being dropped, or the time asked for";
             let failure = Failure::new(ErrorCode::Overloaded, Outcome::NotApplied, detail);
             self.reply(asker, Err(failure), out);
         }
@@ -512,10 +512,10 @@ impl Shard {
         }
         room
     }
-    fn release(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    pub(super) fn release(&mut self, now: Instant, out: &mut Vec<Effect>) {
         for held in std::mem::take(&mut self.tables.held) {
             match held {
-                Held::Request { asker, request, hops } => self.request(now, asker, request, hops, out),
+                Held::Request { asker, request, passage } => self.request(now, asker, request, passage, out),
                 Held::Message(envelope) => self.message(now, envelope, out),
             }
         }

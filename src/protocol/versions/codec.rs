@@ -3,6 +3,7 @@
 //! Two forms. In the first, all numbers have a fixed width and incarnations 16 bits; it is written wherever it says all, so
 //! that earlier versions can read it. The second is compact ([`super::compact`]) and holds any incarnation. Before either
 //! stands the life of the key's table as a [`mark`], if it is not 0.
+//! Where checksums of superseded writes are known, a third version holds one of the two, and these after it.
 
 use super::{Actor, Dot, Entry, Head, Superseded, VersionVector, compact};
 use crate::{
@@ -18,9 +19,12 @@ const NARROW: u8 = 1;
 /// `version u8 = 2, entry count u16, recent count u8`, the clock, then entries and recent ones with compact dots.
 const COMPACT: u8 = 2;
 
+/// `version u8 = 3, a head in one of the two forms`, and for each of the recent ones `known u8, checksum u32`.
+const CHECKSUMS: u8 = 3;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeadError {
-    #[error("the head has version {0}, this Dynarc reads up to {COMPACT}")]
+    #[error("the head has version {0}, this Dynarc reads up to {CHECKSUMS}")]
     Version(u8),
     #[error("the head is cut short or has bytes left over")]
     Length,
@@ -40,11 +44,21 @@ impl Head {
     }
     /// In the first form if that says all.
     pub fn encode(&self) -> Bytes {
+        self.encode_with(self.recent.iter().any(|s| s.checksum.is_some()))
+    }
+    /// In one of the two forms: for those who do not read the third version.
+    pub fn encode_without_checksums(&self) -> Bytes {
+        self.encode_with(false)
+    }
+    fn encode_with(&self, checksums: bool) -> Bytes {
         let narrow = self.is_narrow();
         let mut out = BytesMut::with_capacity(
-            mark::BYTES + 6 + self.clock.len() * 16 + self.entries.len() * 40 + self.recent.len() * 24,
+            mark::BYTES + 6 + self.clock.len() * 16 + self.entries.len() * 40 + self.recent.len() * 29,
         );
         mark::put(&mut out, self.life);
+        if checksums {
+            out.put_u8(CHECKSUMS);
+        }
         let put_dot = if narrow {
             out.put_u8(NARROW);
             out.put_u16_le(self.clock.len() as u16);
@@ -77,6 +91,10 @@ impl Head {
             put_dot(&mut out, s.dot);
             out.put_u64_le(s.write_id.0);
         }
+        for s in self.recent.iter().filter(|_| checksums) {
+            out.put_u8(u8::from(s.checksum.is_some()));
+            out.put_u32_le(s.checksum.unwrap_or(0));
+        }
         out.freeze()
     }
 
@@ -85,6 +103,10 @@ impl Head {
         let (life, bytes) = mark::take(bytes).ok_or(HeadError::Invalid)?;
         let mut reader = Reader(bytes);
         let version = reader.u8()?;
+        let (checksums, version) = match version {
+            CHECKSUMS => (true, reader.u8()?),
+            plain => (false, plain),
+        };
         let read_dot = match version {
             NARROW => Reader::dot,
             COMPACT => Reader::compact_dot,
@@ -111,7 +133,14 @@ impl Head {
         }
         for _ in 0..recent_count {
             let dot = read_dot(&mut reader)?;
-            head.recent.push(Superseded { dot, write_id: WriteId(reader.u64()?) });
+            head.recent.push(Superseded { dot, write_id: WriteId(reader.u64()?), checksum: None });
+        }
+        for superseded in head.recent.iter_mut().filter(|_| checksums) {
+            superseded.checksum = match (reader.u8()?, reader.u32()?) {
+                (0, 0) => None,
+                (1, checksum) => Some(checksum),
+                _ => return Err(HeadError::Invalid),
+            };
         }
         if reader.0.is_empty() { Ok(head) } else { Err(HeadError::Length) }
     }

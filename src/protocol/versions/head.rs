@@ -30,6 +30,8 @@ pub struct Entry {
 pub struct Superseded {
     pub dot: Dot,
     pub write_id: WriteId,
+    /// Of its value; what was remembered by a Dynarc that knew nothing of it has none.
+    pub checksum: Option<u32>,
 }
 impl Superseded {
     fn names(&self, entry: &Entry) -> bool {
@@ -95,6 +97,21 @@ impl Head {
         id != WriteId(0)
             && (self.entries.iter().any(|e| e.write_id == id) || self.recent.iter().any(|s| s.write_id == id))
     }
+    /// Whether the write that bears this id here is surely another one than this: of another value (`None`: a delete, which
+    /// is never remembered), or seen by the writer, who would not send it again.
+    pub fn is_other_write(&self, id: WriteId, value: Option<&Value>, context: Option<&Context>) -> bool {
+        let seen = |dot| context.is_some_and(|context| context.covers(dot));
+        let named = |other: WriteId| id != WriteId(0) && id == other;
+        let live = self.entries.iter().filter(|e| named(e.write_id)).any(|e| {
+            let same = |v: &Value| v.checksum == e.checksum && v.bytes.len() == e.bytes as usize && v.media == e.media;
+            seen(e.dot) || !value.is_some_and(same)
+        });
+        let past = self.recent.iter().filter(|s| named(s.write_id)).any(|s| {
+            let same = |v: &Value| s.checksum.is_none_or(|checksum| v.checksum == checksum);
+            seen(s.dot) || !value.is_some_and(same)
+        });
+        live || past
+    }
     /// Whether a write with this context leaves any sibling standing.
     pub fn has_survivors(&self, context: &Context) -> bool {
         self.entries.iter().any(|e| !context.covers(e.dot))
@@ -123,7 +140,7 @@ impl Head {
         let clock = self.clock.join(&context.clock);
         let mut head = Head { clock, entries: SmallVec::new(), life: self.life, recent: self.recent.clone() };
         let unseen = context.dots.iter().filter(|d| !self.clock.covers(**d) && !context.clock.covers(**d));
-        head.recent.extend(unseen.map(|&dot| Superseded { dot, write_id: WriteId(0) }));
+        head.recent.extend(unseen.map(|&dot| Superseded { dot, write_id: WriteId(0), checksum: None }));
         self.entries.iter().filter(|e| context.covers(e.dot)).for_each(|e| head.remember(e));
         let left = self.entries.iter().enumerate().filter(|(_, e)| !context.covers(e.dot));
         let picks = head.take(left.map(|(index, e)| (e, Pick { side: Side::Left, index })));
@@ -173,14 +190,17 @@ impl Head {
     }
     fn remember(&mut self, entry: &Entry) {
         if entry.write_id != WriteId(0) {
-            self.recent.push(Superseded { dot: entry.dot, write_id: entry.write_id });
+            let checksum = Some(entry.checksum);
+            self.recent.push(Superseded { dot: entry.dot, write_id: entry.write_id, checksum });
         }
     }
     /// Keeps the latest of each actor first, then the one before of each, and so on: counters of different actors
     /// say nothing about time. Replicas that merge in any order keep the same.
     fn trim_recent(&mut self) {
+        // The one that knows more comes last.
+        self.recent.sort_unstable_by_key(|s| Reverse(*s));
+        self.recent.dedup_by_key(|s| (s.dot, s.write_id));
         self.recent.sort_unstable();
-        self.recent.dedup();
         if self.recent.len() <= RECENT_WRITES_MAX {
             return;
         }

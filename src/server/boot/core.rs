@@ -226,7 +226,7 @@ impl SharesManager for Urgency {
 /// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's identity
 /// is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    let (mut alarms, mut refused, mut long) = (0, 0, 0);
+    let (mut alarms, mut refused, mut long, mut off) = (0, 0, 0, 0);
     let (mut tidings, mut told) = (Tidings::default(), false);
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
@@ -244,6 +244,9 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
         tidings.look(clock::now(), sight).iter().for_each(|news| news.tell(shard));
         world.backlog.look(clock::now(), world.address.shard, stats.engine);
         refused = tell_skew(refused, stats.shard.stamps_refused, world.address.shard);
+        if first {
+            off = tell_clock(off, stats.shard.clock_off_millis);
+        }
         long = tell_long_clocks(long, stats.shard.clocks_long, world.address.shard);
         let greatest = stats.shard.greatest_incarnation;
         if greatest / INCARNATION_ALERT_PERCENT > INCARNATION_MAX / 100 && !std::mem::replace(&mut told, true) {
@@ -272,7 +275,7 @@ fn tell_skew(known: u64, refused: u64, shard: ShardId) -> u64 {
         tracing::warn!(
             shard = shard.0,
             writes = refused - known,
-            "refused writes that are stamped more than {SKEW_MAX:?} ahead of this node's clock: a node's clock is wrong"
+            "refused writes that are stamped more than {SKEW_MAX:?} ahead of this node's clock, or far behind it: a node's clock is wrong"
         );
     }
     refused
@@ -289,6 +292,22 @@ fn tell_long_clocks(known: u64, stored: u64, shard: ShardId) -> u64 {
         );
     }
     stored
+}
+
+/// Says when the node's own clock has gone wrong, and when it is right again; gives by how many milliseconds it is off.
+fn tell_clock(known: i64, off: i64) -> i64 {
+    let seconds = off.unsigned_abs() as f64 / 1e3;
+    match (known, off) {
+        (0, 0) => {}
+        (0, _) => tracing::error!(
+            "this node's clock is {seconds:.1} s {} the others': it takes no writes of tables where the last write wins until \
+             it is mended",
+            if off > 0 { "ahead of" } else { "behind" }
+        ),
+        (_, 0) => tracing::warn!("this node's clock agrees with the others' again"),
+        (_, _) => {}
+    }
+    off
 }
 
 /// Runs a core until the node stops.

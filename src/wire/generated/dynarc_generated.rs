@@ -3930,6 +3930,273 @@ impl ::core::fmt::Debug for View<'_> {
       ds.finish()
   }
 }
+pub enum ClockOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 48. To shard 0 of another node, at a round of gossip: what time is it with you? And the answer.
+pub struct Clock<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Clock<'a> {
+  type Inner = Clock<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Clock<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ASKED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_WALL: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Clock { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ClockArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Clock<'bldr>> {
+    let mut builder = ClockBuilder::new(_fbb);
+    if let Some(x) = args.wall { builder.add_wall(x); }
+    builder.add_asked(args.asked);
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Clock::VT_ROUTE, None).unwrap()}
+  }
+  /// The asker's own clock when it asked, echoed.
+  #[inline]
+  pub fn asked(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Clock::VT_ASKED, Some(0)).unwrap()}
+  }
+  /// Nanoseconds since 1970 by the wall clock. Absent: a question.
+  #[inline]
+  pub fn wall(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Clock::VT_WALL, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Clock<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("asked", Self::VT_ASKED, false)?
+     .visit_field::<u64>("wall", Self::VT_WALL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ClockArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub asked: u64,
+    pub wall: Option<u64>,
+}
+impl<'a> Default for ClockArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ClockArgs {
+      route: None, // required field
+      asked: 0,
+      wall: None,
+    }
+  }
+}
+
+pub struct ClockBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClockBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Clock::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_asked(&mut self, asked: u64) {
+    self.fbb_.push_slot::<u64>(Clock::VT_ASKED, asked, 0);
+  }
+  #[inline]
+  pub fn add_wall(&mut self, wall: u64) {
+    self.fbb_.push_slot_always::<u64>(Clock::VT_WALL, wall);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClockBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ClockBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Clock<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Clock::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Clock<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Clock");
+      ds.field("route", &self.route());
+      ds.field("asked", &self.asked());
+      ds.field("wall", &self.wall());
+      ds.finish()
+  }
+}
+pub enum ReferenceOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 49. From shard 0 to the other shards of its node: what other nodes' wall clocks show more than the node's monotonic one, in
+/// nanoseconds, as far as most of them agree.
+pub struct Reference<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Reference<'a> {
+  type Inner = Reference<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Reference<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EARLIEST: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LATEST: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Reference { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReferenceArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Reference<'bldr>> {
+    let mut builder = ReferenceBuilder::new(_fbb);
+    builder.add_latest(args.latest);
+    builder.add_earliest(args.earliest);
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Reference::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn earliest(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Reference::VT_EARLIEST, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn latest(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Reference::VT_LATEST, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Reference<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<i64>("earliest", Self::VT_EARLIEST, false)?
+     .visit_field::<i64>("latest", Self::VT_LATEST, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReferenceArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub earliest: i64,
+    pub latest: i64,
+}
+impl<'a> Default for ReferenceArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReferenceArgs {
+      route: None, // required field
+      earliest: 0,
+      latest: 0,
+    }
+  }
+}
+
+pub struct ReferenceBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReferenceBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Reference::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_earliest(&mut self, earliest: i64) {
+    self.fbb_.push_slot::<i64>(Reference::VT_EARLIEST, earliest, 0);
+  }
+  #[inline]
+  pub fn add_latest(&mut self, latest: i64) {
+    self.fbb_.push_slot::<i64>(Reference::VT_LATEST, latest, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReferenceBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReferenceBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Reference<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Reference::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Reference<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Reference");
+      ds.field("route", &self.route());
+      ds.field("earliest", &self.earliest());
+      ds.field("latest", &self.latest());
+      ds.finish()
+  }
+}
 pub enum PeerHelloOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -4260,6 +4527,7 @@ impl<'a> Forward<'a> {
   pub const VT_TABLE_NODE: ::flatbuffers::VOffsetT = 12;
   pub const VT_TABLE_KEPT: ::flatbuffers::VOffsetT = 14;
   pub const VT_TABLE_DROPPED: ::flatbuffers::VOffsetT = 16;
+  pub const VT_STAMP: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4275,6 +4543,7 @@ impl<'a> Forward<'a> {
     builder.add_table_kept(args.table_kept);
     builder.add_table_node(args.table_node);
     builder.add_table_version(args.table_version);
+    if let Some(x) = args.stamp { builder.add_stamp(x); }
     if let Some(x) = args.request { builder.add_request(x); }
     if let Some(x) = args.route { builder.add_route(x); }
     builder.add_hops(args.hops);
@@ -4333,6 +4602,15 @@ impl<'a> Forward<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Forward::VT_TABLE_DROPPED, Some(0)).unwrap()}
   }
+  /// Where the last write wins: the stamp of the node that took the request. Absent, and before revision 2: the coordinator
+  /// stamps it.
+  #[inline]
+  pub fn stamp(&self) -> Option<&'a Dot> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Dot>(Forward::VT_STAMP, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Forward<'_> {
@@ -4348,6 +4626,7 @@ impl ::flatbuffers::Verifiable for Forward<'_> {
      .visit_field::<u64>("table_node", Self::VT_TABLE_NODE, false)?
      .visit_field::<u64>("table_kept", Self::VT_TABLE_KEPT, false)?
      .visit_field::<u64>("table_dropped", Self::VT_TABLE_DROPPED, false)?
+     .visit_field::<Dot>("stamp", Self::VT_STAMP, false)?
      .finish();
     Ok(())
   }
@@ -4360,6 +4639,7 @@ pub struct ForwardArgs<'a> {
     pub table_node: u64,
     pub table_kept: u64,
     pub table_dropped: u64,
+    pub stamp: Option<&'a Dot>,
 }
 impl<'a> Default for ForwardArgs<'a> {
   #[inline]
@@ -4372,6 +4652,7 @@ impl<'a> Default for ForwardArgs<'a> {
       table_node: 0,
       table_kept: 0,
       table_dropped: 0,
+      stamp: None,
     }
   }
 }
@@ -4410,6 +4691,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ForwardBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Forward::VT_TABLE_DROPPED, table_dropped, 0);
   }
   #[inline]
+  pub fn add_stamp(&mut self, stamp: &Dot) {
+    self.fbb_.push_slot_always::<&Dot>(Forward::VT_STAMP, stamp);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ForwardBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ForwardBuilder {
@@ -4436,6 +4721,7 @@ impl ::core::fmt::Debug for Forward<'_> {
       ds.field("table_node", &self.table_node());
       ds.field("table_kept", &self.table_kept());
       ds.field("table_dropped", &self.table_dropped());
+      ds.field("stamp", &self.stamp());
       ds.finish()
   }
 }
@@ -4857,7 +5143,8 @@ impl<'a> Replicated<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Route>(Replicated::VT_ROUTE, None).unwrap()}
   }
-  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead, 8 known dot (revision 2).
+  /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead; since revision 2: 8 known
+  /// dot, 10 clock behind.
   #[inline]
   pub fn refusal(&self) -> u8 {
     // Safety:

@@ -1,0 +1,181 @@
+//! The time by the others' clocks, and what this node does while its own is wrong: where the last write wins it stamps no
+//! writes. What others have stamped it takes, by their time.
+
+use super::{Clocks, Effect, Instant, Message, Reference, Shard, exchange_tag};
+use crate::{
+    limits::{self, CLOCK_FRESH, CLOCK_WAIT},
+    protocol::{
+        clocks::Ahead,
+        message::{Answer, Fetched},
+        replica::latest_seen,
+        versions::Dot,
+    },
+    types::{Address, ErrorCode, Failure, MemberState, Outcome, ShardId},
+};
+
+/// What a shard knows of the time.
+pub(super) struct ClockState {
+    /// What others have said; on shard 0 only.
+    clocks: Clocks,
+    reference: Option<Reference>,
+    /// What the node's other shards were told last.
+    told: Option<Reference>,
+    /// The own wall clock against the monotonic one.
+    own: Ahead,
+    /// By how much it is off, beyond doubt.
+    pub off: Option<i64>,
+    born: Instant,
+    /// Requests wait until somebody has said the time, for a while.
+    waited_for: bool,
+    pub refusals: u64,
+}
+
+impl ClockState {
+    pub fn new(now: Instant) -> ClockState {
+        ClockState {
+            clocks: Clocks::default(),
+            reference: None,
+            told: None,
+            own: 0,
+            off: None,
+            born: now,
+            waited_for: false,
+            refusals: 0,
+        }
+    }
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.waited_for.then(|| self.born + CLOCK_WAIT)
+    }
+}
+
+impl Shard {
+    /// The wall clock shows so many nanoseconds since 1970; it may jump, and need not agree with anything.
+    pub fn wall_time_is(&mut self, now: Instant, wall: u64) {
+        let own = i128::from(wall) - i128::from(now.0);
+        self.clock.own = Ahead::try_from(own).unwrap_or(if own < 0 { Ahead::MIN } else { Ahead::MAX });
+        self.judge_time(now);
+    }
+    fn judge_time(&mut self, now: Instant) {
+        let (own, reference) = (self.clock.own, self.clock.reference);
+        let alone = self.is_alone();
+        self.clock.off = reference.filter(|_| !alone).and_then(|reference| reference.off(own));
+        let right = reference.filter(|_| !alone).map_or(own, |reference| reference.correct(own));
+        self.replica.stamps.time_is(time(now, right), alone);
+    }
+    /// Whether the cluster has no other member.
+    fn is_alone(&self) -> bool {
+        let there = |state| !matches!(state, MemberState::Left | MemberState::Removed);
+        !self.members.iter().any(|member| member.id != self.me.node && there(member.state))
+    }
+
+    // ---- the others' clocks ------------------------------------------------------------------------------------
+
+    pub(super) fn ask_the_time(&mut self, now: Instant, to: Address, out: &mut Vec<Effect>) {
+        let deadline = now + limits::BACKGROUND_TIMEOUT;
+        let message = Message::Clock { asked: now, wall: None };
+        out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
+    }
+    pub(super) fn clock_told(
+        &mut self,
+        now: Instant,
+        (from, exchange): (Address, u64),
+        (asked, wall): (Instant, Option<u64>),
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(wall) = wall else {
+            let deadline = now + limits::BACKGROUND_TIMEOUT;
+            let message = Message::Clock { asked, wall: Some(time(now, self.clock.own)) };
+            return out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+        };
+        if self.membership.is_none() || from.node == self.me.node {
+            return;
+        }
+        let members = &self.members;
+        self.clock.clocks.told(now, from.node, asked, wall);
+        self.clock.clocks.retain(|node| {
+            let there = |state| !matches!(state, MemberState::Left | MemberState::Removed);
+            members.iter().any(|member| member.id == node && there(member.state))
+        });
+        let Some(reference) = self.clock.clocks.reference(now) else { return };
+        if !self.clock.told.is_some_and(|told| told.is_near(&reference)) {
+            self.clock.told = Some(reference);
+            let Reference { earliest, latest } = reference;
+            let deadline = now + limits::BACKGROUND_TIMEOUT;
+            for shard in 1..self.placement.shards() {
+                let to = Address { node: self.me.node, shard: ShardId(shard) };
+                let message = Message::Reference { earliest, latest };
+                out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
+            }
+        }
+        self.set_reference(now, reference, out);
+    }
+    pub(super) fn set_reference(&mut self, now: Instant, reference: Reference, out: &mut Vec<Effect>) {
+        self.clock.reference = Some(reference);
+        self.judge_time(now);
+        self.stop_waiting_for_the_time(now, out);
+    }
+
+    // ---- writes that need the time -----------------------------------------------------------------------------
+
+    /// Whether a write that this node would stamp waits: it has just started, and will know soon whether its clock is sound.
+    pub(super) fn awaits_the_time(&mut self, now: Instant) -> bool {
+        let waits = self.clock.reference.is_none()
+            && now.since(self.clock.born) < CLOCK_WAIT
+            && self.settings.gossip_interval <= CLOCK_FRESH
+            && !self.is_alone();
+        self.clock.waited_for |= waits;
+        waits
+    }
+    pub(super) fn stop_waiting_for_the_time(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if self.clock.waited_for && !self.awaits_the_time(now) {
+            self.clock.waited_for = false;
+            self.release(now, out);
+        }
+    }
+    /// Why this node stamps no write, if its clock is wrong.
+    pub(super) fn wrong_clock(&mut self) -> Option<Failure> {
+        let off = self.clock.off?;
+        self.clock.refusals += 1;
+        let (seconds, side) = (off.unsigned_abs() as f64 / 1e9, if off > 0 { "ahead of" } else { "behind" });
+        let detail = format!(
+            "this node's clock is {seconds:.1} s {side} the others': it takes no writes where the last one wins until its \
+             clock is mended; another node does"
+        );
+        Some(Failure::new(ErrorCode::Clock, Outcome::NotApplied, detail))
+    }
+    /// A stamp after all that this shard has met and that the writer has seen.
+    pub(super) fn first_stamp(&mut self, request: &super::super::message::Request) -> Result<Dot, Failure> {
+        use super::super::message::Operation::{Delete, Get, Put};
+        let seen = match &request.operation {
+            Put { context, .. } | Delete { context, .. } => latest_seen(context.as_ref()),
+            Get => 0,
+        };
+        self.replica.stamps.mint(seen).ok_or_else(|| {
+            self.clock.refusals += 1;
+            let detail =
+                "the context is of a time that this node's clock has not reached: one clock of the cluster is wrong";
+            Failure::new(ErrorCode::Clock, Outcome::NotApplied, detail)
+        })
+    }
+    /// What this shard stamps from now on comes after what it has been told of.
+    pub(super) fn meet_stamps(&mut self, message: &Message) {
+        let latest = match message {
+            Message::Forwarded(Ok(Answer::Got(siblings))) | Message::Fetched(Ok(Fetched::Full(siblings))) => {
+                siblings.head.stamp()
+            }
+            Message::Fetched(Ok(Fetched::Head(head))) => head.stamp(),
+            Message::Forwarded(Ok(Answer::Written(context))) => {
+                Some(latest_seen(Some(context))).filter(|time| *time > 0).map(|time| Dot::stamp(time, self.me.node))
+            }
+            _ => None,
+        };
+        if let Some(stamp) = latest {
+            self.replica.stamps.meet(stamp);
+        }
+    }
+}
+
+/// What a clock shows that shows so much more than the monotonic one.
+fn time(now: Instant, ahead: Ahead) -> u64 {
+    (i128::from(now.0) + i128::from(ahead)).clamp(0, i128::from(u64::MAX)) as u64
+}

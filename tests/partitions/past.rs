@@ -1,0 +1,181 @@
+//! Where the last write wins: what waited in the sockets of a stopped process does not win when it goes on, and a clock that
+//! is wrong loses nothing.
+
+use crate::{
+    http::Http,
+    node::{Cluster, Node, Place},
+    wait,
+};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+const SECONDS_30: Duration = Duration::from_secs(30);
+
+fn start(test: &str, count: u8, environment: impl Fn(&Place, u8) -> Vec<(String, String)>) -> Cluster {
+    let place = Place::new(test);
+    let address = |index: u8| IpAddr::from(Ipv4Addr::new(127, 0, 0, index + 1));
+    let mut nodes = Vec::new();
+    for index in 0..count {
+        let seed = (index > 0).then(|| address(0));
+        let mut node = Node::new(&place, &format!("n{}", index + 1), address(index), seed);
+        node.environment = environment(&place, index);
+        node.start();
+        nodes.push(node);
+    }
+    let mut cluster = Cluster { nodes, place };
+    cluster.wait_whole();
+    let made = cluster.http(0).send("PUT", "/v1/tables/l", &[], br#"{"conflict": "last_write_wins"}"#);
+    assert_eq!(made.expect("an answer").status, 200);
+    wait::until(SECONDS_30, "all nodes know the table", || {
+        let known = |node: &Node| node.http().get("/v1/tables/l").is_ok_and(|reply| reply.status == 200);
+        if cluster.nodes.iter().all(known) { Ok(()) } else { Err("not all do".to_string()) }
+    });
+    cluster
+}
+
+/// The homes of a key, the first first.
+fn homes(http: &mut Http, key: &str) -> Vec<String> {
+    let view = http.get(&format!("/v1/ring?key={key}")).expect("an answer").json();
+    let lines = view["preference_list"].as_array().expect("a list").clone();
+    let homes = lines.iter().filter(|line| line["home"] == true);
+    homes.map(|line| line["address"].as_str().expect("an address").to_string()).collect()
+}
+
+/// Stops the first home of some keys, writes them by way of a node that is no home of theirs and has to ask another in the
+/// end, then writes them again, and lets the first home go on: the later write is what is read.
+pub fn stopped() {
+    for (round, pause) in [Duration::from_secs(7), Duration::from_millis(2_500)].into_iter().enumerate() {
+        let mut cluster = start("stopped", 4, |_, _| Vec::new());
+        let (first, other, outside) = (0, 1, 3);
+        let ips: Vec<String> = cluster.nodes.iter().map(|n| n.ip.to_string()).collect();
+        let mut http = cluster.http(other);
+        let fit = |http: &mut Http, key: &String| {
+            let homes = homes(http, key);
+            homes[0] == ips[first] && !homes.contains(&ips[outside])
+        };
+        let keys: Vec<String> = (0..).map(|n| format!("l:{n}")).filter(|key| fit(&mut http, key)).take(12).collect();
+        for key in &keys {
+            assert_eq!(http.put(key, "\"before\"", None).expect("an answer").status, 200);
+        }
+        cluster.nodes[first].signal("STOP");
+        let began = Instant::now();
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let write = |(index, key): (usize, &String)| {
+                let mut http = cluster.http(outside).once();
+                let key = key.clone();
+                scope.spawn(move || {
+                    let reply = match index % 2 {
+                        0 => http.put(&key, "\"old\"", None),
+                        _ => http.send("DELETE", &format!("/v1/keys/{key}"), &[], b""),
+                    };
+                    reply.expect("an answer").status
+                })
+            };
+            let writes: Vec<_> = keys.iter().enumerate().map(write).collect();
+            writes.into_iter().map(|write| write.join().expect("a writer")).collect()
+        });
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        for later in 1..=3 {
+            for key in &keys {
+                let reply = http.put(key, &format!("\"later {later}\""), None).expect("an answer");
+                assert_eq!(reply.status, 200, "{}", reply.text());
+            }
+        }
+        wait::pause(pause.saturating_sub(began.elapsed()));
+        cluster.nodes[first].signal("CONT");
+        cluster.wait_whole();
+        cluster.wait_no_hints();
+        for node in 0..cluster.nodes.len() {
+            let mut http = cluster.http(node);
+            for key in &keys {
+                let reply = http.get(&format!("/v1/keys/{key}?r=3")).expect("an answer");
+                let text = reply.text();
+                assert!(
+                    reply.status == 200 && text.contains("later 3"),
+                    "round {round}, {key}: {} {text}",
+                    reply.status
+                );
+            }
+        }
+    }
+}
+
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// A clock that is an hour ahead, mended, an hour behind, mended: what is acknowledged is read, nothing that was refused is,
+/// and nothing stays broken.
+pub fn clocks() {
+    if !Path::new(FAKETIME).exists() {
+        return println!("clocks: NOT RUN: {FAKETIME} is not installed");
+    }
+    let file = |place: &Place, index: u8| place.path.join(format!("clock{index}"));
+    let cluster = start("clocks", 3, |place, index| {
+        fs::write(file(place, index), "+0\n").expect("a file");
+        let pairs = [
+            ("LD_PRELOAD", FAKETIME.to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", file(place, index).to_string_lossy().into_owned()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("DONT_FAKE_MONOTONIC", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ];
+        pairs.map(|(name, value)| (name.to_string(), value)).to_vec()
+    });
+    let shift = |index: u8, text: &str| fs::write(file(&cluster.place, index), format!("{text}\n")).expect("a file");
+    let off = |index: usize| cluster.nodes[index].figures()["clock_off_milliseconds"].as_u64().expect("a number");
+    let wait_off = |index: usize, wrong: bool| {
+        wait::until(SECONDS_30, "the node knows what its clock is", || {
+            let off = off(index);
+            if (off > 0) == wrong { Ok(()) } else { Err(format!("{off} ms")) }
+        });
+    };
+    let put = |node: usize, key: &str, value: &str, context: Option<&str>| {
+        cluster.http(node).put(key, &format!("\"{value}\""), context).expect("an answer")
+    };
+    let all_read = |value: &str| {
+        wait::until(SECONDS_30, "all replicas hold what was acknowledged last", || {
+            for node in 0..3 {
+                for key in 0..10 {
+                    let reply = cluster.http(node).get(&format!("/v1/keys/l:{key}?r=1")).expect("an answer");
+                    if !reply.text().contains(value) {
+                        return Err(format!("node {node} shows l:{key} as {}", reply.text()));
+                    }
+                }
+            }
+            Ok(())
+        });
+    };
+    let all_put = |node: usize, value: &str| {
+        for key in 0..10 {
+            let reply = put(node, &format!("l:{key}"), value, None);
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+    };
+    for (side, who) in [("+1h", 0), ("-1h", 2)] {
+        let other = 1;
+        all_put(other, "before");
+        all_read("before");
+        shift(who as u8, side);
+        wait_off(who, true);
+        for key in 0..10 {
+            let context = cluster.http(who).get(&format!("/v1/keys/l:{key}")).expect("an answer").context();
+            for context in [None, Some(context.as_str())] {
+                let reply = put(who, &format!("l:{key}"), "wrong", context);
+                let body = reply.json();
+                assert_eq!((reply.status, reply.problem().as_str()), (503, "clock"), "{body}");
+                assert_eq!(body["outcome"], "not_applied", "{body}");
+            }
+        }
+        all_read("before");
+        all_put(other, "meanwhile");
+        all_read("meanwhile");
+        shift(who as u8, "+0");
+        wait_off(who, false);
+        all_put(who, "mended");
+        all_read("mended");
+        cluster.wait_no_hints();
+    }
+}
