@@ -313,7 +313,10 @@ impl Reader {
     }
 
     fn take(&mut self, frame: &Frame) -> Result<(), End> {
-        let sent = self.age.sent(frame, clock::now());
+        let sent = match frame.header().clock {
+            Some(_) => self.age.sent(frame, clock::now()),
+            None => clock::now() - self.inlet.waited(),
+        };
         match wire::decode_client(frame, sent) {
             Ok((id, ClientMessage::Request(request))) => self.ask(id, request),
             Ok((id, ClientMessage::Ring)) => self.tell_ring(id),

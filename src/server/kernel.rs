@@ -27,6 +27,14 @@ pub fn forbid_huge_pages() {
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
+/// Bytes that have come on a connection and have not been read.
+pub fn unread(socket: i32) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // Safety: the kernel fills a local number of the right type. A connection that is gone has none.
+    unsafe { libc::ioctl(socket, libc::FIONREAD, &mut bytes) };
+    usize::try_from(bytes).unwrap_or(0)
+}
+
 // ---- files -----------------------------------------------------------------------------------------------------
 
 /// Writes all of it at `offset`, durably, by one call with RWF_DSYNC.

@@ -22,6 +22,7 @@ pub mod queue;
 pub mod report;
 pub mod ring;
 pub mod socket;
+pub mod standstill;
 pub mod ticker;
 pub mod tidings;
 pub mod watch;

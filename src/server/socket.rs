@@ -7,6 +7,7 @@ use super::{
     clock, kernel,
     kernel::PortUse,
     ring::{Descriptor, Pieces, Readiness, Receiving, Ring},
+    standstill::Waited,
     watch::Watch,
 };
 use crate::{limits::RECEIVE_BUFFER_BYTES, types::Instant, wire::FrameDecoder};
@@ -229,11 +230,16 @@ pub struct Inlet {
     wait: Wait,
     /// Bytes have come lately: wait with a buffer in hand.
     active: bool,
+    waited: Waited,
 }
 
 impl Inlet {
     pub fn new(socket: Socket, watch: Rc<Watch>) -> Inlet {
-        Inlet { socket, watch, wait: Wait::Nothing, active: false }
+        Inlet { socket, watch, wait: Wait::Nothing, active: false, waited: Waited::new(clock::now()) }
+    }
+    /// How long what was read last may have waited while the process stood still.
+    pub fn waited(&self) -> Duration {
+        self.waited.latest()
     }
 
     /// Waits for bytes and appends them to what has gathered. Says how many came.
@@ -280,6 +286,8 @@ impl Inlet {
                     match result {
                         Ok(0) => return Poll::Ready(Err(Ended::Closed)),
                         Ok(received) => {
+                            let unread = || kernel::unread(self.socket.descriptor.raw());
+                            self.waited.read(clock::now(), received, unread);
                             self.active = true;
                             return Poll::Ready(Ok(received));
                         }

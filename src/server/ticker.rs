@@ -4,6 +4,7 @@
 //! So while a core has been at work lately, it is woken every few milliseconds; one that does nothing is woken ever more
 //! rarely.
 
+use super::standstill;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::{
     future::poll_fn,
@@ -86,6 +87,7 @@ fn tick(arrivals: &Receiver<(Waker, Arc<AtomicU64>)>, stopped: &AtomicBool) {
     while !stopped.load(Ordering::Relaxed) {
         // Cheaper than waiting on a channel with a timeout, which spins first.
         thread::sleep(TICK);
+        standstill::tick();
         cores.extend(arrivals.try_iter().map(|(waker, turns)| Watched { waker, turns, seen: 0, quiet: 0 }));
         for core in &mut cores {
             let turns = core.turns.load(Ordering::Relaxed);
