@@ -30,7 +30,7 @@ use crate::{
     engine::types::EngineOptions,
     limits::{KIB, SKEW_MAX},
     protocol::ring::FixedMap,
-    types::{Conflict, Instant, NodeId, Ports, ShardId, TableChange, TableChangeKind, TableName, TableWish, WriteId},
+    types::{Conflict, Instant, NodeId, Ports, ShardId, TableChange, TableChangeKind, TableName, TableWish},
 };
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -96,8 +96,12 @@ struct Node {
     /// The disk is not what the last life left, and the next one is told so, as a data directory itself would tell.
     restored: bool,
     doings: Doings,
-    /// Of its wall clock, in nanoseconds; [`WALL_SKEW`] is right.
-    skew: u64,
+    /// Of its wall clock against true time, in nanoseconds, when it jumped last; and what it gains since, in millionths.
+    skew: i64,
+    jumped: Instant,
+    pace_ppm: i64,
+    /// How long its process stood still last.
+    stood_still: Duration,
     slowness: Rc<Cell<u32>>,
     prng: Prng,
 }
@@ -117,8 +121,6 @@ pub struct Cluster {
     pub(super) calls: RefCell<FixedMap<u64, Call>>,
     pub(super) next_call: Cell<u64>,
     pub(super) client_prng: RefCell<Prng>,
-    /// Writes that waited in the socket of a stopped process, and until when they may be carried out. The latest last.
-    pub(super) late_writes: RefCell<Vec<(WriteId, Instant)>>,
     pub violations: RefCell<Vec<Violation>>,
 }
 
@@ -129,7 +131,7 @@ pub fn ip_of(index: usize) -> IpAddr {
 /// Time that a node has to stop in good order.
 const STOP_MAX: Duration = Duration::from_secs(40);
 /// The wall clocks' time at the beginning of all runs.
-const WALL_BEGIN: u64 = 1_700_000_000_000_000_000;
+pub(super) const WALL_BEGIN: u64 = 1_700_000_000_000_000_000;
 /// How far a wall clock may be from true time, to either side: two of them stay within the skew that is taken.
 const WALL_SKEW: u64 = SKEW_MAX.as_nanos() as u64 * 2 / 5;
 
@@ -150,7 +152,6 @@ impl Cluster {
             calls: RefCell::default(),
             next_call: Cell::new(0),
             client_prng: RefCell::new(Prng::stream(plan.seed, "client sockets")),
-            late_writes: RefCell::default(),
             violations: RefCell::default(),
             executor,
             plan,
@@ -185,13 +186,39 @@ impl Cluster {
     }
     /// By the node's wall clock, in nanoseconds since 1970: true time and a skew of its own.
     pub fn wall_time(&self, node: usize) -> u64 {
-        WALL_BEGIN + self.executor.now().0 + self.nodes[node].borrow().skew - WALL_SKEW
+        let (node, now) = (self.nodes[node].borrow(), self.executor.now());
+        let gained = now.since(node.jumped).as_nanos() as i64 / 1_000_000 * node.pace_ppm;
+        (WALL_BEGIN + now.0).saturating_add_signed(node.skew.saturating_add(gained))
     }
     /// The wall clock jumps.
-    pub fn step_clock(&self, node: usize) {
-        let mut node = self.nodes[node].borrow_mut();
-        node.skew = node.prng.below(2 * WALL_SKEW);
+    pub fn step_clock(&self, index: usize) {
+        let mut node = self.nodes[index].borrow_mut();
+        node.set_clock(self.executor.now());
         self.count(|c| c.clock_steps += 1);
+        if self.plan.faults.wild_clock != Some(index) || node.prng.chance(0.3) {
+            return;
+        }
+        // From seconds to days, to either side; now and then it does not keep pace either.
+        let reach = *node.prng.pick(&[10_000, 60_000, 3_600_000, 864_000_000]).unwrap_or(&10_000);
+        let millis = node.prng.between(reach / 10, reach) as i64;
+        let signs = [-1, 1];
+        let sign = *node.prng.pick(&signs).unwrap_or(&1);
+        node.skew = sign * millis * 1_000_000;
+        if node.prng.chance(0.3) {
+            node.pace_ppm = *node.prng.pick(&signs).unwrap_or(&1) * node.prng.below(200_000) as i64;
+        }
+        let skew = node.skew;
+        drop(node);
+        self.count(|c| c.clocks_astray += 1);
+        self.note(8, index as u64, || format!("the clock of node {index} is off by {:.1} s", skew as f64 / 1e9));
+    }
+    /// The wall clock is about right again.
+    pub fn mend_clock(&self, node: usize) {
+        self.nodes[node].borrow_mut().set_clock(self.executor.now());
+    }
+    /// How long the node's process stood still last.
+    pub(super) fn stood_still(&self, node: usize) -> Duration {
+        self.nodes[node].borrow().stood_still
     }
     /// Known from the node's first start on.
     pub fn node_id(&self, node: usize) -> Option<NodeId> {
@@ -636,6 +663,7 @@ impl Cluster {
                 return;
             }
             node.paused = false;
+            node.stood_still = self.executor.now().since(node.disturbed);
             node.disturbed = self.executor.now();
             self.executor.resume(self.life_of(index, node.life));
         }
@@ -697,6 +725,16 @@ impl Cluster {
     }
 }
 
+impl Node {
+    /// The wall clock shows about the true time, and keeps pace.
+    fn set_clock(&mut self, now: Instant) {
+        (self.skew, self.jumped, self.pace_ppm) = (sound_skew(&mut self.prng), now, 0);
+    }
+}
+fn sound_skew(prng: &mut Prng) -> i64 {
+    prng.below(2 * WALL_SKEW) as i64 - WALL_SKEW as i64
+}
+
 fn make_node(plan: &Plan, index: usize, executor: &Executor, mut prng: Prng) -> Node {
     let disk = VirtualDisk::new();
     let slowness = Rc::new(Cell::new(1));
@@ -739,7 +777,10 @@ fn make_node(plan: &Plan, index: usize, executor: &Executor, mut prng: Prng) -> 
         backup: None,
         restored: false,
         doings: Doings::default(),
-        skew: skews.below(2 * WALL_SKEW),
+        skew: sound_skew(&mut skews),
+        jumped: executor.now(),
+        pace_ppm: 0,
+        stood_still: Duration::ZERO,
         slowness,
         prng,
     }

@@ -45,6 +45,8 @@ fault_counts! {
     clogs true,
     /// Jumps of wall clocks.
     clock_steps true,
+    /// Those of them that led far off.
+    clocks_astray false,
     slow_disks true,
     disk_errors true,
     full_disks true,

@@ -59,6 +59,7 @@ impl Faults {
             self.cluster.spoil_disk(node, 0.0);
             self.cluster.limit_disk(node, None);
             self.cluster.mend_medium(node);
+            self.cluster.mend_clock(node);
             self.cluster.slow_disk(node, 1);
             self.cluster.resume(node);
             self.cluster.start(node);
@@ -252,7 +253,9 @@ impl Faults {
         self.cluster.limit_disk(node, None);
     }
     async fn clock_step(self: Rc<Self>, mut prng: Prng) {
-        self.cluster.step_clock(prng.index(self.cluster.node_count()));
+        let any = prng.index(self.cluster.node_count());
+        let node = self.plan.wild_clock.filter(|_| prng.coin()).unwrap_or(any);
+        self.cluster.step_clock(node);
     }
     /// Of all nodes only the unsound one's medium loses what it held: see [`FaultPlan::unsound`].
     async fn rot(self: Rc<Self>, _: Prng) {

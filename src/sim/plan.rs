@@ -42,6 +42,9 @@ pub struct FaultPlan {
     pub disk_error_every: Duration,
     pub full_disk_every: Duration,
     pub clock_step_every: Duration,
+    /// The one node whose wall clock may be off by hours, to either side, and not keep pace. Every write is acknowledged by
+    /// two nodes then.
+    pub wild_clock: Option<usize>,
     /// Flipped bits and misdirected writes on the medium of the unsound node.
     pub rot_every: Duration,
     /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
@@ -187,7 +190,7 @@ impl Default for Waits {
         Waits {
             late_frames: false,
             late_requests: false,
-            second_stamps: true,
+            second_stamps: false,
             unknown_kinds: false,
             untold_set_backs: true,
             cores_that_vanish: true,
@@ -288,6 +291,10 @@ impl Plan {
             plan.network.held = prng.duration(Duration::from_secs(10), Duration::from_secs(150));
             plan.network.hold = prng.unit() * 0.01;
         }
+        let mut prng = Prng::stream(seed, "wild clocks");
+        if prng.chance(0.25) {
+            plan.go_wild(&mut prng);
+        }
         let mut prng = Prng::stream(seed, "lost disks");
         if prng.chance(0.25) && plan.faults.unsound.is_none() {
             plan.lose_disks(&mut prng);
@@ -305,6 +312,12 @@ impl Plan {
     pub fn change_tables(&mut self, prng: &mut Prng) {
         let count = prng.between(1, 2) as usize;
         self.tables = TablesPlan { count, change_every: self.duration / prng.between(3, 16) as u32 };
+    }
+    /// The wall clock of one node is off by hours now and then.
+    pub fn go_wild(&mut self, prng: &mut Prng) {
+        self.faults.wild_clock = Some(prng.index(self.nodes));
+        self.faults.clock_step_every = self.duration / prng.between(3, 20) as u32;
+        self.keep_copies(2);
     }
     /// Disks of some nodes are emptied, or set back to what they held before, now and then.
     pub fn lose_disks(&mut self, prng: &mut Prng) {
@@ -326,7 +339,7 @@ impl Plan {
     /// Every write is acknowledged by so many nodes, so that the loss of the others is not the loss of it.
     fn keep_copies(&mut self, copies: u8) {
         self.w = self.w.max(copies);
-        self.workload.writes_min = copies;
+        self.workload.writes_min = self.workload.writes_min.max(copies);
     }
     /// No node ends, and no disk fails: what is left are links, pauses and slowness.
     pub fn without_crashes(&mut self) {
@@ -389,6 +402,7 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         disk_error_every: every(0.3, 14),
         full_disk_every: every(0.3, 12),
         clock_step_every: every(0.5, 20),
+        wild_clock: None,
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
         unsound,
         fickle: NodeSet::default(),

@@ -106,6 +106,10 @@ planted! {
     ShortLease "short-clean-lease",
     /// What waits for a stopped process is carried out with its whole deadline when it goes on.
     LateWrites "late-writes",
+    /// Replicas take any stamp, however far it is ahead, and nobody tells a node that its clock is.
+    FutureStamp "future-stamp",
+    /// A write is stamped with what the clock shows, though something later is stored.
+    ClockStamp "clock-stamp",
     /// Memtables grow far beyond what was declared.
     OversizedMemory "oversized-memory",
     /// A state from before a drop of its table is taken as if it came after it.
@@ -128,7 +132,12 @@ impl Plan {
         self.planted = Some(planted);
         self.last_write_wins = matches!(
             planted,
-            Planted::EarlierStamp | Planted::ForgottenValue | Planted::AheadDelete | Planted::LateWrites
+            Planted::EarlierStamp
+                | Planted::ForgottenValue
+                | Planted::AheadDelete
+                | Planted::LateWrites
+                | Planted::FutureStamp
+                | Planted::ClockStamp
         );
         // Keys of tables that come and go are judged less strictly.
         self.tables.count = 0;
@@ -209,6 +218,8 @@ impl Plan {
                 (self.workload.keys, self.workload.zipf) = (300, 0.0);
                 (self.faults.pause_every, self.faults.lasting) = (often, self.duration / 4);
             }
+            Planted::FutureStamp => self.go_wild(&mut Prng::stream(self.seed, "planted")),
+            Planted::ClockStamp => self.overlap(),
             Planted::ForgottenValue => {}
             Planted::LateWriteTaken | Planted::MissedDrop | Planted::UnknownTable => {
                 let count = self.tables.count;
@@ -276,6 +287,25 @@ impl Cluster {
             }
             Message::Replicate { purpose: Purpose::Hint { .. }, .. } if planted == Planted::EarlyHint => {
                 return (!self.lose_early_hint(&envelope)).then_some(envelope);
+            }
+            Message::Clock { wall: Some(_), .. } if planted == Planted::FutureStamp => {
+                self.struck();
+                return None;
+            }
+            Message::Replicate { siblings, purpose, .. } if planted == Planted::FutureStamp => {
+                let wall = self.index_of(to.node).map_or(u64::MAX, |node| self.wall_time(node));
+                let ahead = siblings.head.stamp().is_some_and(|stamp| stamp.counter > wall);
+                if ahead {
+                    *purpose = Purpose::Repair;
+                }
+                ahead
+            }
+            Message::Replicate { siblings, purpose: Purpose::Write, .. } if planted == Planted::ClockStamp => {
+                let wall = self.index_of(envelope.from.node).map_or(u64::MAX, |node| self.wall_time(node));
+                siblings.head.stamp().filter(|stamp| stamp.counter > wall).is_some_and(|stamp| {
+                    restamp(siblings, Dot { counter: wall, ..stamp });
+                    true
+                })
             }
             Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler)
             {
@@ -369,9 +399,7 @@ impl Cluster {
             }
             Planted::EarlierStamp if siblings.head.stamp().is_some() && chance(0.1) => {
                 let stamp = siblings.head.stamp().unwrap_or_default();
-                let earlier = Dot { counter: stamp.counter - 2_000_000_000, ..stamp };
-                siblings.head.clock = VersionVector::from_dots([earlier]);
-                siblings.head.entries.iter_mut().for_each(|entry| entry.dot = earlier);
+                restamp(siblings, Dot { counter: stamp.counter - 2_000_000_000, ..stamp });
                 Verdict::Spoiled
             }
             Planted::AheadDelete if purpose == Purpose::Write && siblings.head.entries.is_empty() => {
@@ -480,6 +508,12 @@ fn hide(planted: Planted, entry: &mut TableEntry, known: &Tables) {
     if planted == Planted::MissedDrop {
         entry.dropped = known.entry(entry.name.as_str()).map_or(0, |known| known.dropped);
     }
+}
+
+/// The state of one write, under another stamp.
+fn restamp(siblings: &mut Siblings, stamp: Dot) {
+    siblings.head.clock = VersionVector::from_dots([stamp]);
+    siblings.head.entries.iter_mut().for_each(|entry| entry.dot = stamp);
 }
 
 /// What becomes of a state on its way.

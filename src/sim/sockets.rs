@@ -113,15 +113,10 @@ impl Cluster {
         };
         if self.paused(node) && !self.plan.waits.late_requests {
             let cluster = self.clone();
-            let write_id = match &ask {
-                Ask::Request(request) => request.operation.write_id(),
-                Ask::Change(_) => None,
-            };
             return self.keep_call(node, move || {
-                // It has its whole deadline still, whatever its client has been told.
-                let until = cluster.executor.now() + timeout;
-                cluster.late_writes.borrow_mut().extend(write_id.map(|id| (id, until)));
-                cluster.deliver_call(number, node, shard, ask, timeout);
+                // It may have waited through all of the standstill.
+                let left = timeout.saturating_sub(cluster.stood_still(node));
+                cluster.deliver_call(number, node, shard, ask, left);
             });
         }
         if let Ask::Request(request) = &mut ask {

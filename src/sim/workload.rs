@@ -308,7 +308,7 @@ impl Workload {
             self.cluster.excuse(|e| e.damaged_answers += 1);
         }
         let damage = code == ErrorCode::Damaged && sound;
-        if damage || matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge) {
+        if damage || matches!(code, ErrorCode::BadRequest | ErrorCode::TooLarge | ErrorCode::WriteIdReused) {
             self.cluster.violate(checker::Invariant::Alive, format!("{key:?}: {}: {detail}", code.name()));
         }
     }

@@ -199,6 +199,8 @@ pub struct History {
     /// By key, and by table: see [`lives`].
     table_of: Vec<Option<usize>>,
     stretches: Vec<lives::Stretches>,
+    /// What sound wall clocks show when all is judged, in nanoseconds since 1970.
+    pub wall_end: u64,
     /// The longest deadline of a request.
     pub patience: Duration,
     /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
@@ -224,6 +226,7 @@ impl History {
             siblings_max: MERGED_SIBLINGS_MAX,
             table_of: Vec::new(),
             stretches: Vec::new(),
+            wall_end: u64::MAX,
             patience: Duration::ZERO,
             overlaps,
             excuses: Excuses::default(),
@@ -297,13 +300,6 @@ impl History {
             && let Some(context) = answer
         {
             event.context = context.clone();
-        }
-    }
-    /// A request of this write may have been carried out until then, though its client has given it up.
-    pub fn carried_out_late(&mut self, write_id: WriteId, until: Instant) {
-        let event = EventId::from_write_id(write_id).and_then(|id| self.events.get_mut(id.0 as usize));
-        if let Some(event) = event {
-            event.ended = event.ended.max(until);
         }
     }
     /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that was acknowledged

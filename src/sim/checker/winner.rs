@@ -104,6 +104,10 @@ impl History {
         let history = &self.keys[key as usize];
         self.check_stamp(key, history.greatest, last)?;
         let Some(stamp) = last.head.stamp().map(stamp_of) else { return Ok(()) };
+        if stamp.0 > self.wall_end.saturating_add(APART.as_nanos() as u64) {
+            let text = format!("{:?}: the winner is stamped {stamp:?}, a time to come", self.key(key));
+            return Err((Invariant::I8, text));
+        }
         // A tombstone does not say whose it is: the latest of those that it may be of.
         let known = shown.first().map(|(id, _)| *id).or_else(|| history.stamps.get(&stamp).copied());
         let candidates = known.map_or_else(|| self.tombstones(key), |id| vec![id]);
