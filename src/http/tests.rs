@@ -200,7 +200,7 @@ fn bad_input_is_refused_with_words() {
         ("GET /v1/keys/k\nX-Consistency: most".into(), 400, "X-Consistency is one, quorum or all"),
         ("PUT /v1/keys/k\nX-Version-Context: A2B1\n\n{\"value\": 1}".into(), 400, "starts with \"vc:\""),
         ("PUT /v1/keys/k\nX-Version-Context: vc:A2B1\n\n{\"value\": 1}".into(), 400, "does not parse"),
-        (format!("PUT /v1/keys/k\nX-Version-Context: {wide}\n\n{{\"value\": 1}}"), 400, "at most 8192 bytes"),
+        (format!("PUT /v1/keys/k\nX-Version-Context: {wide}\n\n{{\"value\": 1}}"), 400, "at most 16384 bytes"),
         ("PUT /v1/keys/k\nX-Version-Context: vc:\nX-Version-Context: vc:\n\n1".into(), 400, "given twice"),
         ("PUT /v1/keys/k\nX-Write-Id: 0\n\n{\"value\": 1}".into(), 400, "X-Write-Id"),
         ("PUT /v1/keys/k\nX-Write-Id: 12345678901234567\n\n{\"value\": 1}".into(), 400, "X-Write-Id"),

@@ -47,7 +47,9 @@ pub struct Tidings {
     tables: Option<BTreeMap<TableName, TableSettings>>,
     made_apart: BTreeSet<TableName>,
     hints: bool,
+    /// Failures seen, and of those the ones that have been told of.
     failures: u64,
+    failures_told: u64,
     /// When the latest failure was seen, while requests fail.
     failing: Option<Instant>,
     /// When failures were last told of.
@@ -99,15 +101,17 @@ impl Tidings {
     }
     fn failures_are(&mut self, now: Instant, failures: u64, news: &mut Vec<News>) {
         if failures > self.failures {
+            self.failures = failures;
             self.failing = Some(now);
-            if self.told.is_none_or(|told| now.since(told) >= FAILURES_TOLD_EVERY) {
-                news.push(News::QuorumLost { failures: failures - self.failures });
-                self.told = Some(now);
-                self.failures = failures;
-            }
-        } else if self.failing.is_some_and(|last| now.since(last) >= FAILURES_TOLD_EVERY) {
+        }
+        let Some(last) = self.failing else { return };
+        if now.since(last) >= FAILURES_TOLD_EVERY {
             self.failing = None;
+            self.failures_told = failures;
             news.push(News::QuorumRegained);
+        } else if failures > self.failures_told && self.told.is_none_or(|told| now.since(told) >= FAILURES_TOLD_EVERY) {
+            news.push(News::QuorumLost { failures: failures - self.failures_told });
+            (self.told, self.failures_told) = (Some(now), failures);
         }
     }
 }

@@ -245,7 +245,8 @@ impl Leases {
             // Starts that are forgotten, too, may have come after the one that was named.
             (lease.incarnation.max(lease.named) + FORGOTTEN_INCARNATIONS + drawn + 1, lease.far, 1)
         } else {
-            (lease.incarnation + FORGOTTEN_INCARNATIONS + drawn_far + 1, true, 1)
+            // Beyond whatever counts as near, so that what was named stays behind.
+            (lease.incarnation + NEAR_INCARNATIONS + FORGOTTEN_INCARNATIONS + drawn_far + 2, true, 1)
         };
         lease.spent = incarnation > INCARNATION_MAX || base.checked_add(block).is_none();
         if lease.spent {
