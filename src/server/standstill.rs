@@ -65,11 +65,10 @@ pub struct Waited {
 impl Waited {
     /// Of a connection that has just been accepted. It may have waited itself, if the process has just gone on.
     pub fn new(now: Instant) -> Waited {
-        let mut known = latest(now);
-        if now.since(Instant(TICKED.load(Ordering::Acquire))) > NOTICED {
-            known.number -= 1;
-        }
-        Waited { known, left: 0, latest: Duration::ZERO }
+        let known = latest(now);
+        // The ticker has noted no more than these; one beyond has just ended, and the connection may have waited through it.
+        let number = known.number.min(COUNT.load(Ordering::Acquire));
+        Waited { known: Standstill { number, ..known }, left: 0, latest: Duration::ZERO }
     }
     /// So many bytes have been read; `unread` says how many more could be.
     pub fn read(&mut self, now: Instant, bytes: usize, unread: impl FnOnce() -> usize) {

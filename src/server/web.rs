@@ -31,7 +31,7 @@ use crate::{
         STALLED_TIMEOUT,
     },
     protocol::message::Response,
-    types::{TableChange, TableChangeKind, TableName},
+    types::{ErrorCode, Failure, Outcome, TableChange, TableChangeKind, TableName},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
@@ -379,8 +379,14 @@ impl Requests {
         };
         self.watch.relax();
         self.watch.hold_incoming(self.incoming.len());
+        let waited = self.inlet.waited();
         let reply = match routed {
-            Routed::Key(asked) => ask(&self.web, *asked, bytes).await,
+            Routed::Key(asked) => ask(&self.web, *asked, bytes, waited).await,
+            Routed::Table { verb: Verb::Put | Verb::Delete, .. } if waited >= self.web.limits.request_timeout => {
+                let detail = "the request may have waited in this node for longer than a request may take, while the node stood \
+                              still; nothing was changed";
+                Problem::from(Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail)).reply()
+            }
             Routed::Table { name, verb, create } => table(&self.web, name, (verb, create), &bytes).await,
             other => look(&self.web, other).await,
         };
@@ -493,10 +499,11 @@ fn crowded() -> Reply {
 // ---- what is asked ---------------------------------------------------------------------------------------------
 
 /// Hands a request about a key to the shard.
-async fn ask(web: &Rc<Web>, asked: KeyRequest, body: Bytes) -> Reply {
+/// `waited`: how long it may have lain in the socket while the process stood still; so much less is left of its time.
+async fn ask(web: &Rc<Web>, asked: KeyRequest, body: Bytes, waited: Duration) -> Reply {
     let form = asked.form();
     let random = web.random.borrow_mut().u64(1..);
-    let request = match http::request(asked, body, clock::now(), random, &web.limits) {
+    let request = match http::request(asked, body, clock::now() - waited, random, &web.limits) {
         Ok(request) => request,
         Err(problem) => return problem.reply(),
     };
