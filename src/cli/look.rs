@@ -7,7 +7,7 @@ use super::{
 };
 use crate::http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key};
 use clap::Args;
-use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt, thread, time::Duration};
 
 pub const STATUS_EXAMPLE: &str = "Exit code 6 when a member is not up or does not answer.\n\nExample:\n  dynarc status\n  dynarc status --node 127.0.0.2 --json";
 pub const RING_EXAMPLE: &str = "Example:\n  dynarc ring\n  dynarc ring cart:8731";
@@ -33,7 +33,7 @@ pub struct RingArgs {
 
 pub fn status(args: StatusArgs) -> Result<(), Stop> {
     let (asked, cluster): (Host, ClusterView) = fetch::view(&args.reach.nodes, "/v1/cluster")?;
-    let nodes: Vec<Option<NodeView>> = cluster.members.iter().map(node_of).collect();
+    let nodes = nodes_of(&cluster.members);
     if args.json {
         output::print_json(&serde_json::json!({
             "asked": asked.to_string(), "members": cluster.members, "ring_digest": cluster.ring_digest, "nodes": nodes,
@@ -52,10 +52,29 @@ pub fn status(args: StatusArgs) -> Result<(), Stop> {
     if told.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Degraded, told.join(", "))) }
 }
 
+/// Members that are asked at once.
+const ASKED_AT_ONCE: usize = 64;
+/// How long one of them may take: a stopped process takes connections and says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The figures of all members, asked at once.
+fn nodes_of(members: &[MemberLine]) -> Vec<Option<NodeView>> {
+    let ask = |some: &[MemberLine]| {
+        thread::scope(|scope| {
+            let asked: Vec<_> = some.iter().map(|member| scope.spawn(|| node_of(member))).collect();
+            let joined = asked.into_iter().map(|thread| thread.join());
+            // A thread that panicked has said so; its node counts as one that does not answer.
+            joined.map(Result::unwrap_or_default).collect::<Vec<_>>()
+        })
+    };
+    members.chunks(ASKED_AT_ONCE).flat_map(ask).collect()
+}
 /// The member's own figures; `None` when it does not answer.
 fn node_of(member: &MemberLine) -> Option<NodeView> {
     let host = Host::new(member.address, member.ports.http);
-    let node: NodeView = fetch::get(&host, "/v1/node").and_then(|fetched| fetch::read(&host, fetched)).ok()?;
+    let fetched = fetch::get_within(&host, "/v1/node", CONNECT_TIMEOUT, ANSWER_TIMEOUT);
+    let node: NodeView = fetched.and_then(|fetched| fetch::read(&host, fetched)).ok()?;
     // Another node may have its address by now.
     (node.id == member.id).then_some(node)
 }
