@@ -104,6 +104,8 @@ pub const MEMBERS_MAX: usize = 1024;
 pub const STRANGERS_TOLD_MAX: usize = 16;
 /// Shards of a node.
 pub const SHARDS_MAX: usize = 256;
+/// Nanoseconds between two stamps that one core of a node gives out at least: each core has its place within them.
+pub const STAMP_CORES: u64 = SHARDS_MAX as u64;
 /// Slices of a node: the least that a data directory is made with.
 pub const SLICES_MIN: usize = 64;
 /// Slices for each CPU, when that is more than [`SLICES_MIN`].

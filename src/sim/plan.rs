@@ -161,10 +161,12 @@ pub struct Waits {
     pub untold_set_backs: bool,
     /// A core that is gone after a restart with fewer leaves its node suspect for ever at those who spoke to it.
     pub cores_that_vanish: bool,
+    /// A node that starts while nobody answers trusts a clock that is off by hours.
+    pub wild_clocks: bool,
 }
 impl Waits {
     /// Each by name.
-    pub fn named(&mut self) -> [(&'static str, &mut bool); 6] {
+    pub fn named(&mut self) -> [(&'static str, &mut bool); 7] {
         [
             ("late-frames", &mut self.late_frames),
             ("late-requests", &mut self.late_requests),
@@ -172,6 +174,7 @@ impl Waits {
             ("unknown-kinds", &mut self.unknown_kinds),
             ("untold-set-backs", &mut self.untold_set_backs),
             ("cores-that-vanish", &mut self.cores_that_vanish),
+            ("wild-clocks", &mut self.wild_clocks),
         ]
     }
     /// One of them, or `all`, waits no longer. `false`: there is none of this name.
@@ -194,6 +197,7 @@ impl Default for Waits {
             unknown_kinds: false,
             untold_set_backs: true,
             cores_that_vanish: true,
+            wild_clocks: true,
         }
     }
 }
@@ -292,7 +296,7 @@ impl Plan {
             plan.network.hold = prng.unit() * 0.01;
         }
         let mut prng = Prng::stream(seed, "wild clocks");
-        if prng.chance(0.25) {
+        if prng.chance(0.25) && !plan.waits.wild_clocks {
             plan.go_wild(&mut prng);
         }
         let mut prng = Prng::stream(seed, "lost disks");

@@ -20,9 +20,9 @@
 //! goes by no other clock, and refuses nothing.
 
 use crate::{
-    limits::{REQUEST_TIMEOUT_MAX, SKEW_MAX, STAMP_LEAD, STAMPS_KEPT},
+    limits::{REQUEST_TIMEOUT_MAX, SKEW_MAX, STAMP_CORES, STAMP_LEAD, STAMPS_KEPT},
     protocol::{ring::FixedMap, versions::Dot},
-    types::{NodeId, SliceId, Token},
+    types::{NodeId, ShardId, SliceId, Token},
 };
 
 /// The floor of a slice of which nothing is known: everything in it is read before it is replaced.
@@ -52,6 +52,9 @@ struct Slice {
 #[derive(Clone, Debug)]
 pub struct Stamps {
     node: NodeId,
+    /// The core that mints. Each core of a node has times of its own, so that no two give out the same stamp: any core
+    /// that takes a write from its client stamps it, whichever core owns the key.
+    core: u64,
     /// Nanoseconds since 1970 by the wall clock.
     wall: u64,
     /// There is no other node.
@@ -77,6 +80,7 @@ impl Stamps {
         let slice = |(id, floor)| (id, Slice { floor, ceiling: ceiling(floor), ..Slice::default() });
         Stamps {
             node,
+            core: 0,
             wall: 0,
             alone: false,
             last: 0,
@@ -87,6 +91,14 @@ impl Stamps {
             kept_max: STAMPS_KEPT,
             refused: 0,
         }
+    }
+    /// Mints for this core of the node.
+    pub fn of_core(self, core: ShardId) -> Stamps {
+        Stamps { core: u64::from(core.0), ..self }
+    }
+    /// The first time of this core at or after this one.
+    fn own(&self, time: u64) -> u64 {
+        time.saturating_add(self.core.wrapping_sub(time) % STAMP_CORES)
     }
     /// Keeps so many stamps of a generation.
     pub fn keep(&mut self, kept_max: usize) {
@@ -108,12 +120,13 @@ impl Stamps {
             // Of a clock that has been set back since. Whatever is stored of that time is asked itself.
             self.last = self.wall;
         }
-        let time = self.wall.max(self.last.saturating_add(1)).max(after.saturating_add(1));
+        let next = self.own(self.last.saturating_add(1));
+        let time = self.own(self.wall).max(next).max(self.own(after.saturating_add(1)));
         if time > bound {
             return None;
         }
         // One from the far future, of a clock that was wrong, does not drag others along.
-        if time <= self.wall.saturating_add(SKEW) || time == self.last.saturating_add(1) {
+        if time <= self.wall.saturating_add(SKEW) || time == next {
             self.last = time;
         }
         Some(Dot::stamp(time, self.node))
@@ -200,9 +213,21 @@ mod tests {
         }
         assert_eq!(last.counter, 200 * SECOND);
         assert!(stamps.meet(Dot::stamp(last.counter + 400_000_000, B)));
-        assert_eq!(stamps.mint(0).expect("a sound clock").counter, last.counter + 400_000_001);
-        assert_eq!(stamps.mint(300 * SECOND).expect("alone").counter, 300 * SECOND + 1);
+        assert_eq!(stamps.mint(0).expect("a sound clock").counter, last.counter + 400_000_000 + STAMP_CORES);
+        assert_eq!(stamps.mint(300 * SECOND).expect("alone").counter, 300 * SECOND + STAMP_CORES);
         assert!(stamps.mint(0).expect("a sound clock").counter < 201 * SECOND);
+    }
+
+    #[test]
+    fn cores_of_a_node_never_give_out_the_same_stamp() {
+        let mut cores = [0, 1, 255].map(|core| {
+            let mut stamps = Stamps::new(A, vec![]).of_core(ShardId(core));
+            stamps.time_is(100 * SECOND + 3, true);
+            stamps
+        });
+        let all: std::collections::BTreeSet<u64> =
+            (0..300).map(|turn| cores[turn % 3].mint(0).expect("alone").counter).collect();
+        assert_eq!(all.len(), 300);
     }
 
     #[test]
@@ -214,7 +239,7 @@ mod tests {
         stamps.time_is(3_700 * SECOND, false);
         assert_eq!(stamps.mint(0).expect("by its own clock").counter, 3_700 * SECOND);
         stamps.time_is(101 * SECOND, false);
-        assert_eq!(stamps.mint(0).expect("mended").counter, 101 * SECOND + 1);
+        assert_eq!(stamps.mint(0).expect("mended").counter, 101 * SECOND + STAMP_CORES);
         assert!(stamps.mint(3_700 * SECOND).is_none());
         assert!(stamps.is_stale(Dot::stamp(40 * SECOND, B)) && !stamps.is_stale(Dot::stamp(41 * SECOND, B)));
     }

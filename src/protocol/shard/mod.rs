@@ -302,7 +302,8 @@ impl Shard {
             if listens_first.is_zero() { membership } else { membership.listening_until(now + listens_first) }
         });
         let standing = NodeStanding { cluster, ..NodeStanding::default() };
-        let mut replica = Replica::new(leases, Stamps::new(me.node, stamps), generation).with_bounds(settings.bounds);
+        let mut replica = Replica::new(leases, Stamps::new(me.node, stamps).of_core(me.shard), generation)
+            .with_bounds(settings.bounds);
         replica.members_are(members.iter().map(|member| member.id));
         let mut registry = Tables::new(settings.table(), known_tables, certainty);
         if copied {
