@@ -183,7 +183,6 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         damaged_reads: engine.damaged_reads,
         damaged_places: engine.damaged_places,
         read_only: engine.read_only,
-        ..Figures::default()
     }
 }
 
