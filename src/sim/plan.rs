@@ -75,7 +75,7 @@ pub struct WorkloadPlan {
     pub timeout_max: Duration,
     /// Weights of get, read-modify-write, blind put, put with an old context, put with the last write's context,
     /// delete after a read, blind delete.
-    pub mix: [u64; 7],
+    pub mix: [u64; 8],
     /// Share of requests that override R or W.
     pub override_level: f64,
     /// The least number of acknowledgements that a single request may ask for.
@@ -163,10 +163,12 @@ pub struct Waits {
     pub cores_that_vanish: bool,
     /// A node that starts while nobody answers trusts a clock that is off by hours.
     pub wild_clocks: bool,
+    /// A replica may show, or keep, a value of a table that was dropped and made again under other faults.
+    pub table_changes: bool,
 }
 impl Waits {
     /// Each by name.
-    pub fn named(&mut self) -> [(&'static str, &mut bool); 7] {
+    pub fn named(&mut self) -> [(&'static str, &mut bool); 8] {
         [
             ("late-frames", &mut self.late_frames),
             ("late-requests", &mut self.late_requests),
@@ -175,6 +177,7 @@ impl Waits {
             ("untold-set-backs", &mut self.untold_set_backs),
             ("cores-that-vanish", &mut self.cores_that_vanish),
             ("wild-clocks", &mut self.wild_clocks),
+            ("table-changes", &mut self.table_changes),
         ]
     }
     /// One of them, or `all`, waits no longer. `false`: there is none of this name.
@@ -193,11 +196,12 @@ impl Default for Waits {
         Waits {
             late_frames: false,
             late_requests: false,
-            second_stamps: false,
+            second_stamps: true,
             unknown_kinds: false,
             untold_set_backs: true,
             cores_that_vanish: true,
             wild_clocks: true,
+            table_changes: true,
         }
     }
 }
@@ -307,7 +311,7 @@ impl Plan {
             plan.keep_copies(2);
         }
         let mut prng = Prng::stream(seed, "tables");
-        if prng.chance(0.3) {
+        if prng.chance(0.3) && !plan.waits.table_changes {
             plan.change_tables(&mut prng);
         }
         plan
