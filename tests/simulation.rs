@@ -80,7 +80,7 @@ fn a_thousand_seeds_keep_every_promise() {
 }
 
 /// Counts of draws that wait for a fault to be mended: see [`dynarc::sim::plan::Waits`].
-const WAITING: [&str; 1] = ["untold_set_backs"];
+const WAITING: [&str; 3] = ["untold_set_backs", "table_changes", "clocks_astray"];
 
 /// Runs of twelve seconds: what happens soon after a start, and at the end of the faults, has a greater share in them.
 #[test]

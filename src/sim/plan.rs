@@ -75,7 +75,7 @@ pub struct WorkloadPlan {
     pub timeout_max: Duration,
     /// Weights of get, read-modify-write, blind put, put with an old context, put with the last write's context,
     /// delete after a read, blind delete.
-    pub mix: [u64; 8],
+    pub mix: [u64; 7],
     /// Share of requests that override R or W.
     pub override_level: f64,
     /// The least number of acknowledgements that a single request may ask for.

@@ -192,6 +192,7 @@ impl Forward {
             return None;
         }
         let target = self.targets.get_mut(index)?;
+        let address = target.0;
         match response {
             Err(failure) if failure.code == ErrorCode::NotReady && failure.outcome == Outcome::NotApplied => {
                 target.1 = State::Refused;
@@ -202,7 +203,9 @@ impl Forward {
                 target.1 = State::Refused;
                 if !self.may_be_done() && self.stamp.take().is_some() {
                     self.singly = true;
-                    return Some(self.try_this(now, id, index, out));
+                    // Under a number of its own: a second copy of the refusal must not be taken for the answer to this.
+                    self.targets.push((address, State::Untried));
+                    return Some(self.try_this(now, id, self.targets.len() - 1, out));
                 }
                 self.fail(now, id, failure, out)
             }
