@@ -2,7 +2,7 @@
 //! acknowledged stands beside what is written later, and is not covered by it.
 
 use crate::{
-    node::{Cluster, Node, address},
+    node::{Cluster, Node, READY_WITHIN, address},
     wait,
 };
 use serde_json::Value;
@@ -92,10 +92,13 @@ fn a_copied_directory_that_runs_beside_its_original_is_noticed_and_covers_nothin
     cluster.nodes[0].start();
     cluster.wait_whole();
     twin.start();
-    twin.wait_ready();
-    assert!(alarms(&twin) > 0, "{}", twin.figures());
-    // Both write as the same node to the same keys. The others answer the original, so the twin gets no quorum; what it
-    // alone acknowledges is lost with its disk, so that is not asked for.
+    // It is told by the others that it runs elsewhere, and does not serve.
+    wait::until(READY_WITHIN, "the twin is noticed", || {
+        let node = twin.http().get("/v1/node").map_err(|e| e.to_string())?.json();
+        if node["identity_alarms"].as_u64() > Some(0) { Ok(()) } else { Err(node.to_string()) }
+    });
+    // Both would write as the same node to the same keys. The others answer the original, so the twin gets no quorum; what
+    // it alone acknowledges is lost with its disk, so that is not asked for.
     write_all(&cluster, 0, "original");
     let mut http = twin.http();
     let mut acknowledged = Vec::new();
