@@ -2,6 +2,7 @@
 //! is wrong loses nothing.
 
 use crate::{
+    firewall::Firewall,
     http::Http,
     node::{Cluster, Node, Place},
     wait,
@@ -48,6 +49,7 @@ fn homes(http: &mut Http, key: &str) -> Vec<String> {
 /// Stops the first home of some keys, writes them by way of a node that is no home of theirs and has to ask another in the
 /// end, then writes them again, and lets the first home go on: the later write is what is read.
 pub fn stopped() {
+    Firewall::new();
     for (round, pause) in [Duration::from_secs(7), Duration::from_millis(2_500)].into_iter().enumerate() {
         let mut cluster = start("stopped", 4, |_, _| Vec::new());
         let (first, other, outside) = (0, 1, 3);
@@ -112,6 +114,7 @@ pub fn clocks() {
     if !Path::new(FAKETIME).exists() {
         return println!("clocks: NOT RUN: {FAKETIME} is not installed");
     }
+    Firewall::new();
     let file = |place: &Place, index: u8| place.path.join(format!("clock{index}"));
     let cluster = start("clocks", 3, |place, index| {
         fs::write(file(place, index), "+0\n").expect("a file");
