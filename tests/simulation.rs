@@ -138,8 +138,8 @@ fn planted_defects_are_noticed() {
     }
 }
 /// Defects that two hundred seeds do not notice: untold set-backs wait in the plan, and what a late write does has been made
-/// harmless by stamps that travel. Each wants a plan of its own.
-const BORNE: [Planted; 2] = [Planted::UntoldBackup, Planted::LateWrites];
+/// harmless by stamps that travel; a lease that is three too small struck in none. Each wants a plan of its own.
+const BORNE: [Planted; 3] = [Planted::UntoldBackup, Planted::LateWrites, Planted::ShortLease];
 /// Defects that strike through settings and disks, uncounted.
 const SETTINGS: [Planted; 6] = [
     Planted::BoundlessHints,
