@@ -54,10 +54,16 @@ fn run_all(plans: Vec<Plan>) -> Vec<Report> {
     reports.into_iter().flatten().collect()
 }
 
-/// Whether a violation is of a kind that is not known. One is, and not mended yet: a superseded write comes back as a
-/// sibling although all can still know it (`dynarc simulate 100470 --minutes 0.2`). Nothing is lost by it.
+/// Whether a violation is to fail the test. One kind is known and not mended: a superseded write comes back as a sibling
+/// although all can still know it (`dynarc simulate 100470 --minutes 0.2`). Its cause is not found, so what it may cost is
+/// not known either. It is printed each time, and this exception goes with the fault.
 fn is_new(violation: &impl std::fmt::Display) -> bool {
-    !violation.to_string().contains("nobody can have forgotten it")
+    let text = violation.to_string();
+    let known = text.contains("nobody can have forgotten it");
+    if known {
+        println!("KNOWN, NOT MENDED: {text}");
+    }
+    !known
 }
 
 #[test]
@@ -145,8 +151,8 @@ fn planted_defects_are_noticed() {
         assert!(report.faults.planted > 0 || SETTINGS.contains(&planted), "{} did nothing", planted.name());
     }
 }
-/// Defects that two hundred seeds do not notice: untold set-backs wait in the plan, and what a late write does has been made
-/// harmless by stamps that travel; a lease that is three too small struck in none. Each wants a plan of its own.
+/// Defects that are left out: two hundred seeds did not notice the first two, and the third never struck. Why is not looked
+/// into yet, so these are gaps of the simulator and not proofs that the defects do no harm.
 const BORNE: [Planted; 3] = [Planted::UntoldBackup, Planted::LateWrites, Planted::ShortLease];
 /// Defects that strike through settings and disks, uncounted.
 const SETTINGS: [Planted; 6] = [
