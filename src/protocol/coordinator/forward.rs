@@ -366,7 +366,10 @@ mod tests {
         assert!(forward.forwarded(NOW, 7, 0, refusal(Outcome::NotApplied), &mut out).is_some());
         assert_eq!(stamped(&mut out), [(1, None)], "the same one, by its own clock");
         assert!(forward.late(NOW, 7, &mut out).is_none(), "no other while it may do it");
-        assert!(forward.forwarded(NOW, 7, 0, refusal(Outcome::NotApplied), &mut out).is_some());
+        let again = refusal(Outcome::NotApplied);
+        assert!(forward.forwarded(NOW, 7, 0, again.clone(), &mut out).is_none(), "a second copy of the first refusal");
+        assert!(out.is_empty());
+        assert!(forward.forwarded(NOW, 7, 3, again, &mut out).is_some());
         assert_eq!(stamped(&mut out), [(2, None)]);
         assert!(forward.unreachable(NOW, 7, NodeId(2), &mut out).is_none());
         let failure = forward.answer().expect("an end").expect_err("it may have been done");
