@@ -106,7 +106,7 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
     let name = cluster.cluster.as_ref().map_or(String::new(), |id| format!("cluster {id}, "));
     let (count, digest) = (cluster.members.len(), &cluster.ring_digest);
-    let summary = format!("{name}{up} of {count} members up, ring {digest}, as {asked} sees it\n");
+    let summary = format!("{up} of {count} members up, as {asked} sees it\n{name}ring {digest}\n");
     let strangers = cluster.strangers.iter().map(|s| {
         let (id, at, theirs) = (&s.id, &s.peer_address, &s.cluster);
         format!("refused, for it belongs to cluster {theirs}: node {id} at {at}\n")
@@ -125,7 +125,11 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             full.join(", ")
         ),
     };
-    output::table(titles, rows) + &summary + &hint + &late.collect::<String>() + &strangers.collect::<String>()
+    output::fitting_table(titles, rows, &["shards", "busy", "owned", "memory", "id"])
+        + &summary
+        + &hint
+        + &late.collect::<String>()
+        + &strangers.collect::<String>()
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {

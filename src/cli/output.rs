@@ -8,25 +8,55 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A table with right-aligned numbers; borders only on a terminal.
+/// Columns of a table that is not shown on a terminal.
+const USUAL_WIDTH: usize = 80;
+
+/// A table with right-aligned numbers; borders only on a terminal, where what is too wide is wrapped.
 pub fn table<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let terminal = io::stdout().is_terminal();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
+    let arrangement =
+        if io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    laid_out(&titles, &rows, arrangement)
+}
+
+/// The same, as wide as the terminal, or 80 columns where there is none: columns of the titles in `spare` are left out, in
+/// that order, until it fits.
+pub fn fitting_table<const N: usize>(
+    titles: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    spare: &[&str],
+) -> String {
+    let width = Table::new().width().map_or(USUAL_WIDTH, usize::from);
+    fitted(titles.to_vec(), rows.into_iter().map(Vec::from).collect(), spare, width)
+}
+
+fn fitted(mut titles: Vec<&str>, mut rows: Vec<Vec<String>>, spare: &[&str], width: usize) -> String {
+    let mut spare = spare.iter();
+    loop {
+        let text = laid_out(&titles, &rows, ContentArrangement::Disabled);
+        let fits = text.lines().all(|line| line.chars().count() <= width);
+        let Some(left_out) = spare.next().filter(|_| !fits) else { return text };
+        if let Some(index) = titles.iter().position(|title| title == left_out) {
+            titles.remove(index);
+            rows.iter_mut().for_each(|row| drop(row.remove(index)));
+        }
+    }
+}
+
+fn laid_out(titles: &[&str], rows: &[Vec<String>], arrangement: ContentArrangement) -> String {
     let mut table = Table::new();
-    table.load_style(if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
-    table.set_content_arrangement(if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    table.load_style(if io::stdout().is_terminal() { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+    table.set_content_arrangement(arrangement);
     table.set_header(titles);
-    let mut numeric = [true; N];
-    let rows: Vec<[String; N]> = rows.into_iter().collect();
-    for row in &rows {
+    let mut numeric = vec![true; titles.len()];
+    for row in rows {
         for (numeric, cell) in numeric.iter_mut().zip(row) {
             *numeric &= cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') && !cell.contains(['.', ':'])
                 || cell.ends_with('%')
                 || cell == "?";
         }
-    }
-    rows.into_iter().for_each(|row| {
         table.add_row(row);
-    });
+    }
     for (column, numeric) in table.column_iter_mut().zip(numeric) {
         if numeric {
             column.set_cell_alignment(CellAlignment::Right);
