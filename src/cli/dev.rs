@@ -15,7 +15,7 @@ use super::{
 use crate::{
     http::views::ClusterView,
     server::{
-        boot::is_in_use,
+        boot::{BIND_PATIENCE, is_in_use},
         config::{self, Flags},
         host,
         kernel::{self, PortUse},
@@ -25,7 +25,7 @@ use crate::{
 use clap::Args;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
@@ -157,15 +157,20 @@ impl Plan {
                 return Err(Stop::failed(format!("{} {text}", directory.display())));
             }
         }
+        // Right after a kill the kernel still ends the sockets of the cluster before.
+        let until = Instant::now() + BIND_PATIENCE;
         for ip in &self.ips {
             let Ports { http, client, peer } = self.ports;
             let each = (0..self.shards).flat_map(|k| [client.saturating_add(k), peer.saturating_add(k)]);
             for port in each.chain([http]) {
                 let address = SocketAddr::new(*ip, port);
-                kernel::listen(address, PortUse::Alone).map_err(|e| {
-                    let text = "a node of this cluster could not listen there, and nothing was started";
-                    Stop::failed(format!("{address}: {e}; {text}"))
-                })?;
+                while let Err(error) = kernel::listen(address, PortUse::Alone) {
+                    if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= until {
+                        let text = "a node of this cluster could not listen there, and nothing was started";
+                        return Err(Stop::failed(format!("{address}: {error}; {text}")));
+                    }
+                    std::thread::sleep(POLL);
+                }
             }
         }
         Ok(())
