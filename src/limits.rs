@@ -146,8 +146,20 @@ pub const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
 pub const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence of a member's heartbeat after which it is suspect.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(5);
+/// A member is shown as down after so many times the silence that makes it suspect.
+pub const DOWN_AFTER_SUSPICIONS: u32 = 6;
 /// Silence of a member's heartbeat after which it is shown as down.
-pub const DOWN_AFTER: Duration = Duration::from_secs(30);
+pub const DOWN_AFTER: Duration = Duration::from_secs(SUSPECT_AFTER.as_secs() * DOWN_AFTER_SUSPICIONS as u64);
+/// A stopping node answers those who come late for so long, unless nobody is connected to it.
+pub const DRAIN: Duration = Duration::from_secs(5);
+/// A stopping node that nobody has been connected to for so long need not wait for late comers.
+pub const DRAIN_QUIET: Duration = Duration::from_secs(1);
+/// The most of it that can be set.
+pub const DRAIN_MAX: Duration = Duration::from_secs(600);
+/// What a stopping node has in hand after the drain is answered within this time, or not at all.
+pub const STOP_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// The last words and the closing of files take at most so long; then the process ends without them.
+pub const STOP_ENDS_WITHIN: Duration = Duration::from_secs(20);
 /// Time between two events of a shard after which others are not blamed for their silence at once: it may have stood still.
 pub const PAUSE_NOTICED: Duration = Duration::from_secs(1);
 /// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.

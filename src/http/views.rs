@@ -246,6 +246,8 @@ figures! {
     peer_dampings: Counter,
     /// Client connections open.
     connections: Gauge,
+    /// Requests over HTTP that have begun and are not answered.
+    http_requests_begun: Gauge,
     /// Connections given up: their place or their memory was needed, or nobody read what was sent.
     connections_given_up: Counter,
     /// Bytes held for connections: unfinished frames and bodies, answers not sent yet.

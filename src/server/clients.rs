@@ -50,7 +50,7 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener, connections_max: 
             if let Err(error) = outcome {
                 tracing::debug!(error, "a client connection has ended");
             }
-            count(&world.traffic, |t| t.connections -= 1);
+            world.part();
         });
     }
 }
@@ -318,6 +318,9 @@ impl Reader {
             None => clock::now() - self.inlet.waited(),
         };
         match wire::decode_client(frame, sent) {
+            Ok((id, ClientMessage::Request(_))) if self.client.world.draining.get() => {
+                self.refuse(id, Failure::new(ErrorCode::NotReady, Outcome::NotApplied, "the node is stopping"));
+            }
             Ok((id, ClientMessage::Request(request))) => self.ask(id, request),
             Ok((id, ClientMessage::Ring)) => self.tell_ring(id),
             Ok((_, ClientMessage::Hello(_))) => return Err(End::Goodbye("a second HELLO".into())),

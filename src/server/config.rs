@@ -116,7 +116,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("request_timeout_ms", number(1, 60_000), "5000", "Deadline of a request that names none"),
     setting("gossip_interval_ms", number(10, 60_000), "1000", "Pause between gossip rounds"),
     setting("suspect_after_ms", number(50, 600_000), "5000", "Silence after which a member is routed around"),
-    setting("down_after_ms", number(100, 3_600_000), "30000", "Silence after which a member is shown as down"),
+    setting(
+        "drain_ms",
+        number(0, limits::DRAIN_MAX.as_millis() as u64),
+        "5000",
+        "How long a stopping node answers those who come late, with 503; less when nobody is connected",
+    ),
     setting("memtable_bytes", bytes(MIB, 4 * GIB), "32MiB", "Memory of a core for writes not yet in tables"),
     setting("block_cache_bytes", bytes(0, 64 * GIB), "32MiB", "Memory of a core for table blocks"),
     setting("value_cache_bytes", bytes(0, 64 * GIB), "64MiB", "Memory of a core for values"),
@@ -458,8 +463,7 @@ impl Effectives {
         };
         at_most("r", "n")?;
         at_most("w", "n")?;
-        at_most("gossip_interval_ms", "suspect_after_ms")?;
-        at_most("suspect_after_ms", "down_after_ms")
+        at_most("gossip_interval_ms", "suspect_after_ms")
     }
     /// The least severe lines to log.
     pub fn log(&self) -> &str {
@@ -502,7 +506,7 @@ impl Effectives {
             request_timeout: self.millis("request_timeout_ms"),
             gossip_interval: self.millis("gossip_interval_ms"),
             suspect_after: self.millis("suspect_after_ms"),
-            down_after: self.millis("down_after_ms"),
+            down_after: self.millis("suspect_after_ms") * limits::DOWN_AFTER_SUSPICIONS,
         };
         options.durability = match self.get("durability").text.as_str() {
             "interval" => Durability::Interval,
@@ -511,6 +515,7 @@ impl Effectives {
         options.engine.memtable_bytes = self.number("memtable_bytes") as usize;
         options.engine.block_cache_bytes = self.number("block_cache_bytes") as usize;
         options.engine.value_cache_bytes = self.number("value_cache_bytes") as usize;
+        options.drain = self.millis("drain_ms");
         options.spin_before_park = Duration::from_micros(self.number("spin_before_park_us"));
         Ok(options)
     }
@@ -607,7 +612,7 @@ mod tests {
             ("request_timeout_ms", "11"),
             ("gossip_interval_ms", "12"),
             ("suspect_after_ms", "130"),
-            ("down_after_ms", "140"),
+            ("drain_ms", "14"),
             ("memtable_bytes", "3MiB"),
             ("block_cache_bytes", "1_000"),
             ("value_cache_bytes", "2GiB"),
@@ -625,7 +630,8 @@ mod tests {
         let p = o.protocol;
         assert_eq!((p.n, p.r, p.w, p.sloppy, p.value_bytes_max), (5, 1, 4, false, 2 << 20));
         let times = [p.request_timeout, p.gossip_interval, p.suspect_after, p.down_after].map(|d| d.as_millis());
-        assert_eq!(times, [11, 12, 130, 140]);
+        assert_eq!(times, [11, 12, 130, 780]);
+        assert_eq!(o.drain, Duration::from_millis(14));
         assert_eq!(o.durability, Durability::Interval);
         let e = o.engine;
         assert_eq!((e.memtable_bytes, e.block_cache_bytes, e.value_cache_bytes), (3 << 20, 1000, 2 << 30));
@@ -650,7 +656,7 @@ mod tests {
             ("join = [1]\n", "join is text or an array"),
             ("w = 4\n", "d.toml:1:5: w: w is 4, more than n, which is 3"),
             ("n = 1\n", "d.toml:1:5: n: r is 2, more than n, which is 1"),
-            ("suspect_after_ms = 40000\n", "more than down_after_ms"),
+            ("gossip_interval_ms = 40000\n", "more than suspect_after_ms"),
             ("log = \"loud\"\n", "not error, warn"),
         ];
         for (text, words) in cases {

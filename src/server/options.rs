@@ -49,8 +49,8 @@ pub struct ServeOptions {
     pub io_memory_bytes: usize,
     /// Client and HTTP connections that one core serves; more are told so and closed.
     pub connections_max: usize,
-    /// How long a stop waits for requests in hand.
-    pub drain_timeout: Duration,
+    /// How long a stopping node goes on telling those who come late to go elsewhere, unless nobody is connected to it.
+    pub drain: Duration,
 }
 
 /// Settings of the protocol; `boot` hands them to every core.
@@ -108,7 +108,7 @@ impl ServeOptions {
             spin_before_park: Duration::ZERO,
             io_memory_bytes: 64 * limits::KIB,
             connections_max: limits::CONNECTIONS_MAX,
-            drain_timeout: Duration::from_secs(5),
+            drain: limits::DRAIN,
         }
     }
 }

@@ -101,6 +101,8 @@ pub struct Peers {
     /// Nodes of other clusters that were met, and said so.
     refused: RefCell<FixedMap<NodeId, ClusterId>>,
     seed_calls: Cell<usize>,
+    /// Seeds that did not answer as one when they were last called, and why.
+    silent_seeds: RefCell<FixedMap<SocketAddr, String>>,
     world: RefCell<Option<std::rc::Weak<ServerWorld>>>,
 }
 
@@ -117,6 +119,7 @@ impl Peers {
             revisions: RefCell::default(),
             refused: RefCell::default(),
             seed_calls: Cell::new(0),
+            silent_seeds: RefCell::default(),
             world: RefCell::default(),
         })
     }
@@ -378,11 +381,19 @@ impl Peers {
         let peers = self.clone();
         // Rare: once a gossip round at most, and only while the node looks for a cluster.
         self.ring.spawn(async move {
-            if let Err(error) = peers.call_seed(seed, message).await {
-                tracing::debug!(%seed, %error, "a seed cannot be reached");
-            }
+            match peers.call_seed(seed, message).await {
+                Ok(()) => peers.silent_seeds.borrow_mut().remove(&seed),
+                Err(error) => peers.silent_seeds.borrow_mut().insert(seed, error.to_string()),
+            };
             peers.seed_calls.set(peers.seed_calls.get() - 1);
         });
+    }
+
+    /// Seeds that did not answer as one when they were last called, and why. At most as many as the node was started with.
+    pub fn silent_seeds(&self) -> Vec<(SocketAddr, String)> {
+        let mut silent: Vec<_> = self.silent_seeds.borrow().iter().map(|(seed, why)| (*seed, why.clone())).collect();
+        silent.sort_unstable();
+        silent
     }
 
     async fn call_seed(&self, seed: SocketAddr, message: Message) -> io::Result<()> {

@@ -160,6 +160,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         peer_silences: shard.silences,
         peer_dampings: shard.dampings,
         connections: traffic.connections,
+        http_requests_begun: world.begun.get() as u64,
         connections_given_up: world.watches.given_up(),
         connection_bytes: world.watches.bytes() as u64,
         http_requests: traffic.http_requests,

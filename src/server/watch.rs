@@ -268,6 +268,10 @@ impl Watches {
     pub fn bytes(&self) -> usize {
         self.0.bytes.get()
     }
+    /// Bytes that are to be sent, those on their way included.
+    pub fn outgoing(&self) -> usize {
+        self.0.each().iter().map(|watch| watch.outgoing.get()).sum()
+    }
     /// Connections given up for their place or their memory, or because nobody read on.
     pub fn given_up(&self) -> u64 {
         self.0.given_up.get()

@@ -54,6 +54,9 @@ const TABLE_BODY_BYTES_MAX: usize = 4 * KIB;
 /// How long the other side may be silent after our last words before it has closed too.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What those are told who come late.
+const STOPPING: &str = "the node is stopping; ask another one";
+
 /// What every connection needs.
 pub struct Web {
     pub world: Rc<ServerWorld>,
@@ -111,7 +114,7 @@ pub async fn serve(web: Rc<Web>, listener: Listener) -> io::Result<()> {
         let ring = web.world.ring.clone();
         ring.spawn(async move {
             connection(&web, socket, place).await;
-            count(&web.world.traffic, |t| t.connections -= 1);
+            web.world.part();
         });
     }
 }
@@ -286,7 +289,10 @@ impl Requests {
             self.answers.room().await;
             match self.next_head().await {
                 Ok(Some(head)) => {
-                    if !self.serve(head).await {
+                    let begun = Begun::new(&self.web.world);
+                    let goes_on = self.serve(head).await;
+                    drop(begun);
+                    if !goes_on {
                         return End::Told;
                     }
                 }
@@ -354,6 +360,9 @@ impl Requests {
             Ok(routed) => routed,
             Err(problem) => return self.refuse(&problem, &head, body).await,
         };
+        if self.web.world.draining.get() && matches!(routed, Routed::Key(_) | Routed::Table { .. }) {
+            return self.refuse(&Problem::not_ready(STOPPING), &head, body).await;
+        }
         if self.place != Place::Usual && !matches!(routed, Routed::Healthz | Routed::Readyz) {
             self.tell(crowded(), Persistence::Closed, head.method() == "HEAD");
             return false;
@@ -410,7 +419,7 @@ impl Requests {
 
     /// Answers; `false` when the connection ends with that.
     fn end_with(&mut self, reply: Reply, head: &Head, last: bool) -> bool {
-        let persistence = match (last || head.close || self.watch.stopping(), head.old) {
+        let persistence = match (last || head.close || self.web.world.draining.get(), head.old) {
             (true, _) => Persistence::Closed,
             (false, true) => Persistence::KeptAlive,
             (false, false) => Persistence::Kept,
@@ -483,6 +492,20 @@ impl Requests {
             }
         }
         false
+    }
+}
+
+/// Counts a request from the end of its head to its answer, whatever ends it.
+struct Begun(Rc<ServerWorld>);
+impl Begun {
+    fn new(world: &Rc<ServerWorld>) -> Begun {
+        world.begun.set(world.begun.get() + 1);
+        Begun(world.clone())
+    }
+}
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.begun.set(self.0.begun.get() - 1);
     }
 }
 
@@ -623,6 +646,7 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
             let node = web.reports.node(&web.world).await;
             http::metrics_reply(&views::Metrics { node, cluster: cluster() })
         }
+        Routed::Readyz if web.world.draining.get() => http::ready_reply(Err(STOPPING)),
         Routed::Readyz if handle.ready() => http::ready_reply(Ok(())),
         Routed::Readyz => http::ready_reply(Err("the node has not joined its cluster yet")),
         Routed::Healthz | Routed::OpenApi | Routed::Key(_) | Routed::Table { .. } => http::health_reply(),

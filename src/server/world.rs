@@ -15,7 +15,7 @@ use crate::{
         core::Handle,
         world::{Arrival, ClientToken, Inbox, World},
     },
-    limits::{BACKGROUND_TIMEOUT, INBOX_BYTES_MAX, INBOX_MESSAGES_MAX},
+    limits::{BACKGROUND_TIMEOUT, DRAIN_QUIET, INBOX_BYTES_MAX, INBOX_MESSAGES_MAX},
     protocol::message::{Envelope, Message, Response},
     types::{Address, Instant},
     wire::{self, Frame, FrameEncoder, PEER_REVISION, Trust, WireError, age},
@@ -57,6 +57,12 @@ pub struct ServerWorld {
     pub peers: Rc<Peers>,
     pub watches: Watches,
     pub replies: Replies,
+    /// The node is stopping: what clients ask for from now on is not begun.
+    pub draining: Cell<bool>,
+    /// Requests over HTTP that have begun and are not answered.
+    pub begun: Cell<usize>,
+    /// When the last connection of a client ended.
+    pub left: Cell<Instant>,
     pub traffic: Cell<Traffic>,
     pub backlog: BacklogWatch,
     pub encoder: RefCell<FrameEncoder>,
@@ -77,6 +83,9 @@ impl ServerWorld {
             peers,
             watches: Watches::default(),
             replies: Replies::default(),
+            draining: Cell::new(false),
+            begun: Cell::new(0),
+            left: Cell::new(Instant::ZERO),
             traffic: Cell::default(),
             backlog: BacklogWatch::default(),
             encoder: RefCell::default(),
@@ -84,6 +93,20 @@ impl ServerWorld {
             end: OnceCell::new(),
             alarm: Alarm::default(),
         })
+    }
+
+    /// A client's connection has ended.
+    pub fn part(&self) {
+        count(&self.traffic, |t| t.connections -= 1);
+        self.left.set(clock::now());
+    }
+    /// Nobody is connected, nor was a moment ago.
+    pub fn is_quiet(&self) -> bool {
+        self.traffic.get().connections == 0 && clock::now().since(self.left.get()) >= DRAIN_QUIET
+    }
+    /// Whether anything of a client's is in hand: a request that has begun, or an answer that is not sent.
+    pub fn is_answering(&self) -> bool {
+        self.begun.get() > 0 || self.replies.pending() > 0 || self.watches.outgoing() > 0
     }
 
     /// The node must not serve.

@@ -7,9 +7,10 @@ use crate::{
     wait,
 };
 use std::{
-    fs::File,
+    fs::{self, File},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixDatagram,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -145,4 +146,47 @@ fn a_port_of_the_life_before_is_waited_for() {
     });
     drop(taken);
     node.wait_ready();
+}
+
+/// Where a thread of a process may run, as the kernel says it.
+fn allowed_of(pid: u32, thread: &str) -> Option<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
+    let named = |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == thread);
+    let task = tasks.flatten().map(|task| task.path()).find(named)?;
+    let status = fs::read_to_string(task.join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(|list| list.trim().to_owned())
+}
+
+#[test]
+fn what_runs_beside_the_shards_leaves_them_their_cpus() {
+    let place = Place::new("pinned");
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut node = Served::start(&place, address(), |command| {
+        command.args(["--shards", "1", "--cpus", "0"]);
+    });
+    node.wait_ready();
+    assert_eq!(allowed_of(node.child.id(), "shard-0").as_deref(), Some("0"));
+    let ticker = allowed_of(node.child.id(), "ticker").expect("a ticker");
+    assert_eq!(ticker == "0", cpus == 1, "the ticker runs on {ticker}, of {cpus} CPUs");
+}
+
+#[test]
+fn a_seed_that_is_no_member_is_named() {
+    let place = Place::new("seed-named");
+    let log = place.path.join("log");
+    let ip = address();
+    let mut node = Served::start(&place, ip, |command| {
+        let file = File::create(&log).expect("a log file");
+        // Nobody listens on the first, and the second is the HTTP port of this node itself.
+        command.args(["--shards", "1", "--join", &format!("{ip}:1,{ip}:7700")]).stderr(file);
+    });
+    wait::until(Duration::from_secs(20), "the log names both seeds", || {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        let of = |words: &str| said.lines().any(|line| line.contains("cannot join") && line.contains(words));
+        if of(&format!("{ip}:1 ")) && of(&format!("{ip}:7700 ")) { Ok(()) } else { Err(said) }
+    });
+    let reply = node.http().get("/readyz").expect("an answer");
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    node.signal("TERM");
+    assert_eq!(node.end(), Some(0));
 }

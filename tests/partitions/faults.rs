@@ -82,7 +82,7 @@ pub fn start(test: &str) -> Cluster {
         let mut node = Node::new(&place, &format!("n{}", index + 1), address(index), seed);
         // Suspicion comes within a round: some partitions end before it, some after.
         let shards = if index < 3 { "1" } else { "2" };
-        let settings = ["--gossip-interval-ms", "250", "--suspect-after-ms", "1250", "--down-after-ms", "6000"];
+        let settings = ["--gossip-interval-ms", "250", "--suspect-after-ms", "1250"];
         node.extra = ["--shards", shards].iter().chain(&settings).map(|word| word.to_string()).collect();
         node.start();
         nodes.push(node);

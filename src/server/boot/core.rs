@@ -41,7 +41,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Poll, Waker},
     time::Duration,
@@ -60,6 +60,11 @@ const LATENCY: Duration = Duration::from_millis(1);
 /// Pause between two looks at whether the node has joined, at its start, and whether all is drained, at its end.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// How long a node that joins waits for an answer before it says that it waits.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+/// And how often it says so after that.
+const JOIN_TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// What a core tells the control plane.
 pub(super) enum Progress {
     Bell(u16, Bell),
@@ -67,6 +72,8 @@ pub(super) enum Progress {
     Serving(u16),
     /// The node serves requests; told by shard 0.
     Ready,
+    /// Told in each phase of a stop: this core could go on to the next one.
+    Past(u16, Phase),
     Ended(u16, Result<(), String>),
 }
 
@@ -89,7 +96,8 @@ pub(super) struct CoreOptions {
     pub progress: Sender<Progress>,
     /// The bells of all cores, once all have one.
     pub bells: Receiver<Vec<Bell>>,
-    pub stop: Arc<AtomicBool>,
+    /// How far the node's stop is.
+    pub stop: Arc<AtomicU8>,
     pub pulse: Pulse,
 }
 
@@ -112,23 +120,54 @@ impl Drop for Ended {
     }
 }
 
-/// Whether the node is stopping, and who waits for that.
+/// How far the stop of a node is. The control plane leads all cores from one phase to the next, because what one of them
+/// still has in hand may need the others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[repr(u8)]
+pub(super) enum Phase {
+    #[default]
+    Serving,
+    /// What is in hand is finished. Requests of clients that come now are told to go elsewhere. A core is past this phase
+    /// when nobody is connected to it, nor was a moment ago.
+    Draining,
+    /// Connections of clients end when what is in hand is answered. A core is past this phase when all is answered.
+    Answering,
+    /// The shards write their last words.
+    Ending,
+}
+impl Phase {
+    fn read(number: u8) -> Phase {
+        match number {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            2 => Phase::Answering,
+            3 => Phase::Ending,
+            other => unreachable!("there is no phase {other}"),
+        }
+    }
+}
+
+/// The phase of the core, and who waits for a later one.
 #[derive(Default)]
 struct Stopping {
-    begun: Cell<bool>,
+    phase: Cell<Phase>,
     waker: RefCell<Option<Waker>>,
 }
 impl Stopping {
-    /// `true` the first time.
-    fn begin(&self) -> bool {
+    /// Takes over the phase of the node; gives it when it is a new one.
+    fn follow(&self, node: &AtomicU8) -> Option<Phase> {
+        let phase = Phase::read(node.load(Ordering::Acquire));
+        if self.phase.replace(phase) == phase {
+            return None;
+        }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
-        !self.begun.replace(true)
+        Some(phase)
     }
-    async fn begun(&self) {
+    async fn reached(&self, phase: Phase) {
         poll_fn(|cx| {
-            if self.begun.get() {
+            if self.phase.get() >= phase {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
@@ -402,7 +441,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
     if core.shard == 0 {
         ring.spawn(tell_ready(world.clone(), core.progress.clone()));
     }
-    let stopped = stop_when_told(&world, &stopping, core.options.drain_timeout);
+    let stopped = stop_when_told(&world, &stopping, &core.progress);
     let ended = async {
         match running.recv().await {
             Some(Ok(())) => Ok(()),
@@ -419,14 +458,18 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
 fn take_parcels(
     world: &Rc<ServerWorld>,
     reports: &Rc<Reports>,
-    stop: &Arc<AtomicBool>,
+    stop: &Arc<AtomicU8>,
     stopping: &Rc<Stopping>,
 ) -> impl Fn(Option<Parcel>) + 'static {
     let (world, reports) = (world.clone(), reports.clone());
     let (stop, stopping) = (stop.clone(), stopping.clone());
     move |parcel| match parcel {
         None => {
-            if stop.load(Ordering::Acquire) && stopping.begin() {
+            let Some(phase) = stopping.follow(&stop) else { return };
+            if phase >= Phase::Draining {
+                world.draining.set(true);
+            }
+            if phase >= Phase::Answering {
                 world.watches.stop();
             }
         }
@@ -450,31 +493,46 @@ async fn tell_damage(handle: Handle<ServerWorld, RingDisk>, shard: ShardId) {
     }
 }
 
-/// Tells the control plane once the node serves requests. A node that joins waits for a member to answer.
+/// Tells the control plane once the node serves requests. A node that joins waits for a member to answer, and says each minute
+/// which seeds do not and why.
 async fn tell_ready(world: Rc<ServerWorld>, progress: Sender<Progress>) {
-    let (mut pause, mut told) = (LOOK, false);
+    let (mut pause, begun) = (LOOK, clock::now());
+    let mut due = begun + JOIN_PATIENCE;
     while !world.handle.get().is_some_and(|h| h.ready()) {
         world.ring.pause(pause).await;
         pause = (pause * 2).min(LOOK * 25);
-        if pause == LOOK * 25 && !told {
-            told = true;
-            tracing::info!("waiting for a member of the cluster to answer");
+        if clock::now() >= due {
+            due = clock::now() + JOIN_TOLD_EVERY;
+            let waited = clock::now().since(begun).as_secs();
+            tracing::warn!(waited, "waiting for a member of the cluster to answer; no request is served before");
+            for (seed, why) in world.peers.silent_seeds() {
+                tracing::warn!(%seed, why, "cannot join through this seed: --join takes the address and peer port of another member");
+            }
         }
     }
     drop(progress.send(Progress::Ready));
 }
 
-/// Once told to stop: waits for requests in hand, then ends the shard. Its driver ends after that.
-async fn stop_when_told(world: &Rc<ServerWorld>, stopping: &Stopping, drain: Duration) -> Result<(), String> {
-    stopping.begun().await;
-    let drained = pin!(async {
-        while world.replies.pending() > 0 {
-            world.ring.pause(LOOK).await;
-        }
-        // The last answers are on their way out.
-        world.ring.pause(LOOK * 5).await;
-    });
-    select(drained, world.ring.pause(drain)).await;
+/// Follows the phases of a stop and says when this core is past each; ends the shard in the last one. Its driver ends
+/// after that.
+async fn stop_when_told(
+    world: &Rc<ServerWorld>,
+    stopping: &Stopping,
+    progress: &Sender<Progress>,
+) -> Result<(), String> {
+    // Nobody listens any more when the process is ending.
+    let past = |phase| drop(progress.send(Progress::Past(world.address.shard.0, phase)));
+    stopping.reached(Phase::Draining).await;
+    while !(world.is_quiet() && world.replies.pending() == 0) && stopping.phase.get() < Phase::Answering {
+        world.ring.pause(LOOK).await;
+    }
+    past(Phase::Draining);
+    stopping.reached(Phase::Answering).await;
+    while world.is_answering() && stopping.phase.get() < Phase::Ending {
+        world.ring.pause(LOOK).await;
+    }
+    past(Phase::Answering);
+    stopping.reached(Phase::Ending).await;
     world.inbox.push(Arrival::Stop);
     std::future::pending().await
 }

@@ -22,7 +22,7 @@ mod supervisor;
 pub(crate) use checks::is_in_use;
 pub use error::StartError;
 
-use self::core::{CoreOptions, CoreSockets, Progress};
+use self::core::{CoreOptions, CoreSockets, Phase, Progress};
 use super::{
     disk::RingDisk,
     kernel::{self, PortUse},
@@ -38,7 +38,7 @@ use crate::{
         core::Settings,
         identity::{self, Identity, NodeWish, PortsWish},
     },
-    limits::{SHARDS_MAX, SLICES_MAX, SLICES_MIN, SLICES_PER_CPU},
+    limits::{self, SHARDS_MAX, SLICES_MAX, SLICES_MIN, SLICES_PER_CPU},
     types::{Address, Ports, ShardId},
 };
 use crossbeam_channel::{Receiver, Sender, bounded, select as choose, unbounded};
@@ -46,6 +46,7 @@ use futures_util::future::{Either, select};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use sd_notify::NotifyState;
 use std::{
+    collections::BTreeSet,
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
@@ -54,7 +55,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -63,13 +64,11 @@ use std::{
 /// How often the executor looks at its timers while a task runs.
 pub(super) const PREEMPT: Duration = Duration::from_micros(500);
 /// How long a port that is taken is tried.
-const BIND_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const BIND_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two tries.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// How long a seed is waited for before a node starts without a word of it.
 const SEED_PATIENCE: Duration = Duration::from_millis(300);
-/// What a stop may take beyond the drain: flushing and closing.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs a node until it is told to stop. Returns when everything is closed.
 pub fn run(options: ServeOptions) -> Result<(), StartError> {
@@ -251,7 +250,7 @@ fn bind_once(identity: &Identity) -> Result<Vec<CoreSockets>, StartError> {
 /// The cores and the control plane's ends to them.
 struct Node {
     progress: Receiver<Progress>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<AtomicU8>,
     bells: Vec<Bell>,
     threads: Vec<thread::JoinHandle<()>>,
     /// The turns of each core.
@@ -267,12 +266,13 @@ impl Node {
         sockets: Vec<CoreSockets>,
     ) -> Result<Node, StartError> {
         let (sender, progress) = unbounded();
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicU8::new(Phase::Serving as u8));
+        let places = placements(options, identity.shards, cpus);
+        leave_to_shards(&places);
         let ticker = Ticker::start().map_err(|e| StartError::Failed(format!("cannot start a thread: {e}")))?;
         let mut node =
             Node { progress, stop: stop.clone(), bells: Vec::new(), threads: Vec::new(), turns: Vec::new(), ticker };
         let mut bell_senders = Vec::new();
-        let places = placements(options, identity.shards, cpus);
         for ((ends, sockets), (cpu, placement)) in mesh::ends(identity.shards).into_iter().zip(sockets).zip(places) {
             let shard = node.threads.len() as u16;
             let (bell_sender, bells) = bounded(1);
@@ -331,7 +331,7 @@ impl Node {
             match self.progress.recv() {
                 Ok(Progress::Bell(shard, bell)) => bells[usize::from(shard)] = Some(bell),
                 Ok(Progress::Ended(shard, result)) => return Err(self.failed(shard, result)),
-                Ok(Progress::Serving(_) | Progress::Ready) => {}
+                Ok(Progress::Serving(_) | Progress::Ready | Progress::Past(..)) => {}
                 Err(_) => return Err(StartError::Failed("all cores have ended".into())),
             }
         }
@@ -375,35 +375,14 @@ impl Node {
                             place::take(&options.data)?;
                         }
                     }
-                    Ok(Progress::Bell(..)) => {}
+                    Ok(Progress::Bell(..) | Progress::Past(..)) => {}
                     Ok(Progress::Ended(shard, result)) => failure = Some(self.failed(shard, result)),
                     Err(_) => failure = Some(StartError::Failed("all cores have ended".into())),
                 },
             }
         }
         supervisor::tell(NotifyState::Stopping);
-        self.stop.store(true, Ordering::Release);
-        self.bells.iter().for_each(Bell::ring);
-        let until = Instant::now() + options.drain_timeout + STOP_TIMEOUT;
-        while self.threads.iter().any(|t| !t.is_finished()) {
-            let wait = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100));
-            if wait.is_zero() {
-                return Err(failure.unwrap_or_else(|| StartError::Failed("a core did not stop in time".into())));
-            }
-            choose! {
-                recv(signals) -> _ => {
-                    return Err(StartError::Failed("stopped by a second signal".into()));
-                }
-                recv(self.progress) -> progress => match progress {
-                    Ok(Progress::Ended(shard, Err(error))) => {
-                        failure.get_or_insert_with(|| StartError::Failed(format!("shard {shard}: {error}")));
-                    }
-                    Ok(_) => {}
-                    Err(_) => thread::sleep(Duration::from_millis(1)),
-                },
-                default(wait) => {}
-            }
-        }
+        self.stop(options, signals, &mut failure)?;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 failure.get_or_insert_with(|| StartError::Failed("a core has panicked".into()));
@@ -417,6 +396,57 @@ impl Node {
             }
             Some(error) => Err(error),
         }
+    }
+
+    /// Leads all cores through the phases of a stop, until their threads have ended. A failure takes no time for clients
+    /// that come late.
+    fn stop(
+        &self,
+        options: &ServeOptions,
+        signals: &Receiver<i32>,
+        failure: &mut Option<StartError>,
+    ) -> Result<(), StartError> {
+        let mut phase = Phase::Serving;
+        let (mut past, mut until) = (BTreeSet::new(), Instant::now());
+        while self.threads.iter().any(|t| !t.is_finished()) {
+            let now = Instant::now();
+            let over = failure.is_some() || now >= until || past.len() == self.threads.len();
+            let next = match phase {
+                Phase::Serving => Some((Phase::Draining, options.drain)),
+                Phase::Draining if over => Some((Phase::Answering, limits::STOP_ANSWERS_WITHIN)),
+                Phase::Answering if over => Some((Phase::Ending, limits::STOP_ENDS_WITHIN)),
+                Phase::Ending if now >= until => {
+                    let late = || StartError::Failed("a core did not stop in time".into());
+                    return Err(failure.take().unwrap_or_else(late));
+                }
+                Phase::Draining | Phase::Answering | Phase::Ending => None,
+            };
+            if let Some((next, limit)) = next {
+                phase = next;
+                past.clear();
+                until = now + limit;
+                self.stop.store(phase as u8, Ordering::Release);
+                self.bells.iter().for_each(Bell::ring);
+            }
+            let wait = until.saturating_duration_since(now).min(Duration::from_millis(100));
+            choose! {
+                recv(signals) -> _ => {
+                    return Err(StartError::Failed("stopped by a second signal".into()));
+                }
+                recv(self.progress) -> progress => match progress {
+                    Ok(Progress::Past(shard, done)) if done == phase => {
+                        past.insert(shard);
+                    }
+                    Ok(Progress::Ended(shard, Err(error))) => {
+                        failure.get_or_insert_with(|| StartError::Failed(format!("shard {shard}: {error}")));
+                    }
+                    Ok(_) => {}
+                    Err(_) => thread::sleep(Duration::from_millis(1)),
+                },
+                default(wait) => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -450,6 +480,17 @@ fn placements(options: &ServeOptions, shards: u16, cpus: &[usize]) -> Vec<(Optio
             if pinned { (Some(cpu), Placement::Fixed(cpu)) } else { (None, Placement::Unbound) }
         })
         .collect()
+}
+
+/// Moves the calling thread, and those that it starts from here on (the ticker, the watchdog), to a CPU where no shard is
+/// pinned, if there is one. Shards go to their own CPUs by themselves.
+fn leave_to_shards(places: &[(Option<usize>, Placement)]) {
+    let Some(taken) = places.iter().map(|(cpu, _)| *cpu).collect::<Option<BTreeSet<usize>>>() else { return };
+    let Ok(allowed) = kernel::allowed_cpus() else { return };
+    let Some(cpu) = allowed.into_iter().find(|cpu| !taken.contains(cpu)) else { return };
+    if core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+        tracing::info!(cpu, "threads beside the shards run here");
+    }
 }
 
 /// Says that the node serves: pid file, the line on standard output, the service supervisor.
