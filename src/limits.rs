@@ -319,6 +319,10 @@ pub const DAMAGE_PLACES_MAX: usize = 1024;
 pub const BATCHES_IN_FLIGHT: usize = 2;
 /// How long a write of `durability = interval` may wait for its sync.
 pub const SYNC_INTERVAL: Duration = Duration::from_millis(10);
+/// Pause before space is tried again where a file system has bytes left and refused all the same.
+pub const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// When a core's log has rested for about so long, an empty batch proves that the last ones were whole.
+pub const PROOF_PAUSE: Duration = Duration::from_millis(500);
 /// Bytes of writes that wait for the log of one core; more wait outside.
 pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
 /// Bytes of all memtables of a core, active and sealed.

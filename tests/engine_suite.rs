@@ -21,5 +21,7 @@ mod log_reader;
 mod model;
 #[path = "engine_suite/node_files.rs"]
 mod node_files;
+#[path = "engine_suite/older_forms.rs"]
+mod older_forms;
 #[path = "engine_suite/shards.rs"]
 mod shards;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     engine::{
         Background, Engine, Opened,
-        disk::Disk,
+        disk::{Disk, lacks_room},
         drops::Group,
         error::EngineError,
         types::{Change, Durability, EngineOptions, EngineStats, Record, Want, Write},
@@ -199,7 +199,9 @@ pub async fn start<W: World, D: Disk>(
             let hints = count_hints(&engine, &slices).await?;
             let behind = find_marks(&engine, &slices).await?;
             let tables = load_tables(&engine, &slices, &lost).await?;
-            Ok::<_, EngineError>((leases, hints, behind, tables, load_stamps(&engine, &slices).await?))
+            let stamps = load_stamps(&engine, &slices).await?;
+            note_losses(&engine, &leases, &slices).await?;
+            Ok::<_, EngineError>((leases, hints, behind, tables, stamps))
         };
         let mut prepare = std::pin::pin!(prepare);
         poll_fn(|cx| {
@@ -279,7 +281,7 @@ async fn lease_dots<D: Disk>(
             let change = Change::Put { head, values: Default::default() };
             writes.push(Write { slice, key: keys::tables_key(), change });
         }
-        let begun = if lost || identity.copied || engine.may_have_lost(slice) {
+        let begun = if lost || identity.copied || engine.has_newly_lost(slice) {
             leases.begin_far(slice, last, identity.copied)
         } else {
             leases.begin(slice, last)
@@ -294,6 +296,18 @@ async fn lease_dots<D: Disk>(
         written => written?,
     }
     Ok((leases, emptied))
+}
+
+/// The leases of slices that may have lost their last one begin elsewhere, durably: that need not be done again.
+async fn note_losses<D: Disk>(engine: &Engine<D>, leases: &Leases, slices: &[SliceId]) -> Result<(), EngineError> {
+    if slices.iter().any(|slice| engine.has_newly_lost(*slice) && !leases.is_sound(*slice)) {
+        return Ok(());
+    }
+    match engine.losses_noted().await {
+        // The next start does it again.
+        Err(EngineError::Full) => Ok(()),
+        noted => noted,
+    }
 }
 
 async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<Vec<(NodeId, u64, u64)>, EngineError> {
@@ -563,7 +577,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                         let result = engine.get(slice, &key, want).await;
                         let stored = |record: Record| Stored { head: record.head, values: record.values };
                         let result = result.map(|r| r.map(stored)).map_err(refusal);
-                        Completion::Event(Event::Loaded { io, result })
+                        Completion::Event(Event::Loaded { io, result, doubted: engine.may_have_lost(slice) })
                     }));
                 }
                 Effect::DropTable { io, slices, name, life } => {
@@ -613,7 +627,7 @@ impl<W: World, D: Disk> Driver<W, D> {
         if let Some(Some(members)) = self.saving.take() {
             self.save(members);
         }
-        let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+        let full = |e: &std::io::Error| lacks_room(e);
         match result {
             Ok(()) => {}
             Err(BootError::Disk(e)) if full(&e) => {}

@@ -6,10 +6,10 @@
 
 use crate::{
     engine::{
-        disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync},
+        disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Sync, lacks_room},
         error::EngineError,
         recover, reserve,
-        wal::segment,
+        wal::{roll, segment},
     },
     limits::{LISTEN_FIRST, LOST_STARTS, MEMBERS_MAX, PAGE, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
     types::{ClusterId, Member, MemberState, NodeId, Ports, Token},
@@ -130,6 +130,8 @@ pub struct Identity {
     pub joined: bool,
     /// The others as last saved.
     pub members: Vec<Member>,
+    /// Why the file that held them told nothing; not stored.
+    pub members_lost: Option<String>,
 }
 impl Identity {
     /// The node's own entry in the member list at this start.
@@ -161,7 +163,9 @@ impl Identity {
 pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootError> {
     disk.create_dir(DIRECTORY).await?;
     disk.sync_dir("").await?;
-    let mut identity = match peek(disk).await? {
+    let known = peek(disk).await?;
+    let shards_before = known.as_ref().map_or(wish.shards, |known| known.shards);
+    let mut identity = match known {
         Some(known) => revise(known, wish),
         None => {
             refuse_used(disk).await?;
@@ -173,9 +177,15 @@ pub async fn open<D: Disk>(disk: &D, wish: &NodeWish) -> Result<Identity, BootEr
     identity.saved = identity.now;
     reserve::adapt(disk, identity.shards).await?;
     loop {
+        match roll::adapt(disk, shards_before, identity.shards).await {
+            Err(EngineError::Full) if reserve::spend_any(disk).await? => {}
+            adapted => break adapted?,
+        }
+    }
+    loop {
         match save_identity(disk, &identity).await {
             // A node with a full disk serves reads and deletes: that is how it gets space again.
-            Err(BootError::Disk(e)) if e.kind() == io::ErrorKind::StorageFull && reserve::spend_any(disk).await? => {}
+            Err(BootError::Disk(e)) if lacks_room(&e) && reserve::spend_any(disk).await? => {}
             saved => return saved.map(|()| identity),
         }
     }
@@ -196,8 +206,17 @@ pub async fn peek<D: Disk>(disk: &D) -> Result<Option<Identity>, BootError> {
     let Some((format, body)) = read_file(disk, IDENTITY, IDENTITY_FORMAT).await? else { return Ok(None) };
     let fields = BootError::Damaged { file: IDENTITY, reason: "its fields" };
     let mut identity = decode_identity(&body, format).ok_or(fields)?;
-    if let Some((_, body)) = read_file(disk, MEMBERS, MEMBERS_FORMAT).await? {
-        identity.members = decode_members(&body).ok_or(BootError::Damaged { file: MEMBERS, reason: "its fields" })?;
+    // It holds nothing that others do not tell: one that is damaged is asked for.
+    let members = match read_file(disk, MEMBERS, MEMBERS_FORMAT).await {
+        Ok(None) => Ok(Vec::new()),
+        Ok(Some((_, body))) => decode_members(&body).ok_or("its fields".to_string()),
+        Err(BootError::Damaged { reason, .. }) => Err(reason.to_string()),
+        Err(BootError::Disk(error)) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    match members {
+        Ok(members) => identity.members = members,
+        Err(reason) => identity.members_lost = Some(reason),
     }
     if format == 1 {
         identity.now.company = identity.members.iter().any(|m| m.state != MemberState::Joining);
@@ -261,6 +280,7 @@ fn make(wish: &NodeWish) -> Result<Identity, BootError> {
         seeds: wish.seeds.iter().copied().take(SEEDS_MAX).collect(),
         joined: forms,
         members: Vec::new(),
+        members_lost: None,
     })
 }
 
@@ -457,6 +477,7 @@ fn decode_identity(body: &[u8], format: u32) -> Option<Identity> {
         seeds,
         joined,
         members: Vec::new(),
+        members_lost: None,
     })
 }
 

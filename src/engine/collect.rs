@@ -31,6 +31,7 @@ use super::{
     wal::{
         format::{BatchHeader, LogRecord, decode_records, value_checksum},
         log::{Done, Relocation},
+        roll,
         segment::{DIRECTORY, Phase, Segment, path},
     },
 };
@@ -211,7 +212,7 @@ async fn release<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     // What replaced a record that was not copied must not be lost to a power cut: the old one would be gone as well.
     store.log.synced(|| store.has_failed()).await;
     store.check()?;
-    store.segments.borrow_mut().remove(&segment.id());
+    roll::leave(store, segment.id()).await?;
     store.space_changed();
     store.values.forget_segment(segment.id());
     if store.keep_for_reuse(segment) {
@@ -244,10 +245,11 @@ async fn release_part<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>)
         };
         needed |= !free;
     }
-    store.segments.borrow_mut().remove(&id);
+    roll::leave(store, id).await?;
     store.space_changed();
     store.values.forget_segment(id);
-    if needed {
+    // A core whose roll still names it gives its part up itself, and finds then that this one no longer does.
+    if needed || roll::is_needed_by_others(store, id).await? {
         return Ok(());
     }
     match store.disk.remove(&path(id)).await {

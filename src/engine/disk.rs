@@ -93,6 +93,13 @@ pub enum Lane {
     Background,
 }
 
+/// Whether a file system says that there is no room: for bytes, files or names, for this user, or in this file or directory.
+/// All of it is met like a full disk.
+pub fn lacks_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull, TooManyLinks};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | TooManyLinks)
+}
+
 /// Bytes of the file system that holds the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Space {

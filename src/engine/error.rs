@@ -1,5 +1,6 @@
 //! What can go wrong in the cellar. Each variant says whether the shard may go on.
 
+use super::disk::lacks_room;
 use std::io;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -26,9 +27,6 @@ impl EngineError {
 }
 impl From<io::Error> for EngineError {
     fn from(e: io::Error) -> EngineError {
-        match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineError::Full,
-            _ => EngineError::Failed(e.to_string()),
-        }
+        if lacks_room(&e) { EngineError::Full } else { EngineError::Failed(e.to_string()) }
     }
 }

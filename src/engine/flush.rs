@@ -14,7 +14,10 @@ use super::{
     reserve, settle,
     store::{Slice, Store, count},
     table::{Builder, Table, directory},
-    wal::segment::{Phase, Segment},
+    wal::{
+        roll,
+        segment::{Phase, Segment},
+    },
 };
 use crate::limits::{KIB, LEVEL0_PATIENCE};
 use std::{collections::BTreeMap, rc::Rc};
@@ -50,7 +53,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
                 store.room.wake();
                 settled
             }
-            Chore::Mark(segment) => segment.write_mark().await,
+            Chore::Mark(segment) => mark(&store, &segment).await,
         };
         match result {
             Ok(()) => unreadable = 0,
@@ -70,6 +73,11 @@ enum Chore<D: Disk> {
     Flush(Rc<Slice<D>>),
     Settle(Rc<Slice<D>>),
     Mark(Rc<Segment<D::File>>),
+}
+
+async fn mark<D: Disk>(store: &Store<D>, segment: &Segment<D::File>) -> Result<(), EngineError> {
+    segment.write_mark().await?;
+    if segment.shared { roll::update(store).await } else { Ok(()) }
 }
 
 /// Whether nothing is left to be flushed or marked for now.

@@ -137,6 +137,10 @@ impl<D: Disk> Manifest<D> {
             mended: None,
         }
     }
+    /// Records so far, over all files that it has had: it only ever grows.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
     pub fn exists(&self) -> bool {
         self.file.is_some()
     }

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`settle`] (what is dead), [`manifest`], [`table`], [`compaction`], [`compact`], [`collect`],
-//! [`reserve`], [`drops`], [`recover`], [`damage`]; [`admission`] slows writes down, [`snapshot`] serves who walks many
+//! [`reserve`], [`drops`], [`recover`], [`leftovers`], [`damage`]; [`admission`] slows writes down, [`snapshot`] serves who walks many
 //! records.
 //!
 //! Invariants:
@@ -31,6 +31,7 @@ pub mod drops;
 pub mod error;
 pub mod flush;
 pub mod inspect;
+pub mod leftovers;
 pub mod manifest;
 pub mod memtable;
 pub mod notify;

@@ -7,9 +7,9 @@ use super::{
     disk::{Disk, DiskFile, Lane},
     drops::{Group, RESERVED, marks_head},
     error::EngineError,
-    flush,
+    flush, leftovers,
     memtable::{ENTRY_OVERHEAD, pointers},
-    recover,
+    recover, reserve,
     snapshot::{Snapshot, recent, walk},
     store::{Store, count},
     types::{
@@ -18,7 +18,7 @@ use super::{
     },
     wal::{
         format::{check_write, record_bytes, value_checksum},
-        log,
+        log, roll,
         segment::path,
     },
 };
@@ -88,6 +88,8 @@ impl<D: Disk> Engine<D> {
         add(Background::Compaction, Box::pin(flush::run(store.clone())));
         add(Background::Compaction, Box::pin(compact::run(store.clone())));
         add(Background::Compaction, Box::pin(collect::run(store.clone())));
+        add(Background::Compaction, Box::pin(leftovers::run(store.clone())));
+        add(Background::Compaction, Box::pin(reserve::run(store.clone())));
         Ok(Opened { engine: Engine(store), background })
     }
 
@@ -324,8 +326,17 @@ impl<D: Disk> Engine<D> {
     }
     /// Whether records of a slice that were acknowledged may be lost without a trace: a damaged place of the log held
     /// records of unknown keys that were in no table. What is read of the slice may then be older than what was written.
+    /// This outlives restarts.
     pub fn may_have_lost(&self, slice: SliceId) -> bool {
         self.0.slice(slice).is_ok_and(|slice| slice.may_have_lost.get())
+    }
+    /// Whether that has been found since the last call of [`Engine::losses_noted`].
+    pub fn has_newly_lost(&self, slice: SliceId) -> bool {
+        self.0.slice(slice).is_ok_and(|slice| slice.newly_lost.get())
+    }
+    /// What had to be done about what was found lost has been done, durably: later openings need not do it again.
+    pub async fn losses_noted(&self) -> Result<(), EngineError> {
+        roll::settle(&self.0).await
     }
     /// Whether a slice is set aside: every call for it gives `Damaged`.
     pub fn is_aside(&self, slice: SliceId) -> bool {
@@ -349,6 +360,13 @@ impl<D: Disk> Engine<D> {
         store.stopping.set(true);
         store.wake_all();
         store.room.until(|| (store.running.get() == 0).then_some(())).await;
+        if !store.has_failed() {
+            // Where everything ends, proven by more than what lies in the same files.
+            match roll::update(store).await {
+                Ok(()) | Err(EngineError::Full) => {}
+                Err(error) => store.fail(&error),
+            }
+        }
         store.failure().map_or(Ok(()), Err)
     }
 }

@@ -8,7 +8,12 @@
 //! What has been read is synced before it is served: a crash of the process alone leaves written batches that no sync
 //! has covered, and what a client once read must not vanish at the next power cut.
 //!
-//! Nothing is ever truncated. Damage is counted, named, and left where it is; all else opens. A table that cannot be
+//! What is there must agree with the [roll](super::wal::roll): a segment that it names and that is missing, or ends too soon,
+//! has lost records, and so has a slice whose manifest has fewer records than it says. Slices that may have lost any are in
+//! doubt from then on.
+//!
+//! Nothing is ever truncated, and nothing is removed: see [`super::leftovers`]. A file of a segment is blank only if it holds
+//! no batch of its own and nothing counts on it. Damage is counted, named, and left where it is; all else opens. A table that cannot be
 //! opened is set aside; so is a slice whose manifest cannot be read, or says less than a segment's mark proves. A segment
 //! with records of such a slice is kept as it is. Whatever fails its checksum or cannot be read is read once more before
 //! that is believed. A file that is there and cannot be *opened* is another matter (too few descriptors, no permission):
@@ -17,22 +22,24 @@
 use super::{
     compaction::TableSet,
     damage::{self, Damage},
-    disk::{Disk, DiskFile, Lane, OpenMode},
+    disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer},
     drops,
     error::EngineError,
+    leftovers::{self, Leftover},
     manifest::{self, Manifest},
     reserve,
     store::{Slice, Store, count},
     table::{self, ASIDE, Table},
     types::EngineOptions,
     wal::{
-        format::{BatchHeader, Mark, SegmentHeader, mark_bytes, u64_at},
+        format::{BatchHeader, FORMAT_ON_ROLL, Mark, SegmentHeader, mark_bytes, u64_at},
         reader::{BatchReader, Found},
+        roll::{self, Keeper, Roll},
         segment::{self, DIRECTORY, Phase, Segment},
     },
 };
 use crate::{
-    limits::{PAGE, RESERVE_PIECES},
+    limits::{KIB, PAGE, RESERVE_PIECES},
     types::{ShardId, SliceId},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -48,6 +55,8 @@ use std::{
 pub const SLICES: &str = "slices";
 /// Slices, or segments, that are opened at once.
 const OPENING: usize = 16;
+/// Bytes read at once where a segment's first batch is looked for.
+const REBUILD_WINDOW: u64 = 256 * KIB as u64;
 /// Segments that are read at once: the device reads some while records of another come into memtables.
 const REPLAYING: usize = 6;
 
@@ -74,17 +83,50 @@ pub async fn open<D: Disk>(
     disk.sync_dir("").await?;
     let own: BTreeSet<SliceId> = own.iter().copied().collect();
     let mut damage = Vec::new();
-    let slices = open_slices(&disk, &own, &mut damage).await?;
-    let (candidates, newest, unknown) = find_segments(&*disk, shard, &own, &mut damage).await?;
+    let found = match roll::find(&*disk, shard).await? {
+        roll::Found::Lost(EngineError::Damaged(_), _) => roll::find(&*disk, shard).await?,
+        found => found,
+    };
+    let (known, mut lost_roll) = match &found {
+        roll::Found::Roll(_, roll) => (Some(roll), None),
+        roll::Found::Nothing => (None, None),
+        roll::Found::Lost(error, _) => (None, Some(damage::text(error))),
+    };
+    let (slices, mut left) = open_slices(&disk, &own, known, &mut damage).await?;
+    let segments = find_segments(&*disk, shard, &own, known, &mut damage).await?;
+    let Segments { candidates, newest, mut unknown, kept, blank, on_roll } = segments;
+    left.extend(blank);
+    let no_segments = candidates.is_empty() && segments_are_gone(&*disk).await?;
+    let has_tables = || slices.iter().any(|slice| slice.manifest.borrow().exists());
+    if matches!(found, roll::Found::Nothing) && (on_roll || (no_segments && has_tables())) {
+        // One that has been written to has one. Only a log that is gone as a whole has neither it nor segments.
+        lost_roll = Some(format!("{} at 0: it is missing", roll::path(shard)));
+    }
+    if let Some(what) = lost_roll {
+        damage.push(Damage::of_work(&what));
+        unknown = true;
+    }
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
-    let generation = flushed.chain([newest]).max().unwrap_or(0) + 1;
+    let on_rolls = known.into_iter().flat_map(|roll| roll.segments.keys().map(|id| id >> 40));
+    let generation = flushed.chain(on_rolls).chain([newest]).max().unwrap_or(0) + 1;
     let options = options.fitting(disk.space()?.total);
     let held = reserve::held(&*disk, shard).await?;
-    let mut store = Store::new(disk, shard, options, generation, slices);
+    let keeper = match found {
+        roll::Found::Roll(file, roll) => Keeper::new(file, roll),
+        roll::Found::Nothing => Keeper::new(None, Roll::default()),
+        roll::Found::Lost(_, serial) => Keeper::new(None, Roll { serial, ..Roll::default() }),
+    };
+    keeper.kept.replace(kept);
+    let mut store = Store::new(disk, shard, options, generation, slices, keeper);
     store.reserve_due.set(held.len() < RESERVE_PIECES);
     store.reserve = RefCell::new(held);
-    if unknown {
-        store.slices().for_each(|slice| slice.may_have_lost.set(true));
+    store.leftovers = RefCell::new(left);
+    for slice in store.slices() {
+        slice.may_have_lost.set(store.roll.found.doubted.contains(&slice.id));
+        slice.newly_lost.set(store.roll.found.fresh.contains(&slice.id));
+        if unknown {
+            slice.lose();
+        }
     }
     replay_all(&store, candidates, &own, &mut damage).await?;
     count_live(&store);
@@ -92,18 +134,31 @@ pub async fn open<D: Disk>(
     count(&store.counters.damaged_reads, damage.len() as u64);
     store.look_at_space();
     for place in damage {
+        if let Some(slice) = place.slice.and_then(|slice| store.slice(slice).ok()) {
+            slice.damaged.set(true);
+        }
         store.damages.note(place);
     }
+    roll::open(&store).await?;
     Ok(store)
 }
+
+/// Whether the log's directory holds no segment, nor one that was being made.
+async fn segments_are_gone<D: Disk>(disk: &D) -> Result<bool, EngineError> {
+    let names = disk.list(DIRECTORY).await?;
+    Ok(!names.iter().any(|(name, _)| segment::id_of(name).is_some() || segment::new_id_of(name).is_some()))
+}
+
+type SlicesFound<D> = (Vec<Rc<Slice<D>>>, Vec<Leftover<D>>);
 
 async fn open_slices<D: Disk>(
     disk: &Rc<D>,
     own: &BTreeSet<SliceId>,
+    roll: Option<&Roll>,
     damage: &mut Vec<Damage>,
-) -> Result<Vec<Rc<Slice<D>>>, EngineError> {
+) -> Result<SlicesFound<D>, EngineError> {
     let present: BTreeSet<String> = disk.list(SLICES).await?.into_iter().map(|(name, _)| name).collect();
-    let mut slices = Vec::with_capacity(own.len());
+    let (mut slices, mut left) = (Vec::with_capacity(own.len()), Vec::new());
     let mut wanted = own.iter();
     let mut opening = FuturesUnordered::new();
     loop {
@@ -117,9 +172,10 @@ async fn open_slices<D: Disk>(
             }
         }
         match opening.next().await {
-            Some((_, Ok((slice, damaged)))) => {
+            Some((_, Ok((slice, damaged, left_over)))) => {
                 slices.push(slice);
                 damage.extend(damaged);
+                left.extend(left_over);
             }
             Some((id, Err(error @ EngineError::Damaged(_)))) => {
                 let slice = Slice::new(id, Manifest::empty(id), TableSet::new(), 1);
@@ -128,14 +184,28 @@ async fn open_slices<D: Disk>(
                 slices.push(Rc::new(slice));
             }
             Some((_, Err(error))) => return Err(error),
-            None => return Ok(slices),
+            None => break,
         }
     }
+    for slice in slices.iter().filter(|slice| slice.lost.get().is_none()) {
+        let (known, index) = (roll.and_then(|roll| roll.manifests.get(&slice.id)), slice.manifest.borrow().index());
+        if known.is_some_and(|known| index < *known) {
+            let file = manifest::path(slice.id);
+            let what =
+                format!("{file} at 0: it is missing, or an older one: it has {index} records and not all that it had");
+            let error = EngineError::Damaged(what);
+            damage.push(Damage::of_file(file, slice.id, &error));
+            let _ = slice.lost.set(error);
+        }
+    }
+    Ok((slices, left))
 }
 
-/// Reads a slice's manifest, opens its tables, removes files that the manifest does not name. Also gives the tables that
-/// are set aside. `Damaged`: the slice is, as a whole.
-async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>, Vec<Damage>), EngineError> {
+type SliceFound<D> = (Rc<Slice<D>>, Vec<Damage>, Vec<Leftover<D>>);
+
+/// Reads a slice's manifest and opens its tables. Also gives the tables that are set aside, and files that the manifest
+/// does not name. `Damaged`: the slice is, as a whole.
+async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<SliceFound<D>, EngineError> {
     let directory = table::directory(id);
     let names = disk.list(&directory).await?;
     // A rename that was not yet durable must be before anything builds on it.
@@ -159,16 +229,15 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
     }
     let known = &manifest.state.tables;
     let mut next_table = manifest.state.next_table.max(1);
+    let (mut unnamed, mut unfinished) = (Vec::new(), Vec::new());
     for (name, _) in &names {
-        let stray = match table::id_of(name) {
+        match table::id_of(name) {
             Some(table) => {
                 next_table = next_table.max(table + 1);
-                !known.contains_key(&table)
+                unnamed.extend((!known.contains_key(&table)).then_some(table));
             }
-            None => name == "MANIFEST.new",
-        };
-        if stray {
-            disk.remove(&format!("{directory}/{name}")).await?;
+            None if name == "MANIFEST.new" => unfinished.push(format!("{directory}/{name}")),
+            None => {}
         }
     }
     let mut tables = TableSet::new();
@@ -203,95 +272,144 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<(Rc<Slice<D>>,
         Err(error @ EngineError::Damaged(_)) => slice.lost.set(error).unwrap_or_default(),
         Err(error) => return Err(error),
     }
-    Ok((Rc::new(slice), damage))
+    let slice = Rc::new(slice);
+    let tables = unnamed.into_iter().map(|table| Leftover::Table(slice.clone(), table));
+    let manifests = unfinished.into_iter().map(|path| Leftover::Manifest(slice.clone(), path));
+    let left = tables.chain(manifests).collect();
+    Ok((slice, damage, left))
 }
 
-/// The segments that may hold records of these slices, the greatest generation of any segment, and whether there is one
-/// that nothing is known of.
+/// What is in the log's directory.
+struct Segments<D: Disk> {
+    /// Those that may hold records of the own slices.
+    candidates: Vec<Candidate<D::File>>,
+    /// The greatest generation of any.
+    newest: u64,
+    /// There is one of which nothing is known, or it is missing.
+    unknown: bool,
+    /// Those that are there and cannot be read.
+    kept: BTreeSet<u64>,
+    blank: Vec<Leftover<D>>,
+    /// Some segment that this core made should be on its roll.
+    on_roll: bool,
+}
+
 async fn find_segments<D: Disk>(
     disk: &D,
     shard: ShardId,
     own: &BTreeSet<SliceId>,
+    roll: Option<&Roll>,
     damage: &mut Vec<Damage>,
-) -> Result<(Vec<Candidate<D::File>>, u64, bool), EngineError> {
+) -> Result<Segments<D>, EngineError> {
     let names = disk.list(DIRECTORY).await?;
-    let mut ids = names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length)));
-    // Left over by a crash of this shard: no other makes segments of this number.
+    let present: BTreeMap<u64, u64> =
+        names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length))).collect();
+    // Left over by a crash of this core: no other makes segments of this number.
     let ours = |id: u64| id as u16 == shard.0;
-    let new = names.iter().filter_map(|(name, _)| segment::new_id_of(name));
-    let mut blank: Vec<String> = new.filter(|id| ours(*id)).map(segment::new_path).collect();
-    let (mut found, mut newest, mut unknown) = (Vec::new(), 0, false);
+    let unnamed: Vec<u64> = names.iter().filter_map(|(name, _)| segment::new_id_of(name)).collect();
+    // No segment of this life has the name of one that a former one began to make.
+    let newest = unnamed.iter().map(|id| id >> 40).max().unwrap_or(0);
+    let blank = unnamed.into_iter().filter(|id| ours(*id)).map(Leftover::Unnamed).collect();
+    let (candidates, kept) = (Vec::new(), BTreeSet::new());
+    let mut found = Segments { candidates, newest, unknown: false, kept, blank, on_roll: false };
+    let on_roll = |id: u64| roll.and_then(|roll| roll.segments.get(&id));
+    // Records in no table are lost with it, and nobody knows that yet.
+    let takes_records = |id: u64| on_roll(id).map_or(roll.is_none(), |entry| !entry.flushed && !entry.damaged);
+    let around = Around { own, roll, present: &present };
+    let mut ids = present.iter();
     let mut opening = FuturesUnordered::new();
     loop {
         while opening.len() < OPENING
             && let Some((id, length)) = ids.next()
         {
-            opening.push(look_at(disk, own, id, length));
+            opening.push(look_at(disk, &around, *id, *length));
         }
         match opening.next().await {
             Some(Ok(Looked::Segment(candidate))) => {
-                newest = newest.max(candidate.header.generation);
+                let header = &candidate.header;
+                found.newest = found.newest.max(header.generation);
+                found.on_roll |= ours(header.id) && header.format >= FORMAT_ON_ROLL;
                 if candidate.rebuilt {
-                    let (id, start) = (candidate.header.id, candidate.header.data_start);
                     let what = "its header; what follows is read all the same";
-                    damage.push(Damage::of_range(segment::path(id), 0, start.into(), what));
+                    let (path, start) = (segment::path(header.id), header.data_start);
+                    damage.push(Damage::of_range(path, 0, start.into(), what));
                     // Whether a batch was before the first that can be read.
-                    unknown |= start as usize != PAGE + mark_bytes(own.len());
+                    let first = start as usize == PAGE + mark_bytes(own.len());
+                    found.unknown |= !first && takes_records(header.id);
                 }
-                if candidate.header.slices.iter().any(|s| own.contains(s)) {
-                    found.push(*candidate);
+                if header.slices.iter().any(|s| own.contains(s)) {
+                    found.candidates.push(*candidate);
                 }
             }
             Some(Ok(Looked::Blank(id))) => {
-                newest = newest.max(id >> 40);
-                if ours(id) {
-                    blank.push(segment::path(id));
-                }
+                found.newest = found.newest.max(id >> 40);
+                found.blank.extend(ours(id).then_some(Leftover::Segment(id)));
             }
-            Some(Ok(Looked::Damaged(id, length))) => {
-                newest = newest.max(id >> 40);
-                unknown = true;
-                damage.push(Damage::of_range(segment::path(id), 0, length, "nothing of it can be read"));
+            Some(Ok(Looked::Gone(id))) => found.newest = found.newest.max(id >> 40),
+            Some(Ok(Looked::Damaged(id, length, what))) => {
+                found.newest = found.newest.max(id >> 40);
+                found.unknown |= takes_records(id);
+                if ours(id) || on_roll(id).is_some() || roll.is_none() {
+                    found.kept.insert(id);
+                    damage.push(Damage::of_range(segment::path(id), 0, length, what));
+                }
             }
             Some(Err(error)) => return Err(error),
             None => break,
         }
     }
-    for path in blank {
-        match disk.remove(&path).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+    drop(opening);
+    for (id, entry) in roll.iter().flat_map(|roll| &roll.segments).filter(|(id, _)| !present.contains_key(id)) {
+        // One whose loss was known may have been taken away.
+        if !entry.damaged {
+            found.unknown |= takes_records(*id);
+            damage.push(Damage::of_range(segment::path(*id), 0, entry.end, "the file is missing"));
         }
     }
-    found.sort_by_key(|c: &Candidate<_>| (c.header.first_sequence, c.header.id));
-    Ok((found, newest, unknown))
+    found.candidates.sort_by_key(|c: &Candidate<_>| (c.header.first_sequence, c.header.id));
+    Ok(found)
 }
 
 enum Looked<F> {
     Segment(Box<Candidate<F>>),
-    /// Gone, or about to have another life.
+    /// It has no batch of its own, and nothing counts on it: it was about to have another life.
     Blank(u64),
-    /// Its header is lost, and no batch of it can be found.
-    Damaged(u64, u64),
+    /// Another core has just removed it.
+    Gone(u64),
+    /// No batch of it can be found: its bytes, and why.
+    Damaged(u64, u64, &'static str),
 }
 
-async fn look_at<D: Disk>(
-    disk: &D,
-    own: &BTreeSet<SliceId>,
-    id: u64,
-    length: u64,
-) -> Result<Looked<D::File>, EngineError> {
+/// What a file of a segment has to agree with.
+struct Around<'a> {
+    own: &'a BTreeSet<SliceId>,
+    roll: Option<&'a Roll>,
+    /// All files of segments.
+    present: &'a BTreeMap<u64, u64>,
+}
+
+impl Around<'_> {
+    /// Whether a file without any batch of its own, whose header is that of another segment, was renamed for another life
+    /// that has not begun: both are needed no more then, and the other one is nowhere else.
+    fn is_blank(&self, id: u64, header: &SegmentHeader) -> bool {
+        let counted_on = |id: &u64| self.roll.is_some_and(|roll| roll.segments.contains_key(id));
+        let renamed = header.generation <= id >> 40 && !self.present.contains_key(&header.id);
+        renamed && !counted_on(&id) && !counted_on(&header.id)
+    }
+}
+
+async fn look_at<D: Disk>(disk: &D, around: &Around<'_>, id: u64, length: u64) -> Result<Looked<D::File>, EngineError> {
     let path = segment::path(id);
     let file = match disk.open(&path, OpenMode::Write).await {
         Ok(file) => file,
-        // Another shard of this node has just removed it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Blank(id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Gone(id)),
         Err(error) => return Err(error.into()),
     };
+    let known = around.roll.and_then(|roll| roll.segments.get(&id));
     let whole = length - length % PAGE as u64;
     if whole < PAGE as u64 {
         // It has its name only since it was whole.
-        return Ok(Looked::Damaged(id, length));
+        return Ok(Looked::Damaged(id, length, "nothing of it is there"));
     }
     let mut header = None;
     for _ in 0..2 {
@@ -299,15 +417,21 @@ async fn look_at<D: Disk>(
             header = SegmentHeader::decode(first.as_slice(), &path)?;
         }
     }
-    if header.as_ref().is_some_and(|h| h.id != id) {
-        // Renamed for another life that has not begun: all that lived in it had been copied, durably.
-        return Ok(Looked::Blank(id));
-    }
-    let Some(header) = header else {
-        return Ok(match rebuild(&*file, own, id, whole).await {
-            Some(header) => Looked::Segment(Box::new(Candidate { header, file, length, mark: None, rebuilt: true })),
-            None => Looked::Damaged(id, length),
-        });
+    let fits = |h: &SegmentHeader| h.id == id && known.is_none_or(|known| known.epoch == h.epoch);
+    let header = match header {
+        Some(header) if fits(&header) => header,
+        other => {
+            let epoch = known.map(|known| known.epoch);
+            if let Some(header) = rebuild(&*file, around.own, id, whole, epoch).await {
+                let rebuilt = Candidate { header, file, length, mark: None, rebuilt: true };
+                return Ok(Looked::Segment(Box::new(rebuilt)));
+            }
+            return Ok(match other {
+                Some(header) if header.id != id && around.is_blank(id, &header) => Looked::Blank(id),
+                Some(_) => Looked::Damaged(id, length, "it holds another segment, or an older one"),
+                None => Looked::Damaged(id, length, "nothing of it can be read"),
+            });
+        }
     };
     let mark_pages = mark_bytes(header.slices.len());
     let mark = if whole >= (PAGE + mark_pages) as u64 {
@@ -320,12 +444,49 @@ async fn look_at<D: Disk>(
     Ok(Looked::Segment(Box::new(Candidate { header, file, length, mark, rebuilt: false })))
 }
 
+/// Whether a file that the opening took for blank still is one.
+pub async fn is_blank<D: Disk>(store: &Store<D>, id: u64) -> Result<bool, EngineError> {
+    if leftovers::is_wanted(store, id) {
+        return Ok(false);
+    }
+    let names = store.disk.list(DIRECTORY).await?;
+    let present: BTreeMap<u64, u64> =
+        names.iter().filter_map(|(name, length)| Some((segment::id_of(name)?, *length))).collect();
+    let Some(length) = present.get(&id) else { return Ok(false) };
+    let own = store.slices().map(|slice| slice.id).collect();
+    let roll = roll::compose(store);
+    let around = Around { own: &own, roll: Some(&roll), present: &present };
+    Ok(matches!(look_at(&*store.disk, &around, id, *length).await?, Looked::Blank(_)))
+}
+
 /// The header of a segment whose first page is damaged, from its first batch: that knows the segment and the epoch.
-async fn rebuild<F: DiskFile>(file: &F, own: &BTreeSet<SliceId>, id: u64, length: u64) -> Option<SegmentHeader> {
+async fn rebuild<F: DiskFile>(
+    file: &F,
+    own: &BTreeSet<SliceId>,
+    id: u64,
+    length: u64,
+    epoch: Option<u64>,
+) -> Option<SegmentHeader> {
+    let mut window = PageBuffer::zeroed(0);
+    let mut from = 0;
     for at in (PAGE as u64..length).step_by(PAGE) {
-        let Ok(page) = file.read(at, PAGE, Lane::Foreground).await else { continue };
-        let Some(batch) = BatchHeader::peek(page.as_slice(), id, u64_at(page.as_slice(), 24), at) else { continue };
+        if at >= from + window.len() as u64 {
+            let bytes = REBUILD_WINDOW.min(length - at) as usize;
+            from = at;
+            window = match file.read(at, bytes, Lane::Foreground).await {
+                Ok(read) => read,
+                // Some page of it cannot be read: this one, or a later one.
+                Err(_) => match file.read(at, PAGE, Lane::Foreground).await {
+                    Ok(read) => read,
+                    Err(_) => PageBuffer::zeroed(PAGE),
+                },
+            };
+        }
+        let page = &window.as_slice()[(at - from) as usize..][..PAGE];
+        let epoch = epoch.unwrap_or(u64_at(page, 24));
+        let Some(batch) = BatchHeader::peek(page, id, epoch, at) else { continue };
         return Some(SegmentHeader {
+            format: FORMAT_ON_ROLL,
             id,
             epoch: batch.epoch,
             generation: id >> 40,
@@ -359,12 +520,17 @@ async fn replay_all<D: Disk>(
         let done = candidate.mark.as_ref().is_some_and(|mark| {
             mark.last.iter().all(|(slice, last)| flushed(slice).is_none_or(|flushed| *last <= flushed))
         });
+        let known = store.roll.found.segments.get(&candidate.header.id).copied().unwrap_or_default();
         let segment = Rc::new(registered(&candidate, own));
+        segment.loss_noted.set(known.damaged);
         store.segments.borrow_mut().insert(segment.id(), segment.clone());
         // It had a step when it got its name, and batches say how much there was since: beyond that, space that the kernel
         // gave only in part, for want of more, may lie at the end.
-        if candidate.length < u64::from(candidate.header.step) {
-            note_damage(store, &segment, damage, candidate.length..candidate.length, u64::MAX);
+        let least = known.end.max(candidate.header.step.into());
+        if candidate.length < least {
+            // Of records that are in tables only values can be lost: whoever reads one is told.
+            let last = if done { 0 } else { u64::MAX };
+            note_damage(store, &segment, damage, candidate.length..least, last);
         }
         match candidate.mark {
             Some(mark) if done => {
@@ -374,7 +540,7 @@ async fn replay_all<D: Disk>(
                 segment.record_bytes.set(mark.record_bytes);
                 segment.phase.set(Phase::Flushed);
             }
-            _ => unread.push_back(segment),
+            _ => unread.push_back((segment, known.end)),
         }
     }
     replay_some(store, unread, damage).await
@@ -391,23 +557,28 @@ struct Replayed {
 /// Replays segments, a few at a time: in whatever order, the greatest sequence of a key wins.
 async fn replay_some<D: Disk>(
     store: &Store<D>,
-    mut unread: VecDeque<Rc<Segment<D::File>>>,
+    mut unread: VecDeque<(Rc<Segment<D::File>>, u64)>,
     damage: &mut Vec<Damage>,
 ) -> Result<(), EngineError> {
     let mut ends = BTreeSet::new();
-    let mut promised = BTreeMap::new();
+    let mut promised = BTreeMap::<u64, u64>::new();
     let mut replaying = FuturesUnordered::new();
     loop {
         while replaying.len() < REPLAYING
-            && let Some(segment) = unread.pop_front()
+            && let Some((segment, proven)) = unread.pop_front()
         {
             ends.insert(segment.id());
-            replaying.push(replay(store, segment));
+            let said = promised.entry(segment.id()).or_insert(proven);
+            *said = proven.max(*said);
+            replaying.push(replay(store, segment, proven));
         }
         let Some(replayed) = replaying.next().await else { break };
         let replayed = replayed?;
         damage.extend(replayed.damage);
-        promised.extend(replayed.promised);
+        for (id, end) in replayed.promised {
+            let said = promised.entry(id).or_insert(end);
+            *said = end.max(*said);
+        }
     }
     for (id, promised) in promised {
         if let Some(segment) = store.segment(id).filter(|_| ends.contains(&id))
@@ -443,9 +614,13 @@ fn note_damage<D: Disk>(
     last: u64,
 ) {
     segment.damaged.set(true);
-    for slice in segment.header.slices.iter().filter_map(|slice| store.slice(*slice).ok()) {
-        if slice.manifest.borrow().state.flushed_sequence < last {
-            slice.may_have_lost.set(true);
+    // What is known to be lost has been acted upon: the doubt, if there still is one, stands on the roll.
+    if !segment.loss_noted.replace(true) || store.roll.noted_now.borrow().contains(&segment.id()) {
+        store.roll.noted_now.borrow_mut().insert(segment.id());
+        for slice in segment.header.slices.iter().filter_map(|slice| store.slice(*slice).ok()) {
+            if slice.manifest.borrow().state.flushed_sequence < last {
+                slice.lose();
+            }
         }
     }
     damage.push(Damage::of_range(segment::path(segment.id()), from, to, "batches of the log"));
@@ -461,6 +636,7 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
         durable: Cell::new(start),
         phase: Cell::new(Phase::Sealed),
         damaged: Cell::new(candidate.rebuilt),
+        loss_noted: Cell::new(false),
         live: Cell::new(0),
         in_memory: Cell::new(0),
         value_bytes: Cell::new(0),
@@ -477,13 +653,17 @@ fn registered<F>(candidate: &Candidate<F>, own: &BTreeSet<SliceId>) -> Segment<F
 }
 
 /// Brings the records of a segment that are in no table into the memtables.
-async fn replay<D: Disk>(store: &Store<D>, segment: Rc<Segment<D::File>>) -> Result<Replayed, EngineError> {
+async fn replay<D: Disk>(
+    store: &Store<D>,
+    segment: Rc<Segment<D::File>>,
+    proven: u64,
+) -> Result<Replayed, EngineError> {
     let mut replayed = Replayed::default();
     let (segment, Replayed { damage, promised }) = (&segment, &mut replayed);
     let header = &segment.header;
     let (start, limit) = (u64::from(header.data_start), segment.allocated.get());
     let lane = Lane::Foreground;
-    let mut reader = BatchReader::new(segment.file.clone(), header, start, limit, lane);
+    let mut reader = BatchReader::new(segment.file.clone(), header, start, limit, lane).proven(proven);
     // A damaged place whose end in sequences is not known yet.
     let mut open_damage: Option<Range<u64>> = None;
     loop {

@@ -10,19 +10,21 @@
 
 use super::{
     collect,
-    disk::{Disk, DiskFile, OpenMode, Space},
+    disk::{Disk, DiskFile, OpenMode, Space, lacks_room},
     error::EngineError,
     store::Store,
     types::EngineOptions,
 };
 use crate::{
-    limits::{PAGE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES, RESERVE_PIECES_LOG},
+    limits::{PAGE, REFUSED_PAUSE, RESERVE_PIECE_BYTES_MAX, RESERVE_PIECES, RESERVE_PIECES_LOG},
     types::ShardId,
 };
+use futures_util::future::select;
 use std::{
     cmp::Reverse,
     collections::BTreeSet,
     io::{self, ErrorKind},
+    rc::Rc,
 };
 
 /// The directory of all pieces of a node.
@@ -115,7 +117,7 @@ pub async fn hand_over<D: Disk>(store: &Store<D>, to: &str, for_start: bool) -> 
             // Another shard has taken it.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // For the new name: what this piece frees is enough for the next.
-            Err(error) if error.kind() == ErrorKind::StorageFull => {
+            Err(error) if lacks_room(&error) => {
                 give_up(&*store.disk, piece).await.map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
@@ -214,6 +216,24 @@ pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
     enough()
 }
 
+/// A file system that says how many bytes there are may refuse all the same: its files or names are used up, or a quota is.
+/// When that ends nothing tells, so it is tried again now and then.
+pub async fn run<D: Disk>(store: Rc<Store<D>>) {
+    let waits = || store.space_needed.get() > 0 && store.disk.space().is_ok_and(|s| !is_full(s, &store.options));
+    loop {
+        store.refused.until(|| (waits() || store.ending()).then_some(())).await;
+        if store.ending() {
+            return;
+        }
+        // The engine ends without waiting for this.
+        let pause = std::pin::pin!(store.disk.pause(REFUSED_PAUSE));
+        let ended = std::pin::pin!(store.refused.until(|| store.ending().then_some(())));
+        select(pause, ended).await;
+        store.space_needed.set(0);
+        store.look_at_space();
+    }
+}
+
 /// What is left, as the file system says; nothing if it does not say.
 pub fn available<D: Disk>(store: &Store<D>) -> u64 {
     store.disk.space().map_or(0, |space| space.available)
@@ -225,6 +245,7 @@ pub fn ask_for_more<D: Disk>(store: &Store<D>, short: u64) {
     if store.read_only.get() {
         let short = short.min(store.space_seen.get());
         store.space_needed.set(short + 2 * piece_bytes(&store.options) as u64);
+        store.refused.wake();
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     disk::Disk,
     drops::{Drops, RESERVED},
     error::EngineError,
+    leftovers::Leftover,
     manifest::Manifest,
     memtable::{Memtable, Place, pointers},
     notify::{Latch, Notify},
@@ -20,6 +21,7 @@ use super::{
     wal::{
         format::LogRecord,
         log::Log,
+        roll::Keeper,
         segment::{Phase, Segment},
     },
 };
@@ -61,8 +63,13 @@ pub struct Slice<D: Disk> {
     pub in_tables: Cell<u64>,
     /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
     pub lost: OnceCell<EngineError>,
-    /// A damaged place of the log held records that were in no table, perhaps of this slice.
+    /// Records that were acknowledged, and are in no table, may be lost: its "nothing" and its "older" are in doubt. It is
+    /// on the roll.
     pub may_have_lost: Cell<bool>,
+    /// That has been found by this opening, or by one before that was cut short.
+    pub newly_lost: Cell<bool>,
+    /// Something of its files is damaged.
+    pub damaged: Cell<bool>,
     /// Compactions in a row that met damage which was not found again: after a few, it is left alone until the next start.
     pub strikes: Cell<u32>,
 }
@@ -84,8 +91,19 @@ impl<D: Disk> Slice<D> {
             in_tables: Cell::new(0),
             lost: OnceCell::new(),
             may_have_lost: Cell::new(false),
+            newly_lost: Cell::new(false),
+            damaged: Cell::new(false),
             strikes: Cell::new(0),
         }
+    }
+    /// Records of it may be lost: found now.
+    pub fn lose(&self) {
+        self.may_have_lost.set(true);
+        self.newly_lost.set(true);
+    }
+    /// Whether what its manifest says may not be all.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.get() || self.lost.get().is_some()
     }
     /// The record in memory, and its sequence.
     pub fn recent(&self, key: &[u8]) -> Option<(u64, Stored)> {
@@ -175,6 +193,9 @@ pub struct Store<D: Disk> {
     /// before the collection may still hold one.
     pub free: RefCell<Vec<Rc<Segment<D::File>>>>,
     pub log: Log<D>,
+    pub roll: Keeper<D::File>,
+    /// Files that the opening found and nothing needs.
+    pub leftovers: RefCell<Vec<Leftover<D>>>,
     pub blocks: BlockCache,
     pub values: ValueCache,
     failed: RefCell<Option<EngineError>>,
@@ -221,6 +242,8 @@ pub struct Store<D: Disk> {
     pub work: Notify,
     /// Memtables shrank, or the engine failed.
     pub room: Notify,
+    /// Space was refused, or the engine failed.
+    pub refused: Notify,
     /// What is known to be damaged.
     pub damages: Damages,
     /// Background futures that have not ended.
@@ -234,6 +257,7 @@ impl<D: Disk> Store<D> {
         options: EngineOptions,
         generation: u64,
         slices: Vec<Rc<Slice<D>>>,
+        roll: Keeper<D::File>,
     ) -> Store<D> {
         let mut by_id = vec![None; slices.iter().map(|s| usize::from(s.id.0) + 1).max().unwrap_or(0).min(SLICES_MAX)];
         for slice in slices {
@@ -245,6 +269,8 @@ impl<D: Disk> Store<D> {
             blocks: BlockCache::new(options.block_cache_bytes),
             values: ValueCache::new(options.value_cache_bytes),
             log: Log::new(generation),
+            roll,
+            leftovers: RefCell::default(),
             disk,
             shard,
             options,
@@ -276,6 +302,7 @@ impl<D: Disk> Store<D> {
             counters: Counters::default(),
             work: Notify::default(),
             room: Notify::default(),
+            refused: Notify::default(),
             damages: Damages::default(),
             running: Cell::new(0),
         }
@@ -328,6 +355,7 @@ impl<D: Disk> Store<D> {
         self.log.wake();
         self.work.wake();
         self.room.wake();
+        self.refused.wake();
         self.damages.noted.wake();
     }
     /// Whether background futures should end.

@@ -3,7 +3,7 @@
 //! `wire/` turns them into frames and back; nothing else knows flatbuffers. A deadline is a local [`Instant`] on both
 //! sides: the frame carries what is left of it.
 
-use super::versions::{Context, Dot, Head, Siblings};
+use super::versions::{Context, Dot, Head, Siblings, Values};
 use crate::types::{
     Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
     WriteId,
@@ -189,6 +189,7 @@ impl Message {
             Message::Forwarded(Ok(Answer::Got(siblings)))
             | Message::Replicate { siblings, .. }
             | Message::Fetched(Ok(Fetched::Full(siblings))) => siblings.head.value_bytes(),
+            Message::Fetched(Ok(Fetched::Doubted { head, values: Some(_) })) => head.value_bytes(),
             _ => 0,
         }
     }
@@ -218,6 +219,12 @@ pub enum Fetched {
     Nothing,
     Head(Head),
     Full(Siblings),
+    /// What a replica holds whose disk may have lost records of the key: it may lack what it acknowledged, so it counts for
+    /// nothing until all others have answered. The head alone, or with all values.
+    Doubted {
+        head: Head,
+        values: Option<Values>,
+    },
 }
 
 /// Why a replica did not do what it was asked.

@@ -2,8 +2,8 @@
 //!
 //! A damaged record is never served and takes no write. What takes its place must know all that the lost one knew, or a
 //! quorum that counts on this copy would miss an acknowledged write: so it is the join of what *every* other home
-//! replica holds. If one of them is silent, or its own record is damaged too, nothing is written, and whoever meets the
-//! damage next begins anew.
+//! replica holds. If one of them is silent, or its own record is damaged or may be lost too, nothing is written, and whoever
+//! meets the damage next begins anew.
 //!
 //! Input: [`Rebuild::met`], [`Rebuild::answered`], [`Rebuild::expire`]. Output: [`Act`]s.
 
@@ -99,7 +99,7 @@ impl Rebuild {
                 job.found = std::mem::take(&mut job.found).join(&siblings, job.conflict);
             }
             Ok(Fetched::Nothing) => {}
-            Ok(Fetched::Head(_)) | Err(_) => return self.end(id, |_| {}),
+            Ok(Fetched::Head(_) | Fetched::Doubted { .. }) | Err(_) => return self.end(id, |_| {}),
         }
         job.waiting &= !asked;
         if job.waiting == 0 {
@@ -170,9 +170,14 @@ mod tests {
         assert_eq!(rebuild.next_deadline(), None);
     }
 
+    fn doubted() -> Result<Fetched, Refusal> {
+        let Siblings { head, values } = written(2);
+        Ok(Fetched::Doubted { head, values: Some(values) })
+    }
+
     #[test]
     fn one_that_cannot_answer_ends_it() {
-        for answer in [Err(Refusal::Damaged), Err(Refusal::NotMine), Ok(Fetched::Head(written(2).head))] {
+        for answer in [Err(Refusal::Damaged), Err(Refusal::NotMine), Ok(Fetched::Head(written(2).head)), doubted()] {
             let (mut rebuild, mut out) = (Rebuild::new(7), Vec::new());
             let asked = begin(&mut rebuild);
             rebuild.answered(asked[1], answer, &mut out);

@@ -13,7 +13,7 @@ use super::{
     ring::{Advice, Descriptor, Ring},
 };
 use crate::{
-    engine::disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Space, Sync},
+    engine::disk::{Disk, DiskFile, Lane, OpenMode, PageBuffer, Space, Sync, lacks_room},
     limits::{KIB, PAGE},
 };
 use std::{
@@ -81,6 +81,23 @@ impl RingDisk {
         }
     }
 
+    /// An error of an open, with the file that it is about.
+    fn name(&self, path: &str, error: io::Error) -> io::Error {
+        if lacks_room(&error) || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) {
+            return error;
+        }
+        match self.absolute(path).ok().and_then(|path| kernel::not_a_file(&path)) {
+            Some(what @ "a symbolic link") => {
+                let text = format!("{path} is {what}, and a file is needed: put the file itself there");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            }
+            Some(what) => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{path} is {what}, and a file is needed: remove it"),
+            ),
+            None => io::Error::new(error.kind(), format!("{path}: {error}")),
+        }
+    }
     fn absolute(&self, path: &str) -> io::Result<PathBuf> {
         let plain = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if plain { Ok(self.path.join(path)) } else { Err(io::ErrorKind::InvalidInput.into()) }
@@ -96,7 +113,12 @@ impl Disk for RingDisk {
             OpenMode::Write => libc::O_RDWR,
             OpenMode::Create => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
         };
-        let file = self.open_patiently(path, flags | libc::O_DIRECT | libc::O_NOFOLLOW).await?;
+        // A FIFO must not be waited for.
+        let flags = flags | libc::O_DIRECT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = self.open_patiently(path, flags).await.map_err(|error| self.name(path, error))?;
+        if !kernel::is_file(file.raw())? {
+            return Err(self.name(path, io::ErrorKind::InvalidInput.into()));
+        }
         let (ring, queue) = (self.ring.clone(), self.queue.clone());
         Ok(Rc::new(RingFile { ring, file: Some(file), queue, sync_call: self.sync_call }))
     }

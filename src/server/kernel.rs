@@ -3,12 +3,15 @@
 use crate::limits::{KEEPALIVE_AFTER, KEEPALIVE_EVERY, KEEPALIVE_PROBES, STALLED_TIMEOUT};
 use std::{
     ffi::CString,
-    io,
+    io::{self, Read},
     mem::{ManuallyDrop, zeroed},
     net::{IpAddr, SocketAddr, TcpStream},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt},
+        },
     },
     path::Path,
     time::Duration,
@@ -199,6 +202,16 @@ pub fn file_bytes(file: i32) -> io::Result<u64> {
     }
 }
 
+/// Whether an open file is one, and no directory, FIFO or device.
+pub fn is_file(file: i32) -> io::Result<bool> {
+    // Safety: the kernel fills a local structure of the right type.
+    unsafe {
+        let mut status: libc::stat = zeroed();
+        check(libc::fstat(file, &raw mut status))?;
+        Ok(status.st_mode & libc::S_IFMT == libc::S_IFREG)
+    }
+}
+
 /// Total and available bytes of the file system that holds an open file.
 pub fn file_system_bytes(file: i32) -> io::Result<(u64, u64)> {
     // Safety: as above.
@@ -207,6 +220,46 @@ pub fn file_system_bytes(file: i32) -> io::Result<(u64, u64)> {
         check(libc::fstatvfs(file, &raw mut status))?;
         Ok((status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize))
     }
+}
+
+/// What lies at a path in the place of a file; nothing when it is one, or when there is nothing.
+pub fn not_a_file(path: &Path) -> Option<&'static str> {
+    let kind = std::fs::symlink_metadata(path).ok()?.file_type();
+    Some(match () {
+        () if kind.is_file() => return None,
+        () if kind.is_symlink() => "a symbolic link",
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    })
+}
+
+/// The first bytes of a small file, which may be behind a link. One that is no file is refused: a FIFO would be waited for.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    const SMALL: u64 = 4096;
+    if !std::fs::metadata(path)?.is_file() {
+        let what = not_a_file(path).unwrap_or("no file");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is {what}", path.display())));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(SMALL).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The name of the file system that a path lies on, as the kernel lists it.
+pub fn file_system_name(path: &Path) -> Option<String> {
+    let device = std::fs::metadata(path).ok()?.dev();
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().rfind(|line| line.split(' ').nth(2) == Some(&device))?;
+    Some(line.split_once(" - ")?.1.split(' ').next()?.to_string())
+}
+
+/// Reserves space in a file, as segments of the log do.
+pub fn reserve_space(file: &std::fs::File, bytes: u64) -> io::Result<()> {
+    // Safety: the descriptor is open for as long as the borrow lasts.
+    unsafe { check(libc::fallocate(file.as_raw_fd(), 0, 0, bytes as i64)).map(drop) }
 }
 
 /// Whether the path lies on a file system that keeps files in memory only.

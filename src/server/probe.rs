@@ -64,12 +64,11 @@ impl Trial {
 /// A file that says neither is tried anew. Errors are those of the trial's writes.
 pub fn sync_call(data: &Path) -> io::Result<SyncCall> {
     let file = data.join(FILE);
-    match fs::read_to_string(&file) {
-        Ok(text) => {
-            if let Some(call) = SyncCall::parse(&text) {
-                return Ok(call);
-            }
-        }
+    match kernel::read_small(&file) {
+        Ok(text) => match SyncCall::parse(&String::from_utf8_lossy(&text)) {
+            Some(call) => return Ok(call),
+            None => tracing::warn!("{} says nothing that is known: both calls are tried anew", file.display()),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }

@@ -517,6 +517,15 @@ impl VirtualDisk {
         state.visible.insert(path.clone(), node.clone());
         state.durable.insert(path, node);
     }
+    /// The same for a file in a directory that may not be there.
+    pub fn make(&self, path: &str, bytes: &[u8]) {
+        for (end, _) in path.match_indices('/') {
+            let mut state = self.state.borrow_mut();
+            state.visible.insert(path[..end].into(), Node::Directory);
+            state.durable.insert(path[..end].into(), Node::Directory);
+        }
+        self.replace(path, bytes);
+    }
     /// Flips one bit, on the medium and in what is pending. Nothing happens beyond the end of the file.
     pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) {
         let mut state = self.state.borrow_mut();

@@ -8,8 +8,11 @@ use super::{
 };
 use crate::{
     limits::{MEMBERS_MAX, STRANGERS_TOLD_MAX, TABLE_ENTRIES_MAX},
-    protocol::message::{
-        Certainty, Depth, DigestEntry, Envelope, Fetched, Message, News, NodeStanding, Purpose, Refusal, Words,
+    protocol::{
+        message::{
+            Certainty, Depth, DigestEntry, Envelope, Fetched, Message, News, NodeStanding, Purpose, Refusal, Words,
+        },
+        versions::{Head, Siblings, Values},
     },
     types::{
         ClusterId, Conflict, Durability, ErrorCode, Failure, Instant, Making, NodeId, Outcome, Ports, ShardId,
@@ -180,7 +183,7 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
         Message::Fetched(result) => {
             let args = put_fetched(builder, route, result, revision)?;
             let root = fb::Fetched::create(builder, &args);
-            encoder.finish(label(Kind::Fetched), root, fetched_values(result).iter())
+            encoder.finish(label(Kind::Fetched), root, fetched_values(result, revision).iter())
         }
         Message::GossipDigest { cluster, entries } => {
             check_count(entries.len())?;
@@ -283,8 +286,21 @@ fn put_fetched<'a>(
     result: &Result<Fetched, Refusal>,
     revision: u16,
 ) -> Result<fb::FetchedArgs<'a>, WireError> {
-    let base = fb::FetchedArgs { route, ..Default::default() };
+    let doubted = matches!(result, Ok(Fetched::Doubted { .. }));
+    if doubted && revision < 2 {
+        // It would be counted as whole.
+        let refusal = put_refusal(Refusal::Damaged, revision);
+        return Ok(fb::FetchedArgs { route, result: 4, refusal, ..Default::default() });
+    }
+    let base = fb::FetchedArgs { route, doubted, ..Default::default() };
     Ok(match result {
+        Ok(Fetched::Doubted { head, values: None }) => {
+            fb::FetchedArgs { result: 2, head: Some(fields::put_head(builder, head, revision)?), ..base }
+        }
+        Ok(Fetched::Doubted { head, values: Some(values) }) => {
+            let siblings = Siblings { head: head.clone(), values: values.clone() };
+            fb::FetchedArgs { result: 3, head: Some(fields::put_siblings(builder, &siblings, revision)?), ..base }
+        }
         Ok(Fetched::Nothing) => fb::FetchedArgs { result: 1, ..base },
         Ok(Fetched::Head(head)) => {
             fb::FetchedArgs { result: 2, head: Some(fields::put_head(builder, head, revision)?), ..base }
@@ -295,10 +311,21 @@ fn put_fetched<'a>(
         Err(refusal) => fb::FetchedArgs { result: 4, refusal: put_refusal(*refusal, revision), ..base },
     })
 }
-fn fetched_values(result: &Result<Fetched, Refusal>) -> &[Bytes] {
+/// What a replica has whose disk may have lost some of it.
+fn doubted(found: Fetched) -> Fetched {
+    match found {
+        Fetched::Nothing => Fetched::Doubted { head: Head::default(), values: Some(Values::new()) },
+        Fetched::Head(head) => Fetched::Doubted { head, values: None },
+        Fetched::Full(Siblings { head, values }) => Fetched::Doubted { head, values: Some(values) },
+        known @ Fetched::Doubted { .. } => known,
+    }
+}
+fn fetched_values(result: &Result<Fetched, Refusal>, revision: u16) -> &[Bytes] {
     match result {
+        Ok(Fetched::Doubted { .. }) if revision < 2 => &[],
         Ok(Fetched::Full(siblings)) => &siblings.values,
-        Ok(Fetched::Nothing | Fetched::Head(_)) | Err(_) => &[],
+        Ok(Fetched::Doubted { values: Some(values), .. }) => values,
+        Ok(Fetched::Nothing | Fetched::Head(_) | Fetched::Doubted { values: None, .. }) | Err(_) => &[],
     }
 }
 fn put_digest_entry(entry: &DigestEntry) -> fb::DigestEntry {
@@ -459,6 +486,7 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
                 4 => Err(take_refusal(table.refusal(), 0)?),
                 _ => return Err(WireError::Field("result")),
             };
+            let result = result.map(|found| if table.doubted() { doubted(found) } else { found });
             (table.route(), Message::Fetched(result))
         }
         Kind::GossipDigest => {

@@ -6,7 +6,7 @@ use dynarc::{
         disk::{DiskFile, Lane, PageBuffer, Sync},
         types::{Change, Stored, StoredValue, Write},
         wal::{
-            format::{BatchHeader, LogRecord, SegmentHeader, encode_batch, record_bytes},
+            format::{BatchHeader, FORMAT, LogRecord, SegmentHeader, encode_batch, record_bytes},
             reader::{BatchReader, Found},
         },
     },
@@ -73,6 +73,7 @@ impl Written {
 
 fn segment_header() -> SegmentHeader {
     SegmentHeader {
+        format: FORMAT,
         id: 7,
         epoch: 0xE10C,
         generation: 1,

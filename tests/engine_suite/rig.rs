@@ -8,6 +8,7 @@ use dynarc::{
         disk::Lane,
         error::EngineError,
         types::{Change, Durability, EngineOptions, Record, Values, Want, Write},
+        wal::roll,
     },
     sim::{
         disk::{Access, VirtualDisk},
@@ -51,6 +52,16 @@ pub fn one_of() -> u64 {
 /// The slices of a shard, dealt in turn.
 pub fn dealt(shard: u16, shards: u16) -> Vec<SliceId> {
     (0..SLICES).filter(|slice| slice % shards == shard).map(SliceId).collect()
+}
+
+/// What the host does before shards open: the rolls of another number of shards are made into one.
+pub async fn deal(disk: &VirtualDisk, shards: u16) -> Result<(), EngineError> {
+    let rolls = disk.files().into_iter().filter_map(|(path, _)| {
+        let shard = path.strip_prefix("log/roll-").filter(|name| name.len() == 4)?;
+        u16::from_str_radix(shard, 16).ok()
+    });
+    let before = rolls.max().map_or(shards, |last| last + 1);
+    roll::adapt(disk, before, shards).await
 }
 
 pub type Place = (u16, Vec<u8>);
@@ -121,6 +132,9 @@ impl Rig {
         options: EngineOptions,
         shards: u16,
     ) -> Option<Result<Rig, EngineError>> {
+        if let Err(error) = executor.try_block_on(deal(&disk, shards))? {
+            return Some(Err(error));
+        }
         let owned: Vec<_> = (0..shards).map(|shard| dealt(shard, shards)).collect();
         let opening = owned
             .iter()

@@ -1,6 +1,6 @@
 //! One directory, opened with another number of shards each time.
 
-use crate::rig::{KEYS, Place, Rig, SLICES, Workload, dealt, key, slow, tiny};
+use crate::rig::{KEYS, Place, Rig, SLICES, Workload, deal, dealt, key, slow, tiny};
 use dynarc::{
     engine::{
         Engine,
@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 /// All shards open the directory at the same time.
 fn open_all(disk: &VirtualDisk, executor: &Executor, shards: u16) -> Vec<Rig> {
+    executor.block_on(deal(disk, shards)).expect("slices are dealt anew");
     let owned: Vec<_> = (0..shards).map(|shard| dealt(shard, shards)).collect();
     let opening = owned
         .iter()

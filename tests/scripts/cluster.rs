@@ -64,6 +64,8 @@ struct Node {
     backup: BTreeMap<Bytes, (Bytes, Values)>,
     /// What cannot be read.
     damaged: BTreeSet<Bytes>,
+    /// Its disk may have lost records.
+    doubted: bool,
     /// Its disk answers no more: what it was asked.
     held: Option<VecDeque<Effect>>,
     holds_reads: bool,
@@ -188,6 +190,12 @@ impl super::Stage for Stage {
                 let node = self.node(letter(node)?)?;
                 let (from, to) = keys::all_hints();
                 node.damaged = node.disk.range(from..to).map(|(key, _)| key.clone()).collect();
+            }
+            ["lose", node, key] => {
+                let node = self.node(letter(node)?)?;
+                let key = Key::new(key.to_string()).map_err(|e| e.to_string())?;
+                node.disk.remove(&keys::data_key(&key));
+                node.doubted = true;
             }
             ["hold", node, what @ ..] => {
                 let node = self.node(letter(node)?)?;
@@ -321,6 +329,7 @@ impl Stage {
             disk: BTreeMap::new(),
             backup: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            doubted: false,
             held: None,
             holds_reads: false,
         };
@@ -447,7 +456,7 @@ impl Stage {
                 });
                 let depth = if depth == Depth::Full { "whole" } else { "head" };
                 let result = if node.damaged.contains(&key) { Err(Refusal::Damaged) } else { Ok(found) };
-                (Event::Loaded { io, result }, format!("{letter} disk: read {depth}"))
+                (Event::Loaded { io, result, doubted: node.doubted }, format!("{letter} disk: read {depth}"))
             }
             Effect::Store { io, changes, durability } => {
                 let count = changes.len();
@@ -575,6 +584,9 @@ impl Stage {
             Message::Fetched(Ok(Fetched::Nothing)) => "has nothing".into(),
             Message::Fetched(Ok(Fetched::Head(head))) => format!("has {}", siblings_text(head, None)),
             Message::Fetched(Ok(Fetched::Full(s))) => format!("has {}", siblings_text(&s.head, Some(&s.values))),
+            Message::Fetched(Ok(Fetched::Doubted { head, values })) => {
+                format!("has, or had more than, {}", siblings_text(head, values.as_ref()))
+            }
             Message::Fetched(Err(refusal)) => format!("refused: {refusal:?}"),
             Message::GossipDigest { entries, .. } if self.trace_gossip => format!("digest of {}", entries.len()),
             Message::GossipDelta { news, wanted, .. } if self.trace_gossip => {

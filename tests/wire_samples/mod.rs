@@ -216,10 +216,15 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         4 => {
             Message::Fetch { key: key(rng), depth: if rng.bool() { Depth::Head } else { Depth::Full }, word: word(rng) }
         }
-        5 => Message::Fetched(match rng.u8(0..4) {
+        5 => Message::Fetched(match rng.u8(0..6) {
             0 => Ok(Fetched::Nothing),
             1 => Ok(Fetched::Head(siblings(rng).head)),
             2 => Ok(Fetched::Full(siblings(rng))),
+            3 => Ok(Fetched::Doubted { head: siblings(rng).head, values: None }),
+            4 => {
+                let Siblings { head, values } = siblings(rng);
+                Ok(Fetched::Doubted { head, values: Some(values) })
+            }
             _ => Err(refusal(rng)),
         }),
         6 => Message::GossipDigest { cluster: cluster(rng), entries: many(rng, digest_entry) },

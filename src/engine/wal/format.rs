@@ -17,8 +17,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::ops::Range;
 
-/// Format number of segments. Raised when an older Dynarc could not read what is written.
-pub const FORMAT: u32 = 3;
+/// Format number of segments. Raised when an older Dynarc could not read what is written, or would do wrong with it.
+pub const FORMAT: u32 = 4;
+/// From this one on a segment is on the [roll](super::roll) of its core before it takes its first batch.
+pub const FORMAT_ON_ROLL: u32 = 4;
 pub const BATCH_HEADER_BYTES: usize = 88;
 /// Bytes of one batch, padding included: what one call of write may hold, and its framing.
 pub const BATCH_BYTES_LIMIT: usize = LOG_QUEUE_BYTES + 8 * MIB;
@@ -41,6 +43,7 @@ const _: () = assert!(HEADER_SUMMED.end <= PAGE && BATCH_BYTES_LIMIT < INLINE as
 /// The first page of a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
+    pub format: u32,
     pub id: u64,
     /// In the header, the mark and every batch: bytes of another life of the file are never taken for this one's.
     pub epoch: u64,
@@ -85,7 +88,7 @@ fn header_checksum(page: &[u8]) -> u32 {
 impl SegmentHeader {
     pub fn encode(&self, page: &mut [u8]) {
         page[..8].copy_from_slice(SEGMENT_MAGIC);
-        page[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        page[8..12].copy_from_slice(&self.format.to_le_bytes());
         page[16..24].copy_from_slice(&self.id.to_le_bytes());
         page[24..32].copy_from_slice(&self.epoch.to_le_bytes());
         page[32..40].copy_from_slice(&self.generation.to_le_bytes());
@@ -114,6 +117,7 @@ impl SegmentHeader {
         }
         let slices = (0..SLICES_MAX).filter(|&s| page[64 + s / 8] & (1 << (s % 8)) != 0);
         let header = SegmentHeader {
+            format: found,
             id: u64_at(page, 16),
             epoch: u64_at(page, 24),
             generation: u64_at(page, 32),
@@ -271,6 +275,77 @@ pub fn value_checksum(segment: u64, offset: u64, value: &[u8]) -> u32 {
     place[..8].copy_from_slice(&segment.to_le_bytes());
     place[8..].copy_from_slice(&offset.to_le_bytes());
     crc32c::crc32c_append(crc32c::crc32c(&place), value)
+}
+
+/// Table of CRC-32C: what a byte does to a sum of zero.
+const CRC_OF_BYTE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+/// The byte whose table entry has this top byte.
+const BYTE_OF_TOP: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[(CRC_OF_BYTE[byte] >> 24) as usize] = byte as u8;
+        byte += 1;
+    }
+    bytes
+};
+
+/// Whether two sums of so many last bytes differ as if one bit of these, or of the sum, had flipped: what was written half
+/// looks so once in four thousand million bits.
+pub fn differ_by_one_bit(written: u32, found: u32, bytes: usize) -> bool {
+    let mut difference = written ^ found;
+    if difference.is_power_of_two() {
+        return true;
+    }
+    // A flip that many bytes before the end has gone through the table for each of them: back, one by one.
+    for _ in 0..bytes {
+        let byte = BYTE_OF_TOP[(difference >> 24) as usize];
+        if CRC_OF_BYTE[usize::from(byte)] == difference && byte.is_power_of_two() {
+            return true;
+        }
+        difference = (difference ^ CRC_OF_BYTE[usize::from(byte)]) << 8 | u32::from(byte);
+    }
+    false
+}
+
+/// Whether one bit of a batch's header, or of its records, is all that is wrong with it; with `lost` of each of these
+/// values, its records being as they were. A write that was cut short is wrong by whole sectors.
+pub fn has_one_flipped_bit(bytes: &[u8], segment: u64, epoch: u64, offset: u64, lost: Option<&Records>) -> bool {
+    let Some(header) = BatchHeader::peek(bytes, segment, epoch, offset) else {
+        let Some(first) = bytes.get(..BATCH_HEADER_BYTES) else { return false };
+        let mut first = first.to_vec();
+        return (0..8 * BATCH_HEADER_BYTES).any(|bit| {
+            first[bit / 8] ^= 1 << (bit % 8);
+            let whole = BatchHeader::peek(&first, segment, epoch, offset).is_some();
+            first[bit / 8] ^= 1 << (bit % 8);
+            whole
+        });
+    };
+    let Some((records, lost)) = lost else {
+        let area = bytes.get(8..header.records_end as usize);
+        return area.is_some_and(|area| differ_by_one_bit(u32_at(bytes, 4), crc32c::crc32c(area), area.len()));
+    };
+    let pointers = records.iter().flat_map(|record| pointers(&record.stored));
+    let mut spoiled = pointers.filter(|pointer| lost.iter().any(|range| range.start == pointer.offset));
+    spoiled.all(|pointer| {
+        let from = (pointer.offset - offset) as usize;
+        let value = bytes.get(from..from + pointer.length as usize);
+        let found = value.map(|value| value_checksum(segment, pointer.offset, value));
+        found.is_some_and(|found| differ_by_one_bit(pointer.checksum, found, pointer.length as usize))
+    })
 }
 
 /// Bytes that a write takes in a batch: in the record area, and in the value area.
@@ -593,6 +668,7 @@ mod tests {
         let slices = vec![SliceId(0), SliceId(9), SliceId(2047)];
         let data_start = (PAGE + mark_bytes(slices.len())) as u32;
         let header = SegmentHeader {
+            format: FORMAT,
             id: 5,
             epoch: 6,
             generation: 7,

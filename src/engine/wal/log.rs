@@ -18,6 +18,9 @@
 //! has ended; a sync of the segment follows within [`SYNC_INTERVAL`]. A batch that does ask for its sync syncs all that
 //! lies before it too: what is durable is always a beginning of what was acknowledged.
 //!
+//! A batch proves that those before it were durable. The last one has nothing after it: when a head rests, an empty batch
+//! follows, so that damage to what clients wrote can be told from a torn end.
+//!
 //! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
 
 pub mod prepare;
@@ -37,7 +40,7 @@ use crate::{
         store::{Store, count},
         types::{Durability, Stored, ValuePointer, Write},
     },
-    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, SYNC_INTERVAL},
+    limits::{BATCH_BYTES, BATCH_RECORDS, BATCHES_IN_FLIGHT, PAGE, PROOF_PAUSE, SYNC_INTERVAL},
     types::SliceId,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::FuturesOrdered};
@@ -48,6 +51,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
 
 /// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
@@ -113,6 +117,9 @@ pub struct Head<D: Disk> {
     sync_wanted: Cell<bool>,
     /// Records that are usually on their way or waiting.
     usual: Cell<usize>,
+    /// Batches have landed in the active segment that no later one calls durable; and whether one has since the last look.
+    unproven: Cell<bool>,
+    fresh: Cell<bool>,
 }
 
 /// The log of one core.
@@ -162,6 +169,8 @@ enum Step<F> {
     Synced(Synced<F>),
     Seal,
     Sync,
+    /// The pause before a proof is over.
+    Rested,
     End,
 }
 
@@ -241,11 +250,25 @@ impl<D: Disk> Head<D> {
             unsynced_flying: Cell::new(0),
             sync_wanted: Cell::new(false),
             usual: Cell::new(0),
+            unproven: Cell::new(false),
+            fresh: Cell::new(false),
         }
     }
     /// Whether segments are made before they are needed: clients should not wait for one.
     fn works_ahead(&self) -> bool {
         self.lane == Lane::Log
+    }
+    /// The segment that is ready to be the next.
+    pub fn coming(&self) -> Option<Rc<Segment<D::File>>> {
+        self.next.borrow().clone()
+    }
+    /// Has another one as the next. Gives the one before.
+    pub fn replace_coming(&self, segment: Rc<Segment<D::File>>) -> Option<Rc<Segment<D::File>>> {
+        self.next.borrow_mut().replace(segment)
+    }
+    /// Whether nothing waits, and the last batches that have landed are proven by no later one.
+    fn rests_unproven(&self) -> bool {
+        self.unproven.get() && !self.unsynced.get() && !self.held.get() && self.queue.borrow().is_empty()
     }
     /// Whether the next segment is there and has space for so many bytes.
     fn has_next_for(&self, bytes: u64) -> bool {
@@ -335,6 +358,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
     // At most one sync at a time, and the pause before it.
     let mut syncing: Option<LocalBoxFuture<'static, Synced<D::File>>> = None;
     let mut pause: Option<LocalBoxFuture<'static, ()>> = None;
+    let mut rest: Option<LocalBoxFuture<'static, ()>> = None;
     loop {
         let step = poll_fn(|cx| {
             if let Poll::Ready(Some(landed)) = Pin::new(&mut landing).poll_next(cx) {
@@ -351,11 +375,17 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
             if head.unsynced.get() && syncing.is_none() {
                 let mut due = |pause: &mut LocalBoxFuture<'static, ()>| pause.as_mut().poll(cx).is_ready();
                 let wanted = head.sync_wanted.get() || store.stopping.get();
-                if wanted || due(pause.get_or_insert_with(|| after_interval(&store))) {
+                if wanted || due(pause.get_or_insert_with(|| after(&store, SYNC_INTERVAL))) {
                     return Poll::Ready(Step::Sync);
                 }
             }
             let nothing_flies = landing.is_empty() && syncing.is_none();
+            if nothing_flies && head.rests_unproven() && !store.stopping.get() {
+                let rest = rest.get_or_insert_with(|| after(&store, PROOF_PAUSE));
+                if rest.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Step::Rested);
+                }
+            }
             if landing.len() < BATCHES_IN_FLIGHT && !head.held.get() && ready_to_seal(&store, &head, nothing_flies) {
                 return Poll::Ready(Step::Seal);
             }
@@ -374,6 +404,10 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
             Step::Sync => {
                 pause = None;
                 syncing = begin_sync(&head);
+            }
+            Step::Rested => {
+                rest = None;
+                prove(&head);
             }
             Step::Seal => {
                 if let Some(sealed) = seal(&store, &head) {
@@ -405,9 +439,22 @@ async fn write<F: DiskFile>(sealed: Sealed<F>, lane: Lane) -> Landed<F> {
     Landed { segment, header, how, pending, buffer, result }
 }
 
-fn after_interval<D: Disk>(store: &Rc<Store<D>>) -> LocalBoxFuture<'static, ()> {
+fn after<D: Disk>(store: &Rc<Store<D>>, pause: Duration) -> LocalBoxFuture<'static, ()> {
     let store = store.clone();
-    Box::pin(async move { store.disk.pause(SYNC_INTERVAL).await })
+    Box::pin(async move { store.disk.pause(pause).await })
+}
+
+/// Has an empty batch follow those that no later one calls durable, if none has come for a while.
+fn prove<D: Disk>(head: &Head<D>) {
+    if head.fresh.replace(false) {
+        return;
+    }
+    head.unproven.set(false);
+    let active = head.active.borrow().clone();
+    // Not worth a segment of its own: the next one's first batch proves as much.
+    if active.is_some_and(|active| active.end.get() + PAGE as u64 <= active.allocated.get()) {
+        drop(head.push(Vec::new(), Durability::Sync, None, 0));
+    }
 }
 
 /// Begins to sync what has landed in the active segment.
@@ -610,6 +657,8 @@ fn land<D: Disk>(store: &Store<D>, head: &Head<D>, landed: Landed<D::File>) {
     }
     let end = header.offset + header.padded();
     head.landed_end.set(end);
+    head.fresh.set(header.count > 0);
+    head.unproven.set(header.count > 0 || header.durable < header.offset);
     if how == How::Later {
         head.unsynced.set(true);
     } else {

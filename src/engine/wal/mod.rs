@@ -3,4 +3,5 @@
 pub mod format;
 pub mod log;
 pub mod reader;
+pub mod roll;
 pub mod segment;

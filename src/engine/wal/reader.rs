@@ -7,7 +7,9 @@
 //!   and the file was blank before;
 //! - every such unit of the batch has been written, and the sums are wrong all the same;
 //! - the batch would go beyond the end of the file, which had its length before the batch was written;
-//! - some of it cannot be read.
+//! - some of it cannot be read;
+//! - the roll says that the segment was whole up to beyond it;
+//! - one flipped bit is all that is wrong with it: a write that was cut short is wrong by whole units.
 //!
 //! If only values of such a batch are damaged, its records still hold: each value has a sum of its own.
 //!
@@ -15,7 +17,7 @@
 //! batch is that life's bytes: there, damage to the last batches before a crash looks as if they were torn. Bytes of the
 //! other life are never taken for batches of this one: those carry the epoch, a random number.
 
-use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch, decode_checked};
+use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch, decode_checked, has_one_flipped_bit};
 use crate::{
     engine::disk::{DiskFile, Lane, PageBuffer},
     limits::{MIB, PAGE},
@@ -52,6 +54,8 @@ pub struct BatchReader<F> {
     lane: Lane,
     offset: u64,
     limit: u64,
+    /// Batches that begin before are known to have been whole.
+    proven: u64,
     /// Bytes of the file from `window_start` to `window_end`, at the front of the buffer.
     window_start: u64,
     window_end: u64,
@@ -74,11 +78,16 @@ impl<F: DiskFile> BatchReader<F> {
             lane,
             offset: start,
             limit,
+            proven: 0,
             window_start: 0,
             window_end: 0,
             window,
             unreadable: BTreeSet::new(),
         }
+    }
+    /// The same, for a segment that is known to have been whole up to `proven`.
+    pub fn proven(self, proven: u64) -> BatchReader<F> {
+        BatchReader { proven, ..self }
     }
     /// The bytes from `from`, at least `bytes` of them unless the segment ends before.
     async fn fill(&mut self, from: u64, bytes: u64) -> &[u8] {
@@ -140,32 +149,37 @@ impl<F: DiskFile> BatchReader<F> {
                         self.offset = at + header.padded();
                         return Found::Batch(header, records);
                     }
-                    records => spoiled = records.map(|(records, lost)| (header, records, lost)),
+                    records => spoiled = records.map(|records| (header, records)),
                 }
                 let bytes = self.fill(at, header.padded()).await;
-                let written = !reused && !has_blank_sector(&bytes[..header.length as usize]);
+                let written = match reused {
+                    true => has_one_flipped_bit(bytes, segment, epoch, at, spoiled.as_ref().map(|s| &s.1)),
+                    false => !has_blank_sector(&bytes[..header.length as usize]),
+                };
                 written || self.unreadable.range(at..at + header.padded()).next().is_some()
             }
             Some(header) => {
                 // The file has been cut: its records may still be there.
                 let mut bytes = self.fill(at, limit - at).await.to_vec();
                 bytes.resize(header.padded() as usize, 0);
-                spoiled = decode_checked(&header, &bytes).map(|(records, lost)| (header, records, lost));
+                spoiled = decode_checked(&header, &bytes).map(|records| (header, records));
                 true
             }
-            None => !reused && page[..SECTOR].iter().any(|b| *b != 0),
+            None if reused => has_one_flipped_bit(page, segment, epoch, at, None),
+            None => page[..SECTOR].iter().any(|b| *b != 0),
         };
-        suspicious |= self.unreadable.contains(&at);
+        suspicious |= self.unreadable.contains(&at) || at < self.proven;
         let next = self.find_batch(at + PAGE as u64).await;
         if !suspicious && next.is_none_or(|next| next.durable <= at) {
             self.offset = self.limit;
             return Found::End { at };
         }
-        if let Some((header, records, lost)) = spoiled {
+        if let Some((header, (records, lost))) = spoiled {
             self.offset = at + header.padded();
             return Found::Spoiled(header, records, lost);
         }
-        self.offset = next.map_or(self.limit, |next| next.offset);
+        let end = if at < self.proven { self.proven.min(self.limit) } else { self.limit };
+        self.offset = next.map_or(end, |next| next.offset);
         Found::Damage { from: at, to: self.offset }
     }
     /// The first whole batch that begins at `from` or later.

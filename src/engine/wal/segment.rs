@@ -68,6 +68,8 @@ pub struct Segment<F> {
     pub phase: Cell<Phase>,
     /// Some of it failed its checksum, or what is needed of it cannot be told: it is kept as it is.
     pub damaged: Cell<bool>,
+    /// Records of it are lost, and the slices concerned are known to be in doubt.
+    pub loss_noted: Cell<bool>,
     /// Bytes of its values that memtables and tables point to.
     pub live: Cell<u64>,
     /// Records of it that memtables hold: until they are in tables, or newer ones of their keys are durable, a crash needs
@@ -185,6 +187,7 @@ impl<F: DiskFile> Segment<F> {
             durable: Cell::new(start),
             phase: Cell::new(Phase::Active),
             damaged: Cell::new(false),
+            loss_noted: Cell::new(false),
             live: Cell::new(0),
             in_memory: Cell::new(0),
             value_bytes: Cell::new(0),

@@ -141,7 +141,8 @@ impl Forward {
             Ok(fetched) => {
                 let clock = match fetched {
                     Fetched::Nothing => VersionVector::default(),
-                    Fetched::Head(head) => head.clock,
+                    // A delete deletes what somebody has seen: one that has lost some of it has seen less.
+                    Fetched::Head(head) | Fetched::Doubted { head, .. } => head.clock,
                     Fetched::Full(siblings) => siblings.head.clock,
                 };
                 target.1 = State::Untried;

@@ -5,6 +5,10 @@
 //! fetched from a replica that has them. Replicas found stale are written back after the answer. A value that takes
 //! longer than most is asked of another replica as well.
 //!
+//! A replica whose disk may have lost records gives what it has, and that counts for nothing: its "nothing" and its "older"
+//! are what the loss would look like. It is one more that is asked beside the R. Only when every home replica has answered,
+//! and there is no more to be known, what all of them have together is the answer.
+//!
 //! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They count,
 //! but that a key holds nothing is believed of home replicas alone.
 
@@ -30,7 +34,12 @@ enum State {
     Waiting,
     Late,
     Failed(Refusal),
-    Answered { head: Head, values: Option<Values> },
+    /// `doubted`: some of what it had may be lost.
+    Answered {
+        head: Head,
+        values: Option<Values>,
+        doubted: bool,
+    },
 }
 
 struct Target {
@@ -47,6 +56,8 @@ struct Target {
 pub(super) struct Get {
     needed: usize,
     word: TableWord,
+    /// Home replicas of the key, those that cannot be asked among them.
+    homes: usize,
     conflict: Conflict,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
@@ -83,6 +94,7 @@ impl Get {
         Get {
             needed: plan.needed,
             word: plan.word,
+            homes: plan.homes.len(),
             conflict: plan.conflict,
             targets,
             others,
@@ -98,11 +110,11 @@ impl Get {
         id: u64,
         key: &Key,
         deadline: Instant,
-        result: Result<Siblings, Refusal>,
+        (result, doubted): (Result<Siblings, Refusal>, bool),
         out: &mut Vec<Act>,
     ) {
         self.targets[0].state = match result {
-            Ok(s) => State::Answered { head: s.head, values: Some(s.values) },
+            Ok(s) => State::Answered { head: s.head, values: Some(s.values), doubted },
             Err(refusal) => State::Failed(refusal),
         };
         self.evaluate(id, key, deadline, out);
@@ -123,11 +135,19 @@ impl Get {
         }
         let has_values = matches!(target.state, State::Answered { values: Some(_), .. });
         match result {
-            Ok(Fetched::Full(s)) => target.state = State::Answered { head: s.head, values: Some(s.values) },
+            Ok(Fetched::Full(s)) => {
+                target.state = State::Answered { head: s.head, values: Some(s.values), doubted: false };
+            }
+            Ok(Fetched::Doubted { head, values: values @ Some(_) }) => {
+                target.state = State::Answered { head, values, doubted: true };
+            }
             Ok(_) if has_values => {}
-            Ok(Fetched::Head(head)) => target.state = State::Answered { head, values: None },
+            Ok(Fetched::Head(head)) => target.state = State::Answered { head, values: None, doubted: false },
+            Ok(Fetched::Doubted { head, values: None }) => {
+                target.state = State::Answered { head, values: None, doubted: true };
+            }
             Ok(Fetched::Nothing) => {
-                target.state = State::Answered { head: Head::default(), values: Some(Values::new()) };
+                target.state = State::Answered { head: Head::default(), values: Some(Values::new()), doubted: false };
             }
             Err(refusal) => target.state = State::Failed(refusal),
         }
@@ -203,7 +223,7 @@ impl Get {
 
     fn answers(&self) -> impl Iterator<Item = (&Head, Option<&Values>)> {
         self.targets.iter().filter_map(|t| match &t.state {
-            State::Answered { head, values } => Some((head, values.as_ref())),
+            State::Answered { head, values, .. } => Some((head, values.as_ref())),
             State::Waiting | State::Late | State::Failed(_) => None,
         })
     }
@@ -213,15 +233,28 @@ impl Get {
         if self.result.is_some() || self.replied.is_some() {
             return;
         }
-        let answered = self.answers().count();
+        let is =
+            |wanted: bool| move |t: &&Target| matches!(t.state, State::Answered { doubted, .. } if doubted == wanted);
+        let answered = self.targets.iter().filter(is(false)).count();
         if answered < self.needed {
             let open = self.targets.iter().filter(|t| matches!(t.state, State::Waiting | State::Late)).count();
             if answered + open < self.needed && !self.others.is_empty() {
                 self.ask_another(id, key, deadline, out);
-            } else if answered + open < self.needed {
-                self.result = Some(Err(self.failure(answered)));
+                return;
             }
-            return;
+            let homes = self.targets.iter().filter(|t| t.home && matches!(t.state, State::Answered { .. })).count();
+            let doubted = self.targets.iter().any(|t| is(true)(&t));
+            if !doubted || homes < self.homes {
+                if answered + open < self.needed {
+                    self.result = Some(Err(self.failure(answered)));
+                }
+                return;
+            }
+            // All have answered: nobody knows more. But nothing, of those alone that may have lost it, is no answer.
+            if answered == 0 && self.answers().all(|(head, _)| head.is_empty()) {
+                self.result = Some(Err(self.failure(0)));
+                return;
+            }
         }
         let merged = self.answers().fold(Head::default(), |all, (head, _)| all.join(head, self.conflict).head);
         let home = |t: &Target| t.home && matches!(t.state, State::Answered { .. });
@@ -263,7 +296,7 @@ impl Get {
         let missing = |head: &Head| {
             head.entries.iter().any(|e| !have.contains(&e.dot) && merged.entries.iter().any(|m| m.dot == e.dot))
         };
-        let lacks = |t: &Target| matches!(&t.state, State::Answered { head, values: None } if missing(head));
+        let lacks = |t: &Target| matches!(&t.state, State::Answered { head, values: None, .. } if missing(head));
         let quick = self.targets.iter().position(|t| lacks(t) && !t.slow);
         match quick.or_else(|| self.targets.iter().position(lacks)) {
             Some(index) => self.ask_for_values(id, index, key, deadline, out),
@@ -274,8 +307,14 @@ impl Get {
 
     fn failure(&self, answered: usize) -> Failure {
         let damaged = self.targets.iter().any(|t| t.state == State::Failed(Refusal::Damaged));
+        let doubted = self.targets.iter().any(|t| matches!(t.state, State::Answered { doubted: true, .. }));
         let (code, what) = if damaged {
             (ErrorCode::Damaged, "; a stored value is damaged")
+        } else if doubted {
+            (
+                ErrorCode::Damaged,
+                "; the disk of a replica is damaged and may have lost the key's newest record, and not all other                  replicas have answered",
+            )
         } else {
             (ErrorCode::QuorumUnavailable, "")
         };

@@ -24,7 +24,7 @@ pub use plan::{Home, Plan};
 use crate::{
     limits::{BACKGROUND_TIMEOUT, FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
     protocol::{
-        message::{ClientToken, Depth, Fetched, Message, Operation, Purpose, Refusal, Request, Response},
+        message::{ClientToken, Depth, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
         versions::{Dot, Siblings},
     },
@@ -331,11 +331,17 @@ impl Coordinator {
             Work::Get(_) | Work::Forward(_) => {}
         });
     }
-    /// The own copy has been read.
-    pub fn loaded(&mut self, now: Instant, operation: u64, result: Result<Siblings, Refusal>, out: &mut Vec<Act>) {
+    /// The own copy has been read; or what it has is in doubt.
+    pub fn loaded(
+        &mut self,
+        now: Instant,
+        operation: u64,
+        (result, doubted): (Result<Siblings, Refusal>, bool),
+        out: &mut Vec<Act>,
+    ) {
         self.hold(operation, result.as_ref().map_or(0, Siblings::value_bytes));
         self.step(now, operation, out, |op, out| match &mut op.work {
-            Work::Get(get) => get.loaded(operation, &op.key, op.deadline, result, out),
+            Work::Get(get) => get.loaded(operation, &op.key, op.deadline, (result, doubted), out),
             Work::Put(_) | Work::Forward(_) => {}
         });
     }
@@ -343,8 +349,8 @@ impl Coordinator {
     pub fn answered(&mut self, now: Instant, exchange: u64, message: Message, out: &mut Vec<Act>) {
         let (operation, index) = (exchange >> 8, (exchange & 0xff) as usize);
         let mut alarm = None;
-        if let Message::Fetched(Ok(Fetched::Full(siblings))) = &message {
-            self.hold(operation, siblings.value_bytes());
+        if matches!(message, Message::Fetched(_)) {
+            self.hold(operation, message.bytes());
         }
         self.step(now, operation, out, |op, out| match (&mut op.work, message) {
             (Work::Put(put), Message::Replicated(result)) => {
@@ -613,7 +619,8 @@ mod tests {
                 break;
             };
             let values: Values = [bytes::Bytes::from(vec![0; 4 * MIB])].into_iter().collect();
-            coordinator.loaded(Instant::ZERO, operation, Ok(Siblings { values, ..Siblings::default() }), &mut out);
+            let read = Ok(Siblings { values, ..Siblings::default() });
+            coordinator.loaded(Instant::ZERO, operation, (read, false), &mut out);
         }
         assert_eq!(refused, Some(REQUEST_BYTES_IN_FLIGHT_MAX / (4 * MIB)));
         assert_eq!(coordinator.counters.overloads, 1);

@@ -522,7 +522,7 @@ impl Hints {
         let Source::Sweep { head } = &d.source else { return };
         let theirs = match result {
             Ok(Fetched::Nothing) => Head::default(),
-            Ok(Fetched::Head(theirs)) => theirs,
+            Ok(Fetched::Head(theirs) | Fetched::Doubted { head: theirs, .. }) => theirs,
             Ok(Fetched::Full(theirs)) => theirs.head,
             Err(refusal) => return self.refused(now, delivery, refusal, view, out),
         };

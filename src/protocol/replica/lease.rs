@@ -141,6 +141,10 @@ impl Leases {
     pub fn holds(&self, slice: SliceId) -> bool {
         self.slices.get(&slice).is_some()
     }
+    /// Whether it has one that is durable and not in doubt.
+    pub fn is_sound(&self, slice: SliceId) -> bool {
+        self.slices.get(&slice).is_some_and(|lease| !lease.doubted)
+    }
     /// The actor under which the slice mints.
     pub fn actor(&self, slice: SliceId) -> Actor {
         Actor::new(self.node, self.slices.get(&slice).map_or(0, |l| l.incarnation))

@@ -36,6 +36,8 @@ pub enum Event {
     Loaded {
         io: u64,
         result: Result<Option<Stored>, Refusal>,
+        /// The disk may have lost records of the slice: something newer may have been there.
+        doubted: bool,
     },
     Stored {
         io: u64,

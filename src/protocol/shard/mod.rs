@@ -183,6 +183,7 @@ struct Gather {
     conflict: Conflict,
     loads: usize,
     found: Result<Siblings, Refusal>,
+    doubted: bool,
 }
 /// What is being read for the hints machine.
 struct Delivering {
@@ -455,7 +456,7 @@ impl Shard {
             Event::Stranger(stranger) => self.gossip(now, out, |m, _| m.met_stranger(stranger)),
             Event::Wake => self.wake(now, out),
             Event::Space { short } => self.replica.short_of_space = short,
-            Event::Loaded { io, result } => self.loaded(now, io, result, out),
+            Event::Loaded { io, result, doubted } => self.loaded(now, io, (result, doubted), out),
             Event::Stored { io, result } if io & io_tag::MASK == io_tag::TABLES => {
                 self.tables_stored(now, io >> io_tag::BITS, result, out);
             }
@@ -530,15 +531,6 @@ impl Shard {
                     let message = Message::Forward { request, hops, word, stamp };
                     let waiting = Envelope { from, to: self.me, exchange, deadline, message };
                     return self.wait_for_word(now, waiting, out);
-                }
-                // It may be the late twin of a write that is acknowledged, and belonged to the table `default` or to an
-                // earlier life: whoever passed it on knows whether it is still to be done.
-                let own = self.tables.registry.word(request.key.as_bytes());
-                if word.is_said()
-                    && own.adds_to(&word)
-                    && let Some(news) = self.news_of(&request.key)
-                {
-                    return out.push(Effect::Send(self.envelope(from, exchange, deadline, news)));
                 }
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
                 self.request(now, Asker::Shard { address: from, exchange }, request, Passage { hops, stamp }, out);
@@ -645,7 +637,13 @@ impl Shard {
         }
     }
 
-    fn loaded(&mut self, now: Instant, io: u64, result: Result<Option<Stored>, Refusal>, out: &mut Vec<Effect>) {
+    fn loaded(
+        &mut self,
+        now: Instant,
+        io: u64,
+        (result, doubted): (Result<Option<Stored>, Refusal>, bool),
+        out: &mut Vec<Effect>,
+    ) {
         let number = io >> io_tag::BITS;
         if let Err(Refusal::Damaged) = &result {
             self.met_damage(now, io & io_tag::MASK, number, out);
@@ -658,11 +656,11 @@ impl Shard {
             }
             io_tag::COORDINATOR => {
                 let mut acts = Vec::new();
-                self.coordinator.loaded(now, number, result.and_then(siblings), &mut acts);
+                self.coordinator.loaded(now, number, (result.and_then(siblings), doubted), &mut acts);
                 self.run_acts(now, acts, out);
             }
-            io_tag::FETCH => self.fetched(now, number, result.and_then(siblings), out),
-            io_tag::GATHER => self.gathered(now, number, result, out),
+            io_tag::FETCH => self.fetched(now, number, (result.and_then(siblings), doubted), out),
+            io_tag::GATHER => self.gathered(now, number, (result, doubted), out),
             _ => {
                 let result = self.still_owed(number, result);
                 self.with_hints(now, out, |hints, view, acts| hints.loaded(now, number, result, view, acts));

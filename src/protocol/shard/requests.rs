@@ -542,33 +542,35 @@ impl Shard {
             |owner: &NodeId| Effect::Load { io: io(1), slice, key: hint_key(*owner, HintForm::Parked, key), depth };
         out.extend(homes.iter().map(hint));
         let conflict = table.conflict;
-        let gather = Gather { reader, conflict, loads: 1 + homes.len(), found: Ok(Siblings::default()) };
+        let gather =
+            Gather { reader, conflict, loads: 1 + homes.len(), found: Ok(Siblings::default()), doubted: false };
         self.gathers.insert(self.next_fetch, gather);
     }
     pub(super) fn gathered(
         &mut self,
         now: Instant,
         number: u64,
-        result: Result<Option<Stored>, Refusal>,
+        (result, doubted): (Result<Option<Stored>, Refusal>, bool),
         out: &mut Vec<Effect>,
     ) {
         let (number, hint) = (number >> 1, number & 1 != 0);
         let Some(gather) = self.gathers.get_mut(&number) else { return };
         gather.loads -= 1;
+        gather.doubted |= doubted;
         let more = result.and_then(|stored| if hint { parked(stored) } else { siblings(stored) });
         let found = std::mem::replace(&mut gather.found, Ok(Siblings::default()));
         gather.found = found.and_then(|all| Ok(join(all, more?, gather.conflict)));
         if gather.loads > 0 {
             return;
         }
-        let Some(Gather { reader, found, .. }) = self.gathers.remove(&number) else { return };
+        let Some(Gather { reader, found, doubted, .. }) = self.gathers.remove(&number) else { return };
         match reader {
             Reader::Operation(operation) => {
                 let mut acts = Vec::new();
-                self.coordinator.loaded(now, operation, found, &mut acts);
+                self.coordinator.loaded(now, operation, (found, doubted), &mut acts);
                 self.run_acts(now, acts, out);
             }
-            Reader::Fetch(number) => self.fetched(now, number, found, out),
+            Reader::Fetch(number) => self.fetched(now, number, (found, doubted), out),
         }
     }
 
@@ -576,7 +578,7 @@ impl Shard {
         &mut self,
         now: Instant,
         number: u64,
-        result: Result<Siblings, Refusal>,
+        (result, doubted): (Result<Siblings, Refusal>, bool),
         out: &mut Vec<Effect>,
     ) {
         let Some(Fetch { to, exchange, deadline, full, .. }) = self.fetches.remove(&number) else { return };
@@ -584,6 +586,7 @@ impl Shard {
             return;
         }
         let fetched = result.map(|s| match full {
+            _ if doubted => Fetched::Doubted { head: s.head, values: full.then_some(s.values) },
             _ if s.head.is_empty() => Fetched::Nothing,
             true => Fetched::Full(s),
             false => Fetched::Head(s.head),

@@ -2,7 +2,7 @@
 
 use super::StartError;
 use crate::{
-    engine::disk::PageBuffer,
+    engine::disk::{PageBuffer, lacks_room},
     limits::{KIB, OPEN_FILES_MIN, OPEN_FILES_PER_SHARD_MIN, OPEN_FILES_STORAGE, PAGE, SHARDS_MAX},
     server::{kernel, options::ServeOptions, ring::Ring},
 };
@@ -152,6 +152,13 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
         StartError::Failed(format!("the data directory {shown} cannot be used: {what}: {error}{hint}"))
     };
     make_directory(path).map_err(|e| refused("making it", &e))?;
+    for name in ["lock", "pid", "probe"] {
+        // Links stay allowed: what they lead to may be a file.
+        if let Some(what) = kernel::not_a_file(&path.join(name)).filter(|what| *what != "a symbolic link") {
+            let found = format!("{shown}/{name} is {what}, and a file is needed: remove it");
+            return Err(StartError::Failed(found));
+        }
+    }
     let take = |file: &File| match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
@@ -187,7 +194,7 @@ pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
     }
     match try_direct_write(path) {
         // A node whose disk is full serves reads and deletes: that is how it gets space again.
-        Err(e) if e.kind() == io::ErrorKind::StorageFull => tracing::warn!("the disk of {shown} is full"),
+        Err(e) if lacks_room(&e) => tracing::warn!("the disk of {shown} is full"),
         tried => tried.map_err(|e| direct_write_refused(path, &e, &refused))?,
     }
     Ok(DirectoryLock(directory, lock))
@@ -199,6 +206,12 @@ fn direct_write_refused(
     refused: &impl Fn(&str, &io::Error) -> StartError,
 ) -> StartError {
     match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => StartError::Failed(format!(
+            "the file system of the data directory {} ({}) cannot reserve space for files (fallocate), as ext2 and ext3 \
+             cannot; choose one on ext4 or XFS",
+            path.display(),
+            kernel::file_system_name(path).unwrap_or_else(|| "unknown".into()),
+        )),
         Some(libc::EINVAL) => StartError::Failed(format!(
             "the file system of the data directory {} has no O_DIRECT; choose one on ext4 or XFS",
             path.display()
@@ -208,11 +221,12 @@ fn direct_write_refused(
 }
 
 /// Writes one page past the page cache and syncs it.
-fn try_direct_write(path: &Path) -> io::Result<()> {
+pub(super) fn try_direct_write(path: &Path) -> io::Result<()> {
     let probe = path.join("probe");
     let mut file =
         OpenOptions::new().create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT).open(&probe)?;
     let written = file.write_all(PageBuffer::zeroed(PAGE).as_slice()).and_then(|()| file.sync_all());
+    let written = written.and_then(|()| kernel::reserve_space(&file, 2 * PAGE as u64));
     let removed = fs::remove_file(&probe);
     written.and(removed)
 }

@@ -188,6 +188,9 @@ fn look_at_data(data: &Path, findings: &mut Vec<Finding>) {
         }
         Err(error) => {
             let mend = match error.kind() {
+                io::ErrorKind::Unsupported => {
+                    "this file system cannot reserve space (fallocate), as ext2 and ext3 cannot: choose one on ext4 or XFS"
+                }
                 io::ErrorKind::InvalidInput => "this file system has no O_DIRECT: choose one on ext4 or XFS",
                 io::ErrorKind::PermissionDenied => "it must be writable for the user that runs Dynarc",
                 io::ErrorKind::StorageFull => "make room; a running node is read-only, deletes free space",
@@ -203,7 +206,7 @@ fn look_at_data(data: &Path, findings: &mut Vec<Finding>) {
 fn try_syncs(data: &Path) -> io::Result<probe::Trial> {
     let scratch = data.join(format!(".dynarc-doctor-{}", std::process::id()));
     fs::create_dir(&scratch)?;
-    let trial = probe::try_both(&scratch);
+    let trial = checks::try_direct_write(&scratch).and_then(|()| probe::try_both(&scratch));
     let removed = fs::remove_dir(&scratch);
     let trial = trial?;
     removed.map(|()| trial)

@@ -38,6 +38,7 @@ use crate::{
         core::Settings,
         identity::{self, Identity, NodeWish, PortsWish},
     },
+    engine::disk::lacks_room,
     limits::{self, SHARDS_MAX, SLICES_MAX, SLICES_MIN, SLICES_PER_CPU},
     types::{Address, Ports, ShardId},
 };
@@ -81,7 +82,7 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
     let _lock = checks::data_directory(&options.data)?;
     let sync_call = match probe::sync_call(&options.data) {
         // No space to try: the next start will.
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => SyncCall::default(),
+        Err(error) if lacks_room(&error) => SyncCall::default(),
         tried => tried.map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?,
     };
     let options = ServeOptions { sync_call, ..options };
@@ -112,6 +113,9 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
         let driver = glommio::spawn_local(ring.clone().drive(Alone)).detach();
         let disk = RingDisk::new(ring.clone(), &options.data).map_err(|e| failed(e.to_string()))?;
         let known = identity::peek(&disk).await?;
+        if let Some(reason) = known.as_ref().and_then(|known| known.members_lost.as_ref()) {
+            tracing::warn!(reason, "node/members is damaged: the others are asked who there is, and it is made anew");
+        }
         let usual_shards = known.as_ref().map_or(cpus.min(SHARDS_MAX) as u16, |k| k.shards);
         let shards = options.shards.unwrap_or(usual_shards);
         let usual_slices = (cpus * SLICES_PER_CPU).clamp(SLICES_MIN, SLICES_MAX) as u16;
@@ -498,7 +502,7 @@ fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartErro
     let pid = std::process::id();
     let path = options.data.join("pid");
     match std::fs::write(&path, format!("{pid}\n")) {
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+        Err(error) if lacks_room(&error) => {
             tracing::warn!(%error, "the process id could not be written");
         }
         written => written.map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?,

@@ -5,6 +5,7 @@
 //! something else, too.
 
 use super::StartError;
+use crate::{engine::disk::lacks_room, server::kernel};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -30,7 +31,7 @@ pub(super) fn is_copy(data: &Path) -> Result<bool, StartError> {
         return Ok(false);
     }
     let path = data.join(PLACE);
-    let read = || -> io::Result<bool> { Ok(fs::read_to_string(&path)? != words(&File::open(&path)?)?) };
+    let read = || -> io::Result<bool> { Ok(kernel::read_small(&path)? != words(&File::open(&path)?)?.as_bytes()) };
     match read() {
         // The first start was cut short before it was made.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -54,7 +55,7 @@ pub(super) fn take(data: &Path) -> Result<(), StartError> {
     };
     match write() {
         // A full disk must not keep a node down; its next start counts as that of a copy.
-        Err(e) if e.kind() == io::ErrorKind::StorageFull => Ok(()),
+        Err(e) if lacks_room(&e) => Ok(()),
         written => written.map_err(|e| StartError::Failed(format!("cannot write {}: {e}", path.display()))),
     }
 }

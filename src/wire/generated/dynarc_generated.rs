@@ -5458,6 +5458,7 @@ impl<'a> Fetched<'a> {
   pub const VT_RESULT: ::flatbuffers::VOffsetT = 6;
   pub const VT_HEAD: ::flatbuffers::VOffsetT = 8;
   pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 10;
+  pub const VT_DOUBTED: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -5471,6 +5472,7 @@ impl<'a> Fetched<'a> {
     let mut builder = FetchedBuilder::new(_fbb);
     if let Some(x) = args.head { builder.add_head(x); }
     if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_doubted(args.doubted);
     builder.add_refusal(args.refusal);
     builder.add_result(args.result);
     builder.finish()
@@ -5506,6 +5508,14 @@ impl<'a> Fetched<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Fetched::VT_REFUSAL, Some(0)).unwrap()}
   }
+  /// Since revision 2: the replica's disk may have lost records of the key.
+  #[inline]
+  pub fn doubted(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Fetched::VT_DOUBTED, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Fetched<'_> {
@@ -5518,6 +5528,7 @@ impl ::flatbuffers::Verifiable for Fetched<'_> {
      .visit_field::<u8>("result", Self::VT_RESULT, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("head", Self::VT_HEAD, false)?
      .visit_field::<u8>("refusal", Self::VT_REFUSAL, false)?
+     .visit_field::<bool>("doubted", Self::VT_DOUBTED, false)?
      .finish();
     Ok(())
   }
@@ -5527,6 +5538,7 @@ pub struct FetchedArgs<'a> {
     pub result: u8,
     pub head: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub refusal: u8,
+    pub doubted: bool,
 }
 impl<'a> Default for FetchedArgs<'a> {
   #[inline]
@@ -5536,6 +5548,7 @@ impl<'a> Default for FetchedArgs<'a> {
       result: 0,
       head: None,
       refusal: 0,
+      doubted: false,
     }
   }
 }
@@ -5562,6 +5575,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchedBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u8>(Fetched::VT_REFUSAL, refusal, 0);
   }
   #[inline]
+  pub fn add_doubted(&mut self, doubted: bool) {
+    self.fbb_.push_slot::<bool>(Fetched::VT_DOUBTED, doubted, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchedBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     FetchedBuilder {
@@ -5584,6 +5601,7 @@ impl ::core::fmt::Debug for Fetched<'_> {
       ds.field("result", &self.result());
       ds.field("head", &self.head());
       ds.field("refusal", &self.refusal());
+      ds.field("doubted", &self.doubted());
       ds.finish()
   }
 }

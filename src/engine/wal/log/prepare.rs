@@ -10,7 +10,8 @@ use crate::{
         store::{Store, count},
         types::Write,
         wal::{
-            format::{SegmentHeader, mark_bytes},
+            format::{FORMAT, SegmentHeader, mark_bytes},
+            roll,
             segment::{STEP_BYTES, Segment, id_for, new_path, path},
         },
     },
@@ -120,8 +121,18 @@ async fn create_from_reserve<D: Disk>(store: &Store<D>, head: &Head<D>) -> Resul
 }
 async fn put_next<D: Disk>(store: &Store<D>, head: &Head<D>, segment: Segment<D::File>) -> Result<(), EngineError> {
     count(&store.counters.device_bytes_written, PAGE as u64);
-    let too_small = head.next.borrow_mut().replace(Rc::new(segment));
+    let id = segment.id();
+    let too_small = match roll::enter(store, head, Rc::new(segment)).await {
+        Ok(too_small) => too_small,
+        Err(EngineError::Full) => {
+            // The roll is as it was, and the file shall not hold the little that there is.
+            store.disk.remove(&path(id)).await?;
+            return Err(EngineError::Full);
+        }
+        Err(error) => return Err(error),
+    };
     if let Some(too_small) = too_small {
+        roll::leave(store, too_small.id()).await?;
         store.disk.remove(&path(too_small.id())).await?;
     }
     Ok(())
@@ -134,6 +145,7 @@ fn next_header<D: Disk>(store: &Store<D>) -> SegmentHeader {
     // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
     let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
     SegmentHeader {
+        format: FORMAT,
         id,
         epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
         generation: store.generation,
