@@ -32,7 +32,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{
-    StreamExt,
+    FutureExt, StreamExt,
     future::{LocalBoxFuture, poll_fn},
     stream::FuturesUnordered,
 };
@@ -191,9 +191,10 @@ pub async fn start<W: World, D: Disk>(
     let options = EngineOptions { seed: seed ^ identity.now.generation, ..options };
     let Opened { engine, background } = Engine::open(disk.clone(), shard, &slices, options).await?;
     // The log must run while the leases are written.
-    let mut background = background;
+    let (mut background, mut ended) = (background, Vec::new());
     let (leases, hints, behind, (tables, tables_in_doubt), stamps) = {
-        let mut running: FuturesUnordered<_> = background.iter_mut().map(|(_, task)| task).collect();
+        let tasks = background.iter_mut().enumerate();
+        let mut running: FuturesUnordered<_> = tasks.map(|(index, (_, task))| task.map(move |()| index)).collect();
         let prepare = async {
             let (leases, lost) = lease_dots(&engine, &identity, &slices, settings.bounds.dot_lease).await?;
             let hints = count_hints(&engine, &slices).await?;
@@ -205,11 +206,16 @@ pub async fn start<W: World, D: Disk>(
         };
         let mut prepare = std::pin::pin!(prepare);
         poll_fn(|cx| {
-            while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+            while let Poll::Ready(Some(index)) = running.poll_next_unpin(cx) {
+                ended.push(index);
+            }
             prepare.as_mut().poll(cx)
         })
         .await?
     };
+    // What has ended by now is not to be polled again.
+    let mut index = 0..;
+    background.retain(|_| index.next().is_some_and(|index| !ended.contains(&index)));
     let birth = Birth {
         me: Address { node: identity.node, shard },
         generation: identity.now.generation,
