@@ -12,7 +12,7 @@ use crate::{
     driver::core::Settings,
     limits::KIB,
     protocol::{
-        message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Request, Response},
+        message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Refusal, Request, Response},
         tables::Tables,
         versions::{Dot, Head, Siblings, VersionVector},
     },
@@ -48,7 +48,8 @@ planted! {
     ForgottenLease "forgotten-lease",
     /// A disk that was emptied comes back under the node's name, as if it had never been used.
     WipedName "wiped-name",
-    /// A node is not told that its disk is an older one.
+    /// A node is not told that its disk is an older one, and nobody remembers the life that the disk does not know: neither
+    /// when it asks, nor when it mints a dot that others hold.
     UntoldBackup "untold-backup",
     /// A replicated write sometimes carries the dot of its predecessor.
     ReusedDot "reused-dot",
@@ -321,6 +322,8 @@ impl Cluster {
                     return None;
                 }
             },
+            Message::Remembered { entry, .. } if planted == Planted::UntoldBackup => entry.take().is_some(),
+            Message::Replicated(result) if planted == Planted::UntoldBackup => forget_known_dot(result),
             Message::Fetched(answer) => spoil_fetched(planted, answer, spoiler),
             Message::Forward { request, .. } if planted == Planted::SecondIdentity => spoil_identity(request),
             Message::GossipDelta { news, .. } | Message::GossipNews { news, .. } if planted == Planted::ForgedEntry => {
@@ -536,6 +539,14 @@ fn spoil_fetched<E>(planted: Planted, answer: &mut Result<Fetched, E>, spoiler: 
         *answer = Ok(Fetched::Nothing);
     }
     forget
+}
+
+fn forget_known_dot(result: &mut Result<(), Refusal>) -> bool {
+    let known = matches!(result, Err(Refusal::KnownDot(_)));
+    if known {
+        *result = Ok(());
+    }
+    known
 }
 
 fn spoil_identity(request: &mut Request) -> bool {

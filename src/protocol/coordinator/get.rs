@@ -313,7 +313,8 @@ impl Get {
         } else if doubted {
             (
                 ErrorCode::Damaged,
-                "; the disk of a replica is damaged and may have lost the key's newest record, and not all other                  replicas have answered",
+                "; the disk of a replica is damaged and may have lost the key's newest record, and not all other \
+                 replicas have answered",
             )
         } else {
             (ErrorCode::QuorumUnavailable, "")
