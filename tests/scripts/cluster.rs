@@ -194,8 +194,7 @@ impl super::Stage for Stage {
             ["lose", node, key] => {
                 let node = self.node(letter(node)?)?;
                 let key = Key::new(key.to_string()).map_err(|e| e.to_string())?;
-                node.disk.remove(&keys::data_key(&key));
-                node.doubted = true;
+                node.doubted = node.disk.remove(&keys::data_key(&key)).is_some();
             }
             ["hold", node, what @ ..] => {
                 let node = self.node(letter(node)?)?;
@@ -584,8 +583,8 @@ impl Stage {
             Message::Fetched(Ok(Fetched::Nothing)) => "has nothing".into(),
             Message::Fetched(Ok(Fetched::Head(head))) => format!("has {}", siblings_text(head, None)),
             Message::Fetched(Ok(Fetched::Full(s))) => format!("has {}", siblings_text(&s.head, Some(&s.values))),
-            Message::Fetched(Ok(Fetched::Doubted { head, values })) => {
-                format!("has, or had more than, {}", siblings_text(head, values.as_ref()))
+            Message::Fetched(Ok(Fetched::Doubted { head, .. })) => {
+                format!("has at least {}", siblings_text(head, None))
             }
             Message::Fetched(Err(refusal)) => format!("refused: {refusal:?}"),
             Message::GossipDigest { entries, .. } if self.trace_gossip => format!("digest of {}", entries.len()),

@@ -47,7 +47,7 @@ const MANIFEST_BYTES: usize = 10;
 /// Copies of a record in a file: two slots, twice each.
 const COPIES: usize = 4;
 /// Bytes of one copy in a new file: more is made of it when it is too small.
-const COPY_BYTES: usize = 2 * PAGE;
+const COPY_BYTES: usize = PAGE;
 /// A roll longer than this is not one of ours.
 const BYTES_MAX: u64 = 64 * MIB as u64;
 const FLUSHED: u64 = 1;
@@ -97,8 +97,8 @@ impl Roll {
     fn length(&self) -> usize {
         HEADER_BYTES + self.segments.len() * ENTRY_BYTES + self.manifests.len() * MANIFEST_BYTES
     }
-    /// The record twice, each copy of so many bytes.
-    fn encode(&self, copy_bytes: usize) -> PageBuffer {
+    /// The record twice, each copy of so many bytes, for the file of this path.
+    fn encode(&self, copy_bytes: usize, path: &str) -> PageBuffer {
         let mut out = vec![0; HEADER_BYTES];
         out[..8].copy_from_slice(MAGIC);
         out[8..12].copy_from_slice(&FORMAT.to_le_bytes());
@@ -118,7 +118,7 @@ impl Roll {
             out.extend_from_slice(&slice.0.to_le_bytes());
             out.extend_from_slice(&index.to_le_bytes());
         }
-        let crc = checksum(&out);
+        let crc = checksum(&out, path);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         let mut buffer = PageBuffer::zeroed(2 * copy_bytes);
         for at in [0, copy_bytes] {
@@ -132,7 +132,7 @@ impl Roll {
         let Some(record) = bytes.get(..length).filter(|r| r.len() >= HEADER_BYTES && &r[..8] == MAGIC) else {
             return Ok(None);
         };
-        if checksum(record) != u32_at(record, 12) {
+        if checksum(record, file) != u32_at(record, 12) {
             return Ok(None);
         }
         let found = u32_at(record, 8);
@@ -181,9 +181,11 @@ impl Roll {
     }
 }
 
-/// With the format number: a flipped bit of it is damage, not a newer format.
-fn checksum(record: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&record[8..12]), &record[16..])
+/// With the format number: a flipped bit of it is damage, not a newer format. With the path: what lies under another name is
+/// no roll.
+fn checksum(record: &[u8], path: &str) -> u32 {
+    let place = crc32c::crc32c_append(crc32c::crc32c(&record[8..12]), path.as_bytes());
+    crc32c::crc32c_append(place, &record[16..])
 }
 
 /// A roll's file and what it says; nothing when there is none. `Damaged`: none of its copies is whole.
@@ -223,7 +225,7 @@ async fn write_anew<D: Disk>(disk: &D, path: &str, roll: &Roll, copy_bytes: usiz
     let file = disk.open(&new, OpenMode::Create).await?;
     file.allocate((COPIES * copy_bytes) as u64).await?;
     let slot = roll.serial % 2 * 2 * copy_bytes as u64;
-    file.write(slot, roll.encode(copy_bytes), Sync::None, Lane::Log).await.1?;
+    file.write(slot, roll.encode(copy_bytes, path), Sync::None, Lane::Log).await.1?;
     file.sync().await?;
     disk.rename(&new, path).await?;
     disk.sync_dir(DIRECTORY).await?;
@@ -385,7 +387,7 @@ async fn write<D: Disk>(store: &Store<D>, roll: Roll) -> Result<(), EngineError>
         Some(file) => {
             let bytes = keeper.copy_bytes.get();
             let slot = roll.serial % 2 * 2 * bytes as u64;
-            file.write(slot, roll.encode(bytes), Sync::Data, Lane::Log).await.1?;
+            file.write(slot, roll.encode(bytes, &path(store.shard)), Sync::Data, Lane::Log).await.1?;
         }
         None => {
             let bytes = pages(2 * length).max(COPY_BYTES);
@@ -463,10 +465,11 @@ mod tests {
             doubted: [SliceId(0), SliceId(2047)].into(),
             fresh: [SliceId(2047)].into(),
         };
-        let bytes = roll.encode(COPY_BYTES);
-        let (one, two) = bytes.as_slice().split_at(COPY_BYTES);
+        let bytes = roll.encode(2 * PAGE, "f");
+        let (one, two) = bytes.as_slice().split_at(2 * PAGE);
         assert_eq!(one, two);
         assert_eq!(Roll::decode(one, "f"), Ok(Some(roll.clone())));
+        assert_eq!(Roll::decode(one, "g"), Ok(None), "under another name");
         for at in 0..roll.length() {
             let mut flipped = one.to_vec();
             flipped[at] ^= 32;
@@ -475,7 +478,7 @@ mod tests {
         assert_eq!(Roll::decode(&one[..PAGE], "f"), Ok(None), "of a file with other copies");
         let mut newer = one.to_vec();
         newer[8] += 1;
-        let crc = checksum(&newer[..roll.length()]);
+        let crc = checksum(&newer[..roll.length()], "f");
         newer[12..16].copy_from_slice(&crc.to_le_bytes());
         assert!(matches!(Roll::decode(&newer, "f"), Err(EngineError::NewerFormat { .. })));
     }
