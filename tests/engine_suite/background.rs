@@ -72,7 +72,8 @@ fn space_stays_in_proportion_and_little_is_copied() {
                 "seed {seed} round {round}: {amplification:.2} x written, {:.2} x space",
                 most as f64 / live as f64
             );
-            assert!(amplification < 3.2, "seed {seed} round {round}: {amplification:.2} bytes a byte");
+            // Segments are so small here that the roll takes a sixteenth of what each does.
+            assert!(amplification < 3.3, "seed {seed} round {round}: {amplification:.2} bytes a byte");
         }
         // On a slow disk collection is what holds writes up, and they are let in a little ahead of it: the more, the more
         // slowly it writes (on one disk in three at a twentieth of the log's speed).

@@ -192,9 +192,8 @@ impl super::Stage for Stage {
                 node.damaged = node.disk.range(from..to).map(|(key, _)| key.clone()).collect();
             }
             ["lose", node, key] => {
-                let node = self.node(letter(node)?)?;
-                let key = Key::new(key.to_string()).map_err(|e| e.to_string())?;
-                node.doubted = node.disk.remove(&keys::data_key(&key)).is_some();
+                let (node, key) = (letter(node)?, Key::new(key.to_string()).map_err(|e| e.to_string())?);
+                self.node(node)?.doubted = self.node(node)?.disk.remove(&keys::data_key(&key)).is_some();
             }
             ["hold", node, what @ ..] => {
                 let node = self.node(letter(node)?)?;
@@ -576,7 +575,7 @@ impl Stage {
                 format!("{purpose} {}: {}", key(k), siblings_text(&siblings.head, Some(&siblings.values)))
             }
             Message::Replicated(Ok(())) => "stored".into(),
-            Message::Replicated(Err(refusal)) => format!("refused: {refusal:?}"),
+            Message::Replicated(Err(refusal)) | Message::Fetched(Err(refusal)) => format!("refused: {refusal:?}"),
             Message::Fetch { key: k, depth, .. } => {
                 format!("{} {}", if *depth == Depth::Full { "fetch" } else { "fetch head of" }, key(k))
             }
@@ -586,7 +585,6 @@ impl Stage {
             Message::Fetched(Ok(Fetched::Doubted { head, .. })) => {
                 format!("has at least {}", siblings_text(head, None))
             }
-            Message::Fetched(Err(refusal)) => format!("refused: {refusal:?}"),
             Message::GossipDigest { entries, .. } if self.trace_gossip => format!("digest of {}", entries.len()),
             Message::GossipDelta { news, wanted, .. } if self.trace_gossip => {
                 format!("delta: {} news, {} wanted", news.len(), wanted.len())
