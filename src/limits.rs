@@ -98,6 +98,8 @@ pub const TABLES_ASKED_NODES: usize = 3;
 pub const VNODES: usize = 256;
 /// Virtual nodes of a node that are accepted from a peer.
 pub const VNODES_MAX: usize = 4096;
+/// Starts that a node may say it has had: far from where a number ends, and beyond what any node lives to see.
+pub const GENERATION_MAX: u64 = 1 << 40;
 /// Members of a cluster.
 pub const MEMBERS_MAX: usize = 1024;
 /// Nodes of other clusters that a node remembers to have met, and shows.
@@ -264,6 +266,12 @@ pub const OPEN_FILES_MIN: u64 = 64;
 pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
 /// Open files that are kept for the log and the tables of a node when connections share out the rest.
 pub const OPEN_FILES_STORAGE: u64 = 4096;
+/// Connections to a core of nodes that are no members, or not yet known to it as members; more are closed.
+pub const GUESTS_MAX: usize = 64;
+/// And of those that come from one address.
+pub const GUESTS_PER_SOURCE: usize = 16;
+/// The gossip of such a node is answered for so long after its last connection.
+pub const GUEST_REMEMBERED: Duration = Duration::from_secs(10);
 /// Connections beyond these that are asked for nothing but whether the node lives.
 pub const CONNECTIONS_RESERVED: usize = 32;
 /// Bytes of unfinished frames and bodies, and of answers that are not sent yet, that a core holds for its connections; at

@@ -40,6 +40,8 @@ mod refused_starts;
 mod rolling;
 #[path = "cluster/slices.rs"]
 mod slices;
+#[path = "cluster/strangers.rs"]
+mod strangers;
 #[path = "cluster/supervision.rs"]
 mod supervision;
 #[path = "cluster/tables.rs"]

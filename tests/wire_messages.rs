@@ -5,8 +5,8 @@ mod wire_samples;
 use bytes::{Bytes, BytesMut};
 use dynarc::{
     limits::{
-        FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX, MERGED_SIBLINGS_MAX, REQUEST_TIMEOUT_MAX, SIBLINGS_MAX,
-        VALUE_BYTES_MAX,
+        FRAME_BYTES_BEFORE_HELLO, FRAME_BYTES_MAX, GENERATION_MAX, MERGED_SIBLINGS_MAX, REQUEST_TIMEOUT_MAX,
+        SIBLINGS_MAX, VALUE_BYTES_MAX,
     },
     protocol::{
         message::*,
@@ -472,6 +472,30 @@ fn a_request_beyond_the_contract_is_answered_rather_than_cut_off() {
     let mut damaged = Value::json("1");
     damaged.checksum ^= 1;
     assert_eq!(code(&put("k", damaged)), None, "a damaged value ends the connection");
+}
+
+/// A number that the next start would raise beyond its end, and a removal in nobody's name, are not taken.
+#[test]
+fn lives_that_cannot_be_and_removals_are_refused() {
+    let mut rng = Rng::with_seed(7);
+    let decoded = |generation: u64, state: MemberState| {
+        let member = Member { generation, state, ..wire_samples::member(&mut Rng::with_seed(9)) };
+        let message = Message::GossipNews { cluster: ClusterId(5), news: vec![News::Member(member)] };
+        let envelope = Envelope { message, ..wire_samples::envelope(&mut Rng::with_seed(9), 4) };
+        let bytes = encode_peer(&mut FrameEncoder::new(), &envelope, NOW).expect("fits").to_bytes();
+        decode_peer(&only_frame(&bytes).expect("sound"), NOW, Trust::Verify).map(|e| e.message == envelope.message)
+    };
+    assert_eq!(decoded(GENERATION_MAX, MemberState::Up), Ok(true));
+    assert_eq!(decoded(GENERATION_MAX + 1, MemberState::Up), Err(WireError::Field("generation")));
+    assert_eq!(decoded(u64::MAX, MemberState::Up), Err(WireError::Field("generation")));
+    assert_eq!(decoded(1, MemberState::Removed), Err(WireError::Field("member state")));
+    let heartbeat =
+        News::Heartbeat { node: wire_samples::node(&mut rng), generation: u64::MAX, revision: 1, heartbeat: 1 };
+    let message = Message::GossipNews { cluster: ClusterId(5), news: vec![heartbeat] };
+    let envelope = Envelope { message, ..wire_samples::envelope(&mut rng, 4) };
+    let bytes = encode_peer(&mut FrameEncoder::new(), &envelope, NOW).expect("fits").to_bytes();
+    let refused = decode_peer(&only_frame(&bytes).expect("sound"), NOW, Trust::Verify);
+    assert_eq!(refused, Err(WireError::Field("generation")));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::types::{
     Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
     WriteId,
 };
+use std::net::IpAddr;
 
 /// A client's request in hand, by the number that the world gave it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -192,6 +193,34 @@ impl Message {
             Message::Fetched(Ok(Fetched::Doubted { head, values: Some(_) })) => head.value_bytes(),
             _ => 0,
         }
+    }
+
+    /// What counts of the words of a node that is no member: gossip, as far as it is about that node, where it is.
+    pub fn of_guest(mut self, node: NodeId, ip: IpAddr) -> Option<Message> {
+        match &mut self {
+            Message::GossipDigest { entries, .. } => entries.retain(|entry| entry.node == node),
+            Message::GossipDelta { news, .. } | Message::GossipNews { news, .. } => {
+                news.retain(|piece| match piece {
+                    News::Member(member) => member.id == node && member.ip == ip,
+                    News::Heartbeat { node: of, .. } => *of == node,
+                });
+            }
+            // Asked again after the gossip that makes the asker a member.
+            Message::Forward { .. }
+            | Message::Forwarded(_)
+            | Message::Replicate { .. }
+            | Message::Replicated(_)
+            | Message::Fetch { .. }
+            | Message::Fetched(_)
+            | Message::TableNews(_)
+            | Message::Returned { .. }
+            | Message::Remembered { .. }
+            | Message::View { .. }
+            | Message::Clock { .. }
+            | Message::Reference { .. }
+            | Message::Tables(_) => return None,
+        }
+        Some(self)
     }
 }
 

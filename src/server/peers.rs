@@ -17,14 +17,18 @@ use super::{
     clock,
     ring::{Pieces, Ring},
     socket::{Ended, Gather, Inlet, Listener, Socket},
+    watch::Watch,
     world::{ServerWorld, count},
 };
 use crate::{
     driver::world::Arrival,
-    limits::{FRAME_BYTES_MAX, HELLO_TIMEOUT, LONG_FRAME_BYTES, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
+    limits::{
+        FRAME_BYTES_MAX, GUEST_REMEMBERED, GUESTS_MAX, GUESTS_PER_SOURCE, HELLO_TIMEOUT, LONG_FRAME_BYTES, NEWS_BYTES,
+        PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN,
+    },
     protocol::message::{Envelope, Message},
     protocol::ring::FixedMap,
-    types::{Address, ClusterId, MemberState, NodeId, Ports, Stranger},
+    types::{Address, ClusterId, Instant, MemberState, NodeId, Ports, Stranger},
     wire::{
         self, Age, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
         WireError, age,
@@ -94,8 +98,10 @@ pub struct Peers {
     own: PeerSelf,
     ring: Rc<Ring>,
     routes: RefCell<FixedMap<(Address, Lane), Rc<Route>>>,
-    /// Nodes that have introduced themselves and may not be members yet.
+    /// Nodes that have answered a call of this core and may not be members yet.
     strangers: RefCell<FixedMap<NodeId, Contact>>,
+    /// Nodes that are no members and have connected to this core.
+    guests: RefCell<FixedMap<NodeId, Presence>>,
     /// What nodes speak that do not speak the newest revision.
     revisions: RefCell<FixedMap<NodeId, u16>>,
     /// Nodes of other clusters that were met, and said so.
@@ -116,6 +122,7 @@ impl Peers {
             ring,
             routes: RefCell::default(),
             strangers: RefCell::default(),
+            guests: RefCell::default(),
             revisions: RefCell::default(),
             refused: RefCell::default(),
             seed_calls: Cell::new(0),
@@ -180,13 +187,16 @@ impl Peers {
         ))
     }
 
-    /// A node has said who it is.
+    /// A node has answered a call of this core.
     fn meet(&self, hello: &PeerHello) {
         let mut strangers = self.strangers.borrow_mut();
         if strangers.len() >= STRANGERS_MAX && !strangers.contains_key(&hello.node) {
             strangers.clear();
         }
         strangers.insert(hello.node, Contact { ip: hello.ip, ports: hello.ports });
+        self.learn_revision(hello);
+    }
+    fn learn_revision(&self, hello: &PeerHello) {
         let mut revisions = self.revisions.borrow_mut();
         if hello.revision >= PEER_REVISION {
             revisions.remove(&hello.node);
@@ -209,8 +219,40 @@ impl Peers {
                 let there = !gone && to.shard.0 < member.shards;
                 there.then_some(Contact { ip: member.ip, ports: member.ports })
             }
-            None => self.strangers.borrow().get(&to.node).copied(),
+            None => {
+                let called = self.strangers.borrow().get(&to.node).copied();
+                // Its gossip is answered, and nothing else.
+                let guest = || self.guests.borrow().get(&to.node).map(|presence| presence.contact);
+                called.or_else(|| guest().filter(|_| to.shard.0 == 0))
+            }
         }
+    }
+
+    /// Whether a node may say anything: a member, or one that answered when this node called.
+    fn is_known(&self, node: NodeId) -> bool {
+        let member = self.world().and_then(|world| world.handle.get().and_then(|h| h.member(node)));
+        let gone = |state| matches!(state, MemberState::Left | MemberState::Removed);
+        member.map_or_else(|| self.strangers.borrow().contains_key(&node), |member| !gone(member.state))
+    }
+
+    /// Lets a node in that is no member, or not yet known here as one: from where it says it is, and few at once.
+    fn admit_guest(self: &Rc<Self>, hello: &PeerHello, socket: &Socket) -> Result<Guest, String> {
+        let from = socket.peer_ip().map_err(|e| e.to_string())?;
+        if from != hello.ip {
+            return Err(format!("{} says that it is at {} and calls from {from}", hello.node, hello.ip));
+        }
+        let mut guests = self.guests.borrow_mut();
+        let now = clock::now();
+        guests.retain(|_, presence| presence.open > 0 || now.since(presence.seen) < GUEST_REMEMBERED);
+        let open =
+            |of: &dyn Fn(&Presence) -> bool| guests.values().filter(|p| of(p)).map(|p| p.open.max(1)).sum::<usize>();
+        if open(&|_| true) >= GUESTS_MAX || open(&|presence| presence.contact.ip == from) >= GUESTS_PER_SOURCE {
+            return Err("too many nodes are here that are no members".to_string());
+        }
+        let contact = Contact { ip: hello.ip, ports: hello.ports };
+        let presence = guests.entry(hello.node).or_insert(Presence { contact, open: 0, seen: now });
+        (presence.contact, presence.open, presence.seen) = (contact, presence.open + 1, now);
+        Ok(Guest { peers: self.clone(), node: hello.node })
     }
 
     /// Encodes a message for a core of another node and queues it. An error: it cannot be sent.
@@ -218,6 +260,12 @@ impl Peers {
         let revision = self.revision(envelope.to.node);
         let pieces = wire::encode_peer(encoder.speaking(revision), envelope, clock::now())?;
         let lane = if pieces.bytes() > LONG_FRAME_BYTES { Lane::Long } else { Lane::Short };
+        // There are routes to members only, whoever is named by a message.
+        let routed = self.routes.borrow().contains_key(&(envelope.to, lane));
+        if !routed && self.contact(envelope.to).is_none() {
+            self.world().inspect(|world| world.drop_message());
+            return Ok(());
+        }
         let route = self.route(envelope.to, lane);
         if !route.push(pieces, revision)
             && let Some(world) = self.world()
@@ -234,21 +282,20 @@ impl Peers {
         }
         let route = Rc::new(Route::new(to));
         routes.insert((to, lane), route.clone());
-        self.ring.spawn(self.clone().keep_route(route.clone()));
+        self.ring.spawn(self.clone().keep_route(route.clone(), lane));
         route
     }
 
-    /// Keeps a connection to one core of another node while there is something to say. Runs for ever.
-    async fn keep_route(self: Rc<Self>, route: Rc<Route>) {
+    /// Keeps a connection to one core of another node from the first message to it until it is no member any more.
+    async fn keep_route(self: Rc<Self>, route: Rc<Route>, lane: Lane) {
         let mut pause = RECONNECT_MIN;
         route.wait_for_work().await;
         // From here on the connection is kept up, so that the return of a lost node is noticed without a message.
         loop {
             let Some(contact) = self.contact(route.to) else {
                 self.forget(&route);
-                route.wait_for_work().await;
-                self.ring.pause(RECONNECT_MIN).await;
-                continue;
+                self.routes.borrow_mut().remove(&(route.to, lane));
+                return;
             };
             let met = self.connect(&route, contact).await;
             let Some(world) = self.world() else { return };
@@ -502,6 +549,30 @@ impl Route {
     }
 }
 
+/// Where a node that is no member is, and how it is here.
+#[derive(Clone, Copy, Debug)]
+struct Presence {
+    contact: Contact,
+    /// Connections that it has open.
+    open: usize,
+    /// When one of them began or ended.
+    seen: Instant,
+}
+
+/// A connection of a node that is no member: it may introduce itself, and has to be one soon.
+struct Guest {
+    peers: Rc<Peers>,
+    node: NodeId,
+}
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(presence) = self.peers.guests.borrow_mut().get_mut(&self.node) {
+            presence.open -= 1;
+            presence.seen = clock::now();
+        }
+    }
+}
+
 // ---- incoming --------------------------------------------------------------------------------------------------
 
 /// Serves this core's peer port. An error means that the port is lost.
@@ -526,8 +597,12 @@ pub async fn serve(world: Rc<ServerWorld>, listener: Listener) -> io::Result<()>
 async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> {
     let watch = world.watches.start(&socket);
     watch.set_deadline(clock::now() + HELLO_TIMEOUT);
-    let mut incoming = Incoming { inlet: Inlet::new(socket.clone(), watch.clone()), decoder: FrameDecoder::new() };
-    let Some(frame) = incoming.next(|_| ()).await? else { return Ok(()) };
+    let mut incoming = Incoming {
+        watch: watch.clone(),
+        inlet: Inlet::new(socket.clone(), watch.clone()),
+        decoder: FrameDecoder::new(),
+    };
+    let Some(frame) = incoming.next(|_| (), || false).await? else { return Ok(()) };
     let read = clock::now();
     let hello = wire::decode_peer_hello(&frame).map_err(text)?;
     let own = world.peers.own.hello(world.peers.cluster(), hello.purpose, None);
@@ -541,13 +616,24 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
         return Err(reason);
     }
     world.peers.check_cluster(&hello)?;
-    world.peers.meet(&hello);
+    world.peers.learn_revision(&hello);
     let mut age = Age::new(hello.clock, read);
-    incoming.decoder.set_limit(FRAME_BYTES_MAX);
-    watch.relax();
-    // A frame that is cut off in the middle is noticed by its silence.
-    while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes)).await? {
+    let known = || world.peers.is_known(hello.node);
+    let mut guest = if known() { None } else { Some(world.peers.admit_guest(&hello, &socket)?) };
+    incoming.decoder.set_limit(if guest.is_some() { 2 * NEWS_BYTES } else { FRAME_BYTES_MAX });
+    if guest.is_none() {
         watch.relax();
+    }
+    // A frame that is cut off in the middle is noticed by its silence; a guest has the time of the HELLO for all it says.
+    while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes), known).await? {
+        if guest.is_some() && known() {
+            guest = None;
+            incoming.decoder.set_limit(FRAME_BYTES_MAX);
+        }
+        if guest.is_none() {
+            watch.relax();
+        }
+        watch.hold_incoming(incoming.decoder.buffered());
         let sent = age.sent(&frame, clock::now());
         let envelope = match wire::decode_peer(&frame, sent, Trust::Verify) {
             Ok(envelope) => envelope,
@@ -562,7 +648,13 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
         // This node may have joined a cluster since, and not this one.
         world.peers.check_cluster(&hello)?;
         count(&world.traffic, |t| t.peer_messages_received += 1);
-        world.arrive(envelope);
+        if guest.is_none() {
+            world.arrive(envelope);
+        } else if let Some(message) = envelope.message.of_guest(hello.node, hello.ip) {
+            world.arrive(Envelope { message, ..envelope });
+        } else {
+            world.drop_message();
+        }
     }
     Ok(())
 }
@@ -573,22 +665,29 @@ fn text(error: WireError) -> String {
 
 /// Frames of an incoming connection.
 struct Incoming {
+    watch: Rc<Watch>,
     inlet: Inlet,
     decoder: FrameDecoder,
 }
 
 impl Incoming {
     /// The next frame; `None` when the other side has closed between two. `pending` hears of bytes of an unfinished one.
-    async fn next(&mut self, pending: impl Fn(usize)) -> Result<Option<Frame>, String> {
+    /// Between two a node that has become a member, as `known` says, may be silent for as long as it likes.
+    async fn next(&mut self, pending: impl Fn(usize), known: impl Fn() -> bool) -> Result<Option<Frame>, String> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(text)? {
                 return Ok(Some(frame));
+            }
+            // What has begun has its limit, also when it came with the end of another frame.
+            if !self.decoder.is_clear() {
+                pending(0);
             }
             match self.inlet.fill(&mut self.decoder).await {
                 Ok(bytes) if !self.decoder.is_clear() => pending(bytes),
                 Ok(_) => {}
                 Err(Ended::Closed) if self.decoder.is_clear() => return Ok(None),
                 Err(Ended::Closed) => return Err("closed in the middle of a frame".to_string()),
+                Err(Ended::Expired) if self.decoder.is_clear() && known() => self.watch.relax(),
                 Err(Ended::Expired) => return Err("silent in the middle of a frame".to_string()),
                 Err(Ended::Broken(e)) => return Err(e.to_string()),
             }

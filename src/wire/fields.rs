@@ -4,7 +4,9 @@
 
 use super::{Frame, Trust, WireError, frame::BodyReader, generated as fb};
 use crate::{
-    limits::{FRAME_VALUES_MAX, MEMBERS_MAX, NARROW_CLOCK_ENTRIES_MAX, SHARDS_MAX, SLICES_MAX, VNODES_MAX},
+    limits::{
+        FRAME_VALUES_MAX, GENERATION_MAX, MEMBERS_MAX, NARROW_CLOCK_ENTRIES_MAX, SHARDS_MAX, SLICES_MAX, VNODES_MAX,
+    },
     protocol::{
         message::{Answer, Operation, Request, Response},
         versions::{Actor, Context, Dot, Entry, Head, HeadError, Siblings, Values, VersionVector},
@@ -483,13 +485,18 @@ pub(super) fn take_member(member: fb::Member<'_>) -> Result<Member, WireError> {
         slices,
         tokens,
         state: take_state(member.state())?,
-        generation: member.generation(),
+        generation: take_generation(member.generation())?,
         revision: member.revision(),
         heartbeat: member.heartbeat(),
     })
 }
+/// How often a node has been started, as somebody says: never near the end of the number, which the next start would pass.
+pub(super) fn take_generation(number: u64) -> Result<u64, WireError> {
+    if number <= GENERATION_MAX { Ok(number) } else { Err(WireError::Field("generation")) }
+}
 fn take_state(number: u8) -> Result<MemberState, WireError> {
     use MemberState::*;
-    let states = [Joining, Up, Leaving, Left, Removed];
+    // A removal is for ever and an operator's word. No message says whose it is: until one does, none is taken.
+    let states = [Joining, Up, Leaving, Left];
     states.into_iter().find(|s| *s as u8 == number).ok_or(WireError::Field("member state"))
 }

@@ -94,7 +94,7 @@ pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, WireError> {
         features: hello.features(),
         node: fields::take_node(hello.node())?,
         shard: ShardId(hello.shard()),
-        generation: hello.generation(),
+        generation: fields::take_generation(hello.generation())?,
         ip: fields::take_ip(hello.ip().bytes())?,
         ports: Ports { http: hello.http_port(), client: hello.client_port(), peer: hello.peer_port() },
         purpose,
@@ -598,7 +598,7 @@ fn take_refusal(number: u8, known: u64) -> Result<Refusal, WireError> {
 fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {
     Ok(DigestEntry {
         node: fields::take_node(entry.node())?,
-        generation: entry.generation(),
+        generation: fields::take_generation(entry.generation())?,
         revision: entry.revision(),
         heartbeat: entry.heartbeat(),
     })

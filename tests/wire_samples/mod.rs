@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use dynarc::{
-    limits::{INCARNATION_MAX, KEY_BYTES_MAX},
+    limits::{GENERATION_MAX, INCARNATION_MAX, KEY_BYTES_MAX},
     protocol::{message::*, versions::*},
     types::*,
 };
@@ -149,8 +149,8 @@ pub fn member(rng: &mut Rng) -> Member {
         shards: rng.u16(1..=256),
         slices: rng.u16(1..=2048),
         tokens: tokens.into(),
-        state: [Joining, Up, Leaving, Left, Removed][rng.usize(0..5)],
-        generation: rng.u64(..),
+        state: [Joining, Up, Leaving, Left][rng.usize(0..4)],
+        generation: rng.u64(..=GENERATION_MAX),
         revision: rng.u32(..),
         heartbeat: rng.u64(..),
     }
@@ -159,7 +159,12 @@ fn many<T>(rng: &mut Rng, draw: fn(&mut Rng) -> T) -> Vec<T> {
     (0..rng.usize(0..5)).map(|_| draw(rng)).collect()
 }
 fn digest_entry(rng: &mut Rng) -> DigestEntry {
-    DigestEntry { node: node(rng), generation: rng.u64(..), revision: rng.u32(..), heartbeat: rng.u64(..) }
+    DigestEntry {
+        node: node(rng),
+        generation: rng.u64(..=GENERATION_MAX),
+        revision: rng.u32(..),
+        heartbeat: rng.u64(..),
+    }
 }
 fn news(rng: &mut Rng) -> News {
     if rng.bool() {
