@@ -26,6 +26,8 @@ mod volume;
 
 #[path = "disks/broken.rs"]
 mod broken;
+#[path = "disks/frozen.rs"]
+mod frozen;
 #[path = "disks/full.rs"]
 mod full;
 #[path = "disks/power.rs"]
@@ -41,6 +43,7 @@ const TESTS: &[own_namespace::Test] = &[
     ("broken::a_failed_flush_stops_the_node", broken::a_failed_flush_stops_the_node),
     ("set_back::a_stopped_node_on_a_snapshot", set_back::a_stopped_node_on_a_snapshot),
     ("set_back::a_killed_node_on_a_snapshot", set_back::a_killed_node_on_a_snapshot),
+    ("frozen::a_frozen_disk_is_no_outage", frozen::a_frozen_disk_is_no_outage),
     ("full::a_small_disk_fills_and_empties", full::a_small_disk_fills_and_empties),
     ("full::other_files_come_and_go", full::other_files_come_and_go),
     ("power::lost_write_caches", power::lost_write_caches),

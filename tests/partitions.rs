@@ -21,6 +21,8 @@ mod node;
 #[path = "cluster/wait.rs"]
 mod wait;
 
+#[path = "partitions/cores.rs"]
+mod cores;
 #[path = "partitions/clients.rs"]
 mod clients;
 #[path = "partitions/faults.rs"]
@@ -38,7 +40,8 @@ mod own_namespace;
 
 fn main() -> std::process::ExitCode {
     let tests = [
-        ("what_waits_for_a_stopped_node_does_not_win", past::stopped as fn()),
+        ("one_port_of_four_is_not_the_node", cores::one_port_of_four_is_not_the_node as fn()),
+        ("what_waits_for_a_stopped_node_does_not_win", past::stopped),
         ("a_wrong_clock_loses_nothing", past::clocks),
         ("tables_made_apart_keep_what_both_sides_wrote", tables::made_apart),
         ("nothing_is_lost_in_rounds_of_partition_and_death", faults::rounds),

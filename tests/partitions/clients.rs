@@ -184,7 +184,9 @@ impl Client<'_> {
     }
 
     fn read(&mut self, key: u32) -> Option<Memory> {
-        let CallEnd::Answered(Ok(Answer::Got(siblings))) = self.call(key, Operation::Get).1 else { return None };
+        let CallEnd::Answered(Ok(Answer::Got(siblings))) = self.call(key, Operation::Get { context: None }).1 else {
+            return None;
+        };
         let seen = match self.all.history().observe(key, &siblings) {
             Ok(seen) => seen,
             Err(violation) => {
@@ -292,7 +294,8 @@ fn written_dot(before: &Context, after: &Context) -> Dot {
 /// A read for the checks after healing.
 pub fn get(wires: &mut Wires, to: SocketAddr, key: &Key, level: Level) -> Result<Siblings, String> {
     let consistency = Consistency { level: Some(level), sloppy: Some(false) };
-    let request = Request { key: key.clone(), operation: Operation::Get, consistency, deadline: Instant::ZERO };
+    let request =
+        Request { key: key.clone(), operation: Operation::Get { context: None }, consistency, deadline: Instant::ZERO };
     match wires.call(to, request, Duration::from_secs(5)) {
         Ok(Ok(Answer::Got(siblings))) => Ok(siblings),
         Ok(other) => Err(format!("{to}: {other:?}")),

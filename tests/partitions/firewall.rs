@@ -27,9 +27,11 @@ impl Firewall {
         nft("table ip cut {
             set dropped { type ipv4_addr . ipv4_addr; }
             set refused { type ipv4_addr . ipv4_addr; }
+            set ports { type ipv4_addr . inet_service; }
             chain input {
                 type filter hook input priority 0;
                 ip saddr . ip daddr @dropped drop
+                ip daddr . tcp dport @ports reject with tcp reset
                 ip protocol tcp ip saddr . ip daddr @refused reject with tcp reset
             }
         }");
@@ -43,8 +45,12 @@ impl Firewall {
             nft(&format!("add element ip cut {set} {{ {} }}", elements.join(", ")));
         }
     }
+    /// Refuses what goes to this port of the address, whoever sends it.
+    pub fn close(&self, ip: IpAddr, port: u16) {
+        nft(&format!("add element ip cut ports {{ {ip} . {port} }}"));
+    }
     pub fn heal(&self) {
-        nft("flush set ip cut dropped; flush set ip cut refused");
+        nft("flush set ip cut dropped; flush set ip cut refused; flush set ip cut ports");
     }
 }
 
