@@ -155,11 +155,12 @@ fn planted_defects_are_noticed() {
 /// into yet, so these are gaps of the simulator and not proofs that the defects do no harm.
 const BORNE: [Planted; 3] = [Planted::UntoldBackup, Planted::LateWrites, Planted::ShortLease];
 /// Defects that strike through settings and disks, uncounted.
-const SETTINGS: [Planted; 6] = [
+const SETTINGS: [Planted; 7] = [
     Planted::BoundlessHints,
     Planted::WritesCountedWrong,
     Planted::ReadsCountedWrong,
     Planted::OversizedMemory,
+    Planted::FullDiskEnds,
     Planted::SkippedSync,
     Planted::ShortWrite,
 ];

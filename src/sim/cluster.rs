@@ -5,6 +5,7 @@
 //! loss of power (it keeps what was synced, and of the rest an arbitrary part), or by itself when storage fails.
 
 use super::{
+    availability::Troubles,
     checker::{Invariant, Violation},
     clock::NodeClock,
     counts::FaultCounts,
@@ -122,6 +123,7 @@ pub struct Cluster {
     pub(super) next_call: Cell<u64>,
     pub(super) client_prng: RefCell<Prng>,
     pub violations: RefCell<Vec<Violation>>,
+    pub(super) troubles: RefCell<Troubles>,
 }
 
 /// The seed port of node `index`'s shard 0 is at this address.
@@ -153,6 +155,7 @@ impl Cluster {
             next_call: Cell::new(0),
             client_prng: RefCell::new(Prng::stream(plan.seed, "client sockets")),
             violations: RefCell::default(),
+            troubles: RefCell::new(Troubles::new(&plan)),
             executor,
             plan,
         })
@@ -161,6 +164,12 @@ impl Cluster {
         let violation = Violation { at: self.executor.now(), invariant, text: text.into() };
         self.trace.note(violation.at, 99, 0, || format!("VIOLATION {violation}"));
         self.violations.borrow_mut().push(violation);
+    }
+    /// Whether the disk fails, is full, slow or hangs now.
+    pub(super) fn is_disk_ill(&self, node: usize) -> bool {
+        let node = self.nodes[node].borrow();
+        let troubled = node.disk.is_limited() || node.disk.hangs() || node.disk.is_rotten() || node.medium_spoiled;
+        troubled || node.disk.fails() || node.slowness.get() > 1
     }
     pub fn count(&self, change: impl FnOnce(&mut FaultCounts)) {
         change(&mut self.counts.borrow_mut());
@@ -313,6 +322,7 @@ impl Cluster {
             }
             node.life
         };
+        self.trouble_process(index);
         self.note(1, index as u64, || format!("node {index} starts, life {life}"));
         if life > 1 {
             self.count(|c| c.restarts += 1);
@@ -423,6 +433,7 @@ impl Cluster {
         }
         if self.listening(index) {
             self.note(2, index as u64, || format!("node {index} listens"));
+            self.trouble_process(index);
             self.check_alarm(index);
             self.came_up(index);
         }
@@ -544,6 +555,7 @@ impl Cluster {
             node.stopping = false;
             node.life
         };
+        self.trouble_process(index);
         self.note(4, index as u64 | (end as u64) << 32, || format!("node {index} ends: {end:?}"));
         let process = self.life_of(index, life);
         // Handles go with the process, so that nothing of it is reached any more.
@@ -647,6 +659,7 @@ impl Cluster {
     }
     pub fn pause(&self, index: usize) {
         self.cover(Blow::Pause, index);
+        self.trouble_process(index);
         let mut node = self.nodes[index].borrow_mut();
         if node.running && !node.paused {
             node.paused = true;
@@ -667,6 +680,7 @@ impl Cluster {
             node.disturbed = self.executor.now();
             self.executor.resume(self.life_of(index, node.life));
         }
+        self.trouble_process(index);
         self.note(6, index as u64, || format!("node {index} goes on"));
         self.read_kept(index);
     }
@@ -675,20 +689,12 @@ impl Cluster {
         if rate > 0.0 {
             self.cover(Blow::DiskError, index);
         }
+        self.trouble_disk(index);
         let mut node = self.nodes[index].borrow_mut();
         let read_error = if node.prng.coin() { rate / 4.0 } else { 0.0 };
         let rates = FaultRates { read_error, write_error: rate, sync_error: rate, ..FaultRates::default() };
         let prng = node.prng.fork();
         node.disk.set_rates(rates, prng);
-    }
-    /// Leaves the disk this much room, or all that it wants.
-    pub fn limit_disk(&self, index: usize, room: Option<u64>) {
-        if room.is_some() {
-            self.cover(Blow::FullDisk, index);
-        }
-        let node = self.nodes[index].borrow();
-        let capacity = room.map(|room| node.disk.used() + room);
-        node.disk.set_capacity(capacity);
     }
     /// A bit of the medium flips, or the next write goes astray.
     pub fn rot_disk(&self, index: usize) {
@@ -713,6 +719,7 @@ impl Cluster {
         if factor > 1 {
             self.cover(Blow::SlowDisk, index);
         }
+        self.trouble_disk(index);
         self.nodes[index].borrow().slowness.set(factor);
     }
 
@@ -753,6 +760,7 @@ fn make_node(plan: &Plan, index: usize, executor: &Executor, mut prng: Prng) -> 
     });
     match plan.planted {
         Some(Planted::SkippedSync) => disk.set_lie(Some(Lie::SkippedSync), prng.fork()),
+        Some(Planted::FullDiskEnds) => disk.set_lie(Some(Lie::FullAsError), prng.fork()),
         Some(Planted::ShortWrite) => disk.set_lie(Some(Lie::UnreportedShortWrite), prng.fork()),
         _ => {}
     }

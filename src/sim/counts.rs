@@ -50,6 +50,8 @@ fault_counts! {
     slow_disks true,
     disk_errors true,
     full_disks true,
+    /// Disks that answered nothing for a while.
+    hung_disks true,
     /// Flipped bits on a medium.
     rotten_pages true,
     misdirected_writes true,

@@ -17,12 +17,13 @@ pub enum Blow {
     SlowDisk,
     DiskError,
     FullDisk,
+    HungDisk,
     Rot,
     Wipe,
     Restore,
 }
 impl Blow {
-    pub const ALL: [(Blow, &'static str); 12] = [
+    pub const ALL: [(Blow, &'static str); 13] = [
         (Blow::Kill, "kill"),
         (Blow::PowerLoss, "power loss"),
         (Blow::Stop, "stop"),
@@ -32,6 +33,7 @@ impl Blow {
         (Blow::SlowDisk, "slow disk"),
         (Blow::DiskError, "disk error"),
         (Blow::FullDisk, "full disk"),
+        (Blow::HungDisk, "hung disk"),
         (Blow::Rot, "rot"),
         (Blow::Wipe, "wipe"),
         (Blow::Restore, "restore"),

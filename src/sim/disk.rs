@@ -25,6 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future, io,
     rc::Rc,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -85,6 +86,20 @@ pub enum Lie {
     SkippedSync,
     /// A write that stops half-way now and then says that all went well.
     UnreportedShortWrite,
+    /// Want of space is told as an error of the device.
+    FullAsError,
+}
+
+/// What a disk that hangs does not answer: it says nothing, neither well nor badly, until it goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Hang {
+    Writes,
+    All,
+}
+impl Hang {
+    fn holds(self, access: Access) -> bool {
+        self == Hang::All || !matches!(access, Access::Read(_) | Access::Open | Access::List)
+    }
 }
 
 /// What remains of one pending change after a crash.
@@ -184,6 +199,9 @@ struct State {
     rates: FaultRates,
     lie: Option<Lie>,
     capacity: Option<u64>,
+    hang: Option<Hang>,
+    /// Whoever waits for it to end.
+    held: Vec<Waker>,
     clock: Option<(Executor, Latency)>,
     prng: Option<Prng>,
     counts: DiskCounts,
@@ -254,13 +272,16 @@ impl Begun {
     fn error(&self) -> io::Result<()> {
         match self.fault {
             None | Some(Fault::BitFlip) | Some(Fault::Stop) => Ok(()),
-            Some(Fault::NoSpace) => Err(no_space()),
+            Some(Fault::NoSpace) => Err(no_space(None)),
             Some(Fault::Error) => Err(io::Error::other("input/output error")),
             Some(Fault::ShortWrite) => Err(io::Error::new(io::ErrorKind::WriteZero, "short write")),
         }
     }
 }
-fn no_space() -> io::Error {
+fn no_space(lie: Option<Lie>) -> io::Error {
+    if lie == Some(Lie::FullAsError) {
+        return io::Error::other("input/output error");
+    }
     io::Error::new(io::ErrorKind::StorageFull, "no space left on device")
 }
 fn not_found(path: &str) -> io::Error {
@@ -335,6 +356,19 @@ impl VirtualDisk {
         let mut state = self.state.borrow_mut();
         state.lie = lie;
         state.prng = Some(prng);
+    }
+    /// From now on these accesses are not answered; `None`: all are, those that wait among them.
+    pub fn hang(&self, hang: Option<Hang>) {
+        let mut state = self.state.borrow_mut();
+        state.hang = hang;
+        state.held.drain(..).for_each(Waker::wake);
+    }
+    /// Whether calls fail now and then.
+    pub fn fails(&self) -> bool {
+        self.state.borrow().rates != FaultRates::default()
+    }
+    pub fn hangs(&self) -> bool {
+        self.state.borrow().hang.is_some()
     }
     /// Bytes that all files together may have; `None` is without limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
@@ -597,9 +631,22 @@ impl VirtualDisk {
             watch(begun.io, begun.access);
         }
         begun.wait().await;
+        self.unheld(begun.access).await;
         if self.dead() {
             future::pending().await
         }
+    }
+    /// Waits as long as the disk hangs.
+    async fn unheld(&self, access: Access) {
+        future::poll_fn(|context| {
+            let mut state = self.state.borrow_mut();
+            if !state.hang.is_some_and(|hang| hang.holds(access)) {
+                return Poll::Ready(());
+            }
+            state.held.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
     fn lies(&self, lie: Lie, probability: f64) -> bool {
         let mut state = self.state.borrow_mut();

@@ -28,6 +28,8 @@ excuses! {
     failed_disks,
     /// A request was answered with damage: a medium rots, or disks fail.
     damaged_answers,
+    /// A request was refused for what was in hand: the plan has made bounds small.
+    refused_at_small_bounds,
     /// A request got no answer: its node ended, was stopped or stood still after it had arrived.
     silent_in_disturbance,
     /// The medium's node made a message that cannot be sent.

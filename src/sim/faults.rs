@@ -4,13 +4,14 @@
 use super::{
     cluster::{Cluster, End},
     coverage::Blow,
+    disk::Hang,
     executor::Life,
-    links::{Lane, Route},
+    links::Route,
     plan::FaultPlan,
     planted::Planted,
     prng::Prng,
 };
-use crate::limits::KIB;
+use crate::{limits::KIB, protocol::message::Lane};
 use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
 
 /// The schedule of a run.
@@ -37,6 +38,7 @@ impl Faults {
         faults.every("slow disks", plan.slow_disk_every, Faults::slow_disk);
         faults.every("disk errors", plan.disk_error_every, Faults::disk_error);
         faults.every("full disks", plan.full_disk_every, Faults::full_disk);
+        faults.every("hanging disks", plan.hang_disk_every, Faults::hang_disk);
         faults.every("clock steps", plan.clock_step_every, Faults::clock_step);
         faults.every("rot", plan.rot_every, Faults::rot);
         faults.every("wipes", plan.wipe_every, Faults::wipe);
@@ -58,6 +60,7 @@ impl Faults {
             self.cluster.disk(node).cancel_stop();
             self.cluster.spoil_disk(node, 0.0);
             self.cluster.limit_disk(node, None);
+            self.cluster.hang_disk(node, None);
             self.cluster.mend_medium(node);
             self.cluster.mend_clock(node);
             self.cluster.slow_disk(node, 1);
@@ -251,6 +254,14 @@ impl Faults {
         self.cluster.limit_disk(node, Some(prng.below(512 * KIB as u64)));
         self.lasting(&mut prng).await;
         self.cluster.limit_disk(node, None);
+    }
+    async fn hang_disk(self: Rc<Self>, mut prng: Prng) {
+        let Some(node) = self.pick_running(&mut prng) else { return };
+        self.cluster.count(|c| c.hung_disks += 1);
+        // A frozen file system still reads.
+        self.cluster.hang_disk(node, Some(if prng.coin() { Hang::Writes } else { Hang::All }));
+        self.lasting(&mut prng).await;
+        self.cluster.hang_disk(node, None);
     }
     async fn clock_step(self: Rc<Self>, mut prng: Prng) {
         let any = prng.index(self.cluster.node_count());

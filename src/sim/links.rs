@@ -5,15 +5,13 @@
 //! clogged alone, or with all others between its two nodes.
 
 use super::plan::SHARDS_MAX;
-use crate::{limits::LONG_FRAME_BYTES, protocol::message::Envelope, types::Instant, wire::Age};
+use crate::{
+    protocol::message::{Envelope, Lane},
+    types::Instant,
+    wire::Age,
+};
 
-/// Frames of one kind share a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Lane {
-    Short,
-    Long,
-}
-const LANES: usize = 2;
+const LANES: usize = Lane::ALL.len();
 
 /// From a core of one node to a core of another, by one lane.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -25,10 +23,10 @@ pub struct Route {
     pub lane: Lane,
 }
 impl Route {
-    /// The way of a frame of so many bytes between two nodes. `None`: no node ever has so many cores.
-    pub fn of(from: usize, to: usize, envelope: &Envelope, bytes: usize) -> Option<Route> {
+    /// The way of a message between two nodes. `None`: no node ever has so many cores.
+    pub fn of(from: usize, to: usize, envelope: &Envelope) -> Option<Route> {
         let (from_shard, to_shard) = (envelope.from.shard.0, envelope.to.shard.0);
-        let lane = if bytes > LONG_FRAME_BYTES { Lane::Long } else { Lane::Short };
+        let lane = envelope.message.lane();
         (from_shard.max(to_shard) < SHARDS_MAX).then_some(Route { from, from_shard, to, to_shard, lane })
     }
     /// The same in a number, for traces.
@@ -115,7 +113,7 @@ impl Links {
     pub fn between(from: usize, to: usize) -> impl Iterator<Item = Route> {
         let cores = (0..SHARDS_MAX).flat_map(|from_shard| (0..SHARDS_MAX).map(move |to_shard| (from_shard, to_shard)));
         cores.flat_map(move |(from_shard, to_shard)| {
-            [Lane::Short, Lane::Long].map(|lane| Route { from, from_shard, to, to_shard, lane })
+            Lane::ALL.map(|lane| Route { from, from_shard, to, to_shard, lane })
         })
     }
     /// Those of them on which there is a connection.

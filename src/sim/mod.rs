@@ -19,6 +19,7 @@
 //! A draw whose violations are a known fault waits, by name ([`plan::Waits`]): `dynarc simulate --unmended` makes it all
 //! the same. What a judge lets pass since a fault explains it is counted, by name ([`excuses`]).
 
+mod availability;
 pub mod checker;
 pub mod clock;
 pub mod cluster;

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     driver::world::Arrival,
     limits::{INBOX_MESSAGES_MAX, RECONNECT_MAX, RECONNECT_MIN},
-    protocol::message::{Envelope, Message},
-    types::{Address, Instant, NodeId},
+    protocol::message::{Envelope, Lane, Message},
+    types::{Address, Instant},
     wire::{self, Age, Frame, FrameEncoder, Pieces, Trust, age},
 };
 use std::{rc::Rc, time::Duration};
@@ -105,7 +105,7 @@ impl Cluster {
             envelope
         };
         let Some(pieces) = self.encode(from, &envelope) else { return };
-        let Some(route) = Route::of(from, to, &envelope, pieces.bytes()) else { return };
+        let Some(route) = Route::of(from, to, &envelope) else { return };
         if !self.connected(route) {
             return;
         }
@@ -115,6 +115,10 @@ impl Cluster {
             let clogged = network.links.clogged_until(route).since(now);
             draw_fate(network, clogged)
         };
+        if fate.lost || fate.held {
+            let passes = if fate.held { now + fate.first } else { now };
+            self.troubles.borrow_mut().of_message(from, to, passes);
+        }
         if fate.lost {
             self.count(|c| c.messages_lost += 1);
             self.note(20, from as u64 | (to as u64) << 16, || {
@@ -321,6 +325,7 @@ impl Cluster {
             }
         }
         self.count(|c| c.connections_broken += 1);
+        self.trouble_link(route.from, route.to, self.executor.now() + wait);
         let (cluster, life) = (self.clone(), self.life(route.from));
         self.executor.schedule(self.executor.now() + wait, move || {
             if cluster.lives(route.from, life) {
@@ -352,27 +357,42 @@ impl Cluster {
         } else {
             self.make_connection(route);
         }
-        if !vanished || self.plan.waits.cores_that_vanish {
+        if !vanished {
+            self.trouble_link(route.from, route.to, self.executor.now());
             self.tell(route, Arrival::PeerReachable);
         }
     }
     /// The core that a connection belongs to hears of it.
-    fn tell(&self, route: Route, arrival: fn(NodeId) -> Arrival) {
+    fn tell(&self, route: Route, arrival: fn(Address, Lane) -> Arrival) {
         let Some(id) = self.node_id(route.to) else { return };
+        let core = Address::new(id, route.to_shard);
         self.note(23, route.detail(), || {
-            let Route { from, from_shard, to_shard, lane, .. } = route;
-            format!("{from}/{from_shard} is told {:?}, core {to_shard}, {lane:?}", arrival(id))
+            format!("{}/{} is told {:?}", route.from, route.from_shard, arrival(core, route.lane))
         });
         if let Some(inbox) = self.inbox(route.from, route.from_shard) {
-            inbox.push(arrival(id));
+            inbox.push(arrival(core, route.lane));
         }
     }
 
     // ---- faults ----
 
+    fn trouble_link(&self, from: usize, to: usize, until: Instant) {
+        self.troubles.borrow_mut().of_link(from, to, until);
+    }
+    /// Whether on some of its connections nothing, or late only, comes through now.
+    pub(super) fn is_link_ill(&self, from: usize, to: usize) -> bool {
+        let (network, now) = (self.network.borrow(), self.executor.now());
+        let cores = self.shard_count(from).max(self.shard_count(to));
+        let real = |route: &Route| route.from_shard < cores && route.to_shard < cores;
+        Links::between(from, to).filter(real).any(|route| {
+            network.links.is_cut(route) || network.links.clogged_until(route) > now || network.links.link(route).broken
+        })
+    }
+
     /// Cuts one direction between two nodes, or joins it again.
     pub fn cut(self: &Rc<Self>, from: usize, to: usize, cut: bool) {
         self.network.borrow_mut().links.cut_nodes(from, to, cut);
+        self.trouble_link(from, to, self.executor.now());
         self.note(24, from as u64 | (to as u64) << 16 | u64::from(cut) << 32, || {
             format!("{} {from} -> {to}", if cut { "cut" } else { "joined" })
         });
@@ -388,6 +408,7 @@ impl Cluster {
     /// Cuts one link alone, or joins it again.
     pub fn cut_link(self: &Rc<Self>, route: Route, cut: bool) {
         self.network.borrow_mut().links.link_mut(route).cut = cut;
+        self.trouble_link(route.from, route.to, self.executor.now());
         self.note(26, route.detail() ^ u64::from(cut) << 32, || {
             format!("{} {route:?}", if cut { "cut" } else { "joined" })
         });
@@ -410,10 +431,13 @@ impl Cluster {
     /// Nothing leaves this direction before `until`.
     pub fn clog(&self, from: usize, to: usize, until: Instant) {
         self.network.borrow_mut().links.clog_nodes(from, to, until);
+        self.trouble_link(from, to, until);
         self.note(25, from as u64 | (to as u64) << 16, || format!("clogged {from} -> {to}"));
     }
     /// The network as it should be, from now on.
     pub fn mend_network(&self) {
+        let (now, nodes) = (self.executor.now(), self.node_count());
+        (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b))).for_each(|(a, b)| self.trouble_link(a, b, now));
         let network = &mut *self.network.borrow_mut();
         network.links.mend();
         network.set_calm(true);

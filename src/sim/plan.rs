@@ -41,6 +41,7 @@ pub struct FaultPlan {
     pub slow_disk_every: Duration,
     pub disk_error_every: Duration,
     pub full_disk_every: Duration,
+    pub hang_disk_every: Duration,
     pub clock_step_every: Duration,
     /// The one node whose wall clock may be off by hours, to either side, and not keep pace. Every write is acknowledged by
     /// two nodes then.
@@ -159,12 +160,12 @@ pub struct Waits {
     pub unknown_kinds: bool,
     /// A disk that is set back to an older state does not tell.
     pub untold_set_backs: bool,
-    /// A core that is gone after a restart with fewer leaves its node suspect for ever at those who spoke to it.
-    pub cores_that_vanish: bool,
     /// A node that starts while nobody answers trusts a clock that is off by hours.
     pub wild_clocks: bool,
     /// A replica may show, or keep, a value of a table that was dropped and made again under other faults.
     pub table_changes: bool,
+    /// A request fails although enough nodes had no trouble.
+    pub unanswered: bool,
 }
 impl Waits {
     /// Each by name.
@@ -175,9 +176,9 @@ impl Waits {
             ("second-stamps", &mut self.second_stamps),
             ("unknown-kinds", &mut self.unknown_kinds),
             ("untold-set-backs", &mut self.untold_set_backs),
-            ("cores-that-vanish", &mut self.cores_that_vanish),
             ("wild-clocks", &mut self.wild_clocks),
             ("table-changes", &mut self.table_changes),
+            ("unanswered", &mut self.unanswered),
         ]
     }
     /// One of them, or `all`, waits no longer. `false`: there is none of this name.
@@ -199,9 +200,9 @@ impl Default for Waits {
             second_stamps: true,
             unknown_kinds: false,
             untold_set_backs: true,
-            cores_that_vanish: true,
             wild_clocks: true,
             table_changes: true,
+            unanswered: true,
         }
     }
 }
@@ -307,6 +308,8 @@ impl Plan {
         if prng.chance(0.25) && plan.faults.unsound.is_none() {
             plan.lose_disks(&mut prng);
         }
+        let mut prng = Prng::stream(seed, "hanging disks");
+        plan.faults.hang_disk_every = every(&mut prng, 0.3, 12);
         if plan.faults.unsound.is_some() {
             plan.keep_copies(2);
         }
@@ -409,6 +412,7 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         slow_disk_every: every(0.4, 25),
         disk_error_every: every(0.3, 14),
         full_disk_every: every(0.3, 12),
+        hang_disk_every: Duration::ZERO,
         clock_step_every: every(0.5, 20),
         wild_clock: None,
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },

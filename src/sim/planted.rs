@@ -9,7 +9,7 @@ use super::{
     prng::Prng,
 };
 use crate::{
-    driver::core::Settings,
+    driver::{core::Settings, world::Arrival},
     limits::KIB,
     protocol::{
         message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Refusal, Request, Response},
@@ -119,6 +119,16 @@ planted! {
     MissedDrop "missed-drop",
     /// One node never hears of tables, and treats their keys as those of the table `default`; nobody notices either.
     UnknownTable "unknown-table",
+    /// Nobody stands in for a home that is away.
+    NobodyStandsIn "nobody-stands-in",
+    /// One write of ten is refused, for nothing.
+    RefusedWrites "refused-writes",
+    /// A node whose disk is full ends.
+    FullDiskEnds "full-disk-ends",
+    /// The acknowledgement of one replica counts for another as well.
+    DoubledAcknowledgement "doubled-acknowledgement",
+    /// Reads now and then show nothing where there is something.
+    HiddenValues "hidden-values",
 }
 
 impl Planted {
@@ -229,6 +239,27 @@ impl Plan {
                 self.tables.change_every = self.duration / 12;
                 self.workload.mix[2] += 4;
             }
+            Planted::NobodyStandsIn => {
+                // A home is away for long, all N are wanted, and there are others.
+                self.be_calm();
+                self.waits.unanswered = false;
+                self.nodes = self.nodes.max(5);
+                (self.n, self.r, self.w, self.sloppy) = (3, 1, 3, true);
+                self.faults.kill_every = self.duration / 3;
+                (self.faults.lasting, self.faults.down_max) = (self.duration, 1);
+                (self.workload.timeout_min, self.workload.timeout_max) =
+                    (Duration::from_secs(4), Duration::from_secs(5));
+            }
+            Planted::RefusedWrites => {
+                self.be_calm();
+                self.waits.unanswered = false;
+            }
+            Planted::FullDiskEnds => self.faults.full_disk_every = often,
+            Planted::DoubledAcknowledgement => {
+                self.overlap();
+                (self.n, self.r, self.w) = (3, 1, 3);
+            }
+            Planted::HiddenValues => {}
             Planted::SkippedRepair | Planted::UnseenInContext | Planted::SecondIdentity | Planted::ForgedEntry => {}
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
             Planted::CertainFailure | Planted::LostAnswer | Planted::EarlierStamp => {}
@@ -241,7 +272,7 @@ impl Plan {
         let faults = &mut self.faults;
         (faults.pause_every, faults.cut_every) = (Duration::ZERO, Duration::ZERO);
         (faults.link_cut_every, faults.clog_every) = (Duration::ZERO, Duration::ZERO);
-        faults.slow_disk_every = Duration::ZERO;
+        (faults.slow_disk_every, faults.hang_disk_every) = (Duration::ZERO, Duration::ZERO);
         (self.network.loss, self.network.hold) = (0.0, 0.0);
     }
     /// Quorums overlap by one, and messages are lost.
@@ -307,6 +338,14 @@ impl Cluster {
                     restamp(siblings, Dot { counter: wall, ..stamp });
                     true
                 })
+            }
+            Message::Replicate { purpose: Purpose::Hint { .. }, .. } if planted == Planted::NobodyStandsIn => {
+                self.struck();
+                return None;
+            }
+            Message::Replicated(Ok(())) if planted == Planted::DoubledAcknowledgement && spoiler.chance(0.3) => {
+                self.double(&envelope);
+                true
             }
             Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler)
             {
@@ -454,6 +493,23 @@ impl Cluster {
         });
         true
     }
+    /// Says the same once more, as if it were the answer to what another replica was sent.
+    fn double(self: &Rc<Self>, envelope: &Envelope) {
+        // The number of a request's message is in the middle, and the first two are those to the other homes.
+        const OTHER: u64 = 1 << 2;
+        let Some(receiver) = self.index_of(envelope.to.node).filter(|_| envelope.exchange & 3 == 0) else { return };
+        let Some(inbox) = self.inbox(receiver, envelope.to.shard.0) else { return };
+        let deadline = self.local_now(receiver) + Duration::from_secs(5);
+        inbox.push(Arrival::Message(Envelope { exchange: envelope.exchange ^ OTHER, deadline, ..envelope.clone() }));
+    }
+    /// Whether a request is answered with a refusal in the place of its node.
+    pub(super) fn refuses(&self, request: &Request, spoiler: &mut Prng) -> bool {
+        let refused = self.planted(Planted::RefusedWrites) && request.operation.is_write() && spoiler.chance(0.1);
+        if refused {
+            self.struck();
+        }
+        refused
+    }
     fn keeps_no_hints(&self, address: Address) -> bool {
         let handle = self.index_of(address.node).and_then(|node| self.handle(node, address.shard.0));
         handle.is_some_and(|handle| handle.stats().shard.hints_pending_bytes > self.plan.hint_bytes_max)
@@ -482,6 +538,12 @@ impl Cluster {
             (Some(Planted::LostAnswer), _) if spoiler.chance(0.002) => {
                 self.struck();
                 None
+            }
+            (Some(Planted::HiddenValues), Ok(Answer::Got(siblings)))
+                if !siblings.head.entries.is_empty() && spoiler.chance(0.05) =>
+            {
+                self.struck();
+                Some(Ok(Answer::Got(Siblings::default())))
             }
             (Some(Planted::CertainFailure), Err(failure)) if failure.outcome == Outcome::Unknown => {
                 self.struck();
@@ -555,7 +617,7 @@ fn spoil_identity(request: &mut Request) -> bool {
             *write_id = WriteId(write_id.0 | 1 << 60);
             true
         }
-        Operation::Get | Operation::Delete { .. } => false,
+        Operation::Get { .. } | Operation::Delete { .. } => false,
     }
 }
 

@@ -461,7 +461,7 @@ async fn read_everywhere(cluster: &Rc<Cluster>, key: &Key, first: usize) -> Resu
         let node = (first + attempt) % cluster.node_count();
         let request = Request {
             key: key.clone(),
-            operation: Operation::Get,
+            operation: Operation::Get { context: None },
             consistency: Consistency { level: Some(Level::All), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };
@@ -479,7 +479,7 @@ async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
     for node in 0..cluster.node_count() {
         let request = Request {
             key: key.clone(),
-            operation: Operation::Get,
+            operation: Operation::Get { context: None },
             consistency: Consistency { level: Some(Level::Quorum), sloppy: Some(false) },
             deadline: Instant::ZERO,
         };

@@ -6,7 +6,7 @@ use super::{checker::Invariant, cluster::Cluster, prng::Prng};
 use crate::{
     driver::world::{Arrival, ClientToken},
     protocol::message::{Operation, Request, Response},
-    types::{ErrorCode, Failure, Instant, TableChange},
+    types::{ErrorCode, Failure, Instant, Outcome, TableChange},
 };
 use std::{
     rc::Rc,
@@ -71,7 +71,7 @@ impl Cluster {
         let life = self.life(node);
         let sloppy_read = match &ask {
             Ask::Request(request) => {
-                request.operation == Operation::Get && request.consistency.sloppy.unwrap_or(self.plan.sloppy)
+                !request.operation.is_write() && request.consistency.sloppy.unwrap_or(self.plan.sloppy)
             }
             Ask::Change(_) => false,
         };
@@ -122,6 +122,10 @@ impl Cluster {
         if let Ask::Request(request) = &mut ask {
             request.deadline = self.local_now(node) + timeout;
             self.spoil_request(request, &mut self.client_prng.borrow_mut());
+            if self.refuses(request, &mut self.client_prng.borrow_mut()) {
+                let failure = Failure::new(ErrorCode::QuorumUnavailable, Outcome::NotApplied, "refused for nothing");
+                return self.end_call(number, CallEnd::Answered(Err(failure)));
+            }
         }
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
@@ -216,7 +220,7 @@ impl Cluster {
 
 fn words_of(request: &Request) -> String {
     let operation = match &request.operation {
-        Operation::Get => "get".to_string(),
+        Operation::Get { context } => format!("get context {context:?}"),
         Operation::Put { context, value, write_id } => {
             format!("put {} ({} bytes) context {context:?}", write_id.0, value.bytes.len())
         }

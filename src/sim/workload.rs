@@ -2,6 +2,7 @@
 //! again under the same id at another node. All that they do and hear goes into the history.
 
 use super::{
+    availability::Asked,
     checker::{self, End, EventId, Floor, History, Kind, Quorum, Seen, written_dot},
     cluster::{Cluster, LAST_WINS},
     executor::Life,
@@ -170,22 +171,38 @@ impl Workload {
     async fn read(&self, client: &mut Client, key: u32) -> Option<Memory> {
         let consistency = self.draw_consistency(client, false);
         let (node, shard) = self.draw_shard(client, key);
+        let slot = key as usize;
+        let known = client.old[slot].as_ref().or(client.written[slot].as_ref());
+        // Whoever has seen something wants to be shown no less.
+        let context = if client.prng.chance(0.3) { known.map(|memory| memory.context.clone()) } else { None };
         let request = Request {
             key: self.history.borrow().key(key).clone(),
-            operation: Operation::Get,
+            operation: Operation::Get { context: context.clone() },
             consistency,
             deadline: Instant::ZERO,
         };
-        let Quorum { needed, strict } = self.quorum(consistency, self.cluster.plan.r);
+        let quorum = self.quorum(consistency, self.cluster.plan.r);
+        let Quorum { needed, strict } = quorum;
         // Stand-ins may answer a sloppy read: it may miss what home replicas know.
         let judged = strict || self.history.borrow().has_table(key);
         let floor = if judged { self.history.borrow().floor(key, needed) } else { Floor::default() };
         let everywhere = self.history.borrow().is_everywhere(key);
-        let end = self.call(client, node, shard, request).await;
+        // What is read at all replicas is read at home.
+        let at_home = consistency.level == Some(Level::All) && consistency.sloppy.is_none();
+        let asked = Quorum { strict: strict || at_home, ..quorum };
+        let end = self.call(client, node, shard, request, asked).await;
         let CallEnd::Answered(Ok(Answer::Got(siblings))) = end else {
             self.counts.borrow_mut().failures += 1;
+            if let (CallEnd::Answered(Err(failure)), Some(context)) = (&end, &context)
+                && failure.code == ErrorCode::NotCovered
+            {
+                self.judge(self.history.borrow().check_not_covered(key, context, &floor));
+            }
             return None;
         };
+        if let Some(context) = &context {
+            self.judge(self.history.borrow().check_seen(key, context, &siblings));
+        }
         if everywhere && siblings.head.is_empty() {
             let text = format!(
                 "{:?} holds nothing, though all home replicas have a write of it",
@@ -201,6 +218,11 @@ impl Workload {
             *slot = Some(memory.clone());
         }
         Some(memory)
+    }
+    fn judge(&self, verdict: checker::Verdict) {
+        if let Err((invariant, text)) = verdict {
+            self.cluster.violate(invariant, text);
+        }
     }
     fn observe(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Option<Seen> {
         let mut history = self.history.borrow_mut();
@@ -244,7 +266,7 @@ impl Workload {
         let mut end = End::NotApplied;
         let sent = match &operation {
             Operation::Put { context, .. } | Operation::Delete { context, .. } => context.clone().unwrap_or_default(),
-            Operation::Get => Context::default(),
+            Operation::Get { .. } => Context::default(),
         };
         for attempt in 0..ATTEMPTS_MAX {
             self.history.borrow_mut().attempt(id);
@@ -256,10 +278,10 @@ impl Workload {
                 consistency,
                 deadline: Instant::ZERO,
             };
-            let answer = self.call(client, node, shard, request).await;
+            let quorum = self.quorum(consistency, self.cluster.plan.w);
+            let answer = self.call(client, node, shard, request, quorum).await;
             if let CallEnd::Answered(Ok(Answer::Written(context))) = answer {
                 self.finish(id, End::Acknowledged, Some(&context));
-                let quorum = self.quorum(consistency, self.cluster.plan.w);
                 let verdict = self.history.borrow_mut().acknowledge(id, quorum, &sent, &context);
                 if let Err((invariant, text)) = verdict {
                     self.cluster.violate(invariant, text);
@@ -288,14 +310,19 @@ impl Workload {
         self.history.borrow_mut().finish(self.cluster.executor.now(), id, end, answer);
     }
 
-    async fn call(&self, client: &mut Client, node: usize, shard: u16, request: Request) -> CallEnd {
+    async fn call(&self, client: &mut Client, node: usize, shard: u16, request: Request, quorum: Quorum) -> CallEnd {
         let timeout = client.prng.duration(self.plan.timeout_min, self.plan.timeout_max);
         self.counts.borrow_mut().operations += 1;
-        let key = request.key.clone();
+        let (key, is_write) = (request.key.clone(), request.operation.is_write());
+        let started = self.cluster.executor.now();
         let end = self.cluster.call(node, shard, request, timeout).await;
         match &end {
             CallEnd::Refused => self.counts.borrow_mut().refused += 1,
-            CallEnd::Answered(Err(failure)) => self.check_failure(&key, failure.code, &failure.detail),
+            CallEnd::Answered(Err(failure)) => {
+                self.check_failure(&key, failure.code, &failure.detail);
+                let asked = Asked { key: &key, node, started, timeout, is_write, quorum };
+                self.cluster.judge_failure(&asked, failure);
+            }
             _ => {}
         }
         end

@@ -45,7 +45,7 @@ impl Bounds {
     }
     /// A shard's figures at one moment.
     pub fn check(&self, inbox: usize, stats: &CoreStats) -> Verdict {
-        let CoreStats { engine, shard } = stats;
+        let CoreStats { engine, shard, .. } = stats;
         let space = engine.segment_live_bytes * 4 + SEGMENTS * self.segment_bytes as u64;
         let rows = [
             ("bytes of memory", engine.memory_bytes, self.memory_bytes),

@@ -148,6 +148,35 @@ impl History {
         }
         Ok(())
     }
+    /// A read that passed a context shows nothing older than that (I7).
+    pub fn check_seen(&self, key: u32, context: &Context, siblings: &Siblings) -> Verdict {
+        let (head, name) = (&siblings.head, self.key(key));
+        let named = || context.clock.entries().iter().chain(&context.dots).copied();
+        let knows = |dot: Dot| {
+            let later = |own: &Dot| own.is_stamp() && (own.counter, own.actor) >= (dot.counter, dot.actor);
+            let overwritten = self.stamped && head.clock.entries().iter().any(later);
+            overwritten || head.clock.covers(dot) || head.recent.iter().any(|superseded| superseded.dot == dot)
+        };
+        match named().find(|dot| !knows(*dot)) {
+            None => Ok(()),
+            Some(dot) => {
+                let text = format!("{name:?}: its reader has seen {dot:?}, and is shown {:?} only", head.clock);
+                Err((Invariant::I7, text))
+            }
+        }
+    }
+    /// A read was told that nobody has seen what its context names: not if any quorum has.
+    pub fn check_not_covered(&self, key: u32, context: &Context, floor: &Floor) -> Verdict {
+        let mut named = context.clock.entries().iter().chain(&context.dots);
+        if self.stamped || context.clock.is_empty() || !named.all(|dot| floor.written.covers(*dot)) {
+            return Ok(());
+        }
+        let text = format!(
+            "{:?}: {context:?} was acknowledged by quorums, and a read is told that nobody knows it",
+            self.key(key)
+        );
+        Err((Invariant::I7, text))
+    }
     /// Whoever is shown a write is shown as well all that its writer had seen: the state's clock covers its context.
     pub(super) fn check_causes(&self, key: u32, shown: &[(EventId, Dot)], clock: &VersionVector) -> Verdict {
         for (id, _) in shown {

@@ -62,6 +62,8 @@ pub enum Invariant {
     I10,
     I11,
     I12,
+    /// A request failed although enough nodes were well.
+    Available,
     /// The cluster does not come back to work in time after healing.
     Converge,
     /// A node ended, or made or met an unreadable message, without a fault that explains it.
@@ -82,6 +84,7 @@ impl Invariant {
             Invariant::I10 => "I10 (one view, one ring)",
             Invariant::I11 => "I11 (every request ends within its deadline)",
             Invariant::I12 => "I12 (all stays within its bounds)",
+            Invariant::Available => "what a healthy majority can answer is answered",
             Invariant::Converge => "liveness after healing",
             Invariant::Alive => "nodes stay up on sound disks",
         }
