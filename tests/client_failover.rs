@@ -246,7 +246,12 @@ fn a_connection_says_what_expires() {
     cluster.server(0).behave(Manner::Silent);
     let mut connection = Connection::connect(cluster.addresses()[0], Duration::from_secs(5)).expect("a server");
     let deadline = connection.now() + Duration::from_millis(20);
-    let request = Request { key: key("k"), operation: Operation::Get, consistency: Consistency::default(), deadline };
+    let request = Request {
+        key: key("k"),
+        operation: Operation::Get { context: None },
+        consistency: Consistency::default(),
+        deadline,
+    };
     let id = connection.send(&request).expect("queued");
     let until = connection.now() + Duration::from_secs(20);
     assert_eq!(connection.recv(until), Ok(Some(Event::Expired { id })));

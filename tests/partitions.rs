@@ -21,10 +21,10 @@ mod node;
 #[path = "cluster/wait.rs"]
 mod wait;
 
-#[path = "partitions/cores.rs"]
-mod cores;
 #[path = "partitions/clients.rs"]
 mod clients;
+#[path = "partitions/cores.rs"]
+mod cores;
 #[path = "partitions/faults.rs"]
 mod faults;
 #[path = "partitions/firewall.rs"]

@@ -16,6 +16,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("protocol::versions", &["types", "limits"]),
     ("protocol::message", &["types", "limits", "protocol::versions"]),
     ("protocol::health", MACHINE),
+    ("protocol::stall", MACHINE),
     ("protocol::membership", MACHINE),
     ("protocol::coordinator", MACHINE),
     ("protocol::replica", MACHINE),

@@ -98,6 +98,9 @@ pub struct PutArgs {
 pub struct GetArgs {
     #[command(flatten)]
     about: About,
+    /// Context of an earlier read or write: the answer is at least as new as that
+    #[arg(long, value_name = "vc:..")]
+    context: Option<String>,
 }
 
 #[derive(Args)]
@@ -116,7 +119,7 @@ pub fn put(args: PutArgs) -> Result<(), Stop> {
     let mut store = Store::connect(&args.about.reach)?;
     let blind = context.is_none() && !args.replace;
     let context = match args.replace {
-        true => Some(store.get(&key, args.about.level())?.context).filter(|known| *known != Context::default()),
+        true => Some(store.get(&key, None, args.about.level())?.context).filter(|known| *known != Context::default()),
         false => context,
     };
     let written = store.put(&key, value, context, args.about.level())?;
@@ -130,7 +133,7 @@ pub fn put(args: PutArgs) -> Result<(), Stop> {
 /// Says that a put without a context stands beside other values now. The write has been done, so a read that fails
 /// changes nothing about it.
 fn tell_of_siblings(store: &mut Store, key: &Key, level: Option<Level>) {
-    if let Ok(Held { values, .. }) = store.get(key, level)
+    if let Ok(Held { values, .. }) = store.get(key, None, level)
         && values.len() > 1
     {
         let many = values.len();
@@ -188,7 +191,8 @@ fn read_whole(from: impl Read, name: &str) -> Result<Vec<u8>, Stop> {
 
 pub fn get(args: GetArgs) -> Result<(), Stop> {
     let key = args.about.key()?;
-    let held = Store::connect(&args.about.reach)?.get(&key, args.about.level())?;
+    let context = args.about.context(&key, args.context.as_deref())?;
+    let held = Store::connect(&args.about.reach)?.get(&key, context, args.about.level())?;
     let context = (held.context != Context::default()).then(|| held.context.to_text(key.token()));
     if args.about.json {
         print_json(&held, context.as_deref())?;

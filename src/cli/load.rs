@@ -312,7 +312,7 @@ impl Hand<'_> {
     fn ask(&mut self, work: Work) {
         let mut options = Options::default().timeout(REQUEST_TIMEOUT);
         options.consistency.level = self.args.consistency.map(Level::from);
-        let ticket = self.pipeline.submit(work.key.clone(), Operation::Get, &options);
+        let ticket = self.pipeline.submit(work.key.clone(), Operation::Get { context: None }, &options);
         self.works.insert(ticket, work);
     }
     /// Stores the file as the successor of what its key holds.

@@ -46,9 +46,8 @@ impl From<ClientError> for Trouble {
         };
         let exit = match (&error, code) {
             (ClientError::Unreachable { .. }, _) | (_, Some(ErrorCode::NotReady)) => Exit::Unreachable,
-            (ClientError::Timeout { .. }, _) | (_, Some(ErrorCode::QuorumUnavailable | ErrorCode::Deadline)) => {
-                Exit::Degraded
-            }
+            (ClientError::Timeout { .. }, _)
+            | (_, Some(ErrorCode::QuorumUnavailable | ErrorCode::NotCovered | ErrorCode::Deadline)) => Exit::Degraded,
             (_, Some(ErrorCode::SiblingLimit)) => Exit::Conflict,
             (_, Some(ErrorCode::BadRequest)) | (ClientError::Key(_) | ClientError::Address(_), _) => Exit::Usage,
             _ => Exit::Failed,
@@ -104,8 +103,8 @@ impl Store {
         let seeds = Seeds::find(reach)?;
         Ok(Store(Client::connect(&seeds.0[..]).map_err(Trouble::from)?))
     }
-    pub fn get(&mut self, key: &Key, level: Option<Level>) -> Result<Held, Trouble> {
-        let got = self.0.get_with(key.bytes().clone(), &options(level, None))?;
+    pub fn get(&mut self, key: &Key, context: Option<Context>, level: Option<Level>) -> Result<Held, Trouble> {
+        let got = self.0.get_with(key.bytes().clone(), &options(level, context))?;
         Ok(Held { values: got.siblings, context: got.context })
     }
     pub fn put(

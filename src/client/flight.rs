@@ -166,6 +166,7 @@ fn worth_repeating(failure: &Failure) -> bool {
         ErrorCode::NotReady | ErrorCode::Overloaded | ErrorCode::Clock => true,
         // Quorums and deadlines were waited for already; damage and defects are for people to see.
         ErrorCode::QuorumUnavailable
+        | ErrorCode::NotCovered
         | ErrorCode::Deadline
         | ErrorCode::BadRequest
         | ErrorCode::TooLarge
@@ -260,7 +261,7 @@ mod tests {
         let end = flight.meet(Setback::Refused("r".into()), late, &mut budget, 0);
         assert_eq!(end, Decision::Finish(error.clone().uncertain()), "the first sending may have acted");
 
-        let mut get = super::tests::flight(Operation::Get);
+        let mut get = super::tests::flight(Operation::Get { context: None });
         assert_eq!(get.meet(Setback::Broken("b".into()), NOW, &mut budget, 0), Decision::Again(NOW));
         assert_eq!(get.meet(Setback::Refused("r".into()), late, &mut budget, 0), Decision::Finish(error));
     }

@@ -36,7 +36,13 @@ use futures_util::{
     future::{LocalBoxFuture, poll_fn},
     stream::FuturesUnordered,
 };
-use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc, task::Poll};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    net::IpAddr,
+    rc::Rc,
+    task::Poll,
+};
 
 pub use crate::protocol::shard::Settings;
 
@@ -64,6 +70,8 @@ pub struct Core<W: World, D: Disk> {
 pub struct CoreStats {
     pub engine: EngineStats,
     pub shard: ShardStats,
+    /// Of the core's loop: it takes one when something has happened.
+    pub turns: u64,
 }
 
 /// See [`Handle::count_keys`].
@@ -80,10 +88,12 @@ pub struct Handle<W: World, D: Disk> {
     shard: Rc<RefCell<Shard>>,
     engine: Engine<D>,
     world: Rc<W>,
+    turns: Rc<Cell<u64>>,
 }
 impl<W: World, D: Disk> Clone for Handle<W, D> {
     fn clone(&self) -> Handle<W, D> {
-        Handle { shard: self.shard.clone(), engine: self.engine.clone(), world: self.world.clone() }
+        let (shard, engine) = (self.shard.clone(), self.engine.clone());
+        Handle { shard, engine, world: self.world.clone(), turns: self.turns.clone() }
     }
 }
 impl<W: World, D: Disk> Handle<W, D> {
@@ -120,7 +130,7 @@ impl<W: World, D: Disk> Handle<W, D> {
         self.shard.borrow().ring().clone()
     }
     pub fn stats(&self) -> CoreStats {
-        CoreStats { engine: self.engine.stats(), shard: self.shard.borrow().stats() }
+        CoreStats { engine: self.engine.stats(), shard: self.shard.borrow().stats(), turns: self.turns.get() }
     }
     /// Counts the keys of this core that begin with a table's name, by what they were written in: the table or, before it
     /// was made, the table default. At most [`KEYS_COUNTED_MAX`] records are looked at.
@@ -236,7 +246,8 @@ pub async fn start<W: World, D: Disk>(
         seed,
     };
     let shard = Rc::new(RefCell::new(Shard::new(birth, world.now())));
-    let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone() };
+    let turns = Rc::new(Cell::new(0));
+    let handle = Handle { shard: shard.clone(), engine: engine.clone(), world: world.clone(), turns: turns.clone() };
     let calls = FuturesUnordered::new();
     let driver = Driver {
         world,
@@ -250,6 +261,7 @@ pub async fn start<W: World, D: Disk>(
         unsaved: None,
         stopping: false,
         short: false,
+        turns,
     };
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
@@ -450,6 +462,7 @@ struct Driver<W: World, D: Disk> {
     stopping: bool,
     /// The shard knows that there is no space for values.
     short: bool,
+    turns: Rc<Cell<u64>>,
 }
 
 impl<W: World, D: Disk> Driver<W, D> {
@@ -467,7 +480,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                     self.world.wake_at(at);
                 }
             }
-            if self.stopping && self.calls.is_empty() && self.inbox.is_empty() && self.shard.borrow().is_idle() {
+            if self.is_finished() {
                 let farewell = self.shard.borrow().farewell().into_iter().map(write).collect();
                 // Without it the next start takes new incarnations, as after a crash: a full disk must not keep a node up.
                 match self.engine.write(farewell, Durability::Sync).await {
@@ -482,6 +495,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                 return Ok(());
             }
             self.collect(&mut events).await;
+            self.turns.set(self.turns.get() + 1);
             let short = self.engine.refuses_values();
             if self.short != short {
                 self.short = short;
@@ -520,14 +534,18 @@ impl<W: World, D: Disk> Driver<W, D> {
                     None => break,
                 }
             }
-            let nothing_waits = || self.calls.is_empty() && self.inbox.is_empty() && self.shard.borrow().is_idle();
             // What a stopping core still has in hand wakes it like any other.
-            if !events.is_empty() || (self.stopping && nothing_waits()) {
+            if !events.is_empty() || self.is_finished() {
                 return Poll::Ready(());
             }
             self.inbox.poll_arrived(cx.waker())
         })
         .await;
+    }
+
+    /// Told to stop, and nothing is in hand.
+    fn is_finished(&self) -> bool {
+        self.stopping && self.calls.is_empty() && self.inbox.is_empty() && self.shard.borrow().is_idle()
     }
 
     fn arrive(&mut self, arrival: Arrival, events: &mut Vec<Event>) {
@@ -539,8 +557,8 @@ impl<W: World, D: Disk> Driver<W, D> {
             Arrival::Request { client, request } => events.push(Event::Request { client, request }),
             Arrival::TableChange { client, change } => events.push(Event::TableChange { client, change }),
             Arrival::Message(envelope) => events.push(Event::Message(envelope)),
-            Arrival::PeerReachable(node) => events.push(Event::PeerReachable(node)),
-            Arrival::PeerUnreachable(node) => events.push(Event::PeerUnreachable(node)),
+            Arrival::PeerReachable(core, lane) => events.push(Event::PeerReachable(core, lane)),
+            Arrival::PeerUnreachable(core, lane) => events.push(Event::PeerUnreachable(core, lane)),
             Arrival::Stranger(stranger) => events.push(Event::Stranger(stranger)),
             Arrival::Wake => events.push(Event::Wake),
             Arrival::Stop => {

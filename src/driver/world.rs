@@ -4,8 +4,8 @@
 //! [`Inbox`], which the world fills.
 
 use crate::{
-    protocol::message::{Envelope, Message, Request, Response},
-    types::{Instant, NodeId, Stranger, TableChange},
+    protocol::message::{Envelope, Lane, Message, Request, Response},
+    types::{Address, Instant, Stranger, TableChange},
 };
 use std::{
     cell::RefCell,
@@ -26,10 +26,10 @@ pub enum Arrival {
     TableChange { client: ClientToken, change: TableChange },
     /// Another shard speaks.
     Message(Envelope),
-    /// A connection to this node works (again).
-    PeerReachable(NodeId),
-    /// Connections to this node are refused, reset or time out; all that was on its way may be lost.
-    PeerUnreachable(NodeId),
+    /// The connection to this core of another node works (again).
+    PeerReachable(Address, Lane),
+    /// The connection to this core is refused, reset or times out; all that was on its way over it may be lost.
+    PeerUnreachable(Address, Lane),
     /// A node of another cluster was met.
     Stranger(Stranger),
     /// The instant asked for with [`World::wake_at`] has come.
@@ -44,8 +44,8 @@ impl Arrival {
             Arrival::Request { request, .. } => request.operation.bytes(),
             Arrival::Message(envelope) => envelope.message.bytes(),
             Arrival::TableChange { .. }
-            | Arrival::PeerReachable(_)
-            | Arrival::PeerUnreachable(_)
+            | Arrival::PeerReachable(..)
+            | Arrival::PeerUnreachable(..)
             | Arrival::Stranger(_)
             | Arrival::Wake
             | Arrival::Stop => 0,

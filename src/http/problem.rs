@@ -88,12 +88,13 @@ impl From<Failure> for Problem {
             ErrorCode::TooLarge => 413,
             ErrorCode::SiblingLimit | ErrorCode::WriteIdReused | ErrorCode::TableExists => 409,
             ErrorCode::Overloaded => 429,
-            ErrorCode::QuorumUnavailable | ErrorCode::NotReady | ErrorCode::Clock => 503,
+            ErrorCode::QuorumUnavailable | ErrorCode::NotReady | ErrorCode::Clock | ErrorCode::NotCovered => 503,
             ErrorCode::Deadline => 504,
             ErrorCode::DiskFull => 507,
             ErrorCode::Damaged | ErrorCode::Internal => 500,
         };
-        let counted = matches!(failure.code, ErrorCode::QuorumUnavailable | ErrorCode::Deadline);
+        let counted =
+            matches!(failure.code, ErrorCode::QuorumUnavailable | ErrorCode::Deadline | ErrorCode::NotCovered);
         Problem {
             outcome: failure.outcome,
             counts: counted.then_some((failure.acks, failure.needed)),

@@ -20,7 +20,7 @@ pub fn request(
 ) -> Result<Request, Problem> {
     let write_id = asked.write_id.unwrap_or(WriteId(random.max(1)));
     let operation = match asked.verb {
-        Verb::Get => Operation::Get,
+        Verb::Get => Operation::Get { context: asked.context },
         Verb::Put => Operation::Put { context: asked.context, value: value(asked.body, body, limits)?, write_id },
         Verb::Delete => Operation::Delete { context: asked.context, write_id },
     };

@@ -80,7 +80,7 @@ fn answer_got(values: &[Value], raw: bool) -> String {
 fn a_get_is_read_from_path_query_and_headers() {
     let plain = ask("GET /v1/keys/cart:8731").expect("fine");
     assert_eq!(plain.key.as_bytes(), b"cart:8731");
-    assert_eq!(plain.operation, Operation::Get);
+    assert_eq!(plain.operation, Operation::Get { context: None });
     assert_eq!(plain.consistency, Consistency::default());
     assert_eq!(plain.deadline, Instant(7) + crate::limits::REQUEST_TIMEOUT);
 

@@ -244,6 +244,12 @@ figures! {
     peer_silences: Counter,
     /// Times that another node that came back was not trusted at once because it had come and gone before.
     peer_dampings: Counter,
+    /// Requests that another replica coordinated because this node could not.
+    passed_on: Counter,
+    /// 1 while the disk answers no writes.
+    disk_stalled: Greatest,
+    /// Times that the disk answered no writes for as long as a replica may be late.
+    disk_stalls: Counter,
     /// Client connections open.
     connections: Gauge,
     /// Requests over HTTP that have begun and are not answered.

@@ -4,9 +4,12 @@
 //! sides: the frame carries what is left of it.
 
 use super::versions::{Context, Dot, Head, Siblings, Values};
-use crate::types::{
-    Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
-    WriteId,
+use crate::{
+    limits::LONG_FRAME_BYTES,
+    types::{
+        Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
+        WriteId,
+    },
 };
 use std::net::IpAddr;
 
@@ -28,34 +31,28 @@ pub struct Request {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
-    Get,
+    /// What is answered covers `context`: whoever has it has seen that much before.
+    Get { context: Option<Context> },
     /// A sibling that supersedes what `context` covers; no context: concurrent with all there is.
-    Put {
-        context: Option<Context>,
-        value: Value,
-        write_id: WriteId,
-    },
+    Put { context: Option<Context>, value: Value, write_id: WriteId },
     /// Drops what `context` covers; no context: what the coordinator has seen.
-    Delete {
-        context: Option<Context>,
-        write_id: WriteId,
-    },
+    Delete { context: Option<Context>, write_id: WriteId },
 }
 impl Operation {
     /// Bytes that the operation keeps in memory while it runs.
     pub fn bytes(&self) -> usize {
         match self {
             Operation::Put { value, .. } => value.bytes.len(),
-            Operation::Get | Operation::Delete { .. } => 0,
+            Operation::Get { .. } | Operation::Delete { .. } => 0,
         }
     }
     pub fn is_write(&self) -> bool {
-        !matches!(self, Operation::Get)
+        !matches!(self, Operation::Get { .. })
     }
     /// The identity of a write.
     pub fn write_id(&self) -> Option<WriteId> {
         match self {
-            Operation::Get => None,
+            Operation::Get { .. } => None,
             Operation::Put { write_id, .. } | Operation::Delete { write_id, .. } => Some(*write_id),
         }
     }
@@ -222,6 +219,37 @@ impl Message {
         }
         Some(self)
     }
+    /// The connection between two cores that it takes.
+    pub fn lane(&self) -> Lane {
+        let heads = |head: &Head| head.entries.len() * ENTRY_BYTES + head.clock.len() * DOT_BYTES;
+        let rest = match self {
+            Message::Forwarded(Ok(Answer::Got(siblings)))
+            | Message::Replicate { siblings, .. }
+            | Message::Fetched(Ok(Fetched::Full(siblings))) => heads(&siblings.head),
+            Message::Fetched(Ok(Fetched::Head(head) | Fetched::Doubted { head, .. })) => heads(head),
+            Message::GossipDelta { news, .. } | Message::GossipNews { news, .. } => news.iter().map(News::bytes).sum(),
+            _ => 0,
+        };
+        Lane::of(self.bytes() + rest)
+    }
+}
+
+/// Bytes of an entry of a head, and of a dot of its clock, in a frame.
+const ENTRY_BYTES: usize = 64;
+const DOT_BYTES: usize = 16;
+
+/// Two cores speak over two connections, so that what is long delays nobody. Each may fail by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Lane {
+    Short,
+    /// For more than [`LONG_FRAME_BYTES`].
+    Long,
+}
+impl Lane {
+    pub const ALL: [Lane; 2] = [Lane::Short, Lane::Long];
+    pub fn of(bytes: usize) -> Lane {
+        if bytes > LONG_FRAME_BYTES { Lane::Long } else { Lane::Short }
+    }
 }
 
 /// Why a state is sent to a replica.
@@ -354,6 +382,15 @@ pub enum News {
         heartbeat: u64,
     },
     Member(Member),
+}
+impl News {
+    /// Bytes in a frame, about.
+    fn bytes(&self) -> usize {
+        match self {
+            News::Heartbeat { .. } => 4 * DOT_BYTES,
+            News::Member(member) => ENTRY_BYTES + member.tokens.len() * size_of::<u64>(),
+        }
+    }
 }
 
 // ---- the client protocol ---------------------------------------------------------------------------------------

@@ -27,3 +27,4 @@ pub mod clocks;
 pub mod tables;
 
 pub mod shard;
+pub mod stall;

@@ -7,7 +7,7 @@
 //!
 //! A connection carries messages one way, from the core that made it; answers come back over the other core's own
 //! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
-//! A connection that is refused, reset, silent for too long or answered by a stranger makes the node unreachable: what
+//! A connection that is refused, reset, silent for too long or answered by a stranger makes the core unreachable: what
 //! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
 //!
 //! Frames are encoded when they are queued, for the revision that the node spoke last. If its HELLO then says another one,
@@ -23,10 +23,10 @@ use super::{
 use crate::{
     driver::world::Arrival,
     limits::{
-        FRAME_BYTES_MAX, GUEST_REMEMBERED, GUESTS_MAX, GUESTS_PER_SOURCE, HELLO_TIMEOUT, LONG_FRAME_BYTES, NEWS_BYTES,
+        FRAME_BYTES_MAX, GUEST_REMEMBERED, GUESTS_MAX, GUESTS_PER_SOURCE, HELLO_TIMEOUT, NEWS_BYTES,
         PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN,
     },
-    protocol::message::{Envelope, Message},
+    protocol::message::{Envelope, Lane, Message},
     protocol::ring::FixedMap,
     types::{Address, ClusterId, Instant, MemberState, NodeId, Ports, Stranger},
     wire::{
@@ -259,7 +259,7 @@ impl Peers {
     pub fn send(self: &Rc<Self>, encoder: &mut FrameEncoder, envelope: &Envelope) -> Result<(), WireError> {
         let revision = self.revision(envelope.to.node);
         let pieces = wire::encode_peer(encoder.speaking(revision), envelope, clock::now())?;
-        let lane = if pieces.bytes() > LONG_FRAME_BYTES { Lane::Long } else { Lane::Short };
+        let lane = envelope.message.lane();
         // There are routes to members only, whoever is named by a message.
         let routed = self.routes.borrow().contains_key(&(envelope.to, lane));
         if !routed && self.contact(envelope.to).is_none() {
@@ -280,21 +280,21 @@ impl Peers {
         if let Some(route) = routes.get(&(to, lane)) {
             return route.clone();
         }
-        let route = Rc::new(Route::new(to));
+        let route = Rc::new(Route::new(to, lane));
         routes.insert((to, lane), route.clone());
-        self.ring.spawn(self.clone().keep_route(route.clone(), lane));
+        self.ring.spawn(self.clone().keep_route(route.clone()));
         route
     }
 
     /// Keeps a connection to one core of another node from the first message to it until it is no member any more.
-    async fn keep_route(self: Rc<Self>, route: Rc<Route>, lane: Lane) {
+    async fn keep_route(self: Rc<Self>, route: Rc<Route>) {
         let mut pause = RECONNECT_MIN;
         route.wait_for_work().await;
         // From here on the connection is kept up, so that the return of a lost node is noticed without a message.
         loop {
             let Some(contact) = self.contact(route.to) else {
                 self.forget(&route);
-                self.routes.borrow_mut().remove(&(route.to, lane));
+                self.routes.borrow_mut().remove(&(route.to, route.lane));
                 return;
             };
             let met = self.connect(&route, contact).await;
@@ -305,7 +305,7 @@ impl Peers {
                     if route.revision.get() != revision {
                         self.forget(&route);
                     }
-                    world.inbox.push(Arrival::PeerReachable(route.to.node));
+                    world.inbox.push(Arrival::PeerReachable(route.to, route.lane));
                     let error = self.pump(&route, &socket, &mut decoder).await;
                     socket.close();
                     tracing::debug!(to = %route.to, error, "a peer connection has ended");
@@ -315,7 +315,7 @@ impl Peers {
             drop(world);
             self.forget(&route);
             let Some(world) = self.world() else { return };
-            world.inbox.push(Arrival::PeerUnreachable(route.to.node));
+            world.inbox.push(Arrival::PeerUnreachable(route.to, route.lane));
             drop(world);
             self.ring.pause(pause).await;
             pause = (pause * 2).min(RECONNECT_MAX);
@@ -472,16 +472,10 @@ pub async fn ask_who(ring: Rc<Ring>, own: PeerSelf, to: SocketAddr) -> io::Resul
     Ok(hello)
 }
 
-/// Frames of one kind share a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Lane {
-    Short,
-    Long,
-}
-
 /// What waits for one core of another node.
 struct Route {
     to: Address,
+    lane: Lane,
     queue: RefCell<Pieces>,
     bytes: Cell<usize>,
     messages: Cell<usize>,
@@ -493,9 +487,10 @@ struct Route {
 }
 
 impl Route {
-    fn new(to: Address) -> Route {
+    fn new(to: Address, lane: Lane) -> Route {
         Route {
             to,
+            lane,
             queue: RefCell::default(),
             bytes: Cell::new(0),
             messages: Cell::new(0),

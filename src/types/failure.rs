@@ -34,9 +34,11 @@ pub enum ErrorCode {
     Clock = 12,
     /// There is a table of that name already.
     TableExists = 14,
+    /// No replica that answered has seen all that the context of a read names.
+    NotCovered = 16,
 }
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 13] = [
+    pub const ALL: [ErrorCode; 14] = [
         ErrorCode::BadRequest,
         ErrorCode::TooLarge,
         ErrorCode::SiblingLimit,
@@ -50,6 +52,7 @@ impl ErrorCode {
         ErrorCode::WriteIdReused,
         ErrorCode::Clock,
         ErrorCode::TableExists,
+        ErrorCode::NotCovered,
     ];
     pub fn from_number(number: u8) -> Option<ErrorCode> {
         Self::ALL.into_iter().find(|c| *c as u8 == number)
@@ -70,6 +73,7 @@ impl ErrorCode {
             ErrorCode::WriteIdReused => "write_id_reused",
             ErrorCode::Clock => "clock",
             ErrorCode::TableExists => "table_exists",
+            ErrorCode::NotCovered => "context_not_covered",
         }
     }
     /// The nearest code of those that revision 1 of the client and the peer protocol knows, 1 to 10.
@@ -86,7 +90,7 @@ impl ErrorCode {
             | ErrorCode::Damaged
             | ErrorCode::Internal => self,
             ErrorCode::WriteIdReused => ErrorCode::BadRequest,
-            ErrorCode::Clock => ErrorCode::QuorumUnavailable,
+            ErrorCode::Clock | ErrorCode::NotCovered => ErrorCode::QuorumUnavailable,
             // Tables are changed over HTTP: it is never sent.
             ErrorCode::TableExists => ErrorCode::BadRequest,
         }
@@ -94,7 +98,15 @@ impl ErrorCode {
     /// Whether the same request may succeed if it is sent again, perhaps elsewhere.
     pub fn retryable(self) -> bool {
         use ErrorCode::*;
-        matches!(self, Overloaded | QuorumUnavailable | Deadline | NotReady | Damaged | Internal | Clock)
+        matches!(self, Overloaded | QuorumUnavailable | Deadline | NotReady | Damaged | Internal | Clock | NotCovered)
+    }
+    /// Whether it is for reasons of the node that answered, what it can reach among them.
+    pub fn is_of_one_node(self) -> bool {
+        use ErrorCode::*;
+        match self {
+            Overloaded | QuorumUnavailable | DiskFull | NotReady | Damaged | Internal | Clock => true,
+            BadRequest | TooLarge | SiblingLimit | Deadline | WriteIdReused | TableExists | NotCovered => false,
+        }
     }
 }
 
@@ -104,7 +116,8 @@ pub struct Failure {
     pub code: ErrorCode,
     pub outcome: Outcome,
     pub detail: String,
-    /// Replicas that did acknowledge, and how many were needed ([`ErrorCode::QuorumUnavailable`] and `Deadline`).
+    /// Replicas that did acknowledge, and how many were needed ([`ErrorCode::QuorumUnavailable`], `Deadline`
+    /// and `NotCovered`).
     pub acks: u8,
     pub needed: u8,
 }
@@ -116,6 +129,11 @@ impl Failure {
         self.acks = acks.min(255) as u8;
         self.needed = needed.min(255) as u8;
         self
+    }
+    /// Whether another replica of the key may do what this one did not.
+    pub fn may_differ_elsewhere(&self) -> bool {
+        // Of those who have not seen what a reader has, one may reach more of the others.
+        self.code.is_of_one_node() || (self.code == ErrorCode::NotCovered && self.acks < self.needed)
     }
     pub fn bad_request(detail: impl Into<String>) -> Failure {
         Failure::new(ErrorCode::BadRequest, Outcome::NotApplied, detail)

@@ -195,7 +195,9 @@ pub(super) fn put_request(
         Operation::Put { context: Some(context), .. } | Operation::Delete { context: Some(context), .. } => {
             put_context(builder, context, revision)?
         }
-        Operation::Get | Operation::Put { context: None, .. } | Operation::Delete { context: None, .. } => {
+        // An older node does not look at it.
+        Operation::Get { context: Some(context) } if revision >= 2 => put_context(builder, context, revision)?,
+        Operation::Get { .. } | Operation::Put { context: None, .. } | Operation::Delete { context: None, .. } => {
             ContextFields::default()
         }
     };
@@ -203,7 +205,7 @@ pub(super) fn put_request(
     let base =
         fb::RequestArgs { context: context.clock, context_dots: context.dots, context_block: context.block, ..base };
     let args = match &request.operation {
-        Operation::Get => fb::RequestArgs { operation: 1, ..base },
+        Operation::Get { .. } => fb::RequestArgs { operation: 1, ..base },
         Operation::Put { value, write_id, .. } => fb::RequestArgs {
             operation: 2 + in_block,
             media: put_media(builder, &value.media),
@@ -221,7 +223,7 @@ pub(super) fn put_request(
 pub(super) fn request_value(request: &Request) -> Option<&Bytes> {
     match &request.operation {
         Operation::Put { value, .. } => Some(&value.bytes),
-        Operation::Get | Operation::Delete { .. } => None,
+        Operation::Get { .. } | Operation::Delete { .. } => None,
     }
 }
 
@@ -246,14 +248,15 @@ pub(super) fn take_request(
         2 => Some(true),
         _ => return Err(WireError::Field("sloppy")),
     };
-    if matches!(request.operation(), 4 | 5) != request.context_block().is_some() {
+    let in_block = matches!(request.operation(), 4 | 5);
+    if request.operation() != 1 && in_block != request.context_block().is_some() {
         return Err(WireError::Field("operation"));
     }
     let context = take_context(request.context(), request.context_dots(), request.context_block())?;
     let write_id = WriteId(request.write_id());
     let mut body = frame.body();
     let operation = match request.operation() {
-        1 => Operation::Get,
+        1 => Operation::Get { context },
         2 | 4 => {
             let bytes = body.take(request.bytes())?;
             let value = Value { media: take_media(request.media())?, bytes, checksum: request.checksum() };

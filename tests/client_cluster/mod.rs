@@ -39,7 +39,7 @@ impl Store {
     fn work(&mut self, request: &Request) -> Answer {
         let state = self.keys.entry(request.key.clone()).or_default();
         match &request.operation {
-            Operation::Get => return Answer::Got(state.clone()),
+            Operation::Get { .. } => return Answer::Got(state.clone()),
             Operation::Put { value, write_id, context } => {
                 if !state.head.knows_write(*write_id) {
                     self.events += 1;

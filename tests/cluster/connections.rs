@@ -25,7 +25,7 @@ fn put(key: &str, value: Value) -> Vec<u8> {
     request(key, Operation::Put { context: None, value, write_id: WriteId(1) })
 }
 fn get(key: &str) -> Vec<u8> {
-    request(key, Operation::Get)
+    request(key, Operation::Get { context: None })
 }
 fn request(key: &str, operation: Operation) -> Vec<u8> {
     let key = Key::new(key.to_owned()).expect("a key");

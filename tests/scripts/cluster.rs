@@ -4,7 +4,7 @@
 //!
 //! - `cluster A B C [gossip 1s]`: nodes that know each other; without `gossip` they do not gossip
 //! - `join D via A`: a new node
-//! - `put A KEY VALUE [after NAME] [w N] [id N] [strict] [as NAME]`, `get A KEY [r N] [as NAME]`,
+//! - `put A KEY VALUE [after NAME] [w N] [id N] [strict] [as NAME]`, `get A KEY [after NAME] [r N] [as NAME]`,
 //!   `delete A KEY [after NAME]`: a client asks node `A`; `as` keeps the context
 //! - `table A NAME [n N] [r N] [w N] [lww] [strict] [interval]`: a client of node `A` makes or alters a table; `drop A NAME`;
 //!   `tables`: what each node knows of them
@@ -24,12 +24,15 @@
 //!
 //! After each command messages are delivered in the order in which they were sent, until none is left.
 
+#[path = "text.rs"]
+mod text;
+
 use bytes::Bytes;
 use dynarc::{
     protocol::{
         message::{
-            Answer, ClientToken, Depth, Envelope, Fetched, Message, Operation, Purpose, Refusal, Request, Response,
-            Words,
+            Answer, ClientToken, Depth, Envelope, Fetched, Lane, Message, Operation, Purpose, Refusal, Request,
+            Response, Words,
         },
         replica::{Change, Leases, Stored, keys},
         ring::Ring,
@@ -48,6 +51,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
+use text::{clock_text, context_text, siblings_text};
 
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
@@ -135,7 +139,7 @@ impl super::Stage for Stage {
             }
             ["get", node, key, options @ ..] => {
                 let options = Options::parse(options, &self.contexts)?;
-                self.ask(node, key, Operation::Get, options)?;
+                self.ask(node, key, Operation::Get { context: options.context.clone() }, options)?;
             }
             ["delete", node, key, options @ ..] => {
                 let options = Options::parse(options, &self.contexts)?;
@@ -165,14 +169,14 @@ impl super::Stage for Stage {
             ["refuse", letters @ ..] => {
                 for lost in parse_letters(letters)? {
                     self.refusing.insert(lost);
-                    self.tell_all(lost, Event::PeerUnreachable(id(lost)));
+                    self.tell_lanes(lost, Event::PeerUnreachable);
                 }
             }
             ["heal", letters @ ..] => {
                 for back in parse_letters(letters)? {
                     self.silent.remove(&back);
                     if self.refusing.remove(&back) {
-                        self.tell_all(back, Event::PeerReachable(id(back)));
+                        self.tell_lanes(back, Event::PeerReachable);
                     }
                 }
             }
@@ -404,6 +408,9 @@ impl Stage {
         self.tell(node, Event::TableChange { client: ClientToken(self.next_client), change });
         Ok(())
     }
+    fn tell_lanes(&mut self, about: char, event: fn(Address, Lane) -> Event) {
+        Lane::ALL.into_iter().for_each(|lane| self.tell_all(about, event(address(about), lane)));
+    }
     fn tell_all(&mut self, but: char, event: Event) {
         let others: Vec<char> = self.nodes.keys().copied().filter(|l| *l != but).collect();
         others.into_iter().for_each(|l| self.tell(l, event.clone()));
@@ -556,7 +563,7 @@ impl Stage {
         Some(match message {
             Message::Forward { request, .. } => {
                 let verb = match request.operation {
-                    Operation::Get => "get",
+                    Operation::Get { .. } => "get",
                     Operation::Put { .. } => "put",
                     Operation::Delete { .. } => "delete",
                 };
@@ -770,31 +777,4 @@ fn member(letter: char, state: MemberState) -> Member {
         revision: 0,
         heartbeat: 0,
     }
-}
-fn dot_text(dot: &Dot) -> String {
-    if dot.is_stamp() {
-        // Nanoseconds of stamps count writes within one instant of the script.
-        return format!("{}@{}+{}", name(dot.actor.node()), dot.counter / 1_000_000, dot.counter % 1_000_000);
-    }
-    // Incarnations after the first are told apart: `A.2:1`.
-    let incarnation = dot.actor.incarnation();
-    let incarnation = if incarnation > 1 { format!(".{incarnation}") } else { String::new() };
-    format!("{}{incarnation}:{}", name(dot.actor.node()), dot.counter)
-}
-fn clock_text(dots: &[Dot]) -> String {
-    format!("[{}]", dots.iter().map(dot_text).collect::<Vec<_>>().join(" "))
-}
-fn context_text(context: &Context) -> String {
-    let beside: String = context.dots.iter().map(|d| format!(" and {}", dot_text(d))).collect();
-    clock_text(context.clock.entries()) + &beside
-}
-fn siblings_text(head: &Head, values: Option<&Values>) -> String {
-    if head.entries.is_empty() {
-        return if head.clock.is_empty() { "nothing".into() } else { "deleted".into() };
-    }
-    let value = |index: usize| values.and_then(|v| v.get(index)).map(|v| format!("{} ", v.escape_ascii()));
-    let one = |(index, e): (usize, &dynarc::protocol::versions::Entry)| {
-        format!("{}({})", value(index).unwrap_or_default(), dot_text(&e.dot))
-    };
-    head.entries.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -93,7 +93,7 @@ pub fn deadline(rng: &mut Rng) -> Instant {
 pub fn request(rng: &mut Rng, deadline: Instant) -> Request {
     let write_id = WriteId(rng.u64(..));
     let operation = match rng.u8(0..3) {
-        0 => Operation::Get,
+        0 => Operation::Get { context: None },
         1 => Operation::Put { context: context(rng), value: value(rng), write_id },
         _ => Operation::Delete { context: context(rng), write_id },
     };

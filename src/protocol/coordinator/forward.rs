@@ -1,7 +1,10 @@
 //! A request on its way to a replica that will coordinate it.
 //!
-//! Targets are tried in the order of the preference list: the next one when a node is unreachable, not ready, or
-//! silent for [`FORWARD_LATE`]. A write carries its write id, so that two coordinators make one event of it.
+//! Targets are tried in the order of the preference list: the next one when a node is unreachable, silent for
+//! [`FORWARD_LATE`], or does not do it for reasons of its own (a full disk, a damaged record, too much in hand, nobody else
+//! within its reach). A write carries its write id, so that two coordinators make one event of it.
+//!
+//! A home replica whose own copy cannot take a write passes it on in the same way.
 //!
 //! A delete without a context drops what its coordinator has, so the same message, late at a second one, would drop what
 //! others have written since the answer. It is not passed on as it is: a target is asked for the clock of what it has,
@@ -16,10 +19,10 @@ use super::{Act, exchange};
 use crate::{
     limits::FORWARD_LATE,
     protocol::{
-        message::{Depth, Fetched, Message, Operation, Refusal, Request, Response},
-        versions::{Dot, VersionVector},
+        message::{Answer, Depth, Fetched, Lane, Message, Operation, Refusal, Request, Response},
+        versions::{Dot, Siblings, VersionVector},
     },
-    types::{Address, ErrorCode, Failure, Instant, NodeId, Outcome, TableWord},
+    types::{Address, Conflict, ErrorCode, Failure, Instant, Outcome, TableWord},
 };
 use smallvec::SmallVec;
 
@@ -44,6 +47,16 @@ pub struct Route {
     pub asks: bool,
     /// For a write where the last one wins.
     pub stamp: Option<Dot>,
+    /// How conflicts of the key's table end.
+    pub conflict: Conflict,
+}
+
+/// What came of a request at the home replica that passes it on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Before {
+    pub failure: Failure,
+    /// It may take effect all the same.
+    pub acted: bool,
 }
 
 pub(super) struct Forward {
@@ -56,6 +69,13 @@ pub(super) struct Forward {
     /// Whoever is asked stamps it: one at a time.
     singly: bool,
     targets: SmallVec<[(Address, State); 4]>,
+    /// What the last message was sent over.
+    lane: Lane,
+    conflict: Conflict,
+    /// Why those who were asked did not do it, this node among them.
+    refusals: SmallVec<[Failure; 4]>,
+    /// One that did not do it may have begun.
+    acted: bool,
     result: Option<Response>,
 }
 
@@ -65,11 +85,26 @@ impl Forward {
         now: Instant,
         id: u64,
         request: Request,
-        Route { targets, hops, word, asks, stamp }: Route,
+        Route { targets, hops, word, asks, stamp, conflict }: Route,
+        before: Option<Before>,
         out: &mut Vec<Act>,
     ) -> Result<(Forward, Instant), Failure> {
         let targets = targets.into_iter().map(|a| (a, State::Untried)).collect();
-        let mut forward = Forward { request, hops, word, asks, stamp, singly: false, targets, result: None };
+        let acted = before.as_ref().is_some_and(|before| before.acted);
+        let mut forward = Forward {
+            singly: conflict == Conflict::LastWriteWins && request.operation.is_write() && stamp.is_none(),
+            request,
+            hops,
+            word,
+            asks,
+            stamp,
+            targets,
+            lane: Lane::Short,
+            conflict,
+            refusals: before.into_iter().map(|before| before.failure).collect(),
+            acted,
+            result: None,
+        };
         match forward.try_next(now, id, out) {
             Some(alarm) => Ok((forward, alarm)),
             None => Err(Failure::new(
@@ -97,25 +132,44 @@ impl Forward {
                 Message::Forward { request: self.request.clone(), hops, word, stamp }
             }
         };
+        self.lane = message.lane();
         out.push(Act::Send { to, exchange: exchange(id, index), deadline, message });
         deadline.min(now + FORWARD_LATE)
     }
     /// Whether somebody who was asked may have done it, or may do it still.
     fn may_be_done(&self) -> bool {
-        self.targets.iter().any(|(_, s)| matches!(s, State::Waiting | State::Lost))
+        self.acted || self.targets.iter().any(|(_, s)| matches!(s, State::Waiting | State::Lost))
     }
 
     fn fail(&mut self, now: Instant, id: u64, failure: Failure, out: &mut Vec<Act>) -> Option<Instant> {
+        self.refusals.push(failure);
         let alarm = self.try_next(now, id, out);
         if alarm.is_none() && !self.targets.iter().any(|(_, s)| *s == State::Waiting) {
-            self.result = Some(Err(self.judge(failure)));
+            self.result = Some(Err(self.judge(self.summary())));
         }
         alarm
     }
 
+    /// Nobody did it. What all say is the answer; a full disk of one is not that of the key.
+    fn summary(&self) -> Failure {
+        let last = self.refusals.last().cloned().unwrap_or_else(|| self.lost());
+        if self.refusals.iter().all(|failure| failure.code == last.code) {
+            let many = last.code == ErrorCode::DiskFull && self.refusals.len() > 1;
+            let detail = format!("the disks of {} replicas of the key are full", self.refusals.len());
+            return if many { Failure { detail, ..last } } else { last };
+        }
+        let mut why: Vec<&str> = self.refusals.iter().map(|failure| failure.code.name()).collect();
+        why.sort_unstable();
+        why.dedup();
+        let detail = format!("no replica of the key that could be asked did it: {}", why.join(", "));
+        let counted = self.refusals.iter().filter(|failure| failure.needed > 0).max_by_key(|failure| failure.acks);
+        let failure = Failure::new(ErrorCode::QuorumUnavailable, last.outcome, detail);
+        Failure { acks: counted.map_or(0, |f| f.acks), needed: counted.map_or(0, |f| f.needed), ..failure }
+    }
     /// What one target did not do, another that was asked as well may have done.
     fn judge(&self, failure: Failure) -> Failure {
-        let outcome = if self.may_be_done() && self.acts() { Outcome::Unknown } else { failure.outcome };
+        let outcome =
+            if self.acted || (self.may_be_done() && self.acts()) { Outcome::Unknown } else { failure.outcome };
         Failure { outcome, ..failure }
     }
     /// Whether what has been sent may change something.
@@ -148,6 +202,8 @@ impl Forward {
                 target.1 = State::Untried;
                 self.pass_on(now, id, index, clock, out)
             }
+            // The same refusal once more.
+            Err(_) if target.1 == State::Refused => None,
             Err(refusal) => {
                 target.1 = State::Refused;
                 self.fail(now, id, refused(refusal), out)
@@ -192,45 +248,66 @@ impl Forward {
         if self.asks {
             return None;
         }
-        let target = self.targets.get_mut(index)?;
-        let address = target.0;
-        match response {
-            Err(failure) if failure.code == ErrorCode::NotReady && failure.outcome == Outcome::NotApplied => {
-                target.1 = State::Refused;
-                self.fail(now, id, failure, out)
-            }
-            // Its clock, or what it holds, does not agree with the stamp. Nothing was done there.
-            Err(failure) if failure.code == ErrorCode::Clock && failure.outcome == Outcome::NotApplied => {
-                target.1 = State::Refused;
-                if !self.may_be_done() && self.stamp.take().is_some() {
-                    self.singly = true;
-                    // Under a number of its own: a second copy of the refusal must not be taken for the answer to this.
-                    self.targets.push((address, State::Untried));
-                    return Some(self.try_this(now, id, self.targets.len() - 1, out));
-                }
-                self.fail(now, id, failure, out)
-            }
-            Err(failure) => {
-                if failure.outcome == Outcome::NotApplied {
-                    target.1 = State::Refused;
-                }
-                self.result = Some(Err(self.judge(failure)));
-                None
+        let failure = match response {
+            Ok(Answer::Got(siblings)) if !self.is_covered_by(&siblings) => {
+                let detail = "the replica that answered has not seen what the context names";
+                Failure::new(ErrorCode::NotCovered, Outcome::NotApplied, detail).counts(0, 1)
             }
             Ok(answer) => {
                 self.result = Some(Ok(answer));
-                None
+                return None;
             }
+            Err(failure) => failure,
+        };
+        let target = self.targets.get_mut(index)?;
+        let address = target.0;
+        if std::mem::replace(&mut target.1, State::Refused) == State::Refused {
+            // The same refusal once more.
+            return None;
         }
+        self.acted |= failure.outcome == Outcome::Unknown;
+        // Its clock, or what it holds, does not agree with the stamp. Nothing was done there.
+        if failure.code == ErrorCode::Clock
+            && failure.outcome == Outcome::NotApplied
+            && !self.may_be_done()
+            && self.stamp.take().is_some()
+        {
+            self.singly = true;
+            // Under a number of its own: a second copy of the refusal must not be taken for the answer to this.
+            self.targets.push((address, State::Untried));
+            return Some(self.try_this(now, id, self.targets.len() - 1, out));
+        }
+        if failure.may_differ_elsewhere() {
+            return self.fail(now, id, failure, out);
+        }
+        self.result = Some(Err(self.judge(failure)));
+        None
     }
 
-    pub fn unreachable(&mut self, now: Instant, id: u64, node: NodeId, out: &mut Vec<Act>) -> Option<Instant> {
+    pub fn unreachable(
+        &mut self,
+        now: Instant,
+        id: u64,
+        (core, lane): (Address, Lane),
+        out: &mut Vec<Act>,
+    ) -> Option<Instant> {
+        if lane != self.lane {
+            return None;
+        }
         let mut lost = false;
-        for (address, state) in self.targets.iter_mut().filter(|(a, _)| a.node == node) {
-            lost |= *state == State::Waiting && address.node == node;
+        for (_, state) in self.targets.iter_mut().filter(|(a, _)| *a == core) {
+            lost |= *state == State::Waiting;
             *state = if matches!(state, State::Waiting | State::Lost) { State::Lost } else { State::Refused };
         }
         if lost { self.fail(now, id, self.lost(), out) } else { None }
+    }
+
+    /// A replica of an earlier revision does not look at the context of a read.
+    fn is_covered_by(&self, siblings: &Siblings) -> bool {
+        match &self.request.operation {
+            Operation::Get { context: Some(context) } => siblings.head.covers(context, self.conflict),
+            Operation::Get { context: None } | Operation::Put { .. } | Operation::Delete { .. } => true,
+        }
     }
 
     /// The next one is asked as well; those who were asked may still answer.
@@ -241,8 +318,8 @@ impl Forward {
         self.word
     }
     /// Those who have been asked and have said nothing.
-    pub fn waits_for(&self) -> impl Iterator<Item = NodeId> {
-        self.targets.iter().filter(|(_, state)| *state == State::Waiting).map(|(address, _)| address.node)
+    pub fn waits_for(&self) -> impl Iterator<Item = Address> {
+        self.targets.iter().filter(|(_, state)| *state == State::Waiting).map(|(address, _)| *address)
     }
     pub fn is_read(&self) -> bool {
         !self.request.operation.is_write()
@@ -255,11 +332,12 @@ impl Forward {
     pub fn answer(&mut self) -> Option<Response> {
         self.result.take()
     }
-    pub fn awaits(&self, node: NodeId) -> bool {
-        self.targets.iter().any(|(a, s)| a.node == node && matches!(s, State::Untried | State::Waiting))
+    pub fn awaits(&self, core: Address) -> bool {
+        self.targets.iter().any(|(a, s)| *a == core && matches!(s, State::Untried | State::Waiting))
     }
     pub fn deadline_failure(&self) -> Failure {
-        Failure { code: ErrorCode::Deadline, detail: "no replica of the key answered in time".into(), ..self.lost() }
+        let failure = Failure::new(ErrorCode::Deadline, self.lost().outcome, "no replica of the key answered in time");
+        self.judge(failure)
     }
 }
 
@@ -284,7 +362,7 @@ mod tests {
     use super::*;
     use crate::{
         protocol::versions::{Actor, Dot, Head},
-        types::{Consistency, Key, ShardId, WriteId},
+        types::{Consistency, Key, NodeId, ShardId, WriteId},
     };
     use std::time::Duration;
 
@@ -297,9 +375,15 @@ mod tests {
         let operation = Operation::Delete { context: None, write_id: WriteId(1) };
         let (key, deadline) = (Key::new("k").expect("a key"), NOW + Duration::from_secs(5));
         let request = Request { key, operation, consistency: Consistency::default(), deadline };
-        let (word, targets) = (TableWord::default(), (1..=targets).map(at).collect());
-        let route = Route { targets, hops: 1, word, asks: true, stamp: None };
-        Forward::begin(NOW, 7, request, route, out).expect("somebody to ask").0
+        let route = Route {
+            targets: (1..=targets).map(at).collect(),
+            hops: 1,
+            word: TableWord::default(),
+            asks: true,
+            stamp: None,
+            conflict: Conflict::Siblings,
+        };
+        Forward::begin(NOW, 7, request, route, None, out).expect("somebody to ask").0
     }
     /// Who is asked for a head, and who is passed a delete, with how many dots in its context.
     fn sent(out: &mut Vec<Act>) -> Vec<(u64, Option<usize>)> {
@@ -359,8 +443,8 @@ mod tests {
             let request = Request { key, operation, consistency: Consistency::default(), deadline };
             let stamp = Some(Dot::stamp(77, NodeId(9)));
             let (word, targets) = (TableWord::default(), (1..=3).map(at).collect());
-            let route = Route { targets, hops: 1, word, asks: false, stamp };
-            Forward::begin(NOW, 7, request, route, out).expect("somebody to ask").0
+            let route = Route { targets, hops: 1, word, asks: false, stamp, conflict: Conflict::LastWriteWins };
+            Forward::begin(NOW, 7, request, route, None, out).expect("somebody to ask").0
         };
         let mut forward = begin(&mut out);
         assert_eq!(stamped(&mut out), [(1, Some(77))]);
@@ -372,7 +456,7 @@ mod tests {
         assert!(out.is_empty());
         assert!(forward.forwarded(NOW, 7, 3, again, &mut out).is_some());
         assert_eq!(stamped(&mut out), [(2, None)]);
-        assert!(forward.unreachable(NOW, 7, NodeId(2), &mut out).is_none());
+        assert!(forward.unreachable(NOW, 7, (at(2), Lane::Short), &mut out).is_none());
         let failure = forward.answer().expect("an end").expect_err("it may have been done");
         assert_eq!(failure.outcome, Outcome::Unknown);
 
@@ -389,14 +473,14 @@ mod tests {
         let mut forward = delete(2, &mut out);
         assert!(forward.fetched(NOW, 7, 0, Err(Refusal::Damaged), &mut out).is_some());
         assert_eq!(sent(&mut out), [(1, None), (2, None)]);
-        assert!(forward.unreachable(NOW, 7, NodeId(2), &mut out).is_none());
+        assert!(forward.unreachable(NOW, 7, (at(2), Lane::Short), &mut out).is_none());
         let failure = forward.answer().expect("an end").expect_err("nobody is left");
         assert_eq!((failure.code, failure.outcome), (ErrorCode::QuorumUnavailable, Outcome::NotApplied));
         // One that knows nothing of the key is told to delete nothing.
         let mut forward = delete(1, &mut out);
         assert!(forward.fetched(NOW, 7, 0, Ok(Fetched::Nothing), &mut out).is_some());
         assert_eq!(sent(&mut out), [(1, None), (1, Some(0))]);
-        assert!(forward.unreachable(NOW, 7, NodeId(1), &mut out).is_none());
+        assert!(forward.unreachable(NOW, 7, (at(1), Lane::Short), &mut out).is_none());
         let failure = forward.answer().expect("an end").expect_err("nobody is left");
         assert_eq!(failure.outcome, Outcome::Unknown, "the delete was sent");
     }

@@ -11,16 +11,18 @@
 //!
 //! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They count,
 //! but that a key holds nothing is believed of home replicas alone.
+//!
+//! A reader who passes a context has seen what it names: if those who answered have not, all others are asked, and their
+//! stand-ins where they count. What none of them knows is not waited for.
 
-use super::{Act, Plan, exchange, replicate};
+use super::{Act, Cores, Plan, exchange, replicate};
 use crate::{
     limits::BACKGROUND_TIMEOUT,
     protocol::{
-        message::{Answer, Depth, Fetched, Message, Purpose, Refusal, Response},
-        ring::Nodes,
-        versions::{Head, Siblings, Values},
+        message::{Answer, Depth, Fetched, Lane, Message, Purpose, Refusal, Response},
+        versions::{Context, Head, Siblings, Values},
     },
-    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome, TableWord},
+    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, Outcome, TableWord},
 };
 use smallvec::SmallVec;
 
@@ -49,6 +51,8 @@ struct Target {
     asked: bool,
     /// They were, and it took too long.
     slow: bool,
+    /// It says nothing any more.
+    silent: bool,
     /// A home replica of the key, not a stand-in.
     home: bool,
 }
@@ -59,6 +63,8 @@ pub(super) struct Get {
     /// Home replicas of the key, those that cannot be asked among them.
     homes: usize,
     conflict: Conflict,
+    /// What the reader has seen.
+    context: Option<Context>,
     /// The own copy first.
     targets: SmallVec<[Target; 4]>,
     /// Replicas that are asked only when one of these fails or is slow.
@@ -70,22 +76,27 @@ pub(super) struct Get {
 }
 
 fn target(address: Address, home: bool) -> Target {
-    Target { address, state: State::Waiting, asked: false, slow: false, home }
+    Target { address, state: State::Waiting, asked: false, slow: false, silent: false, home }
 }
 
 impl Get {
-    pub fn begin(id: u64, me: Address, key: &Key, deadline: Instant, plan: Plan, out: &mut Vec<Act>) -> Get {
+    pub fn begin(
+        id: u64,
+        me: Address,
+        (key, context): (&Key, Option<&Context>),
+        deadline: Instant,
+        plan: Plan,
+        out: &mut Vec<Act>,
+    ) -> Get {
         let others = plan.healthy().filter(|a| a.node != me.node).map(|a| (a, true));
         let mut others: SmallVec<[(Address, bool); 4]> = others.collect();
-        let lacking = plan.needed.saturating_sub(1 + others.len());
+        // With R = 1 the own copy is the answer; asking the others would only repair them.
+        let asked = if plan.needed > 1 { others.len().max(plan.needed - 1) } else { 0 };
         if plan.sloppy {
-            others.extend(plan.spares.iter().take(lacking).map(|a| (*a, false)));
+            others.extend(plan.spares.iter().map(|a| (*a, false)));
         }
         let mut targets: SmallVec<[Target; 4]> = [target(me, !plan.stands_in)].into_iter().collect();
-        // With R = 1 the own copy is the answer; asking the others would only repair them.
-        if plan.needed > 1 {
-            targets.extend(others.drain(..).map(|(address, home)| target(address, home)));
-        }
+        targets.extend(others.drain(..asked.min(others.len())).map(|(address, home)| target(address, home)));
         out.push(Act::Load { operation: id, key: key.clone(), depth: Depth::Full });
         for (index, target) in targets.iter().enumerate().skip(1) {
             let message = Message::Fetch { key: key.clone(), depth: Depth::Head, word: plan.word };
@@ -96,6 +107,7 @@ impl Get {
             word: plan.word,
             homes: plan.homes.len(),
             conflict: plan.conflict,
+            context: context.cloned(),
             targets,
             others,
             result: None,
@@ -154,8 +166,9 @@ impl Get {
         self.evaluate(id, key, deadline, out);
     }
 
-    pub fn unreachable(&mut self, id: u64, key: &Key, deadline: Instant, node: NodeId, out: &mut Vec<Act>) {
-        for target in self.targets.iter_mut().filter(|t| t.address.node == node) {
+    pub fn unreachable(&mut self, id: u64, key: &Key, deadline: Instant, lost: (Address, Lane), out: &mut Vec<Act>) {
+        // All that it asks is short.
+        for target in self.targets.iter_mut().filter(|t| (t.address, Lane::Short) == lost) {
             let waits = matches!(target.state, State::Waiting | State::Late);
             let owes_values = target.asked && matches!(target.state, State::Answered { values: None, .. });
             if waits || owes_values {
@@ -166,16 +179,21 @@ impl Get {
     }
 
     /// The slow ones (this one alone, if named) are waited for no more; they may still answer. Gives who they are.
-    pub fn late(&mut self, id: u64, only: Option<NodeId>, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> Nodes {
-        self.late |= only.is_none();
-        let meant = |t: &Target| only.is_none_or(|node| node == t.address.node);
-        let mut slow = Nodes::new();
+    pub fn late(&mut self, id: u64, only: Option<Address>, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> Cores {
+        // A second time it has taken so long that others do as well, if there are any.
+        let again = only.is_none() && std::mem::replace(&mut self.late, true);
+        let meant = |t: &Target| only.is_none_or(|core| core == t.address);
+        let mut slow = Cores::new();
         for target in self.targets.iter_mut().filter(|t| meant(t)) {
             if target.state == State::Waiting || target.asked {
-                slow.push(target.address.node);
+                slow.push(target.address);
             }
+            // Named, it is known to say nothing at all: others are asked in its place.
+            target.silent |= only.is_some() || (again && target.state == State::Late);
             if target.state == State::Waiting {
                 target.state = State::Late;
+            } else if target.silent && target.asked && matches!(target.state, State::Answered { values: None, .. }) {
+                target.state = State::Failed(Refusal::Failed);
             }
             target.slow |= std::mem::take(&mut target.asked);
         }
@@ -183,8 +201,8 @@ impl Get {
             self.ask_another(id, key, deadline, out);
         }
         self.evaluate(id, key, deadline, out);
-        // The own copy is not another node.
-        slow.retain(|node| *node != self.targets[0].address.node);
+        // The own copy is not another core.
+        slow.retain(|core| *core != self.targets[0].address);
         slow
     }
 
@@ -214,6 +232,14 @@ impl Get {
             self.ask_for_values(id, self.targets.len() - 1, key, deadline, out);
         }
     }
+    /// Asks those who have not been asked yet for their heads.
+    fn ask_all_others(&mut self, id: u64, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
+        for (to, home) in std::mem::take(&mut self.others) {
+            let message = Message::Fetch { key: key.clone(), depth: Depth::Head, word: self.word };
+            out.push(Act::Send { to, exchange: exchange(id, self.targets.len()), deadline, message });
+            self.targets.push(target(to, home));
+        }
+    }
     fn ask_for_values(&mut self, id: u64, index: usize, key: &Key, deadline: Instant, out: &mut Vec<Act>) {
         self.targets[index].asked = true;
         let message = Message::Fetch { key: key.clone(), depth: Depth::Full, word: self.word };
@@ -237,9 +263,13 @@ impl Get {
             |wanted: bool| move |t: &&Target| matches!(t.state, State::Answered { doubted, .. } if doubted == wanted);
         let answered = self.targets.iter().filter(is(false)).count();
         if answered < self.needed {
-            let open = self.targets.iter().filter(|t| matches!(t.state, State::Waiting | State::Late)).count();
-            if answered + open < self.needed && !self.others.is_empty() {
-                self.ask_another(id, key, deadline, out);
+            let open = |t: &&Target| matches!(t.state, State::Waiting | State::Late);
+            let (open, silent) =
+                (self.targets.iter().filter(open), self.targets.iter().filter(open).filter(|t| t.silent));
+            let (open, silent) = (open.count(), silent.count());
+            let lacking = self.needed.saturating_sub(answered + open - silent);
+            if lacking > 0 && !self.others.is_empty() {
+                (0..lacking).for_each(|_| self.ask_another(id, key, deadline, out));
                 return;
             }
             let homes = self.targets.iter().filter(|t| t.home && matches!(t.state, State::Answered { .. })).count();
@@ -263,6 +293,15 @@ impl Get {
             let waiting = |t: &Target| t.home && matches!(t.state, State::Waiting | State::Late);
             if !self.targets.iter().any(waiting) {
                 self.result = Some(Err(self.failure(0)));
+            }
+            return;
+        }
+        if let Some(context) = &self.context
+            && !merged.covers(context, self.conflict)
+        {
+            self.ask_all_others(id, key, deadline, out);
+            if self.targets.iter().all(|t| t.state != State::Waiting) {
+                self.result = Some(Err(self.not_covered()));
             }
             return;
         }
@@ -323,6 +362,25 @@ impl Get {
         Failure::new(code, Outcome::NotApplied, detail).counts(answered, self.needed)
     }
 
+    /// All who could be asked have answered, and none has seen what the reader has.
+    fn not_covered(&self) -> Failure {
+        let homes =
+            self.targets.iter().filter(|t| t.home && matches!(t.state, State::Answered { doubted: false, .. })).count();
+        let detail = format!(
+            "the context names writes that are not known to those that answered, {homes} of {} replicas of the key; try \
+             again, or read without the context to see what they know",
+            self.homes
+        );
+        Failure::new(ErrorCode::NotCovered, Outcome::NotApplied, detail).counts(homes, self.homes)
+    }
+
+    /// Why this node cannot answer, though another may reach more replicas.
+    pub fn gives_up(&self) -> Option<Failure> {
+        match &self.result {
+            Some(Err(failure)) => failure.may_differ_elsewhere().then(|| failure.clone()),
+            Some(Ok(_)) | None => None,
+        }
+    }
     pub fn answer(&mut self) -> Option<Response> {
         let result = self.result.take()?;
         self.replied = Some(result.clone().unwrap_or_default());
@@ -334,8 +392,8 @@ impl Get {
     pub fn is_over(&self) -> bool {
         self.late || self.targets.iter().all(|t| !matches!(t.state, State::Waiting))
     }
-    pub fn awaits(&self, node: NodeId) -> bool {
-        self.targets.iter().any(|t| t.address.node == node)
+    pub fn awaits(&self, core: Address) -> bool {
+        self.targets.iter().any(|t| t.address == core)
     }
     pub fn deadline_failure(&self) -> Failure {
         let answered = self.answers().count();

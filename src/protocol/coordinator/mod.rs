@@ -18,19 +18,24 @@ mod hedge;
 pub mod plan;
 mod put;
 
+use forward::Before;
 pub use forward::Route;
 pub use plan::{Home, Plan};
 
 use crate::{
     limits::{BACKGROUND_TIMEOUT, FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
     protocol::{
-        message::{ClientToken, Depth, Message, Operation, Purpose, Refusal, Request, Response},
+        message::{ClientToken, Depth, Lane, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
         versions::{Dot, Siblings},
     },
-    types::{Address, ErrorCode, Failure, Instant, Key, NodeId, Outcome, ShardBounds, TableWord},
+    types::{Address, Conflict, ErrorCode, Failure, Instant, Key, NodeId, Outcome, ShardBounds, TableWord},
 };
+use smallvec::SmallVec;
 use std::{collections::BTreeSet, time::Duration};
+
+/// Cores that take part in a request: a handful.
+type Cores = SmallVec<[Address; 8]>;
 
 /// Who waits for the answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -79,13 +84,18 @@ pub enum Act {
         key: Key,
         depth: Depth,
     },
+    /// The own copy need not take this write any more, unless it has begun to.
+    Abandon {
+        operation: u64,
+        key: Key,
+    },
     Reply {
         asker: Asker,
         response: Response,
     },
-    /// The node has not answered a request for [`REPLICA_LATE`].
+    /// The core has not answered a request for [`REPLICA_LATE`].
     Late {
-        node: NodeId,
+        core: Address,
     },
     /// It was begun by word of its table that is not the newest: begin it again.
     Again {
@@ -116,6 +126,10 @@ struct Op {
     alarm: Instant,
     /// What it is for: a read may be hedged before anything counts as late.
     hedges: bool,
+    /// How it is passed on, once, when this node cannot do it: to the other home replicas. Whoever has forwarded it here is
+    /// told why it was not done and asks them by itself; only where nothing can be told, for the disk says nothing, is it
+    /// passed on once more.
+    relay: Option<Box<Route>>,
     /// Whether the asker has its answer; what follows is repair and bookkeeping.
     replied: bool,
     /// That it was done, if it is a write.
@@ -152,6 +166,8 @@ pub struct Counters {
     pub hedges: u64,
     pub failures: u64,
     pub overloads: u64,
+    /// Requests that another home replica coordinates because this one could not.
+    pub passed_on: u64,
 }
 
 /// The exchange number of the `index`-th message of an operation.
@@ -195,22 +211,23 @@ impl Coordinator {
     }
 
     /// Coordinates a request for a key of which this shard is a home replica. `stamp`: of a write that another node has
-    /// stamped.
+    /// stamped. `hops`: from shard to shard so far.
     pub fn begin(
         &mut self,
         now: Instant,
         asker: Asker,
-        (request, stamp): (Request, Option<Dot>),
+        (request, stamp, hops): (Request, Option<Dot>, u8),
         plan: Plan,
         out: &mut Vec<Act>,
     ) {
+        let relay = relay(self.me, asker, (&request, stamp), hops, &plan);
         if let Err(failure) = self.admit(now, &request, &plan) {
             self.counters.failures += 1;
             out.push(Act::Reply { asker, response: Err(failure) });
             return;
         }
         match &request.operation {
-            Operation::Get => self.counters.gets += 1,
+            Operation::Get { .. } => self.counters.gets += 1,
             Operation::Put { .. } => self.counters.puts += 1,
             Operation::Delete { .. } => self.counters.deletes += 1,
         }
@@ -220,15 +237,33 @@ impl Coordinator {
         let work = if request.operation.is_write() {
             Work::Put(Box::new(put::Put::begin(id, self.me, (request, stamp), plan, out)))
         } else {
-            Work::Get(Box::new(get::Get::begin(id, self.me, &key, deadline, plan, out)))
+            let context = match &request.operation {
+                Operation::Get { context } => context.as_ref(),
+                Operation::Put { .. } | Operation::Delete { .. } => None,
+            };
+            Work::Get(Box::new(get::Get::begin(id, self.me, (&key, context), deadline, plan, out)))
         };
         let hedge = if matches!(work, Work::Get(_)) { self.get_hedge.begin() } else { None };
         let alarm = deadline.min(now + hedge.unwrap_or(REPLICA_LATE));
         let hedges = hedge.is_some();
         let request = again;
         let (replied, acknowledged) = (false, false);
-        let op = Op { asker, key, bytes, deadline, began: now, alarm, hedges, replied, acknowledged, request, work };
+        let began = now;
+        let op = Op { asker, key, bytes, deadline, began, alarm, hedges, relay, replied, acknowledged, request, work };
         self.insert(id, op);
+    }
+    /// This node cannot do it: another home replica is asked to.
+    fn pass_on(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        request: Request,
+        route: Route,
+        before: Before,
+        out: &mut Vec<Act>,
+    ) {
+        self.counters.passed_on += 1;
+        self.send_off(now, asker, request, route, Some(before), out);
     }
 
     /// Passes a request on to one of the targets of `route`; to the next one when it fails.
@@ -239,16 +274,40 @@ impl Coordinator {
             return;
         }
         self.counters.forwards += 1;
+        self.send_off(now, asker, request, route, None, out);
+    }
+    fn send_off(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        request: Request,
+        route: Route,
+        before: Option<Before>,
+        out: &mut Vec<Act>,
+    ) {
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
         let again = request.clone();
-        match forward::Forward::begin(now, id, request, route, out) {
+        match forward::Forward::begin(now, id, request, route, before, out) {
             Ok((work, alarm)) => {
                 let hedge = if work.is_read() { self.forward_hedge.begin() } else { None };
                 let alarm = hedge.map_or(alarm, |delay| alarm.min(now + delay));
                 let (hedges, work) = (hedge.is_some(), Work::Forward(work));
-                let (request, began, replied, acknowledged) = (again, now, false, false);
-                let op = Op { asker, key, bytes, deadline, began, alarm, hedges, replied, acknowledged, request, work };
+                let (request, began, relay, replied, acknowledged) = (again, now, None, false, false);
+                let op = Op {
+                    asker,
+                    key,
+                    bytes,
+                    deadline,
+                    began,
+                    alarm,
+                    hedges,
+                    relay,
+                    replied,
+                    acknowledged,
+                    request,
+                    work,
+                };
                 self.insert(id, op);
             }
             Err(failure) => out.push(Act::Reply { asker, response: Err(failure) }),
@@ -384,7 +443,7 @@ impl Coordinator {
         let repeatable = match &op.request.operation {
             Operation::Put { .. } => true,
             Operation::Delete { context, .. } => context.is_some(),
-            Operation::Get => false,
+            Operation::Get { .. } => false,
         };
         let soon = now.since(op.began) < REPLICA_LATE;
         let asker = match op.replied {
@@ -405,37 +464,37 @@ impl Coordinator {
             None => self.answered(now, exchange, refused, out),
         }
     }
-    /// A node cannot be reached: whatever was asked of it is not going to be answered.
-    pub fn unreachable(&mut self, now: Instant, node: NodeId, out: &mut Vec<Act>) {
-        let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(node)).map(|(id, _)| *id).collect();
+    /// A core cannot be reached over this lane: what was asked of it that way is not going to be answered.
+    pub fn unreachable(&mut self, now: Instant, core: Address, lane: Lane, out: &mut Vec<Act>) {
+        let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(core)).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         for id in ids {
             let mut alarm = None;
             self.step(now, id, out, |op, out| match &mut op.work {
-                Work::Put(put) => put.unreachable(id, &op.key, op.deadline, node, out),
-                Work::Get(get) => get.unreachable(id, &op.key, op.deadline, node, out),
-                Work::Forward(forward) => alarm = forward.unreachable(now, id, node, out),
+                Work::Put(put) => put.unreachable(id, &op.key, op.deadline, (core, lane), out),
+                Work::Get(get) => get.unreachable(id, &op.key, op.deadline, (core, lane), out),
+                Work::Forward(forward) => alarm = forward.unreachable(now, id, (core, lane), out),
             });
             self.rearm(id, alarm);
         }
     }
-    /// A node lets requests wait and says nothing: what was asked of it is asked of another.
-    pub fn doubted(&mut self, now: Instant, node: NodeId, out: &mut Vec<Act>) {
-        let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(node)).map(|(id, _)| *id).collect();
+    /// A core lets requests wait and says nothing: what was asked of it is asked of another.
+    pub fn doubted(&mut self, now: Instant, core: Address, out: &mut Vec<Act>) {
+        let mut ids: Vec<u64> = self.ops.iter().filter(|(_, op)| op.awaits(core)).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         for id in ids {
             let mut alarm = None;
             self.step(now, id, out, |op, out| match &mut op.work {
-                Work::Put(put) => drop(put.late(id, Some(node), &op.key, op.deadline, out)),
-                Work::Get(get) => drop(get.late(id, Some(node), &op.key, op.deadline, out)),
-                Work::Forward(forward) if forward.waits_for().any(|n| n == node) => alarm = forward.late(now, id, out),
+                Work::Put(put) => drop(put.late(id, Some(core), &op.key, op.deadline, out)),
+                Work::Get(get) => drop(get.late(id, Some(core), &op.key, op.deadline, out)),
+                Work::Forward(forward) if forward.waits_for().any(|c| c == core) => alarm = forward.late(now, id, out),
                 Work::Forward(_) => {}
             });
             self.rearm(id, alarm);
         }
     }
-    /// Fires the timers that are due.
-    pub fn expire(&mut self, now: Instant, out: &mut Vec<Act>) {
+    /// Fires the timers that are due. `stalled`: the own disk answers no writes.
+    pub fn expire(&mut self, now: Instant, stalled: bool, out: &mut Vec<Act>) {
         while let Some(&(at, id)) = self.alarms.first()
             && at <= now
         {
@@ -452,7 +511,21 @@ impl Coordinator {
                 self.hedge(now, id, out);
                 continue;
             }
-            let (mut alarm, mut slow) = (None, Nodes::new());
+            if stalled
+                && !op.replied
+                && let Work::Put(put) = &op.work
+                && put.awaits_own()
+                && op.relay.is_some()
+            {
+                let detail = "the disk of this node answers no writes";
+                let failure = Failure::new(ErrorCode::NotReady, Outcome::NotApplied, detail);
+                self.leave(now, id, failure, out);
+                // The copies are looked after all the same.
+                self.rearm(id, Some(now));
+                continue;
+            }
+            let (mut alarm, mut slow) = (None, Cores::new());
+            let began = op.began;
             self.step(now, id, out, |op, out| match &mut op.work {
                 Work::Put(put) => slow = put.late(id, None, &op.key, op.deadline, out),
                 Work::Get(get) => slow = get.late(id, None, &op.key, op.deadline, out),
@@ -465,7 +538,17 @@ impl Coordinator {
                 // Those that stand in for them may be slow, too.
                 alarm = Some(now + REPLICA_LATE);
             }
-            out.extend(slow.into_iter().map(|node| Act::Late { node }));
+            if now < began + FORWARD_LATE
+                && self.ops.get(&id).is_some_and(|op| !op.replied && matches!(op.work, Work::Get(_)))
+            {
+                // Those that speak and do not answer are waited for no longer than that.
+                alarm = Some(began + FORWARD_LATE);
+            }
+            if self.ops.get(&id).is_some_and(|op| op.relay.is_some() && matches!(op.work, Work::Put(_))) {
+                // The own disk may have stalled a little later than this began.
+                alarm = Some(now + REPLICA_LATE);
+            }
+            out.extend(slow.into_iter().map(|core| Act::Late { core }));
             self.rearm(id, Some(alarm.unwrap_or(deadline).min(deadline).max(now + Duration::from_nanos(1))));
         }
     }
@@ -493,8 +576,15 @@ impl Coordinator {
         let Some(op) = self.ops.get_mut(&id) else { return };
         step(op, out);
         if !op.replied
+            && op.relay.as_ref().is_some_and(|relay| relay.hops == 1)
+            && let Some(failure) = op.gives_up()
+        {
+            return self.leave(now, id, failure, out);
+        }
+        if !op.replied
             && let Some(response) = op.answer()
         {
+            op.relay = None;
             op.replied = true;
             op.acknowledged = response.is_ok();
             self.open -= 1;
@@ -514,6 +604,34 @@ impl Coordinator {
             }
             self.remove(id);
         }
+    }
+    /// The asker is answered by another home replica. What others may hold of it already is looked after here.
+    fn leave(&mut self, now: Instant, id: u64, failure: Failure, out: &mut Vec<Act>) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Some(mut route) = op.relay.take() else { return };
+        let mut request = op.request.clone();
+        op.replied = true;
+        self.open -= 1;
+        let asker = op.asker;
+        let (mut acted, mut over) = (false, op.is_over());
+        if let Work::Put(put) = &op.work {
+            acted = put.has_begun() || failure.outcome == Outcome::Unknown;
+            // The same event wherever it is carried out.
+            route.stamp = put.stamp().or(route.stamp);
+            if let (Some(known), Operation::Delete { context, .. }) = (put.context(), &mut request.operation) {
+                // The same delete wherever it is carried out.
+                *context = Some(known.clone());
+                route.asks = false;
+            }
+            if !put.has_begun() {
+                out.push(Act::Abandon { operation: id, key: op.key.clone() });
+                over = true;
+            }
+        }
+        if over {
+            self.remove(id);
+        }
+        self.pass_on(now, asker, request, *route, Before { failure, acted }, out);
     }
     fn rearm(&mut self, id: u64, alarm: Option<Instant>) {
         if let (Some(alarm), Some(op)) = (alarm, self.ops.get_mut(&id)) {
@@ -546,11 +664,19 @@ impl Coordinator {
 }
 
 impl Op {
-    fn awaits(&self, node: NodeId) -> bool {
+    fn awaits(&self, core: Address) -> bool {
         match &self.work {
-            Work::Put(put) => put.awaits(node),
-            Work::Get(get) => get.awaits(node),
-            Work::Forward(forward) => forward.awaits(node),
+            Work::Put(put) => put.awaits(core),
+            Work::Get(get) => get.awaits(core),
+            Work::Forward(forward) => forward.awaits(core),
+        }
+    }
+    /// Why this node cannot do it although another home replica might.
+    fn gives_up(&self) -> Option<Failure> {
+        match &self.work {
+            Work::Put(put) => put.gives_up(),
+            Work::Get(get) => get.gives_up(),
+            Work::Forward(_) => None,
         }
     }
     fn answer(&mut self) -> Option<Response> {
@@ -571,6 +697,28 @@ impl Op {
 
 fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
     (now >= deadline).then(|| Failure::new(ErrorCode::Deadline, Outcome::NotApplied, "the deadline has passed"))
+}
+
+/// How a request is passed on if need be: to the other healthy home replicas, once. `None`: there is nobody else.
+fn relay(
+    me: Address,
+    asker: Asker,
+    (request, stamp): (&Request, Option<Dot>),
+    hops: u8,
+    plan: &Plan,
+) -> Option<Box<Route>> {
+    let from = match asker {
+        Asker::Client(_) | Asker::Nobody => me.node,
+        Asker::Shard { address, .. } => address.node,
+    };
+    let others = plan.healthy().filter(|home| home.node != me.node && home.node != from);
+    let targets: SmallVec<[Address; 4]> = others.collect();
+    if targets.is_empty() || hops > 1 {
+        return None;
+    }
+    let blind = matches!(request.operation, Operation::Delete { context: None, .. });
+    let asks = blind && plan.conflict == Conflict::Siblings;
+    Some(Box::new(Route { targets, hops: hops + 1, word: plan.word, asks, stamp, conflict: plan.conflict }))
 }
 
 fn replicate(key: &Key, siblings: &Siblings, purpose: Purpose, word: TableWord) -> Message {
@@ -606,10 +754,15 @@ mod tests {
         for read in 0..1 + REQUEST_BYTES_IN_FLIGHT_MAX / (4 * MIB) {
             let key = Key::new(read.to_string()).expect("a key");
             let deadline = Instant::ZERO + crate::limits::REQUEST_TIMEOUT;
-            let request = Request { key, operation: Operation::Get, consistency: Consistency::default(), deadline };
+            let request = Request {
+                key,
+                operation: Operation::Get { context: None },
+                consistency: Consistency::default(),
+                deadline,
+            };
             out.clear();
             let asker = Asker::Client(ClientToken(read as u64));
-            coordinator.begin(Instant::ZERO, asker, (request, None), plan(), &mut out);
+            coordinator.begin(Instant::ZERO, asker, (request, None, 0), plan(), &mut out);
             let loads = out.iter().find_map(|act| match act {
                 Act::Load { operation, .. } => Some(*operation),
                 _ => None,
@@ -625,7 +778,7 @@ mod tests {
         assert_eq!(refused, Some(REQUEST_BYTES_IN_FLIGHT_MAX / (4 * MIB)));
         assert_eq!(coordinator.counters.overloads, 1);
         for later in 1..8 {
-            coordinator.expire(Instant::ZERO + crate::limits::REQUEST_TIMEOUT * later, &mut out);
+            coordinator.expire(Instant::ZERO + crate::limits::REQUEST_TIMEOUT * later, false, &mut out);
         }
         let left = (coordinator.len(), coordinator.open, coordinator.bytes);
         assert_eq!(left, (0, 0, 0), "what has ended holds nothing");

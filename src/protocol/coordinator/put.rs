@@ -3,15 +3,16 @@
 //! The own copy mints the dot and merges; the merged state goes to every other home replica at once. A home that is
 //! down, fails or is late is replaced by the next spare node, which parks the state under the home's name; without a
 //! spare a marker is kept here, which counts for nothing. When no home can be reached at all, this node is a spare
-//! itself: its own copy, with a marker for the first home, counts in that home's place.
+//! itself: its own copy, with a marker for the first home, counts in that home's place. Acknowledgements are counted by
+//! place: that of a home and that of its stand-in are one.
 //!
 //! A home that knows the fresh dot and has no such write does not acknowledge: this node has minted the dot in a life that its
 //! disk has forgotten. The shard hears of it; nobody else takes that home's place.
 
-use super::{Act, Plan, exchange, replicate};
+use super::{Act, Cores, Plan, exchange, replicate};
 use crate::{
     protocol::{
-        message::{Answer, Message, Purpose, Refusal, Request, Response},
+        message::{Answer, Lane, Message, Purpose, Refusal, Request, Response},
         ring::Nodes,
         versions::{Context, Dot, Siblings},
     },
@@ -33,6 +34,10 @@ struct Target {
     address: Address,
     purpose: Purpose,
     state: State,
+    /// What it was sent over.
+    lane: Lane,
+    /// It refused, for its disk is full.
+    full: bool,
 }
 impl Target {
     /// The home replica that this target is or stands in for.
@@ -44,13 +49,16 @@ impl Target {
     }
 }
 
+fn target(address: Address, purpose: Purpose) -> Target {
+    Target { address, purpose, state: State::Waiting, lane: Lane::Short, full: false }
+}
+
 pub(super) struct Put {
     needed: usize,
     word: TableWord,
     targets: SmallVec<[Target; 4]>,
     spares: SmallVec<[Address; 4]>,
     own: State,
-    acks: usize,
     prepared: Option<(Siblings, Context)>,
     /// The dot that was minted for this very write.
     fresh: Option<Dot>,
@@ -76,12 +84,12 @@ impl Put {
             if plan.stands_in && place == 0 {
                 owed.push(node);
             } else if home.healthy {
-                targets.push(Target { address: home.address, purpose: Purpose::Write, state: State::Waiting });
+                targets.push(target(home.address, Purpose::Write));
             } else if spares.is_empty() {
                 owed.push(node);
             } else {
                 let purpose = Purpose::Hint { owner: node };
-                targets.push(Target { address: spares.remove(0), purpose, state: State::Waiting });
+                targets.push(target(spares.remove(0), purpose));
             }
         }
         out.push(Act::Write { operation: id, request, stamp, owed });
@@ -91,7 +99,6 @@ impl Put {
             targets,
             spares,
             own: State::Waiting,
-            acks: 0,
             prepared: None,
             fresh: None,
             refused: None,
@@ -109,11 +116,12 @@ impl Put {
         out: &mut Vec<Act>,
     ) {
         self.fresh = fresh.and_then(|entry| siblings.head.entries.get(usize::from(entry))).map(|entry| entry.dot);
-        for (index, target) in self.targets.iter().enumerate().filter(|(_, t)| t.state == State::Waiting) {
+        for (index, target) in self.targets.iter_mut().enumerate().filter(|(_, t)| t.state == State::Waiting) {
             let mut message = replicate(key, &siblings, target.purpose, self.word);
             if let (Purpose::Write, Message::Replicate { fresh: said, .. }) = (target.purpose, &mut message) {
                 *said = fresh;
             }
+            target.lane = message.lane();
             out.push(Act::Send { to: target.address, exchange: exchange(id, index), deadline, message });
         }
         self.prepared = Some((siblings, context));
@@ -121,10 +129,7 @@ impl Put {
 
     pub fn applied(&mut self, result: Result<(), Failure>) {
         match result {
-            Ok(()) => {
-                self.own = State::Acked;
-                self.acks += 1;
-            }
+            Ok(()) => self.own = State::Acked,
             Err(failure) => {
                 self.own = State::Failed;
                 // With nobody else to hold it, the own copy's word is all there is.
@@ -147,9 +152,13 @@ impl Put {
     ) {
         let Some(target) = self.targets.get_mut(index) else { return };
         match (result, target.state) {
-            (Ok(()), State::Waiting | State::Late) => {
-                target.state = State::Acked;
-                self.acks += 1;
+            (Ok(()), State::Waiting | State::Late) => target.state = State::Acked,
+            (Err(refusal), State::Waiting | State::Late) if refusal == Refusal::DiskFull => {
+                target.full = true;
+                match target.state {
+                    State::Waiting => self.replace(id, index, State::Failed, key, deadline, out),
+                    State::Late | State::Acked | State::Failed => target.state = State::Failed,
+                }
             }
             // Nobody can stand in for one that knows better.
             (Err(Refusal::ClockBehind), State::Waiting | State::Late) => {
@@ -166,30 +175,28 @@ impl Put {
         }
     }
 
-    pub fn unreachable(&mut self, id: u64, key: &Key, deadline: Instant, node: NodeId, out: &mut Vec<Act>) {
+    pub fn unreachable(&mut self, id: u64, key: &Key, deadline: Instant, lost: (Address, Lane), out: &mut Vec<Act>) {
         for index in 0..self.targets.len() {
-            match self.targets[index] {
-                Target { address, state: State::Waiting, .. } if address.node == node => {
-                    self.replace(id, index, State::Failed, key, deadline, out);
-                }
-                Target { address, ref mut state, .. } if address.node == node && *state == State::Late => {
-                    *state = State::Failed;
-                }
-                _ => {}
+            let target = &mut self.targets[index];
+            match target.state {
+                _ if (target.address, target.lane) != lost => {}
+                State::Waiting => self.replace(id, index, State::Failed, key, deadline, out),
+                State::Late => target.state = State::Failed,
+                State::Acked | State::Failed => {}
             }
         }
     }
 
     /// The slow ones (this one alone, if named) are replaced; they may still answer. Gives who they are.
-    pub fn late(&mut self, id: u64, only: Option<NodeId>, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> Nodes {
-        let mut slow = Nodes::new();
+    pub fn late(&mut self, id: u64, only: Option<Address>, key: &Key, deadline: Instant, out: &mut Vec<Act>) -> Cores {
+        let mut slow = Cores::new();
         if self.prepared.is_none() {
             return slow;
         }
         for index in 0..self.targets.len() {
             let Target { address, state, .. } = self.targets[index];
-            if state == State::Waiting && only.is_none_or(|node| node == address.node) {
-                slow.push(address.node);
+            if state == State::Waiting && only.is_none_or(|core| core == address) {
+                slow.push(address);
                 self.replace(id, index, State::Late, key, deadline, out);
             }
         }
@@ -203,13 +210,55 @@ impl Put {
             out.push(Act::Owe { key: key.clone(), owner });
             return;
         }
-        let (address, purpose) = (self.spares.remove(0), Purpose::Hint { owner });
+        let mut stand_in = target(self.spares.remove(0), Purpose::Hint { owner });
         if let Some((siblings, _)) = &self.prepared {
             let exchange = exchange(id, self.targets.len());
-            let message = replicate(key, siblings, purpose, self.word);
-            out.push(Act::Send { to: address, exchange, deadline, message });
+            let message = replicate(key, siblings, stand_in.purpose, self.word);
+            stand_in.lane = message.lane();
+            out.push(Act::Send { to: stand_in.address, exchange, deadline, message });
         }
-        self.targets.push(Target { address, purpose, state: State::Waiting });
+        self.targets.push(stand_in);
+    }
+
+    /// Places of the key in which it is durable.
+    fn acks(&self) -> usize {
+        self.places(|target| target.state == State::Acked) + usize::from(self.own == State::Acked)
+    }
+    /// Homes of which such a target is or stands in for.
+    fn places(&self, which: impl Fn(&Target) -> bool) -> usize {
+        let mut owners = Nodes::new();
+        for owner in self.targets.iter().filter(|t| which(t)).map(Target::owner) {
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        owners.len()
+    }
+    /// Whether the own copy has begun to write: from then on others may hold it.
+    pub fn has_begun(&self) -> bool {
+        self.prepared.is_some()
+    }
+    /// Whether the own copy is still awaited.
+    pub fn awaits_own(&self) -> bool {
+        self.own == State::Waiting
+    }
+    /// What it was stamped with, where the last write wins, once it has begun.
+    pub fn stamp(&self) -> Option<Dot> {
+        self.prepared.as_ref().and_then(|(siblings, _)| siblings.head.stamp())
+    }
+    /// What it was given as its context, once it is known.
+    pub fn context(&self) -> Option<&Context> {
+        self.prepared.as_ref().map(|(_, context)| context)
+    }
+    /// Why the own copy does not take it, though that of another home might: then that one can still make it count.
+    pub fn gives_up(&self) -> Option<Failure> {
+        match &self.refused {
+            // Where too many wait for a key, they would wait elsewhere.
+            Some(failure) if failure.code == ErrorCode::Overloaded => None,
+            Some(failure) => failure.may_differ_elsewhere().then(|| failure.clone()),
+            None => (self.has_begun() && self.own == State::Failed)
+                .then(|| Failure::new(ErrorCode::Internal, Outcome::Unknown, "the own copy could not be stored")),
+        }
     }
 
     fn settled(&self, open: &[State]) -> bool {
@@ -229,13 +278,19 @@ impl Put {
         }
         // The own copy is always one of them: a later dot of this shard covers this one, so it must not be forgotten
         // here once it counts.
-        if self.own == State::Acked && self.acks >= self.needed {
+        let acks = self.acks();
+        if self.own == State::Acked && acks >= self.needed {
             return Some(Ok(Answer::Written(context.clone())));
         }
         self.settled(&[State::Waiting, State::Late]).then(|| {
-            let detail = format!("{} of {} replicas acknowledged", self.acks, self.needed);
-            let failure = Failure::new(ErrorCode::QuorumUnavailable, Outcome::Unknown, detail);
-            Err(failure.counts(self.acks, self.needed))
+            let full = self.places(|target| target.full);
+            let (code, why) = if full > 0 && acks + full >= self.needed {
+                (ErrorCode::DiskFull, format!("; the disks of {full} others are full"))
+            } else {
+                (ErrorCode::QuorumUnavailable, String::new())
+            };
+            let detail = format!("{acks} of {} replicas acknowledged{why}", self.needed);
+            Err(Failure::new(code, Outcome::Unknown, detail).counts(acks, self.needed))
         })
     }
     pub fn word(&self) -> TableWord {
@@ -256,11 +311,17 @@ impl Put {
         }
         owners
     }
-    pub fn awaits(&self, node: NodeId) -> bool {
-        self.targets.iter().any(|t| t.address.node == node && matches!(t.state, State::Waiting | State::Late))
+    pub fn awaits(&self, core: Address) -> bool {
+        self.targets.iter().any(|t| t.address == core && matches!(t.state, State::Waiting | State::Late))
     }
     pub fn deadline_failure(&self) -> Failure {
-        let detail = format!("{} of {} replicas acknowledged in time", self.acks, self.needed);
-        Failure::new(ErrorCode::Deadline, Outcome::Unknown, detail).counts(self.acks, self.needed)
+        if !self.has_begun() {
+            // The task of the own copy has the same deadline: it is not begun any more.
+            let detail = "this node did not come to it in time; nothing was stored";
+            return Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail).counts(0, self.needed);
+        }
+        let acks = self.acks();
+        let detail = format!("{acks} of {} replicas acknowledged in time", self.needed);
+        Failure::new(ErrorCode::Deadline, Outcome::Unknown, detail).counts(acks, self.needed)
     }
 }

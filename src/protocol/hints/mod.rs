@@ -112,6 +112,8 @@ pub struct View<'a> {
     pub ring: &'a Ring,
     /// The home replicas of a key.
     pub homes: &'a dyn Fn(&Key) -> Nodes,
+    /// Whether a core can be asked.
+    pub usable: &'a dyn Fn(Address) -> bool,
 }
 
 /// What is owed to one node.
@@ -418,7 +420,7 @@ impl Hints {
             let Some((slice, key, head)) = walk.waiting.pop_front() else { break };
             self.next += 1;
             let begun = match walk.what {
-                What::Hints => begin_hint(now, self.next, slice, key, &head),
+                What::Hints => begin_hint(now, self.next, (slice, key, &head), view),
                 What::Records(_) => begin_record(now, self.next, owner, (slice, &key, &head), view),
             };
             match begun {
@@ -428,7 +430,7 @@ impl Hints {
                     out.push(act);
                 }
                 Begun::NotOwed => {}
-                Begun::Unreadable => walk.refused += 1,
+                Begun::Postponed => walk.refused += 1,
             }
         }
         let more = !walk.slices.is_empty() && !walk.failed && view.ring.contains(owner);
@@ -618,11 +620,19 @@ impl Hints {
         self.pump(now, owner, view, out);
     }
 
-    /// The owner cannot be reached: what is under way to it is tried again later.
-    pub fn unreachable(&mut self, now: Instant, owner: NodeId) {
-        let mut lost: Vec<u64> = self.deliveries.iter().filter(|(_, d)| d.owner == owner).map(|(id, _)| *id).collect();
+    /// A core of an owner cannot be reached: what is under way to it is tried again later, as is all that is owed if none
+    /// of its cores can be reached.
+    pub fn unreachable(&mut self, now: Instant, core: Address, whole: bool, view: View<'_>, out: &mut Vec<Act>) {
+        let lost = |d: &Delivery| d.owner == core.node && view.ring.address(d.owner, d.key.token()) == Some(core);
+        let mut lost: Vec<u64> = self.deliveries.iter().filter(|(_, d)| lost(d)).map(|(id, _)| *id).collect();
         lost.sort_unstable();
-        lost.into_iter().for_each(|id| self.end(now, id, false));
+        for id in lost {
+            if whole {
+                self.end(now, id, false);
+            } else {
+                self.skip(now, id, view, out);
+            }
+        }
     }
 
     fn end(&mut self, now: Instant, delivery: u64, ok: bool) {
@@ -689,11 +699,15 @@ impl Delivery {
 enum Begun {
     Delivery(Delivery, Act),
     NotOwed,
-    Unreadable,
+    /// It cannot be read, or the core that it is for cannot be asked now.
+    Postponed,
 }
 
-fn begin_hint(now: Instant, id: u64, slice: SliceId, engine_key: Bytes, head: &[u8]) -> Begun {
+fn begin_hint(now: Instant, id: u64, (slice, engine_key, head): (SliceId, Bytes, &[u8]), view: View<'_>) -> Begun {
     let Some((owner, form, key)) = parse_hint_key(&engine_key) else { return Begun::NotOwed };
+    if !view.ring.address(owner, key.token()).is_none_or(view.usable) {
+        return Begun::Postponed;
+    }
     let decoded = HintHead::decode(head);
     let (stamp, bytes) = (decoded.as_ref().map_or(0, |hint| hint.stamp), hint_bytes(&engine_key, head));
     let mut delivery = Delivery::new(now, owner, slice, key, Source::Hint { form, stamp, bytes });
@@ -716,8 +730,11 @@ fn begin_record(
         return Begun::NotOwed;
     }
     let (Ok(head), Some(to)) = (Head::decode(head), view.ring.address(owner, key.token())) else {
-        return Begun::Unreadable;
+        return Begun::Postponed;
     };
+    if !(view.usable)(to) {
+        return Begun::Postponed;
+    }
     let delivery = Delivery::new(now, owner, slice, key.clone(), Source::Sweep { head });
     let message = Message::Fetch { key, depth: Depth::Head, word: TableWord::default() };
     let act = Act::Send { to, delivery: id, deadline: delivery.give_up, message };

@@ -63,7 +63,7 @@ impl Rig {
     fn tell(&mut self, step: impl FnOnce(&mut Hints, Instant, View<'_>, &mut Vec<Act>)) -> Vec<Act> {
         let mut acts = Vec::new();
         let homes = |_: &Key| [ME, OWNER].into_iter().collect();
-        step(&mut self.hints, self.now, View { ring: &self.ring, homes: &homes }, &mut acts);
+        step(&mut self.hints, self.now, View { ring: &self.ring, homes: &homes, usable: &|_| true }, &mut acts);
         acts
     }
     /// Time passes until the machine wants something.

@@ -3,8 +3,8 @@
 //! Every node holds the whole member list. Each entry has one writer, its own node; the newer entry is the one of the
 //! greater generation, then revision; `Removed` dominates for ever. Once a round each node raises its heartbeat and
 //! exchanges digests, then differences, with one random live peer; now and then also with a silent one and a seed, so
-//! that partitions heal. A member whose heartbeat stands still is suspect here, and so is one whose connections fail;
-//! suspicion is local and routed around.
+//! that partitions heal. A member whose heartbeat stands still is suspect here; suspicion is local and routed around. What its
+//! connections say is for [`super::health`], but that one who cannot be reached is gossiped with now and then only.
 //!
 //! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine also
 //! says who is of this cluster at all ([`cluster`]), and what the others remember of this node ([`past`]).
@@ -52,7 +52,7 @@ struct Peer {
     member: Member,
     /// When its heartbeat or entry last moved.
     heard: Instant,
-    /// Connections to it fail.
+    /// The connection to its shard 0, which gossips, fails.
     unreachable: bool,
     /// It has said what it remembers of this node, or was met in this life.
     answered: bool,
@@ -155,9 +155,7 @@ impl Membership {
             {
                 MemberView::Down
             }
-            MemberView::Up | MemberView::Joining | MemberView::Leaving
-                if peer.unreachable || silent >= suspect_after =>
-            {
+            MemberView::Up | MemberView::Joining | MemberView::Leaving if silent >= suspect_after => {
                 MemberView::Suspect
             }
             said => said,
@@ -178,7 +176,7 @@ impl Membership {
         std::mem::take(&mut self.changed)
     }
 
-    /// A connection to the node works, or fails.
+    /// The connection to the node's shard 0 works, or fails: whom to gossip with.
     pub fn connection(&mut self, now: Instant, node: NodeId, works: bool) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.unreachable = !works;
@@ -221,7 +219,7 @@ impl Membership {
             .values()
             .filter(|p| !matches!(p.member.state, MemberState::Left | MemberState::Removed))
             .map(|p| p.member.id)
-            .partition(|id| self.view(now, *id).is_some_and(MemberView::healthy));
+            .partition(|id| self.view(now, *id).is_some_and(MemberView::healthy) && !self.peers[id].unreachable);
         if let Some(peer) = self.choose(&live) {
             out.push(Act::Say { to: peer, message: self.digest() });
         }

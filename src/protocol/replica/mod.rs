@@ -342,6 +342,16 @@ impl<O: Clone> Replica<O> {
         }
     }
 
+    /// The client's write that came with this origin is not to be begun any more, if it has not been.
+    pub fn abandon(&mut self, key: &Key, of: impl Fn(&O) -> bool) {
+        let Some(queue) = self.latches.get(key) else { return };
+        for id in queue {
+            if let Some(task) = self.tasks.get_mut(id).filter(|task| of(&task.origin)) {
+                task.deadline = Instant::ZERO;
+            }
+        }
+    }
+
     /// Looks whether a version from elsewhere names dots of this node that it does not remember: then its disk is an old
     /// one, or another node uses its name.
     fn notice(&mut self, slice: SliceId, head: &Head, out: &mut Vec<Step<O>>) {
@@ -356,7 +366,7 @@ impl<O: Clone> Replica<O> {
     fn start(&mut self, now: Instant, id: u64, out: &mut Vec<Step<O>>) {
         let Some(task) = self.tasks.get(&id) else { return };
         let io = id << 1;
-        if now > task.deadline {
+        if now >= task.deadline {
             return self.finish(now, id, Err(Rejection::Refused(Refusal::Expired)), out);
         }
         if task.conflict == Conflict::LastWriteWins

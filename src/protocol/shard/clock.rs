@@ -148,7 +148,7 @@ impl Shard {
         use super::super::message::Operation::{Delete, Get, Put};
         let seen = match &request.operation {
             Put { context, .. } | Delete { context, .. } => latest_seen(context.as_ref()),
-            Get => 0,
+            Get { .. } => 0,
         };
         self.replica.stamps.mint(seen).ok_or_else(|| {
             self.clock.refusals += 1;

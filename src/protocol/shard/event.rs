@@ -2,10 +2,10 @@
 
 use crate::{
     protocol::{
-        message::{ClientToken, Depth, Envelope, Message, Refusal, Request, Response},
+        message::{ClientToken, Depth, Envelope, Lane, Message, Refusal, Request, Response},
         replica::{Change, Stored},
     },
-    types::{ClusterId, Durability, Member, NodeId, SliceId, Stranger, TableChange, TableName},
+    types::{Address, ClusterId, Durability, Member, SliceId, Stranger, TableChange, TableName},
 };
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -23,8 +23,9 @@ pub enum Event {
         change: TableChange,
     },
     Message(Envelope),
-    PeerReachable(NodeId),
-    PeerUnreachable(NodeId),
+    /// A connection to a core of another node works, or fails.
+    PeerReachable(Address, Lane),
+    PeerUnreachable(Address, Lane),
     /// A node of another cluster was met.
     Stranger(Stranger),
     /// Time has passed: look at the timers.

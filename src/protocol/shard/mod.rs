@@ -5,11 +5,13 @@
 //! table.
 
 mod clock;
+mod connections;
 mod event;
 mod rebuild;
 mod requests;
 mod tables;
 
+use connections::exists;
 pub use event::{Effect, Event};
 
 use super::{
@@ -18,10 +20,11 @@ use super::{
     health::{Health, Standing},
     hints::{self, Hints},
     membership::{self, Membership, Timing},
-    message::{Certainty, Envelope, Message, NodeStanding, Refusal},
+    message::{Certainty, Envelope, Lane, Message, NodeStanding, Refusal},
     rebuild::Rebuild,
     replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring, owns},
+    stall::Stall,
     tables::{Drops, Tables},
     versions::{Context, Head, Siblings},
 };
@@ -157,6 +160,9 @@ pub struct ShardStats {
     /// Times that a peer was lost because it let requests wait, and that one that came back was not trusted at once.
     pub silences: u64,
     pub dampings: u64,
+    /// Whether the disk answers no writes now, and how often that has been so.
+    pub disk_stalled: bool,
+    pub disk_stalls: u64,
 }
 
 /// Whose task or read it is.
@@ -232,6 +238,7 @@ pub struct Shard {
     standing: NodeStanding,
     /// Until the node is settled and new leases, if it needs some, are stored.
     beginning: bool,
+    stall: Stall,
 }
 
 /// Lowest bits of I/O numbers.
@@ -335,6 +342,7 @@ impl Shard {
             copied,
             standing,
             beginning: true,
+            stall: Stall::default(),
         }
     }
 
@@ -382,7 +390,8 @@ impl Shard {
             MemberState::Removed => MemberView::Removed,
         };
         let view = self.membership.as_ref().and_then(|m| m.view(now, member.id)).unwrap_or(said);
-        if view.healthy() && !self.healthy(now, member.id) { MemberView::Suspect } else { view }
+        let missed = member.id != self.me.node && self.health.misses(now, member.id, member.shards);
+        if view.healthy() && missed { MemberView::Suspect } else { view }
     }
     pub fn stats(&self) -> ShardStats {
         ShardStats {
@@ -408,6 +417,8 @@ impl Shard {
             clock_refusals: self.clock.refusals,
             silences: self.health.silences,
             dampings: self.health.dampings,
+            disk_stalled: self.stall.is_known(),
+            disk_stalls: self.stall.count,
         }
     }
     /// Nothing of a client's or another shard's is in hand.
@@ -424,14 +435,12 @@ impl Shard {
         let membership = self.membership.as_ref().map(|m| m.next_deadline());
         let held = self.tables.next_deadline();
         let rebuild = self.rebuild.next_deadline();
-        let own = [self.coordinator.next_deadline(), self.hints.next_deadline(), rebuild];
+        let own = [self.coordinator.next_deadline(), self.hints.next_deadline(), rebuild, self.stall.next_deadline()];
         own.into_iter().chain([membership, held, self.clock.next_deadline()]).flatten().min()
     }
-    fn standing(&self, now: Instant, node: NodeId) -> Standing {
-        if node == self.me.node { Standing::Usable } else { self.health.standing(now, node) }
-    }
-    fn healthy(&self, now: Instant, node: NodeId) -> bool {
-        self.standing(now, node) == Standing::Usable
+    /// Of a core, for what travels by this lane.
+    fn standing(&self, now: Instant, core: Address, lane: Lane) -> Standing {
+        if core.node == self.me.node { Standing::Usable } else { self.health.standing(now, core, lane) }
     }
 
     // ---- events ------------------------------------------------------------------------------------------------
@@ -440,8 +449,14 @@ impl Shard {
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Effect>) {
         if now.since(self.last) >= limits::PAUSE_NOTICED {
             self.health.stood_still(now);
+            self.stall.stood_still(now);
         }
         self.last = now;
+        self.stall.look(now);
+        if matches!(event, Event::Stored { .. }) {
+            self.stall.answered(now);
+        }
+        let before = out.len();
         if let Some(membership) = &mut self.membership {
             membership.moment(now);
         }
@@ -451,8 +466,8 @@ impl Shard {
             }
             Event::TableChange { client, change } => self.change_table(client, change, now, out),
             Event::Message(envelope) => self.message(now, envelope, out),
-            Event::PeerReachable(node) => self.connection(now, node, true, out),
-            Event::PeerUnreachable(node) => self.connection(now, node, false, out),
+            Event::PeerReachable(core, lane) => self.connection(now, core, lane, true, out),
+            Event::PeerUnreachable(core, lane) => self.connection(now, core, lane, false, out),
             Event::Stranger(stranger) => self.gossip(now, out, |m, _| m.met_stranger(stranger)),
             Event::Wake => self.wake(now, out),
             Event::Space { short } => self.replica.short_of_space = short,
@@ -475,11 +490,16 @@ impl Shard {
         }
         self.drive_drops(now, out);
         self.beginning &= !self.standing.settled || self.replica.is_renewing();
+        let writes = |effect: &&Effect| matches!(effect, Effect::Store { .. } | Effect::DropTable { .. });
+        let begun = out[before..].iter().filter(writes).count();
+        if begun > 0 {
+            self.stall.begun(now, begun as u64);
+        }
     }
 
     fn wake(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let mut acts = Vec::new();
-        self.coordinator.expire(now, &mut acts);
+        self.coordinator.expire(now, self.stall.lasts(now), &mut acts);
         self.run_acts(now, acts, out);
         self.tick_hints(now, out);
         self.expire_held(now, out);
@@ -497,20 +517,6 @@ impl Shard {
         }
     }
 
-    fn connection(&mut self, now: Instant, node: NodeId, works: bool, out: &mut Vec<Effect>) {
-        self.health.connection(now, node, works);
-        if !works {
-            let mut acts = Vec::new();
-            self.coordinator.unreachable(now, node, &mut acts);
-            self.hints.unreachable(now, node);
-            self.run_acts(now, acts, out);
-        }
-        if let Some(membership) = &mut self.membership {
-            membership.connection(now, node, works);
-            self.run_gossip(now, Vec::new(), out);
-        }
-    }
-
     fn message(&mut self, now: Instant, envelope: Envelope, out: &mut Vec<Effect>) {
         let Envelope { from, exchange, deadline, message, .. } = envelope;
         if now > deadline {
@@ -522,7 +528,7 @@ impl Shard {
             return;
         }
         if from.node != self.me.node {
-            self.health.heard(now, from.node);
+            self.health.heard(now, from);
         }
         match message {
             Message::Forward { request, hops, word, stamp } => {
@@ -609,7 +615,7 @@ impl Shard {
                     self.doubt_all(now, out);
                 }
                 if from.shard.0 == 0 {
-                    self.health.avoid(now, &avoided);
+                    self.health.avoid(&avoided);
                     self.avoided = avoided;
                     if !members.is_empty() {
                         self.set_members(members);
@@ -695,7 +701,13 @@ impl Shard {
     fn run_gossip(&mut self, now: Instant, acts: Vec<membership::Act>, out: &mut Vec<Effect>) {
         let Some(membership) = &mut self.membership else { return };
         let (changed, generation) = (membership.take_changed(), membership.generation());
-        let (avoided, doubt) = (membership.avoided(now), membership.take_doubt());
+        let health = &self.health;
+        let lost = |m: &Member| m.id != self.me.node && health.has_lost(m.id, m.shards);
+        let doubt = membership.take_doubt();
+        let mut avoided = membership.avoided(now);
+        avoided.extend(membership.members().filter(|m| lost(m)).map(|m| m.id));
+        avoided.sort_unstable();
+        avoided.dedup();
         let (cluster, company) = (membership.cluster(), membership.had_company());
         let standing = NodeStanding {
             cluster,
@@ -707,7 +719,7 @@ impl Shard {
         if changed || avoided != self.avoided || standing != self.standing {
             // Tokens take space: the list goes to the other shards only when it is another.
             let members: Vec<Member> = membership.members().filter(|_| changed).cloned().collect();
-            self.health.avoid(now, &avoided);
+            self.health.avoid(&avoided);
             (self.avoided, self.standing) = (avoided, standing);
             if changed {
                 let others = members.iter().filter(|m| m.id != self.me.node).cloned().collect();
@@ -764,6 +776,7 @@ impl Shard {
         self.ring = Rc::new(Ring::new(&members));
         self.replica.members_are(members.iter().map(|member| member.id));
         self.members = members;
+        self.health.keep(|core| exists(&self.members, core));
     }
 
     fn envelope(&self, to: Address, exchange: u64, deadline: Instant, message: Message) -> Envelope {

@@ -1,9 +1,9 @@
 //! Who meets a damaged record, and whom it is put together from.
 
-use super::{Effect, Origin, Shard, exchange_tag, io_tag};
+use super::{Effect, Origin, Shard, Standing, exchange_tag, io_tag};
 use crate::{
     limits,
-    protocol::{rebuild::Act, replica::Work},
+    protocol::{message::Lane, rebuild::Act, replica::Work},
     types::{Address, Instant, Key, NodeId},
 };
 
@@ -26,7 +26,8 @@ impl Shard {
         let (token, table) = (key.token(), self.tables.registry.of(key.as_bytes()));
         let homes = self.ring.walk(token, usize::from(table.n));
         let others = homes.iter().filter(|node| **node != self.me.node);
-        let usable = |node: &NodeId| self.healthy(now, *node).then(|| self.ring.address(*node, token)).flatten();
+        let healthy = |core: &Address| self.standing(now, *core, Lane::Short) == Standing::Usable;
+        let usable = |node: &NodeId| self.ring.address(*node, token).filter(healthy);
         let Some(others) = others.map(usable).collect::<Option<Vec<Address>>>() else { return };
         if self.is_dropping(&key) {
             return;

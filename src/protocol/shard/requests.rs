@@ -10,11 +10,12 @@ use crate::{
     limits,
     protocol::{
         coordinator::{Home, Plan, Route, plan::needed},
-        message::{Depth, Fetched, Operation, Purpose, Request},
+        message::{Depth, Fetched, Lane, Operation, Purpose, Request},
         replica::{
             Change, Owed, Rejection, Subject, Work,
             keys::{HintForm, HintHead, HintKind, behind_key, data_key, hint_key, user_key},
         },
+        ring::Nodes,
         versions::{Dot, Siblings, Values},
     },
     types::{
@@ -72,7 +73,7 @@ impl Shard {
         let homes = self.ring.walk(token, usize::from(table.n));
         let mine = self.placement.shard_of(self.placement.slice_of(token)) == self.me.shard;
         let mut acts = Vec::new();
-        let targets = self.targets(now, sloppy(&request, table), &homes, token);
+        let targets = self.targets(now, &request, sloppy(&request, table), &homes);
         // A stand-in that was asked as one does not pass the request on.
         let stands_in = !homes.contains(&self.me.node)
             && !targets.iter().any(|t| homes.contains(&t.node))
@@ -88,12 +89,20 @@ impl Shard {
             };
             return self.reply(asker, Err(failure), out);
         }
-        if mine && (homes.contains(&self.me.node) || stands_in) {
+        let from = match asker {
+            Asker::Client(_) | Asker::Nobody => self.me.node,
+            Asker::Shard { address, .. } => address.node,
+        };
+        let others = targets.iter().filter(|t| t.node != self.me.node && t.node != from);
+        let others: Vec<Address> = others.copied().collect();
+        let at_home = mine && homes.contains(&self.me.node);
+        let unfit = at_home && !others.is_empty() && self.is_unfit(now, &request, hops);
+        if mine && !unfit && (homes.contains(&self.me.node) || stands_in) {
             match self.plan(now, &request, token, stands_in, table) {
-                Ok(plan) => self.coordinator.begin(now, asker, (request, passage.stamp), plan, &mut acts),
+                Ok(plan) => self.coordinator.begin(now, asker, (request, passage.stamp, hops), plan, &mut acts),
                 Err(failure) => return self.reply(asker, Err(failure), out),
             }
-        } else if hops > 1 {
+        } else if hops > 1 && !unfit {
             let failure =
                 Failure::new(ErrorCode::NotReady, Outcome::NotApplied, "this shard does not own the key any more");
             return self.reply(asker, Err(failure), out);
@@ -110,29 +119,41 @@ impl Shard {
                 },
                 stamp => stamp,
             };
-            let route = Route { targets: targets.into(), hops: hops + 1, word, asks, stamp };
+            let targets = if unfit { others } else { targets };
+            let (targets, hops, conflict) = (targets.into(), hops + 1, table.conflict);
+            let route = Route { targets, hops, word, asks, stamp, conflict };
             self.coordinator.forward(now, asker, request, route, &mut acts);
         }
         self.run_acts(now, acts, out);
     }
 
+    /// Whether the own disk would not take this write, and another home replica does better. Whoever has forwarded it here
+    /// is told that there is no space; that a disk hangs would come too late. It is not sent round and round.
+    fn is_unfit(&self, now: Instant, request: &Request, hops: u8) -> bool {
+        let needs_space = matches!(request.operation, Operation::Put { .. }) && self.replica.short_of_space;
+        request.operation.is_write() && ((needs_space && hops == 0) || (self.stall.lasts(now) && hops < 2))
+    }
+
     /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
     /// then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after them.
-    fn targets(&self, now: Instant, sloppy: bool, homes: &[NodeId], token: Token) -> Vec<Address> {
+    fn targets(&self, now: Instant, request: &Request, sloppy: bool, homes: &[NodeId]) -> Vec<Address> {
+        let (token, lane) = (request.key.token(), Lane::of(request.operation.bytes()));
+        let homes: Nodes = homes.iter().copied().collect();
+        let cores: Vec<Address> = homes.iter().filter_map(|node| self.ring.address(*node, token)).collect();
+        let own = cores.iter().filter(|core| core.node == self.me.node);
         let with = |wanted: Standing| {
-            homes.iter().copied().filter(move |n| *n != self.me.node && self.standing(now, *n) == wanted)
+            let others = cores.iter().filter(|core| core.node != self.me.node);
+            others.filter(move |core| self.standing(now, **core, lane) == wanted)
         };
-        let own = homes.iter().copied().filter(|n| *n == self.me.node);
-        let mut nodes: Vec<NodeId> = own.chain(with(Standing::Usable)).chain(with(Standing::Doubtful)).collect();
-        if nodes.is_empty() && sloppy {
-            nodes = self.spares(now, token, homes.len());
-        }
-        nodes.into_iter().filter_map(|n| self.ring.address(n, token)).collect()
+        let targets: Vec<Address> =
+            own.chain(with(Standing::Usable)).chain(with(Standing::Doubtful)).copied().collect();
+        if targets.is_empty() && sloppy { self.spares(now, token, homes.len(), lane) } else { targets }
     }
-    /// Healthy nodes clockwise after the homes, this one perhaps among them.
-    fn spares(&self, now: Instant, token: Token, homes: usize) -> Vec<NodeId> {
+    /// Healthy nodes clockwise after the homes, this one perhaps among them: their cores.
+    fn spares(&self, now: Instant, token: Token, homes: usize, lane: Lane) -> Vec<Address> {
         let all = self.ring.walk(token, self.ring.node_count().min(homes + limits::REPLICAS_MAX));
-        all.into_iter().skip(homes).filter(|node| self.healthy(now, *node)).collect()
+        let after = all.iter().skip(homes).filter_map(|node| self.ring.address(*node, token));
+        after.filter(|core| self.standing(now, *core, lane) == Standing::Usable).collect()
     }
 
     fn check(&self, request: &Request, hops: u8) -> Result<(), Failure> {
@@ -167,18 +188,20 @@ impl Shard {
         let nodes = self.ring.walk(token, n);
         let usual = if is_write { table.w } else { table.r };
         let needed = needed(request.consistency, usize::from(usual), n, nodes.len())?;
-        let mut spares = if sloppy { self.spares(now, token, n) } else { Vec::new() };
-        spares.retain(|node| *node != self.me.node);
-        let standings: smallvec::SmallVec<[Standing; 4]> = nodes.iter().map(|n| self.standing(now, *n)).collect();
+        let lane = Lane::of(request.operation.bytes());
+        let mut spares = if sloppy { self.spares(now, token, n, lane) } else { Vec::new() };
+        spares.retain(|core| core.node != self.me.node);
+        let cores: smallvec::SmallVec<[Address; 4]> =
+            nodes.iter().filter_map(|node| self.ring.address(*node, token)).collect();
+        let standings: smallvec::SmallVec<[Standing; 4]> =
+            cores.iter().map(|core| self.standing(now, *core, lane)).collect();
         // Those that are not trusted yet are asked before a request fails; a read prefers them to stand-ins.
         let usable = standings.iter().filter(|s| **s == Standing::Usable).count() + usize::from(stands_in);
         let enough = usable + if is_write { spares.len() } else { 0 } >= needed;
         let worst = if enough { Standing::Usable } else { Standing::Doubtful };
-        let home = |(node, standing): (&NodeId, &Standing)| {
-            Some(Home { address: self.ring.address(*node, token)?, healthy: *standing <= worst })
-        };
-        let homes = nodes.iter().zip(&standings).filter_map(home).collect();
-        let spares = spares.into_iter().filter_map(|node| self.ring.address(node, token)).collect();
+        let home = |(core, standing): (&Address, &Standing)| Home { address: *core, healthy: *standing <= worst };
+        let homes = cores.iter().zip(&standings).map(home).collect();
+        let spares = spares.into();
         let (conflict, word) = (table.conflict, self.word(&request.key));
         Ok(Plan { n, homes, spares, sloppy, needed, stands_in, conflict, word })
     }
@@ -224,7 +247,7 @@ impl Shard {
                             Work::Put { context, value, write_id, stamp, owed }
                         }
                         Operation::Delete { context, write_id } => Work::Delete { context, write_id, stamp, owed },
-                        Operation::Get => continue,
+                        Operation::Get { .. } => continue,
                     };
                     self.apply(now, Origin::Operation(operation), key, work, deadline, out);
                 }
@@ -238,13 +261,16 @@ impl Shard {
                 }
                 Act::Owe { key, owner } => self.keep_hint(now, Origin::Nobody, key, owner, None, out),
                 Act::Load { operation, key, depth } => self.read_own(Reader::Operation(operation), &key, depth, out),
-                Act::Late { node } => {
-                    if self.health.late(now, node) {
+                Act::Late { core } => {
+                    if self.health.late(now, core) {
                         let mut acts = Vec::new();
-                        self.coordinator.doubted(now, node, &mut acts);
-                        self.hints.unreachable(now, node);
+                        self.coordinator.doubted(now, core, &mut acts);
+                        self.lose_deliveries(now, core, out);
                         self.run_acts(now, acts, out);
                     }
+                }
+                Act::Abandon { operation, key } => {
+                    self.replica.abandon(&key, |origin| *origin == Origin::Operation(operation));
                 }
                 Act::Reply { asker, response } => self.reply(asker, response, out),
                 Act::Again { asker, request } => self.begin_again(now, asker, request, out),
@@ -392,17 +418,16 @@ impl Shard {
         let mut acts = Vec::new();
         let (ring, tables) = (&*self.ring, &self.tables.registry);
         let homes = |key: &Key| ring.walk(key.token(), usize::from(tables.of(key.as_bytes()).n));
-        step(&mut self.hints, View { ring, homes: &homes }, &mut acts);
+        let usable = |core| self.health.standing(now, core, Lane::Short) == Standing::Usable;
+        step(&mut self.hints, View { ring, homes: &homes, usable: &usable }, &mut acts);
         self.run_hints(now, acts, out);
     }
     /// Looks which owners are back.
     pub(super) fn tick_hints(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let mut acts = Vec::new();
-        let (health, me, ring, tables) = (&self.health, self.me.node, &*self.ring, &self.tables.registry);
-        let healthy = |n: NodeId| n == me || health.standing(now, n) == Standing::Usable;
-        let homes = |key: &Key| ring.walk(key.token(), usize::from(tables.of(key.as_bytes()).n));
-        self.hints.tick(now, View { ring, homes: &homes }, healthy, &mut acts);
-        self.run_hints(now, acts, out);
+        let (health, members) = (&self.health, &self.members);
+        let present: Vec<NodeId> =
+            members.iter().filter(|m| !health.misses(now, m.id, m.shards)).map(|member| member.id).collect();
+        self.with_hints(now, out, |hints, view, acts| hints.tick(now, view, |owner| present.contains(&owner), acts));
     }
     fn run_hints(&mut self, now: Instant, acts: Vec<hints::Act>, out: &mut Vec<Effect>) {
         use hints::Act;

@@ -4,7 +4,8 @@ use super::{Asker, Delivering, Effect, Envelope, Instant, Message, Passage, Refu
 use crate::{
     limits::{self, HELD_MAX, TABLES_ASKED_EVERY, TABLES_ASKED_NODES},
     protocol::{
-        message::{Answer, Certainty, ClientToken, Request, Words},
+        health::Standing,
+        message::{Answer, Certainty, ClientToken, Lane, Request, Words},
         replica::{Change, keys},
         ring::{FixedMap, owns},
         tables::{Drops, Due, Tables, encode},
@@ -288,10 +289,11 @@ impl Shard {
             self.tell(now, Address { node: self.me.node, shard: ShardId(shard) }, message.clone(), out);
         }
         if source == self.me.node {
-            let others: Vec<NodeId> =
-                self.members.iter().map(|m| m.id).filter(|id| *id != self.me.node && self.healthy(now, *id)).collect();
-            for node in others {
-                self.tell(now, Address { node, shard: ShardId(0) }, message.clone(), out);
+            let others = self.members.iter().map(|m| m.id).filter(|id| *id != self.me.node);
+            for first in others.map(|node| Address { node, shard: ShardId(0) }) {
+                if self.standing(now, first, Lane::Short) == Standing::Usable {
+                    self.tell(now, first, message.clone(), out);
+                }
             }
         }
     }
@@ -306,7 +308,7 @@ impl Shard {
             self.greet(now, Address { node: self.me.node, shard: ShardId(shard) }, out);
         }
     }
-    fn tell(&self, now: Instant, to: Address, message: Message, out: &mut Vec<Effect>) {
+    pub(super) fn tell(&self, now: Instant, to: Address, message: Message, out: &mut Vec<Effect>) {
         let deadline = now + limits::BACKGROUND_TIMEOUT;
         out.push(Effect::Send(self.envelope(to, exchange_tag::GOSSIP, deadline, message)));
     }

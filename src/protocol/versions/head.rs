@@ -3,7 +3,7 @@
 use super::{Context, Dot, VersionVector};
 use crate::{
     limits::RECENT_WRITES_MAX,
-    types::{Media, Value, ValueError, WriteId},
+    types::{Conflict, Media, Value, ValueError, WriteId},
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -76,6 +76,21 @@ impl Head {
     /// Whether nothing has ever been written (a tombstone is not empty: it has a clock).
     pub fn is_empty(&self) -> bool {
         self.clock.is_empty() && self.entries.is_empty()
+    }
+    /// Whether all that the context names is known here, as a value or as one that is gone.
+    pub fn covers(&self, context: &Context, conflict: Conflict) -> bool {
+        let knows = |dot: &Dot| self.clock.covers(*dot) || self.recent.iter().any(|superseded| superseded.dot == *dot);
+        let named = || context.clock.entries().iter().chain(&context.dots);
+        if conflict == Conflict::Siblings {
+            return named().all(knows);
+        }
+        // Of states whose last write wins nothing is left but the greatest stamp, which is later than all without one.
+        let order = |stamp: Dot| (stamp.counter, stamp.actor);
+        match (self.stamp(), named().copied().filter(|dot| dot.is_stamp()).map(order).max()) {
+            (Some(ours), theirs) => Some(order(ours)) >= theirs,
+            (None, Some(_)) => false,
+            (None, None) => named().all(knows),
+        }
     }
     /// Same clock, same siblings and same life: replicas that agree. What is remembered of old writes may differ.
     pub fn same_state(&self, other: &Head) -> bool {

@@ -8,7 +8,7 @@ use crate::{
     },
     engine::{Background, Engine},
     http::HttpLimits,
-    limits::{CLOCK_ALERT_PERCENT, INCARNATION_ALERT_PERCENT, INCARNATION_MAX, SKEW_MAX},
+    limits::{CLOCK_ALERT_PERCENT, INCARNATION_ALERT_PERCENT, INCARNATION_MAX, REPLICA_LATE, SKEW_MAX},
     server::{
         clients, clock,
         disk::RingDisk,
@@ -265,7 +265,7 @@ impl SharesManager for Urgency {
 /// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's identity
 /// is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    let (mut alarms, mut refused, mut long, mut off) = (0, 0, 0, 0);
+    let (mut alarms, mut refused, mut long, mut off, mut stalled) = (0, 0, 0, 0, (false, 0));
     let (mut tidings, mut told) = (Tidings::default(), false);
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
@@ -296,6 +296,7 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
                  new writes: replace it by one with an empty data directory"
             );
         }
+        stalled = tell_stall(stalled, (stats.shard.disk_stalled, stats.shard.disk_stalls), world.address.shard);
         if stats.shard.identity_alarms > alarms {
             alarms = stats.shard.identity_alarms;
             tracing::error!(
@@ -347,6 +348,21 @@ fn tell_clock(known: i64, off: i64) -> i64 {
         (_, _) => {}
     }
     off
+}
+
+/// Says that the disk hangs, and that it answers again; gives whether it hangs, and how often it has.
+fn tell_stall((was, known): (bool, u64), (is, count): (bool, u64), shard: ShardId) -> (bool, u64) {
+    if count > known {
+        tracing::warn!(
+            shard = shard.0,
+            times = count - known,
+            "the disk answers no writes for more than {REPLICA_LATE:?}; other replicas take them meanwhile"
+        );
+    }
+    if !is && (was || count > known) {
+        tracing::info!(shard = shard.0, "the disk answers writes again");
+    }
+    (is, count)
 }
 
 /// Runs a core until the node stops.

@@ -552,7 +552,7 @@ impl<'a> Request<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Request::VT_SLOPPY, Some(0)).unwrap()}
   }
-  /// Put and delete: what the writer has read, as it was given; absent: nothing.
+  /// Put and delete: what the writer has read, as it was given; absent: nothing. Get: what the answer must cover.
   #[inline]
   pub fn context(&self) -> Option<::flatbuffers::Vector<'a, Dot>> {
     // Safety:

@@ -79,7 +79,7 @@ impl NativeDialect {
 impl Dialect for NativeDialect {
     fn request(&mut self, request: Request<'_>, out: &mut Vec<u8>) {
         let operation = match request.ask {
-            Ask::Get => Operation::Get,
+            Ask::Get => Operation::Get { context: None },
             Ask::Put { context, values, number, variant } => {
                 let mut bytes = Vec::with_capacity(values.value_bytes());
                 values.write(number, variant, &mut bytes);
@@ -189,7 +189,7 @@ impl NativeServer {
                 ClientMessage::Request(request) => ServerMessage::Response {
                     ring_digest: 1,
                     response: Ok(match request.operation {
-                        Operation::Get => Said::Got(self.got.clone()),
+                        Operation::Get { .. } => Said::Got(self.got.clone()),
                         Operation::Put { .. } | Operation::Delete { .. } => {
                             Said::Written(self.got.head.clock.clone().into())
                         }
