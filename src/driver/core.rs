@@ -39,7 +39,9 @@ use futures_util::{
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    future::Future,
     net::IpAddr,
+    pin::pin,
     rc::Rc,
     task::Poll,
 };
@@ -481,18 +483,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                 }
             }
             if self.is_finished() {
-                let farewell = self.shard.borrow().farewell().into_iter().map(write).collect();
-                // Without it the next start takes new incarnations, as after a crash: a full disk must not keep a node up.
-                match self.engine.write(farewell, Durability::Sync).await {
-                    Ok(()) | Err(EngineError::Full) => {}
-                    Err(error) => return Err(error),
-                }
-                self.engine.close().await?;
-                // What has come meanwhile is not left without an answer.
-                while let Some(arrival) = self.inbox.pop() {
-                    self.arrive(arrival, &mut events);
-                }
-                return Ok(());
+                return self.end().await;
             }
             self.collect(&mut events).await;
             self.turns.set(self.turns.get() + 1);
@@ -516,6 +507,37 @@ impl<W: World, D: Disk> Driver<W, D> {
             }
             self.world.breathe().await;
         }
+    }
+
+    /// Nothing is in hand: says farewell and closes the engine, however long its disk takes. What comes meanwhile is not left
+    /// without an answer.
+    async fn end(mut self) -> Result<(), EngineError> {
+        let farewell = self.shard.borrow().farewell().into_iter().map(write).collect();
+        let engine = self.engine.clone();
+        let closed = async move {
+            // Without it the next start takes new incarnations, as after a crash: a full disk must not keep a node up.
+            match engine.write(farewell, Durability::Sync).await {
+                Ok(()) | Err(EngineError::Full) => {}
+                Err(error) => return Err(error),
+            }
+            engine.close().await
+        };
+        let mut closed = pin!(closed);
+        // Other nodes see that this one is gone.
+        let mut unanswered = Vec::new();
+        poll_fn(|cx| {
+            let closed = closed.as_mut().poll(cx);
+            loop {
+                while let Some(arrival) = self.inbox.pop() {
+                    self.arrive(arrival, &mut unanswered);
+                    unanswered.clear();
+                }
+                if closed.is_ready() || self.inbox.poll_arrived(cx.waker()).is_pending() {
+                    return closed;
+                }
+            }
+        })
+        .await
     }
 
     /// Waits until something has happened, and takes what there is, up to a turn's worth.
