@@ -317,6 +317,10 @@ impl Forward {
     pub fn word(&self) -> TableWord {
         self.word
     }
+    /// What whoever is asked goes by, unless it is to stamp the write itself.
+    pub fn stamp(&self) -> Option<Dot> {
+        self.stamp
+    }
     /// Those who have been asked and have said nothing.
     pub fn waits_for(&self) -> impl Iterator<Item = Address> {
         self.targets.iter().filter(|(_, state)| *state == State::Waiting).map(|(address, _)| *address)
@@ -336,6 +340,11 @@ impl Forward {
         self.targets.iter().any(|(a, s)| *a == core && matches!(s, State::Untried | State::Waiting))
     }
     pub fn deadline_failure(&self) -> Failure {
+        let not_covered = |failure: &Failure| failure.code == ErrorCode::NotCovered;
+        if self.is_read() && !self.refusals.is_empty() && self.refusals.iter().all(not_covered) {
+            // Whoever has what the reader has seen is one of those who say nothing.
+            return self.summary();
+        }
         let failure = Failure::new(ErrorCode::Deadline, self.lost().outcome, "no replica of the key answered in time");
         self.judge(failure)
     }

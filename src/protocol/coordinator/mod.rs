@@ -101,6 +101,10 @@ pub enum Act {
     Again {
         asker: Asker,
         request: Request,
+        /// As it came here, or what it was stamped with since.
+        stamp: Option<Dot>,
+        /// As it came here.
+        hops: u8,
     },
     /// A replica says that it knows this fresh dot, and has no such write. `known`: see [`Refusal::KnownDot`].
     KnownDot {
@@ -134,8 +138,10 @@ struct Op {
     replied: bool,
     /// That it was done, if it is a write.
     acknowledged: bool,
-    /// As it came.
+    /// As it came, with the stamp that it had and the shards that it had passed.
     request: Request,
+    stamp: Option<Dot>,
+    hops: u8,
     work: Work,
 }
 
@@ -249,7 +255,22 @@ impl Coordinator {
         let request = again;
         let (replied, acknowledged) = (false, false);
         let began = now;
-        let op = Op { asker, key, bytes, deadline, began, alarm, hedges, relay, replied, acknowledged, request, work };
+        let op = Op {
+            asker,
+            key,
+            bytes,
+            deadline,
+            began,
+            alarm,
+            hedges,
+            relay,
+            replied,
+            acknowledged,
+            request,
+            stamp,
+            hops,
+            work,
+        };
         self.insert(id, op);
     }
     /// This node cannot do it: another home replica is asked to.
@@ -288,6 +309,7 @@ impl Coordinator {
         let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
         let id = self.next_id();
         let again = request.clone();
+        let (stamp, hops) = (route.stamp, route.hops.saturating_sub(1));
         match forward::Forward::begin(now, id, request, route, before, out) {
             Ok((work, alarm)) => {
                 let hedge = if work.is_read() { self.forward_hedge.begin() } else { None };
@@ -306,6 +328,8 @@ impl Coordinator {
                     replied,
                     acknowledged,
                     request,
+                    stamp,
+                    hops,
                     work,
                 };
                 self.insert(id, op);
@@ -439,7 +463,7 @@ impl Coordinator {
             Work::Get(get) => (get.word(), Message::Fetched(Err(Refusal::NotMine))),
             Work::Forward(forward) => (forward.word(), Message::Fetched(Err(Refusal::NotMine))),
         };
-        // Done again it is stamped anew, or drops what has come since: only soon after the answer, and not without a context.
+        // Done again it comes after what was written since, or drops it: only soon after the answer, and not without a context.
         let repeatable = match &op.request.operation {
             Operation::Put { .. } => true,
             Operation::Delete { context, .. } => context.is_some(),
@@ -458,8 +482,15 @@ impl Coordinator {
                 if asker == Asker::Nobody {
                     request.deadline = now + BACKGROUND_TIMEOUT;
                 }
+                // What others may have of it already stays the same write.
+                let stamp = match &op.work {
+                    Work::Put(put) => put.stamp().or(op.stamp),
+                    Work::Forward(forward) => forward.stamp(),
+                    Work::Get(_) => None,
+                };
+                let hops = op.hops;
                 self.remove(operation);
-                out.push(Act::Again { asker, request });
+                out.push(Act::Again { asker, request, stamp, hops });
             }
             None => self.answered(now, exchange, refused, out),
         }
@@ -730,8 +761,8 @@ mod tests {
     use super::*;
     use crate::{
         limits::MIB,
-        protocol::versions::Values,
-        types::{Conflict, Consistency, NodeId, ShardId},
+        protocol::versions::{Actor, Values},
+        types::{Conflict, Consistency, NodeId, ShardId, WriteId},
     };
 
     /// Reads that wait for another replica hold what they have got: they count, and what is beyond the bound is told so.
@@ -782,5 +813,31 @@ mod tests {
         }
         let left = (coordinator.len(), coordinator.open, coordinator.bytes);
         assert_eq!(left, (0, 0, 0), "what has ended holds nothing");
+    }
+
+    /// Others may hold it by the older word of its table: with another stamp it would be another write, later than all that has
+    /// come between.
+    #[test]
+    fn a_write_that_is_begun_again_keeps_its_stamp() {
+        let at = |node| Address { node: NodeId(node), shard: ShardId(0) };
+        let stamp = Some(Dot { actor: Actor::from_narrow(9), counter: 3 });
+        let operation = Operation::Delete { context: None, write_id: WriteId(1) };
+        let (key, deadline) = (Key::new("k").expect("a key"), Instant::ZERO + crate::limits::REQUEST_TIMEOUT);
+        let request = Request { key, operation, consistency: Consistency::default(), deadline };
+        let (mut coordinator, mut out) = (Coordinator::new(at(1), 0), Vec::new());
+        let route = Route {
+            targets: [at(2)].into_iter().collect(),
+            hops: 2,
+            word: TableWord::default(),
+            asks: false,
+            stamp,
+            conflict: Conflict::LastWriteWins,
+        };
+        let asker = Asker::Client(ClientToken(1));
+        coordinator.forward(Instant::ZERO, asker, request.clone(), route, &mut out);
+        let Some(Act::Send { exchange, .. }) = out.pop() else { panic!("it is passed on") };
+        let word = TableWord { version: 7, ..TableWord::default() };
+        coordinator.outdated(Instant::ZERO, exchange, word, &mut out);
+        assert_eq!(out, [Act::Again { asker, request, stamp, hops: 1 }]);
     }
 }

@@ -273,7 +273,9 @@ impl Shard {
                     self.replica.abandon(&key, |origin| *origin == Origin::Operation(operation));
                 }
                 Act::Reply { asker, response } => self.reply(asker, response, out),
-                Act::Again { asker, request } => self.begin_again(now, asker, request, out),
+                Act::Again { asker, request, stamp, hops } => {
+                    self.begin_again(now, asker, request, Passage { hops, stamp }, out);
+                }
                 Act::KnownDot { key, dot, known } => {
                     if self.replica.is_forgotten(self.slice(&key), dot, known) {
                         self.replica.identity_alarms += 1;

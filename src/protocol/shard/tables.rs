@@ -211,11 +211,18 @@ impl Shard {
         }
     }
     /// A request is begun anew, by the newest word. What was begun before may have stored something.
-    pub(super) fn begin_again(&mut self, now: Instant, asker: Asker, request: Request, out: &mut Vec<Effect>) {
+    pub(super) fn begin_again(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        request: Request,
+        passage: Passage,
+        out: &mut Vec<Effect>,
+    ) {
         if request.operation.is_write() && asker != Asker::Nobody {
             self.tables.begun.insert(asker);
         }
-        self.request(now, asker, request, Passage::default(), out);
+        self.request(now, asker, request, passage, out);
     }
     /// What is said of a request that was begun more than once.
     pub(super) fn judge_begun(&mut self, asker: Asker, failure: Failure) -> Failure {
