@@ -244,6 +244,7 @@ impl Plan {
                 self.be_calm();
                 self.waits.unanswered = false;
                 self.nodes = self.nodes.max(5);
+                self.shards.resize(self.nodes, 1);
                 (self.n, self.r, self.w, self.sloppy) = (3, 1, 3, true);
                 self.faults.kill_every = self.duration / 3;
                 (self.faults.lasting, self.faults.down_max) = (self.duration, 1);
