@@ -196,8 +196,10 @@ impl super::Stage for Stage {
                 node.damaged = node.disk.range(from..to).map(|(key, _)| key.clone()).collect();
             }
             ["lose", node, key] => {
-                let (node, key) = (letter(node)?, Key::new(key.to_string()).map_err(|e| e.to_string())?);
-                self.node(node)?.doubted = self.node(node)?.disk.remove(&keys::data_key(&key)).is_some();
+                let stored = keys::data_key(&self.key(key)?);
+                let node = self.node(letter(node)?)?;
+                node.disk.remove(&stored).ok_or(format!("{key} is not there to be lost"))?;
+                node.doubted = true;
             }
             ["hold", node, what @ ..] => {
                 let node = self.node(letter(node)?)?;
