@@ -2,8 +2,8 @@
 //!
 //! Every node holds the whole member list. Each entry has one writer, its own node; the newer entry is the one of the
 //! greater generation, then revision; `Removed` dominates for ever. Once a round each node raises its heartbeat and
-//! exchanges digests, then differences, with one random live peer; now and then also with a silent one and a seed, so
-//! that partitions heal. A member whose heartbeat stands still is suspect here; suspicion is local and routed around. What its
+//! exchanges digests, then differences, with one random live peer, and with one that has been quiet for half of what makes it
+//! suspect; now and then also with a silent one and a seed, so that partitions heal. A member whose heartbeat stands still is suspect here; suspicion is local and routed around. What its
 //! connections say is for [`super::health`], but that one who cannot be reached is gossiped with now and then only.
 //!
 //! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine also
@@ -220,10 +220,17 @@ impl Membership {
             .filter(|p| !matches!(p.member.state, MemberState::Left | MemberState::Removed))
             .map(|p| p.member.id)
             .partition(|id| self.view(now, *id).is_some_and(MemberView::healthy) && !self.peers[id].unreachable);
+        let none_live = live.is_empty();
         if let Some(peer) = self.choose(&live) {
             out.push(Act::Say { to: peer, message: self.digest() });
         }
-        if live.is_empty() || self.round.is_multiple_of(GOSSIP_DOWN_EVERY) {
+        // By chance it may not be one of those for long, and nobody else may hear of it: it is asked before it is suspect.
+        let half = self.suspect_after() / 2;
+        let quiet: Vec<NodeId> = live.into_iter().filter(|id| now.since(self.peers[id].heard) >= half).collect();
+        if let Some(peer) = self.choose(&quiet) {
+            out.push(Act::Say { to: peer, message: self.digest() });
+        }
+        if none_live || self.round.is_multiple_of(GOSSIP_DOWN_EVERY) {
             if let Some(peer) = self.choose(&silent) {
                 out.push(Act::Say { to: peer, message: self.digest() });
             }
@@ -252,5 +259,49 @@ fn seen(state: MemberState) -> MemberView {
         MemberState::Leaving => MemberView::Leaving,
         MemberState::Left => MemberView::Left,
         MemberState::Removed => MemberView::Removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Token;
+    use std::net::Ipv4Addr;
+
+    fn member(id: u64) -> Member {
+        Member {
+            id: NodeId(id),
+            ip: Ipv4Addr::new(127, 0, 0, id as u8).into(),
+            ports: Ports::default(),
+            shards: 1,
+            slices: 1,
+            tokens: [Token(id << 56)].into(),
+            state: MemberState::Up,
+            generation: 1,
+            revision: 1,
+            heartbeat: 0,
+        }
+    }
+
+    /// Seed 45 of the simulator: two nodes on one side of a partition, whose link was well, missed each other by chance.
+    #[test]
+    fn who_can_be_asked_is_not_suspect_though_nobody_else_hears_of_it() {
+        const QUIET: NodeId = NodeId(2);
+        let interval = Duration::from_secs(1);
+        let timing = Timing { interval, suspect_after: interval * 5, down_after: interval * 30 };
+        let mut now = Instant::ZERO;
+        let mut membership = Membership::new(member(1), (2..=8).map(member).collect(), vec![], timing, 7, now);
+        for heartbeat in 1..1_000 {
+            now = now + interval;
+            let mut out = Vec::new();
+            membership.tick(now, &mut out);
+            let asked = |id: u64| out.iter().any(|act| matches!(act, Act::Say { to, .. } if *to == NodeId(id)));
+            let heard: Vec<u64> = (2..=8).filter(|id| NodeId(*id) != QUIET || asked(*id)).collect();
+            for id in heard {
+                let entry = gossip::entry(&Member { heartbeat, ..member(id) });
+                membership.digest_arrived(now, NodeId(id), ClusterId::NONE, &[entry], &mut Vec::new());
+            }
+            assert_eq!(membership.view(now, QUIET), Some(MemberView::Up), "round {heartbeat}");
+        }
     }
 }
