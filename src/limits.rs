@@ -284,7 +284,7 @@ pub const CONNECTION_HELD_UP: Duration = Duration::from_secs(1);
 /// so many times without an answer.
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-pub const KEEPALIVE_PROBES: i32 = 3;
+pub const KEEPALIVE_PROBES: u32 = 3;
 /// A kept HTTP connection without a request is closed after so long; longer than what balancers keep theirs for.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(120);
 /// A connection of the client protocol without a request is closed after so long.

@@ -116,7 +116,7 @@ impl Disk for RingDisk {
         // A FIFO must not be waited for.
         let flags = flags | libc::O_DIRECT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = self.open_patiently(path, flags).await.map_err(|error| self.name(path, error))?;
-        if !kernel::is_file(file.raw())? {
+        if !kernel::is_file(file.owned())? {
             return Err(self.name(path, io::ErrorKind::InvalidInput.into()));
         }
         let (ring, queue) = (self.ring.clone(), self.queue.clone());
@@ -155,7 +155,7 @@ impl Disk for RingDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let (total, available) = kernel::file_system_bytes(self.root.raw())?;
+        let (total, available) = kernel::file_system_bytes(self.root.owned())?;
         Ok(Space { total, available })
     }
 
@@ -275,7 +275,7 @@ impl DiskFile for RingFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        kernel::file_bytes(self.descriptor().raw())
+        kernel::file_bytes(self.descriptor().owned())
     }
 }
 

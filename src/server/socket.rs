@@ -100,12 +100,12 @@ impl Socket {
 
     /// Ends both directions: whoever waits on this connection hears of it.
     pub fn close(&self) {
-        kernel::shutdown(self.descriptor.raw(), libc::SHUT_RDWR);
+        kernel::close_both_ways(self.descriptor.owned());
     }
 
     /// Says that nothing more will be sent; the other side may still speak.
     pub fn finish_sending(&self) {
-        kernel::shutdown(self.descriptor.raw(), libc::SHUT_WR);
+        kernel::close_for_sending(self.descriptor.owned());
     }
 }
 
@@ -286,7 +286,7 @@ impl Inlet {
                     match result {
                         Ok(0) => return Poll::Ready(Err(Ended::Closed)),
                         Ok(received) => {
-                            let unread = || kernel::unread(self.socket.descriptor.raw());
+                            let unread = || kernel::unread(self.socket.descriptor.owned());
                             self.waited.read(clock::now(), received, unread);
                             self.active = true;
                             return Poll::Ready(Ok(received));

@@ -13,7 +13,7 @@ use crate::{
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -139,7 +139,7 @@ impl Watch {
     }
     fn close(&self) {
         if let Some(socket) = self.socket.upgrade() {
-            kernel::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR);
+            kernel::close_both_ways(&*socket);
         }
     }
 

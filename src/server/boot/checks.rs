@@ -62,7 +62,7 @@ pub(super) fn io_uring() -> Result<(), StartError> {
 
 /// Whether enough memory may be locked for this many executors.
 pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
-    let limit = kernel::memory_lock_limit().map_err(|e| StartError::Failed(e.to_string()))?;
+    let limit = kernel::memory_lock_limit();
     let needed = LOCKED_MIN.max(LOCKED_PER_EXECUTOR * shards as u64);
     if limit >= needed {
         return Ok(());

@@ -107,9 +107,9 @@ fn look_at_memory(shards: usize) -> Finding {
     // As a start does it.
     let raised = kernel::raise_limits();
     let found = match (raised, kernel::memory_lock_limit()) {
-        (_, Ok(u64::MAX)) => "unlimited".to_string(),
-        (_, Ok(bytes)) => format!("{} KiB", bytes / 1024),
-        (_, Err(error)) => error.to_string(),
+        (_, u64::MAX) => "unlimited".to_string(),
+        (Ok(_), bytes) => format!("{} KiB", bytes / 1024),
+        (Err(error), bytes) => format!("{} KiB, cannot be raised: {error}", bytes / 1024),
     };
     match checks::memory_lock(shards) {
         Ok(()) => finding("locked memory", Verdict::Good, found, ""),
@@ -213,8 +213,7 @@ fn try_syncs(data: &Path) -> io::Result<probe::Trial> {
 }
 
 fn look_at_space(data: &Path) -> Finding {
-    use std::os::fd::AsRawFd;
-    let space = fs::File::open(data).and_then(|directory| kernel::file_system_bytes(directory.as_raw_fd()));
+    let space = fs::File::open(data).and_then(|directory| kernel::file_system_bytes(directory));
     let (total, available) = match space {
         Ok(space) => space,
         Err(error) => return finding("disk space", Verdict::Bad, error.to_string(), "it must be readable"),
