@@ -141,7 +141,9 @@ impl Cluster {
             | ErrorCode::Damaged
             | ErrorCode::Internal => false,
         };
-        if failure.code == ErrorCode::Overloaded && self.plan.bounds != ShardBounds::default() {
+        // Another was asked then, and may have been the one that was silent.
+        let overloaded = failure.code == ErrorCode::Overloaded || failure.detail.contains(ErrorCode::Overloaded.name());
+        if overloaded && self.plan.bounds != ShardBounds::default() {
             return self.excuse(|e| e.refused_at_small_bounds += 1);
         }
         if self.plan.waits.unanswered || by_request || !self.is_process_well(asked.node, asked.started) {

@@ -158,13 +158,17 @@ impl Forward {
             let detail = format!("the disks of {} replicas of the key are full", self.refusals.len());
             return if many { Failure { detail, ..last } } else { last };
         }
-        let mut why: Vec<&str> = self.refusals.iter().map(|failure| failure.code.name()).collect();
-        why.sort_unstable();
-        why.dedup();
-        let detail = format!("no replica of the key that could be asked did it: {}", why.join(", "));
+        let detail = format!("no replica of the key that could be asked did it: {}", self.reasons());
         let counted = self.refusals.iter().filter(|failure| failure.needed > 0).max_by_key(|failure| failure.acks);
         let failure = Failure::new(ErrorCode::QuorumUnavailable, last.outcome, detail);
         Failure { acks: counted.map_or(0, |f| f.acks), needed: counted.map_or(0, |f| f.needed), ..failure }
+    }
+    /// What those say who were asked and did not do it.
+    fn reasons(&self) -> String {
+        let mut why: Vec<&str> = self.refusals.iter().map(|failure| failure.code.name()).collect();
+        why.sort_unstable();
+        why.dedup();
+        why.join(", ")
     }
     /// What one target did not do, another that was asked as well may have done.
     fn judge(&self, failure: Failure) -> Failure {
@@ -345,8 +349,11 @@ impl Forward {
             // Whoever has what the reader has seen is one of those who say nothing.
             return self.summary();
         }
-        let failure = Failure::new(ErrorCode::Deadline, self.lost().outcome, "no replica of the key answered in time");
-        self.judge(failure)
+        let detail = match self.refusals.is_empty() {
+            true => "no replica of the key answered in time".into(),
+            false => format!("no replica of the key did it in time; those that answered say: {}", self.reasons()),
+        };
+        self.judge(Failure::new(ErrorCode::Deadline, self.lost().outcome, detail))
     }
 }
 
