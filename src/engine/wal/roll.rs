@@ -111,7 +111,7 @@ impl Roll {
             set.iter().for_each(|slice| out[at + usize::from(slice.0) / 8] |= 1 << (slice.0 % 8));
         }
         for (id, entry) in &self.segments {
-            let flags = u64::from(entry.flushed) * FLUSHED | u64::from(entry.damaged) * DAMAGED;
+            let flags = (u64::from(entry.flushed) * FLUSHED) | (u64::from(entry.damaged) * DAMAGED);
             [*id, entry.epoch, entry.end, flags].iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
         }
         for (slice, index) in &self.manifests {

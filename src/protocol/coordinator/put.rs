@@ -153,7 +153,7 @@ impl Put {
         let Some(target) = self.targets.get_mut(index) else { return };
         match (result, target.state) {
             (Ok(()), State::Waiting | State::Late) => target.state = State::Acked,
-            (Err(refusal), State::Waiting | State::Late) if refusal == Refusal::DiskFull => {
+            (Err(Refusal::DiskFull), State::Waiting | State::Late) => {
                 target.full = true;
                 match target.state {
                     State::Waiting => self.replace(id, index, State::Failed, key, deadline, out),

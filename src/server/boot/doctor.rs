@@ -213,7 +213,7 @@ fn try_syncs(data: &Path) -> io::Result<probe::Trial> {
 }
 
 fn look_at_space(data: &Path) -> Finding {
-    let space = fs::File::open(data).and_then(|directory| kernel::file_system_bytes(directory));
+    let space = fs::File::open(data).and_then(kernel::file_system_bytes);
     let (total, available) = match space {
         Ok(space) => space,
         Err(error) => return finding("disk space", Verdict::Bad, error.to_string(), "it must be readable"),
