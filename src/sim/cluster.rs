@@ -10,7 +10,7 @@ use super::{
     clock::NodeClock,
     counts::FaultCounts,
     coverage::{Blow, Coverage, Doings},
-    disk::{Access, DiskImage, FaultRates, Lie, VirtualDisk},
+    disk::{Access, DiskImage, FaultRates, Lie, Spoiled, VirtualDisk},
     excuses::Excuses,
     executor::{Executor, Life},
     kept::Kept,
@@ -385,6 +385,9 @@ impl Cluster {
     }
     async fn boot(self: &Rc<Self>, index: usize, life: u64) -> Result<(), String> {
         let disk = self.disk(index);
+        if self.planted(Planted::UnprovenEnds) && life > 1 {
+            self.unprove_ends(&disk).await.map_err(|e| e.to_string())?;
+        }
         let identity = identity::open(&disk, &self.wish(index)).await.map_err(|e| e.to_string())?;
         self.nodes[index].borrow_mut().id = Some(identity.node);
         self.ids.borrow_mut().insert(identity.node, index);
@@ -696,11 +699,27 @@ impl Cluster {
         let prng = node.prng.fork();
         node.disk.set_rates(rates, prng);
     }
+    /// Before a start of the unsound node, files of its disk may have vanished, or lie under each other's name.
+    pub fn spoil_files(&self, index: usize) {
+        let node = &mut *self.nodes[index].borrow_mut();
+        if self.plan.faults.unsound != Some(index) || node.running || !node.prng.chance(self.plan.faults.spoilt_files) {
+            return;
+        }
+        let among: &[&str] = if self.planted(Planted::UnprovenEnds) { &["log/"] } else { &["log/", "slices/"] };
+        let Some((what, path)) = node.disk.spoil_files(&mut node.prng.fork(), among) else { return };
+        self.note(42, index as u64, || format!("node {index}: {path} is {what:?}"));
+        self.count(|c| match what {
+            Spoiled::Removed => c.removed_files += 1,
+            Spoiled::Swapped => c.swapped_files += 1,
+            Spoiled::ForeignPage => c.foreign_pages += 1,
+        });
+    }
     /// A bit of the medium flips, or the next write goes astray.
     pub fn rot_disk(&self, index: usize) {
         let mut node = self.nodes[index].borrow_mut();
         let mut prng = node.prng.fork();
-        let struck = if prng.chance(0.7) { node.disk.rot(&mut prng) } else { node.disk.misdirect(&mut prng) };
+        let flips = prng.chance(0.7) || !self.plan.faults.stray_writes;
+        let struck = if flips { node.disk.rot(&mut prng) } else { node.disk.misdirect(&mut prng) };
         node.medium_spoiled |= struck;
         drop(node);
         if struck {

@@ -55,6 +55,12 @@ fault_counts! {
     /// Flipped bits on a medium.
     rotten_pages true,
     misdirected_writes true,
+    /// Writes that were said to be done and reached nothing.
+    vanished_writes true,
+    /// Files that were gone, exchanged, or began with another one's page, at a start.
+    removed_files true,
+    swapped_files true,
+    foreign_pages true,
     /// Disks that came back empty, but for the node's name.
     wiped_disks true,
     /// Disks that came back as they had been some time before.

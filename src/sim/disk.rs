@@ -36,6 +36,7 @@ mod seam;
 mod tests;
 
 use content::{Change, Content, Inode, Page, flip, flip_page};
+pub use rot::Spoiled;
 pub use seam::VirtualFile;
 
 const SECTOR: usize = 512;
@@ -126,6 +127,8 @@ pub struct DiskCounts {
     pub short_writes: u64,
     pub bit_flips: u64,
     pub misdirected_writes: u64,
+    /// Writes that were said to be done and reached nothing.
+    pub vanished_writes: u64,
     pub crashes: u64,
     /// Pending writes that a crash dropped whole, and in part.
     pub lost_writes: u64,
@@ -211,6 +214,8 @@ struct State {
     stop_in_write: Option<Box<dyn FnOnce()>>,
     /// What the medium should hold and does not.
     rotten: Vec<rot::Rotten>,
+    /// Names under which another file lies than should, or none.
+    misnamed: Vec<rot::Misnamed>,
     /// The next write goes astray, by this draw.
     astray: Option<u64>,
 }

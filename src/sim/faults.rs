@@ -119,6 +119,7 @@ impl Faults {
         self.cluster.executor.spawn(Life::OUTSIDE, async move {
             faults.cluster.executor.sleep(wait).await;
             if !faults.stop.get() {
+                faults.cluster.spoil_files(node);
                 faults.cluster.start(node);
             }
         });

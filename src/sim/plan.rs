@@ -46,8 +46,12 @@ pub struct FaultPlan {
     /// The one node whose wall clock may be off by hours, to either side, and not keep pace. Every write is acknowledged by
     /// two nodes then.
     pub wild_clock: Option<usize>,
-    /// Flipped bits and misdirected writes on the medium of the unsound node.
+    /// Flipped bits on the medium of the unsound node.
     pub rot_every: Duration,
+    /// Whether its writes go astray or vanish, too. Those of them that nothing proves yet are lost without a word.
+    pub stray_writes: bool,
+    /// Share of its starts before which files have vanished, or lie under each other's name.
+    pub spoilt_files: f64,
     /// The fault atlas: the one node whose medium may lose what it held. Every write is acknowledged by two nodes then,
     /// so that each has a good copy elsewhere and any loss is a defect.
     pub unsound: Option<usize>,
@@ -312,6 +316,9 @@ impl Plan {
         plan.faults.hang_disk_every = every(&mut prng, 0.3, 12);
         if plan.faults.unsound.is_some() {
             plan.keep_copies(2);
+            let mut prng = Prng::stream(seed, "spoilt files");
+            plan.faults.stray_writes = prng.coin();
+            plan.faults.spoilt_files = sometimes(&mut prng, 0.6, Prng::unit);
         }
         let mut prng = Prng::stream(seed, "tables");
         if prng.chance(0.3) && !plan.waits.table_changes {
@@ -361,9 +368,13 @@ impl Plan {
     pub fn crash_free(&self) -> bool {
         self.faults.clone().crashes().iter().all(|every| every.is_zero())
     }
-    /// Whether overlapping quorums promise anything: not when one disk may forget what it held.
+    /// Whether overlapping quorums promise anything: not when one disk may forget what it held and not tell.
     pub fn overlaps(&self) -> bool {
-        self.faults.unsound.is_none() && self.faults.fickle.is_empty()
+        (self.faults.unsound.is_none() || !self.faults.stray_writes) && self.faults.fickle.is_empty()
+    }
+    /// Whether what one disk alone holds may be lost.
+    pub fn forgets(&self) -> bool {
+        self.faults.unsound.is_some() || !self.faults.fickle.is_empty()
     }
 }
 
@@ -416,6 +427,8 @@ fn draw_faults(prng: &mut Prng, duration: Duration, nodes: usize) -> FaultPlan {
         clock_step_every: every(0.5, 20),
         wild_clock: None,
         rot_every: if unsound.is_some() { rot_every } else { Duration::ZERO },
+        stray_writes: false,
+        spoilt_files: 0.0,
         unsound,
         fickle: NodeSet::default(),
         stop_every: Duration::ZERO,

@@ -2,6 +2,7 @@
 //! clients, to their disks or to their settings: production code knows nothing of them.
 
 mod leases;
+mod rolls;
 
 use super::{
     cluster::{Cluster, End},
@@ -129,6 +130,10 @@ planted! {
     DoubledAcknowledgement "doubled-acknowledgement",
     /// Reads now and then show nothing where there is something.
     HiddenValues "hidden-values",
+    /// A replica takes what its own disk has damaged for nothing, and what that may have lost is not in doubt.
+    OwnDamageAsNothing "own-damage-as-nothing",
+    /// Nothing proves which segments of the log must be there, and where each must end.
+    UnprovenEnds "unproven-ends",
 }
 
 impl Planted {
@@ -261,6 +266,12 @@ impl Plan {
                 (self.n, self.r, self.w) = (3, 1, 3);
             }
             Planted::HiddenValues => {}
+            Planted::OwnDamageAsNothing => self.rot_away(),
+            Planted::UnprovenEnds => {
+                self.rot_away();
+                // What is in tables is lost with none of these files.
+                self.engine.memtable_bytes = 512 * KIB;
+            }
             Planted::SkippedRepair | Planted::UnseenInContext | Planted::SecondIdentity | Planted::ForgedEntry => {}
             Planted::DroppedSibling | Planted::ReusedDot | Planted::ForeignValue => {}
             Planted::CertainFailure | Planted::LostAnswer | Planted::EarlierStamp => {}
@@ -275,6 +286,17 @@ impl Plan {
         (faults.link_cut_every, faults.clog_every) = (Duration::ZERO, Duration::ZERO);
         (faults.slow_disk_every, faults.hang_disk_every) = (Duration::ZERO, Duration::ZERO);
         (self.network.loss, self.network.hold) = (0.0, 0.0);
+    }
+    /// The medium of one node loses what it held, and tells.
+    fn rot_away(&mut self) {
+        self.overlap();
+        self.faults.fickle = NodeSet::default();
+        (self.faults.wipe_every, self.faults.restore_every) = (Duration::ZERO, Duration::ZERO);
+        self.faults.unsound = Some(self.seed as usize % self.nodes);
+        (self.faults.stray_writes, self.faults.spoilt_files) = (false, 1.0);
+        (self.faults.rot_every, self.faults.kill_every) = (self.duration / 20, self.duration / 20);
+        self.w = self.w.max(2);
+        self.workload.mix[0] += 8;
     }
     /// Quorums overlap by one, and messages are lost.
     fn overlap(&mut self) {
@@ -590,8 +612,11 @@ enum Verdict {
     Acknowledge,
 }
 
-fn spoil_fetched<E>(planted: Planted, answer: &mut Result<Fetched, E>, spoiler: &mut Prng) -> bool {
+fn spoil_fetched(planted: Planted, answer: &mut Result<Fetched, Refusal>, spoiler: &mut Prng) -> bool {
     let is_tombstone = |head: &Head| head.entries.is_empty();
+    if planted == Planted::OwnDamageAsNothing {
+        return forget_damage(answer);
+    }
     let forget = match (planted, &*answer) {
         (Planted::ErrorAsNotFound, _) => spoiler.chance(0.3),
         (Planted::ForgottenTombstone, Ok(Fetched::Head(head))) => is_tombstone(head),
@@ -602,6 +627,21 @@ fn spoil_fetched<E>(planted: Planted, answer: &mut Result<Fetched, E>, spoiler: 
         *answer = Ok(Fetched::Nothing);
     }
     forget
+}
+
+fn forget_damage(answer: &mut Result<Fetched, Refusal>) -> bool {
+    let fetched = match std::mem::replace(answer, Ok(Fetched::Nothing)) {
+        Err(Refusal::Damaged) => Fetched::Nothing,
+        Ok(Fetched::Doubted { head, .. }) if head.is_empty() => Fetched::Nothing,
+        Ok(Fetched::Doubted { head, values: None }) => Fetched::Head(head),
+        Ok(Fetched::Doubted { head, values: Some(values) }) => Fetched::Full(Siblings { head, values }),
+        sound => {
+            *answer = sound;
+            return false;
+        }
+    };
+    *answer = Ok(fetched);
+    true
 }
 
 fn forget_known_dot(result: &mut Result<(), Refusal>) -> bool {

@@ -423,6 +423,7 @@ impl Run {
             }
             faults.rotten_pages += counts.bit_flips;
             faults.misdirected_writes += counts.misdirected_writes;
+            faults.vanished_writes += counts.vanished_writes;
         }
         Report {
             seed: self.cluster.plan.seed,

@@ -78,6 +78,7 @@ impl Workload {
         let overlaps = cluster.plan.overlaps();
         let mut history = History::new(names, usize::from(cluster.plan.n), overlaps);
         history.stamped = cluster.plan.last_write_wins;
+        history.forgets = cluster.plan.forgets();
         history.patience = plan.timeout_max;
         // Each of so many coordinators may have taken as many on its own.
         history.siblings_max = MERGED_SIBLINGS_MAX / SIBLINGS_MAX * cluster.plan.bounds.siblings_max;

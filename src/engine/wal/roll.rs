@@ -215,8 +215,13 @@ pub async fn read<D: Disk>(disk: &D, path: &str) -> Result<Option<(Rc<D::File>, 
     }
 }
 
+/// Bytes of one copy of a record in the file of a roll.
+pub fn copy_bytes<F: DiskFile>(file: &F) -> io::Result<usize> {
+    Ok(file.len()? as usize / COPIES)
+}
+
 /// Makes the file of a roll, or makes it anew, durably.
-async fn write_anew<D: Disk>(disk: &D, path: &str, roll: &Roll, copy_bytes: usize) -> io::Result<Rc<D::File>> {
+pub async fn write_anew<D: Disk>(disk: &D, path: &str, roll: &Roll, copy_bytes: usize) -> io::Result<Rc<D::File>> {
     let new = format!("{path}.new");
     match disk.remove(&new).await {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -333,7 +338,7 @@ pub struct Keeper<F> {
 }
 impl<F: DiskFile> Keeper<F> {
     pub fn new(file: Option<Rc<F>>, found: Roll) -> Keeper<F> {
-        let copy_bytes = file.as_ref().and_then(|file| file.len().ok()).map_or(0, |bytes| bytes as usize / COPIES);
+        let copy_bytes = file.as_ref().and_then(|file| copy_bytes(&**file).ok()).unwrap_or(0);
         Keeper {
             file: RefCell::new(file),
             copy_bytes: Cell::new(copy_bytes),

@@ -100,7 +100,7 @@ impl History {
             }
             if event.started < blind_until {
                 excuses.losses_to_blind_deletes += 1;
-            } else if !acknowledged && !self.overlaps {
+            } else if !acknowledged && self.forgets {
                 excuses.unacknowledged_and_lost += 1;
             } else {
                 let how = if event.end == End::Acknowledged { "was acknowledged" } else { "had been read" };

@@ -206,8 +206,10 @@ pub struct History {
     pub wall_end: u64,
     /// The longest deadline of a request.
     pub patience: Duration,
-    /// Whether overlapping quorums are held to what they promise: not when a disk may forget.
+    /// Whether overlapping quorums are held to what they promise: not when a disk may forget and not tell.
     overlaps: bool,
+    /// Whether what one disk alone held may be lost.
+    pub forgets: bool,
     pub excuses: Excuses,
     pub reads: u64,
     pub values_read: u64,
@@ -232,6 +234,7 @@ impl History {
             wall_end: u64::MAX,
             patience: Duration::ZERO,
             overlaps,
+            forgets: !overlaps,
             excuses: Excuses::default(),
             reads: 0,
             values_read: 0,

@@ -153,8 +153,8 @@ fn check_aligned(offset: u64, bytes: u64) -> io::Result<()> {
 }
 
 impl VirtualFile {
-    /// Enters the pages into the file, pending. An erroneous or short write enters some of them.
-    fn submit_write(&self, offset: u64, bytes: &[u8], kept_pages: usize) -> Option<u64> {
+    /// Enters the pages into the file, pending; gives the file that they came to. An erroneous or short write enters some.
+    fn submit_write(&self, offset: u64, bytes: &[u8], kept_pages: usize) -> Option<(u64, File)> {
         if kept_pages == 0 {
             return None;
         }
@@ -165,10 +165,10 @@ impl VirtualFile {
         };
         let pages: Vec<Page> = bytes.chunks_exact(PAGE).take(kept_pages).map(page).collect();
         let state = &mut *self.disk.state.borrow_mut();
-        let first = state.lead_astray(self.spared, &self.inode, (offset / PAGE_BYTES) as usize, &pages);
+        let (file, first) = state.lead_astray(self.spared, &self.inode, (offset / PAGE_BYTES) as usize, &pages)?;
         let number = state.number();
-        self.inode.borrow_mut().add(number, Change::Write { first, pages: pages.into_iter().map(Some).collect() });
-        Some(number)
+        file.borrow_mut().add(number, Change::Write { first, pages: pages.into_iter().map(Some).collect() });
+        Some((number, file))
     }
     /// How many pages of a write reach the file, and what its caller is told.
     fn write_fate(&self, begun: &Begun, end: u64, pages: usize) -> (usize, io::Result<()>) {
@@ -237,10 +237,10 @@ impl DiskFile for VirtualFile {
         let access = if sync == Sync::Data { Access::WriteDurable(lane) } else { Access::Write(lane) };
         let begun = self.disk.begin(access, bytes).await;
         let (kept_pages, result) = self.write_fate(&begun, offset + bytes as u64, bytes / PAGE);
-        let number = self.submit_write(offset, buffer.as_slice(), kept_pages);
+        let submitted = self.submit_write(offset, buffer.as_slice(), kept_pages);
         self.disk.end(&begun).await;
-        if let Some(number) = number {
-            let mut inode = self.inode.borrow_mut();
+        if let Some((number, file)) = submitted {
+            let mut inode = file.borrow_mut();
             inode.complete(number);
             if sync == Sync::Data && result.is_ok() && !self.disk.lies(Lie::SkippedSync, 1.0) {
                 inode.persist(number);
