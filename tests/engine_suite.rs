@@ -7,6 +7,8 @@ mod rig;
 mod background;
 #[path = "engine_suite/corruption.rs"]
 mod corruption;
+#[path = "engine_suite/counters.rs"]
+mod counters;
 #[path = "engine_suite/crash.rs"]
 mod crash;
 #[path = "engine_suite/drops.rs"]

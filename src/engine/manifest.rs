@@ -200,9 +200,20 @@ impl<D: Disk> Manifest<D> {
 }
 
 impl<D: Disk> Append<D> {
+    /// What could not be read again is not written.
+    fn check(&self) -> Result<(), EngineError> {
+        if self.capacity <= BYTES_MAX {
+            return Ok(());
+        }
+        let (file, bytes) = (path(self.slice), self.capacity);
+        Err(EngineError::Failed(format!(
+            "{file} would be {bytes} bytes long, and {BYTES_MAX} are the most: the slice has too many tables"
+        )))
+    }
     /// Writes it durably. Gives itself back with the bytes written. `Full` only if nothing has changed; any other error
     /// leaves the manifest in an unknown state.
     pub async fn write(mut self, disk: &D) -> Result<(Append<D>, u64), EngineError> {
+        self.check()?;
         let bytes = self.buffer.len() as u64;
         let failed = |e: std::io::Error| EngineError::Failed(format!("writing a manifest: {e}"));
         let buffer = std::mem::replace(&mut self.buffer, PageBuffer::zeroed(0));

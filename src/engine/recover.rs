@@ -35,7 +35,7 @@ use super::{
         format::{BatchHeader, FORMAT_ON_ROLL, Mark, SegmentHeader, mark_bytes, u64_at},
         reader::{BatchReader, Found},
         roll::{self, Keeper, Roll},
-        segment::{self, DIRECTORY, Phase, Segment},
+        segment::{self, DIRECTORY, GENERATIONS, Phase, Segment},
     },
 };
 use crate::{
@@ -109,6 +109,11 @@ pub async fn open<D: Disk>(
     let flushed = slices.iter().map(|s| s.manifest.borrow().state.flushed_sequence >> 40);
     let on_rolls = known.into_iter().flat_map(|roll| roll.segments.keys().map(|id| id >> 40));
     let generation = flushed.chain(on_rolls).chain([newest]).max().unwrap_or(0) + 1;
+    if generation >= GENERATIONS - GENERATIONS / 16 {
+        // No node starts so often: some file bears a name that none of ours has.
+        let what = format!("the log would begin its life {generation}, and no directory has so many");
+        return Err(EngineError::Failed(format!("{what}: is there a foreign file in {DIRECTORY}/?")));
+    }
     let options = options.fitting(disk.space()?.total);
     let held = reserve::held(&*disk, shard).await?;
     let keeper = match found {

@@ -39,9 +39,16 @@ pub fn id_of(name: &str) -> Option<u64> {
     (stem.len() == 16).then(|| u64::from_str_radix(stem, 16).ok()).flatten()
 }
 
+/// Segments that one core can name between two openings, records that it can number, and openings that a directory can
+/// have. Each ends in an error a sixteenth before.
+pub const SEGMENTS_OF_A_LIFE: u64 = 1 << 24;
+pub const SEQUENCES_OF_A_LIFE: u64 = 1 << 40;
+pub const GENERATIONS: u64 = 1 << 24;
+
 /// How a segment's id is made: greater for later openings, never the same for two shards.
 pub fn id_for(generation: u64, counter: u64, shard: u16) -> u64 {
-    generation << 40 | (counter & 0xFF_FFFF) << 16 | u64::from(shard)
+    assert!(generation < GENERATIONS && counter < SEGMENTS_OF_A_LIFE, "counters are checked before they are used");
+    generation << 40 | counter << 16 | u64::from(shard)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

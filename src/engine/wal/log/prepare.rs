@@ -12,7 +12,7 @@ use crate::{
         wal::{
             format::{FORMAT, SegmentHeader, mark_bytes},
             roll,
-            segment::{STEP_BYTES, Segment, id_for, new_path, path},
+            segment::{SEGMENTS_OF_A_LIFE, SEQUENCES_OF_A_LIFE, STEP_BYTES, Segment, id_for, new_path, path},
         },
     },
     limits::{BATCH_BYTES, PAGE, SHORT_STEP_BYTES},
@@ -91,7 +91,7 @@ fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File
 }
 
 async fn create<D: Disk>(store: &Store<D>, head: &Head<D>, bytes: u64) -> Result<(), EngineError> {
-    let header = next_header(store);
+    let header = next_header(store)?;
     let needed = (PAGE + mark_bytes(header.slices.len())) as u64 + bytes;
     let segment = match store.take_free(needed) {
         Some(old) => {
@@ -109,7 +109,7 @@ async fn create_from_reserve<D: Disk>(store: &Store<D>, head: &Head<D>) -> Resul
     if !for_start && !reserve::has_for_log(store) {
         return Ok(false);
     }
-    let header = next_header(store);
+    let header = next_header(store)?;
     if !reserve::hand_over(store, &new_path(header.id), for_start).await? {
         return Ok(false);
     }
@@ -137,14 +137,29 @@ async fn put_next<D: Disk>(store: &Store<D>, head: &Head<D>, segment: Segment<D:
     }
     Ok(())
 }
-fn next_header<D: Disk>(store: &Store<D>) -> SegmentHeader {
+/// Whether a core may make its segment of this number in this life, when its next record has this sequence. Beyond their
+/// ends both would be those of another life: what is newer could not be told any more.
+fn check_counters(made: u64, sequence: u64) -> Result<(), EngineError> {
+    let in_life = sequence & (SEQUENCES_OF_A_LIFE - 1);
+    let spent = if made >= SEGMENTS_OF_A_LIFE - SEGMENTS_OF_A_LIFE / 16 {
+        format!("has made {made} segments")
+    } else if in_life >= SEQUENCES_OF_A_LIFE - SEQUENCES_OF_A_LIFE / 16 {
+        format!("has written {in_life} records")
+    } else {
+        return Ok(());
+    };
+    Err(EngineError::Failed(format!("the log of this core {spent} since the node was started: start it again")))
+}
+
+fn next_header<D: Disk>(store: &Store<D>) -> Result<SegmentHeader, EngineError> {
     let made = store.log.segments_made.get() + 1;
+    check_counters(made, store.log.next_sequence.get())?;
     store.log.segments_made.set(made);
     let shard = store.shard.0;
     let id = id_for(store.generation, made, shard);
     // Not to be guessed: whoever knew it could store a value that looks like a batch of a later life of the file.
     let place = [id.to_le_bytes(), store.options.seed.to_le_bytes(), made.to_le_bytes()].concat();
-    SegmentHeader {
+    Ok(SegmentHeader {
         format: FORMAT,
         id,
         epoch: xxhash_rust::xxh3::xxh3_64_with_seed(&place, store.options.seed),
@@ -155,7 +170,7 @@ fn next_header<D: Disk>(store: &Store<D>) -> SegmentHeader {
         step: step_bytes(store, made) as u32,
         reused: false,
         slices: store.slices().map(|s| s.id).collect(),
-    }
+    })
 }
 
 /// By how much a segment grows: little when space is short.
@@ -202,4 +217,25 @@ fn refuse<D: Disk>(store: &Store<D>, head: &Head<D>, refused: impl Fn(&Pending) 
         }
     }
     store.room.wake();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_end_in_an_error_long_before_they_begin_anew() {
+        let first = 7 << 40 | 1;
+        let last = first + SEQUENCES_OF_A_LIFE - SEQUENCES_OF_A_LIFE / 16 - 2;
+        assert_eq!(check_counters(1, first), Ok(()));
+        assert_eq!(check_counters(1, last), Ok(()));
+        assert!(matches!(check_counters(1, last + 1), Err(EngineError::Failed(_))));
+        let (mut made, mut ids) =
+            (SEGMENTS_OF_A_LIFE - SEGMENTS_OF_A_LIFE / 16 - 100, std::collections::BTreeSet::new());
+        while check_counters(made, first).is_ok() {
+            assert!(ids.insert(id_for(7, made, 3)) && id_for(7, made, 3) >> 40 == 7);
+            made += 1;
+        }
+        assert_eq!(ids.len(), 100);
+    }
 }
