@@ -47,6 +47,8 @@
 //! - Messages between the cores of one node are the same encoded frames as between nodes.
 //! - The log has two heads, hot and cold, from one counter of sequences; files of collected segments get another life under
 //!   an epoch that cannot be guessed, instead of being written with zeros first.
+//! - Each core keeps a roll of its segments: a file that is missing proves nothing, so what must be there stands elsewhere. What
+//!   a slice has that may have lost records counts toward no R until the other replicas have answered.
 //! - What a record replaces in tables stops counting as live before it is flushed: it is looked up in the background. A
 //!   segment goes as soon as none of its records is needed, so space comes back without a flush.
 //! - Large values are not cut into pieces: a long frame has a connection of its own between nodes, and waits for short ones
