@@ -10,7 +10,7 @@ use super::{
     clock::NodeClock,
     counts::FaultCounts,
     coverage::{Blow, Coverage, Doings},
-    disk::{Access, DiskImage, FaultRates, Lie, Spoiled, VirtualDisk},
+    disk::{Access, DiskImage, FaultRates, Lie, VirtualDisk},
     excuses::Excuses,
     executor::{Executor, Life},
     kept::Kept,
@@ -698,21 +698,6 @@ impl Cluster {
         let rates = FaultRates { read_error, write_error: rate, sync_error: rate, ..FaultRates::default() };
         let prng = node.prng.fork();
         node.disk.set_rates(rates, prng);
-    }
-    /// Before a start of the unsound node, files of its disk may have vanished, or lie under each other's name.
-    pub fn spoil_files(&self, index: usize) {
-        let node = &mut *self.nodes[index].borrow_mut();
-        if self.plan.faults.unsound != Some(index) || node.running || !node.prng.chance(self.plan.faults.spoilt_files) {
-            return;
-        }
-        let among: &[&str] = if self.planted(Planted::UnprovenEnds) { &["log/"] } else { &["log/", "slices/"] };
-        let Some((what, path)) = node.disk.spoil_files(&mut node.prng.fork(), among) else { return };
-        self.note(42, index as u64, || format!("node {index}: {path} is {what:?}"));
-        self.count(|c| match what {
-            Spoiled::Removed => c.removed_files += 1,
-            Spoiled::Swapped => c.swapped_files += 1,
-            Spoiled::ForeignPage => c.foreign_pages += 1,
-        });
     }
     /// A bit of the medium flips, or the next write goes astray.
     pub fn rot_disk(&self, index: usize) {

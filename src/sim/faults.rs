@@ -5,6 +5,7 @@ use super::{
     cluster::{Cluster, End},
     coverage::Blow,
     disk::Hang,
+    disk::Spoiled,
     executor::Life,
     links::Route,
     plan::FaultPlan,
@@ -115,13 +116,31 @@ impl Faults {
     }
     fn restart_later(self: &Rc<Self>, node: usize, prng: &mut Prng) {
         let wait = prng.exponential(self.plan.lasting);
+        let mut spoiler = (self.plan.unsound == Some(node)).then(|| prng.fork());
         let faults = self.clone();
         self.cluster.executor.spawn(Life::OUTSIDE, async move {
             faults.cluster.executor.sleep(wait).await;
             if !faults.stop.get() {
-                faults.cluster.spoil_files(node);
+                if let Some(prng) = &mut spoiler {
+                    faults.spoil_files(node, prng);
+                }
                 faults.cluster.start(node);
             }
+        });
+    }
+    /// Before a start of the unsound node, files of its disk may have vanished, or lie under each other's name.
+    fn spoil_files(&self, node: usize, prng: &mut Prng) {
+        if self.cluster.running(node) || !prng.chance(self.plan.spoilt_files) {
+            return;
+        }
+        let all: &[&str] = &["log/", "slices/"];
+        let among = if self.cluster.planted(Planted::UnprovenEnds) { &all[..1] } else { all };
+        let Some((what, path)) = self.cluster.disk(node).spoil_files(prng, among) else { return };
+        self.cluster.note(42, node as u64, || format!("node {node}: {path} is {what:?}"));
+        self.cluster.count(|c| match what {
+            Spoiled::Removed => c.removed_files += 1,
+            Spoiled::Swapped => c.swapped_files += 1,
+            Spoiled::ForeignPage => c.foreign_pages += 1,
         });
     }
     /// In good order. Now and then the machine loses its power right after.
