@@ -152,7 +152,8 @@ impl Membership {
             return self.take_own(&member);
         }
         let room = self.peers.len() + 1 < MEMBERS_MAX;
-        let alive = self.view(now, member.id).is_some_and(MemberView::healthy);
+        let reached = self.peers.get(&member.id).is_some_and(|peer| !peer.unreachable);
+        let alive = reached && self.view(now, member.id).is_some_and(MemberView::healthy);
         match self.peers.get_mut(&member.id) {
             None if room => {
                 self.peers.insert(member.id, Peer::new(member, now));
