@@ -36,6 +36,10 @@ pub const NARROW_CONTEXT_ENTRIES_MAX: usize = 16;
 pub const CONTEXT_DOTS_MAX: usize = 8;
 /// The greatest incarnation of a node in one of its slices. One shift more must fit 64 bits.
 pub const INCARNATION_MAX: u64 = (1 << 62) - 1;
+/// A node's incarnations are at most so many times the starts that others know of, and [`STARTS_UNHEARD`] more: each start
+/// draws [`FAR_INCARNATIONS_DRAWN`] at most, and what follows each other is far less. A context from outside names no other.
+pub const INCARNATIONS_EACH_START: u64 = 2 * FAR_INCARNATIONS_DRAWN;
+pub const STARTS_UNHEARD: u64 = 64;
 /// The greatest counter that a context from outside may name.
 pub const COUNTER_MAX: u64 = u64::MAX >> 1;
 /// Share of the incarnations beyond which the node says so, in percent.

@@ -10,7 +10,7 @@ use dynarc::{
     },
     protocol::{
         message::*,
-        versions::{Actor, Context, Dot, Entry, Head, Siblings},
+        versions::{Actor, Context, Dot, Entry, Head, Siblings, VersionVector},
     },
     types::*,
     wire::*,
@@ -542,4 +542,82 @@ fn a_state_of_all_that_its_coordinators_took_survives_its_frame() {
     let envelope = Envelope { message, ..envelope(&mut Rng::with_seed(5), 4) };
     let frame = encode_peer(&mut FrameEncoder::new(), &envelope, NOW).expect("fits").to_bytes();
     assert_eq!(decode_peer(&only_frame(&frame).expect("sound"), NOW, Trust::Verify), Ok(envelope));
+}
+
+/// B3 of the list of executions: a message that could not be read closed connections between nodes. A frame of an unknown kind,
+/// or of a head that is none, costs itself; the one after it is read, and the asker gets an answer.
+#[test]
+fn a_message_that_cannot_be_read_costs_itself() {
+    let (mut encoder, mut rng) = (FrameEncoder::new(), Rng::with_seed(5));
+    let written = loop {
+        let envelope = envelope(&mut rng, 2);
+        if let Message::Replicate { siblings, .. } = &envelope.message
+            && !siblings.head.clock.is_empty()
+        {
+            break envelope;
+        }
+    };
+    let sound = encode_peer(&mut encoder, &written, NOW).expect("within limits").to_bytes();
+    let flatbuffer = 32 + u32::from_le_bytes(sound[4..8].try_into().expect("4 bytes")) as usize;
+    let with = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = sound.to_vec();
+        change(&mut bytes);
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..28]), &bytes[32..flatbuffer]);
+        bytes[28..32].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    };
+    let unknown = with(&|bytes| bytes[16..18].copy_from_slice(&9_999u16.to_le_bytes()));
+    let Message::Replicate { siblings, .. } = &written.message else { unreachable!("so it was drawn") };
+    let head = siblings.head.encode();
+    let at = sound.windows(head.len()).position(|part| part == head).expect("the head is in the frame");
+    let no_head = with(&|bytes| bytes[at] = 77);
+    let mut decoder = FrameDecoder::new();
+    decoder.set_limit(FRAME_BYTES_MAX);
+    [&unknown[..], &no_head, &sound].iter().for_each(|bytes| decoder.feed(bytes));
+    let mut next = || decoder.next_frame().expect("frames are sound").expect("three of them");
+    let (unknown, no_head, sound) = (next(), next(), next());
+    assert_eq!(decode_peer(&unknown, NOW, Trust::Verify), Err(WireError::UnknownKind(9_999)));
+    assert_eq!(decode_client(&unknown, NOW), Err(WireError::UnknownKind(9_999)));
+    assert_eq!(answer_unread(unknown.kind()), None);
+    assert!(matches!(decode_peer(&no_head, NOW, Trust::Verify), Err(WireError::Head(_))));
+    assert_eq!(answer_unread(no_head.kind()), Some(Message::Replicated(Err(Refusal::Failed))));
+    assert_eq!(decode_peer(&sound, NOW, Trust::Verify), Ok(written));
+}
+
+/// Who speaks the first revision reads no incarnation beyond 16 bits: nothing of the kind is sent to it.
+#[test]
+fn wide_incarnations_are_not_sent_to_the_first_revision() {
+    let (mut encoder, mut rng) = (FrameEncoder::new(), Rng::with_seed(5));
+    for incarnation in [u64::from(u16::MAX), u64::from(u16::MAX) + 1] {
+        let clock = VersionVector::from_dots([Dot { actor: Actor::new(NodeId(3), incarnation), counter: 1 }]);
+        let narrow = incarnation <= u64::from(u16::MAX);
+        let context = Context::from(clock.clone());
+        let head = Head { clock, ..Head::default() };
+        let mut request = None;
+        while request.is_none() {
+            request = match client_message(&mut rng) {
+                ClientMessage::Request(Request {
+                    operation: Operation::Delete { write_id, .. },
+                    key,
+                    consistency,
+                    ..
+                }) => {
+                    let operation = Operation::Delete { context: Some(context.clone()), write_id };
+                    Some(Request { key, operation, consistency, deadline: NOW })
+                }
+                _ => None,
+            };
+        }
+        let request = ClientMessage::Request(request.expect("drawn"));
+        let response = Ok(Answer::Written(context));
+        let answer = ServerMessage::Response { response, ring_digest: 0 };
+        let envelope = Envelope { message: Message::Fetched(Ok(Fetched::Head(head))), ..envelope(&mut rng, 5) };
+        for revision in [1, 2] {
+            let encoder = encoder.speaking(revision);
+            let sent = narrow || revision == 2;
+            assert_eq!(encode_client(encoder, 1, &request, NOW).is_ok(), sent);
+            assert_eq!(encode_server(encoder, 1, &answer).is_ok(), sent);
+            assert_eq!(encode_peer(encoder, &envelope, NOW).is_ok(), sent);
+        }
+    }
 }

@@ -41,6 +41,9 @@ use std::{
     time::Duration,
 };
 
+/// Share of starts that follow one which did not serve.
+const FALSE_STARTS: f64 = 0.1;
+
 /// The table where the last write wins.
 pub const LAST_WINS: &str = "lastwins";
 
@@ -388,7 +391,13 @@ impl Cluster {
         if self.planted(Planted::UnprovenEnds) && life > 1 {
             self.unprove_ends(&disk).await.map_err(|e| e.to_string())?;
         }
-        let identity = identity::open(&disk, &self.wish(index)).await.map_err(|e| e.to_string())?;
+        let mut identity = identity::open(&disk, &self.wish(index)).await.map_err(|e| e.to_string())?;
+        let mut prng = Prng::stream(self.plan.seed ^ (life << 8 | index as u64), "false starts");
+        if life > 1 && prng.chance(FALSE_STARTS) {
+            // One that was counted, and ended before any shard had opened.
+            self.count(|c| c.false_starts += 1);
+            identity = identity::open(&disk, &self.wish(index)).await.map_err(|e| e.to_string())?;
+        }
         self.nodes[index].borrow_mut().id = Some(identity.node);
         self.ids.borrow_mut().insert(identity.node, index);
         for shard in 0..self.shard_count(index) {

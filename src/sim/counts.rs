@@ -77,6 +77,10 @@ fault_counts! {
     messages_doubled false,
     messages_held false,
     messages_to_the_dead false,
+    /// Starts that were counted and ended before they served.
+    false_starts true,
+    /// Requests with a context that nobody was given.
+    forged_contexts false,
     /// Frames of damaged content or unknown kind.
     strange_frames false,
     /// Frames that waited in the sockets of a stopped process, and those for which there was no room.

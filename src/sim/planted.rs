@@ -15,9 +15,9 @@ use crate::{
     protocol::{
         message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Refusal, Request, Response},
         tables::Tables,
-        versions::{Dot, Head, Siblings, VersionVector},
+        versions::{Actor, Dot, Head, Siblings, VersionVector},
     },
-    types::{Address, ErrorCode, Failure, Outcome, TableEntry, Token, Value, WriteId},
+    types::{Address, ErrorCode, Failure, NodeId, Outcome, TableEntry, Token, Value, WriteId},
 };
 use std::{rc::Rc, time::Duration};
 
@@ -112,6 +112,10 @@ planted! {
     FutureStamp "future-stamp",
     /// A write is stamped with what the clock shows, though something later is stored.
     ClockStamp "clock-stamp",
+    /// After an unclean start a node goes on under the incarnation of its first life.
+    ReusedIncarnation "incarnation-reused",
+    /// A replica's clock sometimes covers what its writer has not written yet, as if a forged context had been taken.
+    ForgedClock "forged-clock",
     /// Memtables grow far beyond what was declared.
     OversizedMemory "oversized-memory",
     /// A state from before a drop of its table is taken as if it came after it.
@@ -236,7 +240,8 @@ impl Plan {
             }
             Planted::FutureStamp => self.go_wild(&mut Prng::stream(self.seed, "planted")),
             Planted::ClockStamp => self.overlap(),
-            Planted::ForgottenValue => {}
+            Planted::ReusedIncarnation => self.faults.kill_every = self.duration / 20,
+            Planted::ForgottenValue | Planted::ForgedClock => {}
             Planted::LateWriteTaken | Planted::MissedDrop | Planted::UnknownTable => {
                 let count = self.tables.count;
                 self.change_tables(&mut Prng::stream(self.seed, "planted"));
@@ -369,6 +374,11 @@ impl Cluster {
             Message::Replicated(Ok(())) if planted == Planted::DoubledAcknowledgement && spoiler.chance(0.3) => {
                 self.double(&envelope);
                 true
+            }
+            Message::Replicate { siblings, purpose: Purpose::Write, .. }
+                if matches!(planted, Planted::ReusedIncarnation | Planted::ForgedClock) =>
+            {
+                spoil_own_dots(planted, siblings, envelope.from.node, spoiler)
             }
             Message::Replicate { siblings, purpose, .. } => match self.spoil_copy(planted, siblings, *purpose, spoiler)
             {
@@ -602,6 +612,34 @@ fn hide(planted: Planted, entry: &mut TableEntry, known: &Tables) {
 fn restamp(siblings: &mut Siblings, stamp: Dot) {
     siblings.head.clock = VersionVector::from_dots([stamp]);
     siblings.head.entries.iter_mut().for_each(|entry| entry.dot = stamp);
+}
+
+/// Changes what a state says of its sender's own dots.
+fn spoil_own_dots(planted: Planted, siblings: &mut Siblings, sender: NodeId, spoiler: &mut Prng) -> bool {
+    let head = &mut siblings.head;
+    let last = head.clock.entries().iter().copied().rfind(|dot| dot.actor.node() == sender && !dot.is_stamp());
+    let Some(last) = last else { return false };
+    if planted == Planted::ForgedClock {
+        let struck = spoiler.chance(0.05);
+        if struck {
+            head.clock.record(Dot { counter: last.counter + 50, ..last });
+        }
+        return struck;
+    }
+    let first = Actor::new(sender, 1);
+    let reused = |dot: Dot| {
+        let own = dot.actor.node() == sender && !dot.is_stamp();
+        if own { Dot { actor: first, ..dot } } else { dot }
+    };
+    head.clock = VersionVector::from_dots(head.clock.entries().iter().map(|dot| reused(*dot)));
+    head.entries.iter_mut().for_each(|entry| entry.dot = reused(entry.dot));
+    let unique = head.entries.windows(2).all(|pair| pair[0].dot < pair[1].dot);
+    if !unique {
+        // Only one of two siblings of one dot can be stored at all.
+        head.entries.truncate(1);
+        siblings.values.truncate(1);
+    }
+    last.actor != first
 }
 
 /// What becomes of a state on its way.

@@ -1,6 +1,8 @@
 //! The clients of a run: gets, read-modify-writes, blind writes, writes on old contexts, deletes; failed writes sent
 //! again under the same id at another node. All that they do and hear goes into the history.
 
+mod forged;
+
 use super::{
     availability::Asked,
     checker::{self, End, EventId, Floor, History, Kind, Quorum, Seen, written_dot},
@@ -102,6 +104,7 @@ impl Workload {
     }
     /// Starts the clients; they run until [`Workload::stop`].
     pub fn start(self: &Rc<Self>) {
+        self.forge();
         let mut prng = Prng::stream(self.cluster.plan.seed, "clients");
         for _ in 0..self.plan.clients {
             let (workload, prng) = (self.clone(), prng.fork());

@@ -61,6 +61,27 @@ fn a_port_that_is_taken() {
     }
 }
 
+/// Each start that did not get its ports took four incarnations of every slice.
+#[test]
+fn a_start_without_its_ports_takes_no_incarnation() {
+    let place = Place::new("not-counted");
+    let mut node = Node::new(&place, "n", address(), None);
+    node.start();
+    node.wait_ready();
+    let incarnation = |node: &Node| node.figures()["incarnation"].as_u64().expect("a number");
+    assert_eq!(incarnation(&node), 1);
+    assert!(node.stop().success());
+    let identity = node.data.join("node/identity");
+    let before = fs::read(&identity).expect("the identity");
+    let taken = TcpListener::bind((node.ip, 9000)).expect("a free port");
+    assert_refused(serve(&node.data), &["9000"]);
+    assert_eq!(fs::read(&identity).expect("the identity"), before, "it is not counted");
+    drop(taken);
+    node.start();
+    node.wait_ready();
+    assert_eq!(incarnation(&node), 1);
+}
+
 #[test]
 fn a_data_directory_of_a_newer_format() {
     let place = Place::new("newer");

@@ -142,7 +142,7 @@ fn a_port_of_the_life_before_is_waited_for() {
         command.args(["--shards", "1"]);
     });
     wait::until(READY_WITHIN, "the start has come to its ports", || {
-        if place.path.join("n/node/identity").exists() { Ok(()) } else { Err("no identity yet".into()) }
+        if place.path.join("n").exists() { Ok(()) } else { Err("no data directory yet".into()) }
     });
     drop(taken);
     node.wait_ready();

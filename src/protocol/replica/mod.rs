@@ -23,6 +23,7 @@ pub use owed::Owed;
 pub use stamped::latest_seen;
 
 use crate::{
+    limits::{INCARNATION_MAX, INCARNATIONS_EACH_START, STARTS_UNHEARD},
     protocol::{
         message::{DOT_OF_ANOTHER_WRITE, Depth, Refusal},
         ring::{FixedMap, Nodes},
@@ -240,8 +241,9 @@ pub struct Replica<O> {
     noted: Nodes,
     /// Times that a version named a dot of this node that it does not remember.
     pub identity_alarms: u64,
-    /// All that are or were members, sorted: contexts from clients name no others.
-    nodes: Vec<NodeId>,
+    /// All that are or were members, sorted, and the greatest incarnation that each can have had: contexts from clients name
+    /// no others.
+    nodes: Vec<(NodeId, u64)>,
     /// Stores of keys whose clock is near its bound.
     pub clocks_long: u64,
     /// Signs among them that the shard has not taken note of yet.
@@ -296,10 +298,13 @@ impl<O: Clone> Replica<O> {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
-    /// Who is or was a member.
-    pub fn members_are(&mut self, nodes: impl Iterator<Item = NodeId>) {
+    /// Who is or was a member, and the generation of each as last heard.
+    pub fn members_are(&mut self, nodes: impl Iterator<Item = (NodeId, u64)>) {
+        let possible = |generation: u64| {
+            generation.saturating_add(STARTS_UNHEARD).saturating_mul(INCARNATIONS_EACH_START).min(INCARNATION_MAX)
+        };
         self.nodes.clear();
-        self.nodes.extend(nodes);
+        self.nodes.extend(nodes.map(|(node, generation)| (node, possible(generation))));
         self.nodes.sort_unstable();
     }
     /// The greatest incarnation of this node in any of the slices.

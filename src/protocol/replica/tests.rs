@@ -142,7 +142,7 @@ fn clock(dots: impl IntoIterator<Item = Dot>) -> VersionVector {
 #[test]
 fn a_context_that_cannot_be_is_refused_by_name_and_stops_nothing() {
     let mut replica = replica();
-    replica.members_are([NodeId(2), NODE].into_iter());
+    replica.members_are([(NodeId(2), 1), (NODE, 1)].into_iter());
     let nothing = Head::default();
     let known = Head { clock: clock([dot(77, 3, 9), dot(1, 9, 9)]), ..Head::default() };
     let (foreign, unknown) = (Err(Rejection::ForeignContext), Err(Rejection::UnknownNode(NodeId(77))));
@@ -152,6 +152,7 @@ fn a_context_that_cannot_be_is_refused_by_name_and_stops_nothing() {
         (dot(1, 2, 1), &foreign),
         (dot(1, 1, 1_000), &foreign),
         (dot(2, 1, u64::MAX), &foreign),
+        (dot(2, INCARNATION_MAX, 1), &foreign),
         (dot(77, 1, 1), &unknown),
         (dot(77, INCARNATION_MAX, u64::MAX), &unknown),
     ];
@@ -183,7 +184,7 @@ fn a_context_that_cannot_be_is_refused_by_name_and_stops_nothing() {
 #[test]
 fn a_clock_at_its_bound_takes_who_is_in_it_and_says_so_to_others() {
     let mut replica = replica();
-    replica.members_are([NodeId(2), NODE].into_iter());
+    replica.members_are([(NodeId(2), 1), (NODE, 1)].into_iter());
     let lives = |count: u64| clock((1..=count).map(|life| dot(2, life, life * life * 7_919)));
     let most = (1..5_000).take_while(|n| lives(*n).within(CLOCK_ENTRIES_MAX, CLOCK_BYTES_MAX)).last().expect("some");
     assert!(most > 700, "{most}");
@@ -215,7 +216,7 @@ fn a_clock_at_its_bound_takes_who_is_in_it_and_says_so_to_others() {
 #[test]
 fn a_writer_among_siblings_keeps_the_write_before() {
     let mut replica = replica();
-    replica.members_are((1..40).map(NodeId));
+    replica.members_are((1..40).map(|node| (NodeId(node), 1)));
     // A sibling that the writer never sees keeps its dots apart from the clock.
     let mut held = written(39);
     let mut context = Context::default();

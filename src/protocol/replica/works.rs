@@ -3,8 +3,8 @@
 use super::{Change, Rejection, Replica, Stored, Work, keys::data_key};
 use crate::{
     limits::{
-        CLOCK_ALERT_PERCENT, CLOCK_BYTES_MAX, CLOCK_ENTRIES_MAX, COUNTER_MAX, MERGED_SIBLINGS_BYTES_MAX,
-        MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX,
+        CLOCK_ALERT_PERCENT, CLOCK_BYTES_MAX, CLOCK_ENTRIES_MAX, COUNTER_MAX, INCARNATION_MAX,
+        MERGED_SIBLINGS_BYTES_MAX, MERGED_SIBLINGS_MAX, SIBLINGS_BYTES_MAX,
     },
     protocol::{
         message::{DOT_OF_ANOTHER_WRITE, Refusal},
@@ -134,14 +134,14 @@ impl<O: Clone> Replica<O> {
         for dot in claims.filter(|dot| !head.clock.covers(**dot)) {
             let node = dot.actor.node();
             stamped |= dot.is_stamp();
-            if self.leases.is_own(node) {
-                if !self.leases.may_have_minted(slice, *dot) {
-                    return Err(Rejection::ForeignContext);
-                }
-            } else if self.nodes.binary_search(&node).is_err() && !head.clock.names(node) {
-                return Err(Rejection::UnknownNode(node));
-            }
-            if dot.counter > COUNTER_MAX {
+            let own = self.leases.is_own(node);
+            let greatest = match self.nodes.binary_search_by_key(&node, |(known, _)| *known) {
+                Ok(at) => self.nodes[at].1,
+                Err(_) if own || head.clock.names(node) => INCARNATION_MAX,
+                Err(_) => return Err(Rejection::UnknownNode(node)),
+            };
+            let possible = dot.actor.incarnation() <= greatest && dot.counter <= COUNTER_MAX;
+            if !possible || (own && !self.leases.may_have_minted(slice, *dot)) {
                 return Err(Rejection::ForeignContext);
             }
         }

@@ -312,7 +312,7 @@ impl Shard {
         let standing = NodeStanding { cluster, ..NodeStanding::default() };
         let mut replica = Replica::new(leases, Stamps::new(me.node, stamps).of_core(me.shard), generation)
             .with_bounds(settings.bounds);
-        replica.members_are(members.iter().map(|member| member.id));
+        replica.members_are(members.iter().map(|member| (member.id, member.generation)));
         let mut registry = Tables::new(settings.table(), known_tables, certainty);
         if copied {
             registry.distrust_own();
@@ -774,7 +774,7 @@ impl Shard {
 
     fn set_members(&mut self, members: Vec<Member>) {
         self.ring = Rc::new(Ring::new(&members));
-        self.replica.members_are(members.iter().map(|member| member.id));
+        self.replica.members_are(members.iter().map(|member| (member.id, member.generation)));
         self.members = members;
         self.health.keep(|core| exists(&self.members, core));
     }

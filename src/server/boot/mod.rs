@@ -86,19 +86,33 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
         tried => tried.map_err(|e| StartError::Failed(format!("trying syncs in {}: {e}", options.data.display())))?,
     };
     let options = ServeOptions { sync_call, ..options };
-    let identity = identify(&options, cpus.len())?;
-    checks::address(identity.ip, options.insecure)?;
+    // A start that cannot have its ports is not counted, and costs the node no incarnation.
+    let (identity, sockets) = identify(&options, cpus.len(), |reach| {
+        checks::address(reach.ip, options.insecure)?;
+        bind(reach, &signals)
+    })?;
     let connections_max = checks::open_files(open_files, identity.shards, options.connections_max)?;
     let options = ServeOptions { connections_max, ..options };
-    let sockets = bind(&identity, &signals)?;
     let node = Node::start(&options, &identity, &cpus, sockets)?;
     let outcome = node.serve(&options, &identity, &signals);
     drop(std::fs::remove_file(options.data.join("pid")));
     outcome
 }
 
-/// Loads or makes the node's identity, on an executor that lives only for this.
-fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError> {
+/// Where a node listens.
+struct Reach {
+    ip: IpAddr,
+    ports: Ports,
+    shards: u16,
+}
+
+/// Loads or makes the node's identity, on an executor that lives only for this. The start is counted after its ports are
+/// bound.
+fn identify<T>(
+    options: &ServeOptions,
+    cpus: usize,
+    bind: impl FnOnce(&Reach) -> Result<T, StartError>,
+) -> Result<(Identity, T), StartError> {
     let failed = |e: String| StartError::Failed(e);
     let copied = place::is_copy(&options.data)?;
     let executor = executor(Placement::Unbound, options, "start").make().map_err(|e| failed(e.to_string()))?;
@@ -136,13 +150,14 @@ fn identify(options: &ServeOptions, cpus: usize) -> Result<Identity, StartError>
             random: random(),
             copied,
         };
+        let bound = bind(&Reach { ip, ports, shards })?;
         let identity = identity::open(&disk, &wish).await?;
         drop(disk);
         ring.stop();
         if let Some(Err(error)) = driver.await {
             return Err(failed(error.to_string()));
         }
-        Ok(identity)
+        Ok((identity, bound))
     };
     executor.spawn(pulse.keep()).detach();
     let identity = executor.run(work);
@@ -217,10 +232,10 @@ fn executor(placement: Placement, options: &ServeOptions, name: &str) -> LocalEx
 
 /// Binds every port of the node, so that one that is taken is known before anything starts. A port that is taken is tried
 /// for a while: right after a kill the kernel still ends the connections and sockets of the life before.
-fn bind(identity: &Identity, signals: &Receiver<i32>) -> Result<Vec<CoreSockets>, StartError> {
+fn bind(reach: &Reach, signals: &Receiver<i32>) -> Result<Vec<CoreSockets>, StartError> {
     let until = Instant::now() + BIND_PATIENCE;
     loop {
-        match bind_once(identity) {
+        match bind_once(reach) {
             Err(StartError::PortTaken(_)) if Instant::now() < until => {}
             bound => return bound,
         }
@@ -230,22 +245,22 @@ fn bind(identity: &Identity, signals: &Receiver<i32>) -> Result<Vec<CoreSockets>
     }
 }
 
-fn bind_once(identity: &Identity) -> Result<Vec<CoreSockets>, StartError> {
+fn bind_once(reach: &Reach) -> Result<Vec<CoreSockets>, StartError> {
     let listen = |port: u16, port_use| -> Result<OwnedFd, StartError> {
-        let address = SocketAddr::new(identity.ip, port);
+        let address = SocketAddr::new(reach.ip, port);
         kernel::listen(address, port_use).map_err(|e| StartError::from_bind(address, &e))
     };
     let port = |first: u16, shard: u16| {
         first.checked_add(shard).ok_or_else(|| StartError::Configuration(format!("port {first} + {shard} is no port")))
     };
     // A port shared by our cores could be shared by another process, too: first see that nobody has it.
-    drop(listen(identity.ports.http, PortUse::Alone)?);
-    (0..identity.shards)
+    drop(listen(reach.ports.http, PortUse::Alone)?);
+    (0..reach.shards)
         .map(|shard| {
             Ok(CoreSockets {
-                http: listen(identity.ports.http, PortUse::Shared)?,
-                client: listen(port(identity.ports.client, shard)?, PortUse::Alone)?,
-                peer: listen(port(identity.ports.peer, shard)?, PortUse::Alone)?,
+                http: listen(reach.ports.http, PortUse::Shared)?,
+                client: listen(port(reach.ports.client, shard)?, PortUse::Alone)?,
+                peer: listen(port(reach.ports.peer, shard)?, PortUse::Alone)?,
             })
         })
         .collect()
