@@ -470,10 +470,14 @@ impl Coordinator {
             Operation::Get { .. } => false,
         };
         let soon = now.since(op.began) < REPLICA_LATE;
+        // Acknowledged before its table was dropped, it has gone with the table.
+        let gone = word.dropped > begun.dropped;
         let asker = match op.replied {
             _ if begun == word || now >= op.deadline => None,
             false => Some(op.asker),
-            true if op.acknowledged && repeatable && soon && matches!(op.work, Work::Put(_)) => Some(Asker::Nobody),
+            true if op.acknowledged && repeatable && soon && !gone && matches!(op.work, Work::Put(_)) => {
+                Some(Asker::Nobody)
+            }
             true => None,
         };
         match asker {
