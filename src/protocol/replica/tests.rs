@@ -236,3 +236,52 @@ fn a_writer_among_siblings_keeps_the_write_before() {
         assert!(last.is_none_or(|last| context.covers(last)), "turn {turn}: the write before is left out");
     }
 }
+
+/// Two replicas hold the same, and one of them remembers that what was superseded was a certain write: sent to the other, that
+/// is news, for the write may come there once more under another dot.
+#[test]
+fn what_is_remembered_of_a_superseded_write_is_taken_over() {
+    let (mut replica, mut out) = (replica(), Vec::new());
+    let first = written(2);
+    let context = Context::from(first.head.clock.clone());
+    let value = Value::new(Media::Json, "3");
+    let later = entry_of(&value, Dot { actor: Actor::new(NodeId(3), 1), counter: 1 }, WriteId(3));
+    let (traced, blind) = (first.head.put(&context, later.clone()).head, Head::default().put(&context, later).head);
+    assert!(traced.same_state(&blind) && traced.knows_write(WriteId(2)) && !blind.knows_write(WriteId(2)));
+    let values: Values = [value.bytes].into_iter().collect();
+    let siblings = Siblings { head: traced.clone(), values };
+    let merge = || Work::Merge { siblings: siblings.clone(), behind: None, fresh: None, awaited: false };
+    let io = begin(&mut replica, merge());
+    replica.loaded(NOW, io, Ok(Some(Stored { head: blind.encode(), values: Values::new() })), &mut out);
+    let change = stored(&out).expect("it is stored");
+    let head = Head::decode(&change.record.as_ref().expect("a record").0).expect("a head");
+    assert!(head.knows_write(WriteId(2)));
+    // Under another dot it is no sibling of its own successor.
+    let mut again = written(2).head;
+    again.entries[0].dot = Dot { actor: Actor::new(NodeId(4), 1), counter: 1 };
+    again.clock = VersionVector::from_dots([again.entries[0].dot]);
+    assert_eq!(head.sync(&again).head.entries.len(), 1);
+    // The second time it is none.
+    let (mut replica, mut out) = (self::replica(), Vec::new());
+    let io = begin(&mut replica, merge());
+    replica.loaded(NOW, io, Ok(Some(Stored { head: traced.encode(), values: Values::new() })), &mut out);
+    assert_eq!(out, [Step::Done { origin: 7, result: Ok(()) }]);
+}
+
+/// In a table that was made later: the others, who store nothing either, would never be told apart from it.
+#[test]
+fn a_delete_of_nothing_leaves_no_record_in_any_life_of_a_table() {
+    let (mut replica, mut out) = (replica(), Vec::new());
+    let work = Work::Delete { context: None, write_id: WriteId(5), stamp: None, owed: Owed::default() };
+    replica.begin(NOW, 7, Subject { life: 1, ..subject() }, work, DEADLINE, &mut out);
+    let Some(Step::Load { io, .. }) = out.pop() else { panic!("{out:?}") };
+    replica.loaded(NOW, io, Ok(None), &mut out);
+    assert!(stored(&out).is_none(), "{out:?}");
+    assert!(out.contains(&Step::Done { origin: 7, result: Ok(()) }));
+    let nothing = Siblings { head: Head { life: 1, ..Head::default() }, values: Values::new() };
+    let merge = Work::Merge { siblings: nothing, behind: None, fresh: None, awaited: true };
+    let (mut replica, mut out) = (self::replica(), Vec::new());
+    let io = begin(&mut replica, merge);
+    replica.loaded(NOW, io, Ok(None), &mut out);
+    assert_eq!(out, [Step::Done { origin: 7, result: Ok(()) }]);
+}

@@ -291,7 +291,8 @@ pub(super) fn merge(
         check_fresh(entry, &head)?;
     }
     let merged = head.join(&incoming.head, conflict);
-    if merged.head.same_state(&head) {
+    // Whoever sent it may forget it now: what it remembers of superseded writes is kept, or their other names come back.
+    if merged.head.same_state(&head) && merged.head.recent == head.recent {
         return Ok(Next::Nothing);
     }
     let needs_own = merged.picks.iter().any(|p| p.side == Side::Left && p.index >= values.len());

@@ -92,10 +92,11 @@ impl Head {
             (None, None) => named().all(knows),
         }
     }
-    /// Same clock, same siblings and same life: replicas that agree. What is remembered of old writes may differ.
+    /// Same clock, same siblings and same life: replicas that agree. What is remembered of old writes may differ. Where
+    /// nothing has ever been written there is no life either: a delete of nothing leaves no trace.
     pub fn same_state(&self, other: &Head) -> bool {
         self.clock == other.clock
-            && self.life == other.life
+            && (self.life == other.life || (self.is_empty() && other.is_empty()))
             && self.entries.len() == other.entries.len()
             && self.entries.iter().zip(&other.entries).all(|(a, b)| a.dot == b.dot)
     }
