@@ -117,12 +117,14 @@ impl Shard {
 
     // ---- writes that need the time -----------------------------------------------------------------------------
 
+    /// Whether no other member has said the time since the start: nobody knows then whether the own clock is sound, and this
+    /// node stamps nothing. Another one does, if it can be reached.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.clock.reference.is_none() && self.settings.gossip_interval <= CLOCK_FRESH && !self.is_alone()
+    }
     /// Whether a write that this node would stamp waits: it has just started, and will know soon whether its clock is sound.
     pub(super) fn awaits_the_time(&mut self, now: Instant) -> bool {
-        let waits = self.clock.reference.is_none()
-            && now.since(self.clock.born) < CLOCK_WAIT
-            && self.settings.gossip_interval <= CLOCK_FRESH
-            && !self.is_alone();
+        let waits = self.is_unheard() && now.since(self.clock.born) < CLOCK_WAIT;
         self.clock.waited_for |= waits;
         waits
     }
@@ -142,6 +144,13 @@ impl Shard {
              clock is mended; another node does"
         );
         Some(Failure::new(ErrorCode::Clock, Outcome::NotApplied, detail))
+    }
+    /// Why this node stamps no write when nobody has told it the time, and nobody else can be asked to stamp it.
+    pub(super) fn unheard_clock(&mut self) -> Failure {
+        self.clock.refusals += 1;
+        let detail = "no other node has told this one the time since it started: it takes no writes where the last one wins \
+                      until one has; try another node, or bring the others back";
+        Failure::new(ErrorCode::Clock, Outcome::NotApplied, detail)
     }
     /// A stamp after all that this shard has met and that the writer has seen.
     pub(super) fn first_stamp(&mut self, request: &super::super::message::Request) -> Result<Dot, Failure> {

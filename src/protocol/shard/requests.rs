@@ -62,6 +62,8 @@ impl Shard {
         let token = request.key.token();
         let table = self.tables.registry.of(request.key.as_bytes());
         let stamped = table.conflict == Conflict::LastWriteWins && request.operation.is_write();
+        // Passed on as it is, for another to stamp.
+        let unheard = stamped && passage.stamp.is_none() && self.is_unheard();
         if stamped && passage.stamp.is_none() {
             if self.awaits_the_time(now) {
                 return self.wait_for_table(asker, request, passage, out);
@@ -73,7 +75,14 @@ impl Shard {
         let homes = self.ring.walk(token, usize::from(table.n));
         let mine = self.placement.shard_of(self.placement.slice_of(token)) == self.me.shard;
         let mut acts = Vec::new();
-        let targets = self.targets(now, &request, sloppy(&request, table), &homes);
+        let mut targets = self.targets(now, &request, sloppy(&request, table), &homes);
+        if unheard {
+            targets.retain(|target| target.node != self.me.node);
+            if hops > 0 || targets.is_empty() {
+                let failure = self.unheard_clock();
+                return self.reply(asker, Err(failure), out);
+            }
+        }
         // A stand-in that was asked as one does not pass the request on.
         let stands_in = !homes.contains(&self.me.node)
             && !targets.iter().any(|t| homes.contains(&t.node))
@@ -97,7 +106,7 @@ impl Shard {
         let others: Vec<Address> = others.copied().collect();
         let at_home = mine && homes.contains(&self.me.node);
         let unfit = at_home && !others.is_empty() && self.is_unfit(now, &request, hops);
-        if mine && !unfit && (homes.contains(&self.me.node) || stands_in) {
+        if mine && !unfit && !unheard && (homes.contains(&self.me.node) || stands_in) {
             match self.plan(now, &request, token, stands_in, table) {
                 Ok(plan) => self.coordinator.begin(now, asker, (request, passage.stamp, hops), plan, &mut acts),
                 Err(failure) => return self.reply(asker, Err(failure), out),
@@ -113,7 +122,7 @@ impl Shard {
             let word = self.word(&request.key);
             // The first node stamps it, so that it is the same event wherever it is carried out.
             let stamp = match passage.stamp {
-                None if stamped && hops == 0 => match self.first_stamp(&request) {
+                None if stamped && hops == 0 && !unheard => match self.first_stamp(&request) {
                     Ok(stamp) => Some(stamp),
                     Err(failure) => return self.reply(asker, Err(failure), out),
                 },
