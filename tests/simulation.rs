@@ -54,24 +54,11 @@ fn run_all(plans: Vec<Plan>) -> Vec<Report> {
     reports.into_iter().flatten().collect()
 }
 
-/// Whether a violation is to fail the test. One kind is known and not mended: a superseded write comes back as a sibling
-/// although all can still know it (`dynarc simulate 100470 --minutes 0.2`). Its cause is not found, so what it may cost is
-/// not known either. It is printed each time, and this exception goes with the fault.
-fn is_new(violation: &impl std::fmt::Display) -> bool {
-    let text = violation.to_string();
-    let known = text.contains("nobody can have forgotten it");
-    if known {
-        println!("KNOWN, NOT MENDED: {text}");
-    }
-    !known
-}
-
 #[test]
 fn a_thousand_seeds_keep_every_promise() {
     let plans: Vec<Plan> = (1..=SEEDS).map(plan).collect();
     let mut summary = Summary::default();
-    run_each(&plans, |_, mut report| {
-        report.violations.retain(is_new);
+    run_each(&plans, |_, report| {
         for violation in &report.violations {
             println!("seed {}: {violation}", report.seed);
             println!("repeat it with: dynarc simulate {} --trace", report.seed);
@@ -86,14 +73,11 @@ fn a_thousand_seeds_keep_every_promise() {
     assert!(summary.acknowledged as f64 > 1_000_000.0 * share, "{} acknowledged writes", summary.acknowledged);
     assert!(summary.faults.total() as f64 > 50_000.0 * share, "{} faults", summary.faults.total());
     for (name, count) in summary.faults.named() {
-        assert!(count > 0 || name == "planted" || WAITING.contains(&name), "no {name} in {SEEDS} seeds");
+        assert!(count > 0 || name == "planted", "no {name} in {SEEDS} seeds");
     }
     let gaps = if cfg!(debug_assertions) { Vec::new() } else { summary.coverage.gaps() };
     assert_eq!(gaps, [] as [String; 0], "faults that never struck in some state");
 }
-
-/// Counts of draws that wait for a fault to be mended: see [`dynarc::sim::plan::Waits`].
-const WAITING: [&str; 3] = ["untold_set_backs", "table_changes", "clocks_astray"];
 
 /// Runs of twelve seconds: what happens soon after a start, and at the end of the faults, has a greater share in them.
 #[test]
@@ -101,14 +85,13 @@ fn a_thousand_short_runs_keep_every_promise() {
     let seconds = Duration::from_secs_f64(SHORT_MINUTES * 60.0);
     // These once broke one.
     let known = [
-        100_105, 101_460, 102_077, 102_404, 103_687, 105_838, 109_352, 113_520, 200_152, 200_549, 1_000_999, 1_009_579,
-        1_012_468, 1_046_046, 1_061_510,
+        100_105, 100_470, 100_565, 101_460, 102_077, 102_404, 103_687, 105_838, 109_352, 113_520, 200_152, 200_549,
+        1_000_999, 1_009_579, 1_012_468, 1_046_046, 1_061_510,
     ];
     let seeds = known.into_iter().chain(100_000..100_000 + SEEDS - known.len() as u64);
     let plans: Vec<Plan> = seeds.map(|seed| Plan::draw(seed, seconds)).collect();
     let mut broken = Vec::new();
-    run_each(&plans, |_, mut report| {
-        report.violations.retain(is_new);
+    run_each(&plans, |_, report| {
         for violation in &report.violations {
             println!("seed {}: {violation}", report.seed);
             println!("repeat it with: dynarc simulate {} --minutes {SHORT_MINUTES} --trace", report.seed);
@@ -151,9 +134,10 @@ fn planted_defects_are_noticed() {
         assert!(report.faults.planted > 0 || SETTINGS.contains(&planted), "{} did nothing", planted.name());
     }
 }
-/// Defects that are left out: two hundred seeds did not notice the first two, and the third never struck. Why is not looked
-/// into yet, so these are gaps of the simulator and not proofs that the defects do no harm.
-const BORNE: [Planted; 3] = [Planted::UntoldBackup, Planted::LateWrites, Planted::ShortLease];
+/// Left out: two hundred seeds do not notice it. Replicas take traces over from each other by more ways than the defect
+/// closes, and what is left of it is let pass where nobody can tell it from dots that never met. A gap of the simulator, not a
+/// proof that the defect does no harm.
+const BORNE: [Planted; 1] = [Planted::ForgottenTraces];
 /// Defects that strike through settings and disks, uncounted.
 const SETTINGS: [Planted; 7] = [
     Planted::BoundlessHints,

@@ -6,7 +6,7 @@
 
 use super::{
     availability::Troubles,
-    checker::{Invariant, Violation},
+    checker::{Invariant, Traces, Violation},
     clock::NodeClock,
     counts::FaultCounts,
     coverage::{Blow, Coverage, Doings},
@@ -118,6 +118,7 @@ pub struct Cluster {
     pub counts: RefCell<FaultCounts>,
     pub coverage: RefCell<Coverage>,
     pub excuses: RefCell<Excuses>,
+    pub traces: RefCell<Traces>,
     pub(super) network: RefCell<Network>,
     kept: Vec<RefCell<Kept>>,
     nodes: Vec<RefCell<Node>>,
@@ -144,14 +145,16 @@ impl Cluster {
     pub fn new(plan: Plan) -> Rc<Cluster> {
         let executor = Executor::new();
         let mut prng = Prng::stream(plan.seed, "nodes");
-        let nodes = (0..plan.nodes).map(|n| RefCell::new(make_node(&plan, n, &executor, prng.fork()))).collect();
+        let count = plan.nodes + usize::from(plan.outsider);
+        let nodes = (0..count).map(|n| RefCell::new(make_node(&plan, n, &executor, prng.fork()))).collect();
         Rc::new(Cluster {
             trace: Trace::new(plan.seed),
             counts: RefCell::default(),
             coverage: RefCell::default(),
             excuses: RefCell::default(),
+            traces: RefCell::default(),
             network: RefCell::new(Network::new(&plan)),
-            kept: (0..plan.nodes).map(|_| RefCell::default()).collect(),
+            kept: (0..count).map(|_| RefCell::default()).collect(),
             nodes,
             ids: RefCell::default(),
             calls: RefCell::default(),
@@ -187,8 +190,9 @@ impl Cluster {
 
     // ---- nodes ----
 
+    /// Members; an outsider does not count.
     pub fn node_count(&self) -> usize {
-        self.nodes.len()
+        self.plan.nodes
     }
     pub fn clock(&self, node: usize) -> NodeClock {
         self.nodes[node].borrow().clock
@@ -347,12 +351,6 @@ impl Cluster {
             }
             node.shard_count = shards;
         }
-        if self.planted(Planted::ForgottenLease)
-            && let Some(image) = &node.backup
-        {
-            node.disk = node.disk.restore(image);
-            self.count(|c| c.planted += 1);
-        }
     }
     /// Remembers what the disk holds now.
     pub fn back_up(&self, index: usize) {
@@ -367,23 +365,19 @@ impl Cluster {
         let mut node = self.nodes[index].borrow_mut();
         let Some(image) = node.backup.clone() else { return };
         node.disk = node.disk.restore(&image);
-        let untold = self.planted(Planted::UntoldBackup);
+        // Half of them are copies of blocks: nothing about them says what they are.
+        let untold = self.planted(Planted::KnownDotStored) || self.planted(Planted::LoneSign);
         node.restored = !untold && (self.plan.waits.untold_set_backs || node.prng.coin());
         self.count(|c| c.restored_backups += 1);
         self.count(|c| c.untold_set_backs += u64::from(!node.restored));
-        self.count(|c| c.planted += u64::from(untold));
         self.note(40, index as u64, || format!("node {index} gets an older disk"));
     }
     /// The disk of a node that does not run loses all but the node's name: what a user does who follows the words of a
     /// start that met a damaged disk, and keeps the name. Without it the node would be another one, and the ring another.
     pub fn wipe_disk(&self, index: usize) {
-        let spared = if self.planted(Planted::WipedName) { "" } else { "node" };
         let mut node = self.nodes[index].borrow_mut();
-        node.disk = node.disk.wipe(spared);
+        node.disk = node.disk.wipe("node");
         self.count(|c| c.wiped_disks += 1);
-        if spared.is_empty() {
-            self.count(|c| c.planted += 1);
-        }
         self.note(41, index as u64, || format!("node {index} gets an empty disk"));
     }
     async fn boot(self: &Rc<Self>, index: usize, life: u64) -> Result<(), String> {
@@ -458,7 +452,7 @@ impl Cluster {
             Err(e) => Err(e.to_string()),
         }
     }
-    /// A node on a restored disk says so, once it is open; from then on the disk is its own.
+    /// A node that is told of its restored disk says so, once it is open; from then on the disk is its own.
     fn check_alarm(&self, index: usize) {
         if !std::mem::take(&mut self.nodes[index].borrow_mut().restored) {
             return;
@@ -469,14 +463,22 @@ impl Cluster {
     }
     fn wish(&self, index: usize) -> NodeWish {
         let first = Prng::stream(self.plan.seed ^ index as u64, "identity").bits();
-        let later = self.life(index) > 1 && !self.planted(Planted::WipedName);
+        let later = self.life(index) > 1;
         let random = if later { self.nodes[index].borrow_mut().prng.bits() } else { first };
         let ports = Ports::default();
-        let seeds = if index == 0 { vec![] } else { vec![SocketAddr::new(ip_of(0), ports.peer)] };
+        let at = |node: usize| SocketAddr::new(ip_of(node), ports.peer);
+        let outsider = self.outsider() == Some(index);
+        let seeds: Vec<SocketAddr> = if (outsider && !later) || (index == 0 && !self.plan.mutual) {
+            vec![]
+        } else if outsider || self.plan.mutual {
+            (0..self.node_count()).filter(|node| *node != index).map(at).collect()
+        } else {
+            vec![at(0)]
+        };
         NodeWish {
             ip: Some(ip_of(index)),
             ports: ports.into(),
-            bootstrap: index == 0,
+            bootstrap: seeds.is_empty(),
             shards: self.shard_count(index),
             slices: self.plan.slices,
             vnodes: self.plan.vnodes,
@@ -794,7 +796,7 @@ fn make_node(plan: &Plan, index: usize, executor: &Executor, mut prng: Prng) -> 
         failed: false,
         id: None,
         shards: BTreeMap::new(),
-        shard_count: plan.shards[index],
+        shard_count: plan.shards.get(index).copied().unwrap_or(1),
         backup: None,
         restored: false,
         doings: Doings::default(),

@@ -40,6 +40,9 @@ excuses! {
     owed_and_lost_to_rot,
     /// Values that came back because their write was sent twice and its trace was forgotten.
     revived_retries,
+    /// Values shown beside one whose writer had seen them under the other dot of their write, which was sent twice: the
+    /// replicas that hold the two have not met.
+    second_names,
     /// Reads and losses that are not held to overlapping quorums: a disk may forget.
     reads_without_overlap,
     /// A write that was read and never acknowledged is gone: a disk may forget.

@@ -45,8 +45,8 @@ impl Faults {
         faults.every("wipes", plan.wipe_every, Faults::wipe);
         faults.every("backups", plan.restore_every / 2, Faults::back_up);
         faults.every("restores", plan.restore_every, Faults::restore);
-        if cluster.planted(Planted::ForgottenLease) {
-            (0..cluster.node_count()).for_each(|node| cluster.back_up(node));
+        if cluster.outsider().is_some() {
+            faults.every("outsider", cluster.plan.duration / 5, |f, _| f.bring_the_outsider());
         }
         // Whoever died by itself is started again by its keeper.
         faults.every("keeper", Duration::from_secs(3), |f, _| f.start_the_failed());
@@ -320,6 +320,9 @@ impl Faults {
             self.cluster.restore_disk(node);
         }
         self.restart_later(node, &mut prng);
+    }
+    async fn bring_the_outsider(self: Rc<Self>) {
+        self.cluster.start_outsider();
     }
     async fn start_the_failed(self: Rc<Self>) {
         for node in 0..self.cluster.node_count() {

@@ -36,6 +36,7 @@ mod links;
 mod looks;
 pub mod network;
 pub mod operator;
+mod outsider;
 pub mod plan;
 pub mod planted;
 pub mod prng;

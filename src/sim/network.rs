@@ -47,8 +47,8 @@ impl Network {
     pub fn new(plan: &Plan) -> Network {
         Network {
             plan: plan.network,
-            links: Links::new(plan.nodes),
-            nodes: plan.nodes,
+            links: Links::new(plan.nodes + usize::from(plan.outsider)),
+            nodes: plan.nodes + usize::from(plan.outsider),
             prng: Prng::stream(plan.seed, "network"),
             spoiler: Prng::stream(plan.seed, "planted"),
             stranger: Prng::stream(plan.seed, "strange frames"),
@@ -96,6 +96,9 @@ impl Cluster {
         let Some(to) = self.index_of(envelope.to.node) else { return };
         if to == from {
             return self.send_within(from, envelope);
+        }
+        if let Message::Replicate { key, siblings, fresh, .. } = &envelope.message {
+            self.traces.borrow_mut().sent(key, &siblings.head, *fresh);
         }
         let envelope = if self.plan.planted.is_some() {
             let mut spoiler = self.network.borrow_mut().spoiler.fork();
@@ -153,8 +156,14 @@ impl Cluster {
             }
         }
     }
-    fn send_within(self: &Rc<Self>, node: usize, envelope: Envelope) {
+    fn send_within(self: &Rc<Self>, node: usize, mut envelope: Envelope) {
         let target = envelope.to;
+        if let Message::View { standing, .. } = &mut envelope.message
+            && self.planted(Planted::LoneSign)
+        {
+            self.count(|c| c.planted += u64::from(standing.signs > 0));
+            standing.signs = 0;
+        }
         if let Some(pieces) = self.encode(node, &envelope) {
             let parcel = Parcel { route: None, from: node, life: self.life(node), target, to: node, pieces };
             self.arrive_later(self.executor.now() + MESH_DELAY, parcel);

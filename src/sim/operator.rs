@@ -87,7 +87,8 @@ impl Operator {
                 return;
             }
             self.settled.borrow_mut()[table] = false;
-            self.workload.history.borrow_mut().table_changes(table);
+            let now = self.cluster.executor.now();
+            self.workload.history.borrow_mut().table_changes(now, table);
             self.change(table, &mut prng).await;
             for _ in 0..LOOKS_MAX {
                 self.cluster.executor.sleep(LOOK_EVERY).await;

@@ -1,17 +1,18 @@
 //! Defects planted on purpose, to show that the checkers see them. Each is done to what nodes say to each other or to
 //! clients, to their disks or to their settings: production code knows nothing of them.
 
+mod identity;
 mod leases;
 mod rolls;
 
 use super::{
     cluster::{Cluster, End},
-    plan::{NodeSet, Plan},
+    plan::{NodeSet, Plan, SHARDS_MAX},
     prng::Prng,
 };
 use crate::{
     driver::{core::Settings, world::Arrival},
-    limits::KIB,
+    limits::{KIB, SKEW_MAX},
     protocol::{
         message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Refusal, Request, Response},
         tables::Tables,
@@ -45,13 +46,12 @@ planted! {
     SkippedSync "skipped-sync",
     /// Disks now and then write half of what they are given and say that all went well.
     ShortWrite "short-write",
-    /// After a loss of power a disk shows what it held long ago, the leases of dots included.
-    ForgottenLease "forgotten-lease",
-    /// A disk that was emptied comes back under the node's name, as if it had never been used.
-    WipedName "wiped-name",
-    /// A node is not told that its disk is an older one, and nobody remembers the life that the disk does not know: neither
-    /// when it asks, nor when it mints a dot that others hold.
-    UntoldBackup "untold-backup",
+    /// Replicas acknowledge fresh dots that they know already, and say that they remember nothing of nodes that come back.
+    KnownDotStored "known-dot-acknowledged",
+    /// A sign that the disk is an older state doubts the slices of one core only.
+    LoneSign "sign-doubts-one-core",
+    /// A node of another cluster is heard as if it were of this one.
+    TakenStranger "stranger-taken-in",
     /// A replicated write sometimes carries the dot of its predecessor.
     ReusedDot "reused-dot",
     /// A replicated state sometimes lacks one of its siblings, though its clock covers it.
@@ -108,7 +108,7 @@ planted! {
     ShortLease "short-clean-lease",
     /// What waits for a stopped process is carried out with its whole deadline when it goes on.
     LateWrites "late-writes",
-    /// Replicas take any stamp, however far it is ahead, and nobody tells a node that its clock is.
+    /// Replicas take any stamp, however far it is ahead, and all tell a node that its clock is right.
     FutureStamp "future-stamp",
     /// A write is stamped with what the clock shows, though something later is stored.
     ClockStamp "clock-stamp",
@@ -165,19 +165,21 @@ impl Plan {
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
             Planted::ShortWrite => self.faults.kill_every = self.duration / 20,
-            Planted::ForgottenLease => self.faults.power_loss_every = self.duration / 6,
             Planted::WritesCountedWrong | Planted::ReadsCountedWrong | Planted::ErrorAsNotFound => self.overlap(),
             Planted::ForgottenTombstone => {
                 self.overlap();
                 self.workload.mix[5] += 6;
             }
             Planted::EarlyAcknowledgement => self.overlap(),
-            Planted::WipedName | Planted::UntoldBackup => {
+            Planted::KnownDotStored | Planted::LoneSign => {
                 self.lose_disks(&mut Prng::stream(self.seed, "planted"));
-                let wiped = planted == Planted::WipedName;
-                self.faults.wipe_every = if wiped { self.duration / 6 } else { Duration::ZERO };
-                self.faults.restore_every = if wiped { Duration::ZERO } else { self.duration / 6 };
+                (self.faults.wipe_every, self.faults.restore_every) = (Duration::ZERO, self.duration / 12);
+                (self.faults.kill_every, self.faults.reshard) = (often, 0.0);
+                self.workload.keys = self.workload.keys.min(16);
+                self.shards.iter_mut().for_each(|shards| *shards = SHARDS_MAX);
+                self.workload.mix[2] += 6;
             }
+            Planted::TakenStranger => self.outsider = true,
             Planted::DroppedHint | Planted::DroppedAtBound | Planted::HintDeletedEarly => {
                 self.sloppy = true;
                 if planted == Planted::DroppedAtBound {
@@ -333,6 +335,9 @@ impl Cluster {
     /// Changes a message as a planted defect would, or answers it in the receiver's place.
     pub(super) fn spoil_message(self: &Rc<Self>, mut envelope: Envelope, spoiler: &mut Prng) -> Option<Envelope> {
         let (planted, to) = (self.plan.planted?, envelope.to);
+        if self.spoil_identity(planted, &mut envelope) {
+            self.struck();
+        }
         if !self.spoil_word(planted, &mut envelope) {
             self.struck();
             return None;
@@ -348,9 +353,9 @@ impl Cluster {
             Message::Replicate { purpose: Purpose::Hint { .. }, .. } if planted == Planted::EarlyHint => {
                 return (!self.lose_early_hint(&envelope)).then_some(envelope);
             }
-            Message::Clock { wall: Some(_), .. } if planted == Planted::FutureStamp => {
-                self.struck();
-                return None;
+            Message::Clock { wall: Some(wall), .. } if planted == Planted::FutureStamp => {
+                let shown = self.index_of(to.node).map_or(*wall, |node| self.wall_time(node));
+                std::mem::replace(wall, shown).abs_diff(shown) > SKEW_MAX.as_nanos() as u64
             }
             Message::Replicate { siblings, purpose, .. } if planted == Planted::FutureStamp => {
                 let wall = self.index_of(to.node).map_or(u64::MAX, |node| self.wall_time(node));
@@ -394,8 +399,6 @@ impl Cluster {
                     return None;
                 }
             },
-            Message::Remembered { entry, .. } if planted == Planted::UntoldBackup => entry.take().is_some(),
-            Message::Replicated(result) if planted == Planted::UntoldBackup => forget_known_dot(result),
             Message::Fetched(answer) => spoil_fetched(planted, answer, spoiler),
             Message::Forward { request, .. } if planted == Planted::SecondIdentity => spoil_identity(request),
             Message::GossipDelta { news, .. } | Message::GossipNews { news, .. } if planted == Planted::ForgedEntry => {
@@ -680,14 +683,6 @@ fn forget_damage(answer: &mut Result<Fetched, Refusal>) -> bool {
     };
     *answer = Ok(fetched);
     true
-}
-
-fn forget_known_dot(result: &mut Result<(), Refusal>) -> bool {
-    let known = matches!(result, Err(Refusal::KnownDot(_)));
-    if known {
-        *result = Ok(());
-    }
-    known
 }
 
 fn spoil_identity(request: &mut Request) -> bool {

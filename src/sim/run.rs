@@ -142,6 +142,7 @@ impl Run {
             self.cluster.make_table();
             self.wait(FORM_MAX, || self.all_know_the_table())
         };
+        self.cluster.start_outsider();
         if !formed && !self.failed() {
             let reason = self.why_not_whole().unwrap_or_else(|| "a table is not known everywhere".to_string());
             self.cluster.violate(Invariant::Converge, format!("the cluster does not form: {reason}"));
@@ -240,7 +241,7 @@ impl Run {
     /// What keeps the cluster from being whole: every node up, and every shard sees every node up.
     fn why_not_whole(&self) -> Option<String> {
         let count = self.cluster.node_count();
-        let mut ring = None;
+        let (mut ring, mut clusters) = (None, None);
         for node in 0..count {
             if !self.cluster.listening(node) {
                 return Some(format!("node {node} does not listen"));
@@ -250,6 +251,10 @@ impl Run {
                 if !handle.ready() {
                     return Some(format!("{node}/{shard} is not ready"));
                 }
+                if handle.cluster().is_none() || clusters.is_some_and(|known| known != handle.cluster()) {
+                    return Some(format!("{node}/{shard} is of cluster {}, another one", handle.cluster()));
+                }
+                clusters = Some(handle.cluster());
                 if ring.is_some_and(|r| r != handle.ring().digest()) {
                     return Some(format!("{node}/{shard} has another ring than the first shard"));
                 }
@@ -448,6 +453,7 @@ impl Run {
 
 fn judge(cluster: &Cluster, workload: &Workload, index: u32, siblings: &Siblings, last: bool) {
     let mut history = workload.history.borrow_mut();
+    history.traces.take(&mut cluster.traces.borrow_mut());
     let verdict = if last { history.check_final(index, siblings) } else { history.observe(index, siblings).map(drop) };
     drop(history);
     if let Err((invariant, text)) = verdict {

@@ -2,7 +2,7 @@
 //! silence comes back. Requests and answers may be lost on the way; whoever is silent past a deadline without a fault
 //! that explains it breaks I11.
 
-use super::{checker::Invariant, cluster::Cluster, prng::Prng};
+use super::{checker::Invariant, cluster::Cluster, planted::Planted, prng::Prng};
 use crate::{
     driver::world::{Arrival, ClientToken},
     protocol::message::{Operation, Request, Response},
@@ -115,8 +115,11 @@ impl Cluster {
             let cluster = self.clone();
             return self.keep_call(node, move || {
                 // It may have waited through all of the standstill.
-                let left = timeout.saturating_sub(cluster.stood_still(node));
-                cluster.deliver_call(number, node, shard, ask, left);
+                let waited = match cluster.planted(Planted::LateWrites) {
+                    true => Duration::ZERO,
+                    false => cluster.stood_still(node),
+                };
+                cluster.deliver_call(number, node, shard, ask, timeout.saturating_sub(waited));
             });
         }
         if let Ask::Request(request) = &mut ask {
@@ -127,18 +130,19 @@ impl Cluster {
                 return self.end_call(number, CallEnd::Answered(Err(failure)));
             }
         }
+        // Its client may have given up meanwhile: what it has sent is in the socket all the same.
         if let Some(call) = self.calls.borrow_mut().get_mut(&number) {
             call.life = life;
             call.delivered = Some(self.executor.now());
             call.due = self.executor.now() + timeout;
-            let client = ClientToken(number);
-            let (words, arrival) = match ask {
-                Ask::Request(request) => (words_of(&request), Arrival::Request { client, request }),
-                Ask::Change(change) => (format!("{change:?}"), Arrival::TableChange { client, change }),
-            };
-            self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {words}"));
-            inbox.push(arrival);
         }
+        let client = ClientToken(number);
+        let (words, arrival) = match ask {
+            Ask::Request(request) => (words_of(&request), Arrival::Request { client, request }),
+            Ask::Change(change) => (format!("{change:?}"), Arrival::TableChange { client, change }),
+        };
+        self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {words}"));
+        inbox.push(arrival);
     }
     /// A shard answers a client.
     pub(super) fn reply(self: &Rc<Self>, client: ClientToken, response: Response) {
@@ -191,8 +195,8 @@ impl Cluster {
     /// I11: a delivered request is answered by its deadline, unless its node died or stood still meanwhile.
     fn check_silence(&self, call: &Call, node: usize) {
         let Some(delivered) = call.delivered.filter(|_| !call.swallowed) else { return };
-        // What waited in a socket is due later than its client waits.
-        let due = self.executor.now() >= call.due;
+        // What waited in a socket may be due later than its client waits, and no answer is there at once.
+        let due = self.executor.now() >= call.due + ANSWER_SLACK;
         let undisturbed = self.lives(node, call.life) && !self.paused(node) && self.disturbed(node) < delivered && due;
         if !undisturbed {
             self.excuse(|e| e.silent_in_disturbance += 1);

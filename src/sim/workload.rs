@@ -230,6 +230,7 @@ impl Workload {
     }
     fn observe(&self, key: u32, floor: &Floor, siblings: &Siblings) -> Option<Seen> {
         let mut history = self.history.borrow_mut();
+        history.traces.take(&mut self.cluster.traces.borrow_mut());
         let observed = history.observe(key, siblings);
         let observed = observed.and_then(|seen| history.check_floor(key, floor, siblings).map(|()| seen));
         drop(history);

@@ -1,6 +1,6 @@
 //! What must hold of each key in the end, when the cluster has healed: nothing lost (I1), nothing back (I2, I4).
 
-use super::{End, EventId, History, Invariant, Kind, Seen, Verdict};
+use super::{End, EventId, History, Invariant, Kind, Meeting, Seen, Verdict};
 use crate::{
     protocol::{
         ring::FixedMap,
@@ -19,6 +19,7 @@ impl History {
         if self.stamped {
             return self.check_winner(key, &shown, last);
         }
+        self.check_siblings(key, &shown, true)?;
         self.check_resurrection(key, &shown)?;
         self.check_losses(key, &shown, &last.head.clock)?;
         let known = &self.keys[key as usize].acknowledged;
@@ -35,7 +36,7 @@ impl History {
         let later: Vec<EventId> = history.puts.iter().chain(&history.deletes).filter(acknowledged).copied().collect();
         for newer in later {
             for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
-                if self.supersedes(newer, older, dot)? {
+                if self.supersedes((newer, older, dot), Meeting::Settled)? {
                     let (kind, name) = (self.events[newer.0 as usize].kind, self.key(key));
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
                     let text = format!(

@@ -27,10 +27,12 @@ pub mod floor;
 pub mod lives;
 pub mod rings;
 mod standing;
+mod traces;
 mod value;
 mod winner;
 
 pub use floor::{Floor, Quorum, written_dot};
+pub use traces::Traces;
 pub use value::{VALUE_BYTES_MIN, make_value};
 
 use super::excuses::Excuses;
@@ -162,6 +164,8 @@ struct Event {
     /// The stretches of its key's table: see [`lives`].
     began_in: u32,
     ended_in: u32,
+    /// It may have been done again after a change of its table.
+    reaches: bool,
     /// Of an acknowledged write, if it has one.
     stamp: winner::Stamp,
     /// An attempt before the last may still take effect, whatever the last was answered with.
@@ -186,6 +190,17 @@ struct KeyHistory {
     standing: Standing,
 }
 
+/// What a later write and an earlier one, shown together, can have known of each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Meeting {
+    /// All replicas have met.
+    Settled,
+    /// The later was made with a trace of the earlier; so many other dots may have displaced it since.
+    Traced { rivals: usize },
+    /// Nobody may have brought them together yet.
+    Blind,
+}
+
 /// What happened to all keys, as the clients know it.
 pub struct History {
     events: Vec<Event>,
@@ -199,6 +214,7 @@ pub struct History {
     pub exact_stamps: bool,
     /// Siblings of a key when all that coordinators took on their own has come together.
     pub siblings_max: usize,
+    pub traces: Traces,
     /// By key, and by table: see [`lives`].
     table_of: Vec<Option<usize>>,
     stretches: Vec<lives::Stretches>,
@@ -229,6 +245,7 @@ impl History {
             stamped: false,
             exact_stamps: false,
             siblings_max: MERGED_SIBLINGS_MAX,
+            traces: Traces::default(),
             table_of: Vec::new(),
             stretches: Vec::new(),
             wall_end: u64::MAX,
@@ -274,6 +291,7 @@ impl History {
             attempts: 0,
             began_in,
             ended_in: began_in,
+            reaches: false,
             stamp: winner::Stamp::default(),
             lingers: false,
             shown: false,
@@ -350,7 +368,7 @@ impl History {
             self.check_lone_value(key, &shown, siblings)?;
             return Ok(shown);
         }
-        self.check_siblings(key, &shown)?;
+        self.check_siblings(key, &shown, false)?;
         self.check_causes(key, &shown, &siblings.head.clock)?;
         Ok(shown)
     }
@@ -399,11 +417,16 @@ impl History {
         let name = self.key(key);
         Err((Invariant::I2, format!("{name:?}: dot {dot:?} names write {} and write {}", other.0 + 1, id.0 + 1)))
     }
-    /// No value stands beside one whose writer had seen it.
-    fn check_siblings(&mut self, key: u32, shown: &Seen) -> Verdict {
-        for &(newer, _) in shown {
+    /// No value stands beside one whose writer had seen it. `settled`: all replicas have met.
+    fn check_siblings(&mut self, key: u32, shown: &Seen, settled: bool) -> Verdict {
+        for &(newer, by) in shown {
             for &(older, dot) in shown.iter().filter(|(older, _)| *older != newer) {
-                if self.supersedes(newer, older, dot)? {
+                let meeting = match self.traces.rivals(self.key(key), by, (older.write_id(), dot)) {
+                    _ if settled => Meeting::Settled,
+                    Some(rivals) => Meeting::Traced { rivals },
+                    None => Meeting::Blind,
+                };
+                if self.supersedes((newer, older, dot), meeting)? {
                     let (newer, older) = (newer.0 + 1, older.0 + 1);
                     let name = self.key(key);
                     let text = format!("{name:?}: write {older} stands beside write {newer}, whose writer had seen it");
@@ -417,7 +440,15 @@ impl History {
     /// sent or forwarded twice may have a second dot, which the writer of `newer` had not seen: it may come later. So
     /// may a dot that a context keeps apart from its clock, or has no more room for. Heads remember what was superseded
     /// last, so neither comes back before so much else was written that its trace may be forgotten.
-    fn supersedes(&mut self, newer: EventId, older: EventId, dot: Dot) -> Result<bool, (Invariant, String)> {
+    ///
+    /// Contexts name dots and not writes: that two dots are of one write is known only to whoever has held the first. A
+    /// coordinator that has not, and is sent the second later, shows it beside `newer` until it meets one of those: that is
+    /// let pass.
+    fn supersedes(
+        &mut self,
+        (newer, older, dot): (EventId, EventId, Dot),
+        meeting: Meeting,
+    ) -> Result<bool, (Invariant, String)> {
         let event = &self.events[newer.0 as usize];
         if event.context.clock.covers(dot) {
             return Ok(true);
@@ -427,9 +458,18 @@ impl History {
         if *seen == dot && !apart {
             return Ok(true);
         }
-        let key = event.key;
+        let (key, second) = (event.key, *seen != dot);
         let others = self.keys[key as usize].puts.iter().filter(|id| **id != older);
-        let traces: usize = others.map(|id| self.events[id.0 as usize].attempts as usize * COORDINATORS).sum();
+        let all: usize = others.map(|id| self.events[id.0 as usize].attempts as usize * COORDINATORS).sum();
+        let (traces, blind) = match meeting {
+            Meeting::Settled => (all, false),
+            Meeting::Traced { rivals } => (rivals, false),
+            Meeting::Blind => (all, second),
+        };
+        if traces < RECENT_WRITES_MAX && blind {
+            self.excuses.second_names += 1;
+            return Ok(false);
+        }
         if traces < RECENT_WRITES_MAX {
             let (newer, older, name) = (newer.0 + 1, older.0 + 1, self.key(key));
             let text =
