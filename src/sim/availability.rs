@@ -37,11 +37,13 @@ pub struct Troubles {
 
 impl Troubles {
     pub fn new(plan: &Plan) -> Troubles {
-        let links = plan.nodes * plan.nodes;
+        // An outsider has troubles as well.
+        let nodes = plan.nodes + usize::from(plan.outsider);
+        let links = nodes * nodes;
         Troubles {
-            nodes: plan.nodes,
-            process: vec![None; plan.nodes],
-            disk: vec![None; plan.nodes],
+            nodes,
+            process: vec![None; nodes],
+            disk: vec![None; nodes],
             links: vec![None; links],
             losses: vec![None; links],
         }
