@@ -327,6 +327,25 @@ fn standard_output_that_takes_nothing_is_an_error_and_no_panic() {
 }
 
 #[test]
+fn the_version_names_the_commit() {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+        output.status.success().then(|| out(&output).trim().to_owned())
+    };
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().ok();
+    let checkout = git(&["rev-parse", "--show-toplevel"]).and_then(|top| Path::new(&top).canonicalize().ok()) == here;
+    let commit =
+        git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| checkout && option_env!("DYNARC_COMMIT").is_some());
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = match commit {
+        Some(commit) => format!("dynarc {version} ({commit})"),
+        None => format!("dynarc {version}"),
+    };
+    let printed = out(&dynarc(&["--version"]));
+    assert_eq!(printed.trim(), expected);
+}
+
+#[test]
 fn errors_are_json_where_json_is_asked_for() {
     for (arguments, expected) in [
         (&["get", "k", "--json", "--node", "127.0.0.1:9"][..], 3),
