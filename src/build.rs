@@ -1,5 +1,5 @@
-//! Tells the build which commit it is of, for `--version` and the reports of `bench`: the variable `DYNARC_COMMIT`, where
-//! whoever builds has set it, else what git says of this directory. Without either the commit is not told.
+//! Tells the build which commit it is of, for `--version` and the reports of `bench`: the variable `DYNARC_COMMIT`,
+//! where whoever builds has set it, else what git says of this directory. Without either the commit is not told.
 
 use std::{path::Path, process::Command};
 

@@ -16,7 +16,8 @@
 //!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
 //!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
 //!    [`protocol::rebuild`] (records that the medium damaged), [`protocol::health`] (who can be asked),
-//!    [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is wrong), [`protocol::tables`], and [`protocol::shard`], which routes between them.
+//!    [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is wrong), [`protocol::tables`], and
+//!    [`protocol::shard`], which routes between them.
 //! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
 //! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
 //!    [`engine::disk::Disk`].
@@ -40,22 +41,23 @@
 //! - A context is bound to its key and carries a checksum: one that was read for another key is refused.
 //! - A head remembers the last few superseded writes by their write id, so that a retry that reaches a second
 //!   coordinator late does not become a sibling of its own successor.
-//! - A delete without a context is given one, that of a replica, before it is passed on: two coordinators would each drop
-//!   what they have when they come to it, and the second might come to it after its answer.
+//! - A delete without a context is given one, that of a replica, before it is passed on: two coordinators would each
+//!   drop what they have when they come to it, and the second might come to it after its answer.
 //! - Records are replaced whole. When siblings survive a write they are read and rewritten with it, so a pointer into
 //!   the log is never handed out to be stored again.
 //! - Messages between the cores of one node are the same encoded frames as between nodes.
-//! - The log has two heads, hot and cold, from one counter of sequences; files of collected segments get another life under
-//!   an epoch that cannot be guessed, instead of being written with zeros first.
-//! - Each core keeps a roll of its segments: a file that is missing proves nothing, so what must be there stands elsewhere. What
-//!   a slice has that may have lost records counts toward no R until the other replicas have answered.
+//! - The log has two heads, hot and cold, from one counter of sequences; files of collected segments get another life
+//!   under an epoch that cannot be guessed, instead of being written with zeros first.
+//! - Each core keeps a roll of its segments: a file that is missing proves nothing, so what must be there stands
+//!   elsewhere. What a slice has that may have lost records counts toward no R until the other replicas have answered.
 //! - What a record replaces in tables stops counting as live before it is flushed: it is looked up in the background. A
 //!   segment goes as soon as none of its records is needed, so space comes back without a flush.
-//! - Large values are not cut into pieces: a long frame has a connection of its own between nodes, and waits for short ones
-//!   towards clients, so that it holds up nobody else.
-//! - At their bound hints are not refused: a stand-in keeps what it acknowledged in its own copy and marks the slice, and marked
-//!   slices are compared when the owner is back.
-//! - What coordinators took apart from each other may exceed the bounds that each keeps: merged states have bounds of their own.
+//! - Large values are not cut into pieces: a long frame has a connection of its own between nodes, and waits for short
+//!   ones towards clients, so that it holds up nobody else.
+//! - At their bound hints are not refused: a stand-in keeps what it acknowledged in its own copy and marks the slice,
+//!   and marked slices are compared when the owner is back.
+//! - What coordinators took apart from each other may exceed the bounds that each keeps: merged states have bounds of
+//!   their own.
 //! - A group of records (a table of users) is dropped by one small record a slice that hides what is older.
 
 // Printing that fails ends a process with `println!` and its kin; `cli::output` says what becomes of it instead.

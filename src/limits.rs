@@ -21,14 +21,14 @@ pub const VALUE_BYTES_CEILING: usize = 4 * MIB;
 pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
 /// Bytes of a context in its text form, `vc:` included: as long as the context of any clock that is stored.
 pub const CONTEXT_TEXT_BYTES_MAX: usize = 16 * KIB;
-/// Entries of the clock that a client's write may make, and their bytes in the compact form: a context of these stays within
-/// 8 KiB of text. A write that would make a longer one is refused.
+/// Entries of the clock that a client's write may make, and their bytes in the compact form: a context of these stays
+/// within 8 KiB of text. A write that would make a longer one is refused.
 pub const CLOCK_ENTRIES_MAX: usize = 2048;
 pub const CLOCK_BYTES_MAX: usize = 11 * KIB / 2;
 /// Share of these beyond which the node says that a key has too many writers, in percent.
 pub const CLOCK_ALERT_PERCENT: usize = 50;
-/// Entries of a clock that is written in the narrow form, with a fixed width and 16 bits of incarnation: earlier versions
-/// take so many.
+/// Entries of a clock that is written in the narrow form, with a fixed width and 16 bits of incarnation: earlier
+/// versions take so many.
 pub const NARROW_CLOCK_ENTRIES_MAX: usize = 680;
 /// Entries of the clock of a context that has the narrow form: with more the compact one is much shorter.
 pub const NARROW_CONTEXT_ENTRIES_MAX: usize = 16;
@@ -36,8 +36,9 @@ pub const NARROW_CONTEXT_ENTRIES_MAX: usize = 16;
 pub const CONTEXT_DOTS_MAX: usize = 8;
 /// The greatest incarnation of a node in one of its slices. One shift more must fit 64 bits.
 pub const INCARNATION_MAX: u64 = (1 << 62) - 1;
-/// A node's incarnations are at most so many times the starts that others know of, and [`STARTS_UNHEARD`] more: each start
-/// draws [`FAR_INCARNATIONS_DRAWN`] at most, and what follows each other is far less. A context from outside names no other.
+/// A node's incarnations are at most so many times the starts that others know of, and [`STARTS_UNHEARD`] more: each
+/// start draws [`FAR_INCARNATIONS_DRAWN`] at most, and what follows each other is far less. A context from outside
+/// names no other.
 pub const INCARNATIONS_EACH_START: u64 = 2 * FAR_INCARNATIONS_DRAWN;
 pub const STARTS_UNHEARD: u64 = 64;
 /// The greatest counter that a context from outside may name.
@@ -52,15 +53,16 @@ pub const SIBLINGS_BYTES_MAX: usize = 4 * MIB;
 pub const RECENT_WRITES_MAX: usize = 4;
 /// Replicas of one key.
 pub const REPLICAS_MAX: usize = 7;
-/// Nodes that may have taken writes for one key without knowing of each other: its home replicas, and as many stand-ins.
+/// Nodes that may have taken writes for one key without knowing of each other: its home replicas, and as many
+/// stand-ins.
 const COORDINATORS_MAX: usize = 2 * REPLICAS_MAX;
-/// Concurrent values of one key when all that its coordinators took on their own comes together. Merging is never refused
-/// below this.
+/// Concurrent values of one key when all that its coordinators took on their own comes together. Merging is never
+/// refused below this.
 pub const MERGED_SIBLINGS_MAX: usize = COORDINATORS_MAX * SIBLINGS_MAX;
 /// Bytes of these.
 pub const MERGED_SIBLINGS_BYTES_MAX: usize = COORDINATORS_MAX * SIBLINGS_BYTES_MAX;
-/// Entries of a clock that comes from merging, and their bytes in the compact form. What is stored, sent and given out as a
-/// context stays within these, and a context within these is taken.
+/// Entries of a clock that comes from merging, and their bytes in the compact form. What is stored, sent and given out
+/// as a context stays within these, and a context within these is taken.
 pub const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
 pub const MERGED_CLOCK_BYTES_MAX: usize = 2 * CLOCK_BYTES_MAX;
 
@@ -69,8 +71,8 @@ pub const MERGED_CLOCK_BYTES_MAX: usize = 2 * CLOCK_BYTES_MAX;
 pub const TABLE_NAME_BYTES_MAX: usize = 64;
 /// Tables of a cluster. Two sides of a partition may make as many each.
 pub const TABLES_MAX: usize = 256;
-/// Names that tables of a cluster have had, those of dropped ones included: a marker of each stays, so that no disk that is
-/// set back brings its table back. A name can be used again without end.
+/// Names that tables of a cluster have had, those of dropped ones included: a marker of each stays, so that no disk
+/// that is set back brings its table back. A name can be used again without end.
 pub const TABLE_NAMES_MAX: usize = 2048;
 /// Names that are taken from other nodes: both sides of a partition may have used so many.
 pub const TABLE_ENTRIES_MAX: usize = 2 * TABLE_NAMES_MAX;
@@ -80,8 +82,8 @@ pub const KEYS_COUNTED_MAX: usize = 50_000;
 pub const KEYS_COUNTED_WITHIN: Duration = Duration::from_secs(1);
 /// How far a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted.
 pub const SKEW_MAX: Duration = Duration::from_millis(500);
-/// Clocks of other nodes that a node knows; how long such knowledge is preferred to older; and how long an answer may take
-/// that says the time.
+/// Clocks of other nodes that a node knows; how long such knowledge is preferred to older; and how long an answer may
+/// take that says the time.
 pub const CLOCKS_KEPT: usize = 64;
 pub const CLOCK_FRESH: Duration = Duration::from_secs(60);
 pub const CLOCK_ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
@@ -166,17 +168,18 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(600);
 pub const STOP_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// The last words and the closing of files take at most so long; then the process ends without them.
 pub const STOP_ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// Time between two events of a shard after which others are not blamed for their silence at once: it may have stood still.
+/// Time between two events of a shard after which others are not blamed for their silence at once: it may have stood
+/// still.
 pub const PAUSE_NOTICED: Duration = Duration::from_secs(1);
 /// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.
 pub const GOSSIP_DOWN_EVERY: u64 = 5;
 /// Bytes of a message of news between members (one larger entry still fits); more go in the next.
 pub const NEWS_BYTES: usize = 256 * KIB;
-/// A node that has started again waits so long for all members to say what they remember of it. Who is silent until then
-/// may remember more than its disk does.
+/// A node that has started again waits so long for all members to say what they remember of it. Who is silent until
+/// then may remember more than its disk does.
 pub const RETURN_PATIENCE: Duration = Duration::from_millis(1_500);
-/// A node that forms a cluster of its own, and was not told outright to, listens so long before it serves: a member of another
-/// cluster may know it by its address. Longer than a member waits before it tries a lost one again.
+/// A node that forms a cluster of its own, and was not told outright to, listens so long before it serves: a member of
+/// another cluster may know it by its address. Longer than a member waits before it tries a lost one again.
 pub const LISTEN_FIRST: Duration = Duration::from_millis(1_200);
 /// Pause between two looks at the hints owed to members that are back.
 pub const HINT_INTERVAL: Duration = Duration::from_millis(500);
@@ -185,12 +188,12 @@ pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
 pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 // ---- per core: work in hand ------------------------------------------------------------------------------------
-/// Client requests without an answer yet that a shard coordinates at once; more get 429. A queue that takes longer than [`REQUEST_TIMEOUT`] to serve
-/// does work for askers who have gone, and one that does not fit the caches makes each request dearer: many times what a
-/// batch of the log holds is enough.
+/// Client requests without an answer yet that a shard coordinates at once; more get 429. A queue that takes longer than
+/// [`REQUEST_TIMEOUT`] to serve does work for askers who have gone, and one that does not fit the caches makes each
+/// request dearer: many times what a batch of the log holds is enough.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 512;
-/// Requests that have their answer and wait for slower replicas; beyond it new ones get 429. A silent node is waited for
-/// [`REPLICA_LATE`] by all that a core does meanwhile.
+/// Requests that have their answer and wait for slower replicas; beyond it new ones get 429. A silent node is waited
+/// for [`REPLICA_LATE`] by all that a core does meanwhile.
 pub const REQUESTS_ANSWERED_MAX: usize = 16 * 1024;
 /// Bytes of values in requests that a shard coordinates at once, those that reads have got included; more get 429.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
@@ -216,12 +219,13 @@ pub const MESH_QUEUE_MESSAGES: usize = 1024;
 pub const DOT_LEASE: u64 = 1 << 20;
 /// Incarnations left out for each start of the node whose lease of a slice is lost.
 pub const INCARNATIONS_OF_START: u64 = 4;
-/// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken some.
+/// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken
+/// some.
 pub const FORGOTTEN_INCARNATIONS: u64 = 64;
 /// As many more at most, at random: a node may forget more than once.
 pub const FORGOTTEN_INCARNATIONS_DRAWN: u64 = 1 << 20;
-/// A version that names an incarnation farther ahead than this tells of another copy of the disk, or is forged: then the
-/// next one is not taken after it, but anywhere within [`FAR_INCARNATIONS_DRAWN`].
+/// A version that names an incarnation farther ahead than this tells of another copy of the disk, or is forged: then
+/// the next one is not taken after it, but anywhere within [`FAR_INCARNATIONS_DRAWN`].
 pub const NEAR_INCARNATIONS: u64 = 1 << 24;
 /// Incarnations among which one is drawn when the disk is a copy, or when others know one that is far ahead.
 pub const FAR_INCARNATIONS_DRAWN: u64 = 1 << 40;
@@ -236,7 +240,8 @@ pub const HINT_BYTES_MAX: u64 = 4 * GIB as u64;
 /// Hints of one owner in replay at once: at the start, and at most.
 pub const HINT_WINDOW_START: usize = 4;
 pub const HINT_WINDOW: usize = 32;
-/// An owner that takes so many times longer to acknowledge a replayed hint than it can, and this on top, gets fewer at once.
+/// An owner that takes so many times longer to acknowledge a replayed hint than it can, and this on top, gets fewer at
+/// once.
 pub const HINT_ANSWER_TIMES: u32 = 2;
 pub const HINT_ANSWER_SLACK: Duration = Duration::from_millis(1);
 /// The replay to an owner that is back begins within this, at random.
@@ -264,8 +269,8 @@ pub const LONG_FRAME_BYTES: usize = 16 * KIB;
 pub const FRAME_VALUES_MAX: usize = MERGED_SIBLINGS_MAX;
 /// Connections that a shard serves; more are told so and closed.
 pub const CONNECTIONS_MAX: usize = 10_000;
-/// Open files without which a node does not start: listening ports, rings, directories, the log and tables of small stores,
-/// and a few connections; and as many more for each shard.
+/// Open files without which a node does not start: listening ports, rings, directories, the log and tables of small
+/// stores, and a few connections; and as many more for each shard.
 pub const OPEN_FILES_MIN: u64 = 64;
 pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
 /// Open files that are kept for the log and the tables of a node when connections share out the rest.
@@ -278,14 +283,14 @@ pub const GUESTS_PER_SOURCE: usize = 16;
 pub const GUEST_REMEMBERED: Duration = Duration::from_secs(10);
 /// Connections beyond these that are asked for nothing but whether the node lives.
 pub const CONNECTIONS_RESERVED: usize = 32;
-/// Bytes of unfinished frames and bodies, and of answers that are not sent yet, that a core holds for its connections; at
-/// it those go that have been held up for [`CONNECTION_HELD_UP`], the longest first.
+/// Bytes of unfinished frames and bodies, and of answers that are not sent yet, that a core holds for its connections;
+/// at it those go that have been held up for [`CONNECTION_HELD_UP`], the longest first.
 pub const CONNECTION_BYTES_MAX: usize = 96 * MIB;
 /// At so many bytes anybody may go.
 pub const CONNECTION_BYTES_HARD: usize = 2 * CONNECTION_BYTES_MAX;
 pub const CONNECTION_HELD_UP: Duration = Duration::from_secs(1);
-/// A connection that has been silent for so long is asked whether its other side is still there, each so often and at most
-/// so many times without an answer.
+/// A connection that has been silent for so long is asked whether its other side is still there, each so often and at
+/// most so many times without an answer.
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_PROBES: u32 = 3;

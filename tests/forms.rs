@@ -1,5 +1,5 @@
-//! The forms of heads, contexts and leases: what earlier versions wrote is read, what they can read is still written so, and
-//! what they cannot hold has a form of its own.
+//! The forms of heads, contexts and leases: what earlier versions wrote is read, what they can read is still written
+//! so, and what they cannot hold has a form of its own.
 
 use dynarc::{
     limits::{
@@ -97,8 +97,8 @@ fn wide_incarnations_have_forms_of_their_own() {
     }
 }
 
-/// riak_core#613: clocks that grow with each life. They still do, by a few bytes; lives in which a key was written once by
-/// none.
+/// riak_core#613: clocks that grow with each life. They still do, by a few bytes; lives in which a key was written once
+/// by none.
 #[test]
 fn many_lives_take_little_space() {
     let once = Context::from(clock((1..=2_000).map(|life| dot(0xa, life, 1))));
@@ -113,7 +113,8 @@ fn many_lives_take_little_space() {
     }
 }
 
-/// Whatever may be stored can be given out, and what is given out is taken back: near the bounds of entries and of bytes.
+/// Whatever may be stored can be given out, and what is given out is taken back: near the bounds of entries and of
+/// bytes.
 #[test]
 fn a_clock_that_can_be_read_has_a_context_that_is_taken() {
     let entries = |count: u64| clock((1..=count).map(|life| dot(0xa, life, 1)));

@@ -1,6 +1,7 @@
-//! Tables where the last write wins, against an oracle that keeps every write: one winner everywhere, the greatest by (time,
-//! node, bytes), whatever meets what, how often and in which order, and with states that have no stamps. And whole nodes under
-//! cuts, crashes and wrong clocks: they agree in the end, and on nothing older than any write that was acknowledged.
+//! Tables where the last write wins, against an oracle that keeps every write: one winner everywhere, the greatest by
+//! (time, node, bytes), whatever meets what, how often and in which order, and with states that have no stamps. And
+//! whole nodes under cuts, crashes and wrong clocks: they agree in the end, and on nothing older than any write that
+//! was acknowledged.
 
 #[allow(dead_code, reason = "shared with tests/scripts.rs")]
 #[path = "scripts/cluster.rs"]

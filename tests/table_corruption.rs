@@ -199,7 +199,8 @@ fn a_missing_file_is_damage_and_a_failing_disk_is_not() {
         for read in 0..reads {
             sample.disk.plan(sample.disk.ios() + read, dynarc::sim::disk::Fault::Error);
             let opened = Table::open(&sample.disk, sample.meta.clone()).await.map(|_| ());
-            // A file that cannot be opened says nothing of what is in it; one that cannot be read is as good as damaged.
+            // A file that cannot be opened says nothing of what is in it; one that cannot be read is as good as
+            // damaged.
             match opened {
                 Err(EngineError::Failed(_)) if read == 0 => {}
                 Err(EngineError::Damaged(what)) if read > 0 && what.contains("cannot be read") => {}

@@ -72,8 +72,8 @@ struct Model {
     replicas: Vec<Replica>,
     clients: Vec<Seen>,
     puts: Vec<Put>,
-    /// Next counter and incarnation of each replica. Counters start far apart, as leases make them; one's incarnations leave
-    /// the narrow form soon.
+    /// Next counter and incarnation of each replica. Counters start far apart, as leases make them; one's incarnations
+    /// leave the narrow form soon.
     actors: Vec<(u64, u64)>,
     /// Events that a replica may have to be told of twice: they have more than one dot, or one that a context names
     /// beside its clock.

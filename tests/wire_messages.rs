@@ -544,8 +544,8 @@ fn a_state_of_all_that_its_coordinators_took_survives_its_frame() {
     assert_eq!(decode_peer(&only_frame(&frame).expect("sound"), NOW, Trust::Verify), Ok(envelope));
 }
 
-/// B3 of the list of executions: a message that could not be read closed connections between nodes. A frame of an unknown kind,
-/// or of a head that is none, costs itself; the one after it is read, and the asker gets an answer.
+/// B3 of the list of executions: a message that could not be read closed connections between nodes. A frame of an
+/// unknown kind, or of a head that is none, costs itself; the one after it is read, and the asker gets an answer.
 #[test]
 fn a_message_that_cannot_be_read_costs_itself() {
     let (mut encoder, mut rng) = (FrameEncoder::new(), Rng::with_seed(5));

@@ -145,8 +145,8 @@ impl Plan {
         // The environment of this command holds for its nodes too, and must when one is started again by hand.
         Ok(Plan { ips, shards: args.shards.unwrap_or(each), cpus, ports, data: args.data.clone(), settings })
     }
-    /// Fails when any of the directories or ports is in use: nothing is written then, and nobody is started who would join
-    /// another cluster's nodes at these addresses.
+    /// Fails when any of the directories or ports is in use: nothing is written then, and nobody is started who would
+    /// join another cluster's nodes at these addresses.
     fn refuse_what_is_taken(&self) -> Result<(), Stop> {
         for index in 0..self.ips.len() {
             let directory = self.directory_of(index);

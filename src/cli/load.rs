@@ -1,9 +1,9 @@
 //! `load`: every file below a directory becomes a key, its relative path; `--verify` compares them with what is stored.
 //!
-//! Many requests are in flight: a few threads, each with a pipeline to all cores of the cluster. A file is stored as a successor of what its key holds (read,
-//! then put with that context), so that a second load replaces instead of piling up siblings, and a file that is
-//! already there is left alone. What fails in a way that may pass is tried again from the read on, so a node that is
-//! killed meanwhile costs time, not files.
+//! Many requests are in flight: a few threads, each with a pipeline to all cores of the cluster. A file is stored as a
+//! successor of what its key holds (read, then put with that context), so that a second load replaces instead of piling
+//! up siblings, and a file that is already there is left alone. What fails in a way that may pass is tried again from
+//! the read on, so a node that is killed meanwhile costs time, not files.
 
 use super::{
     Stop,

@@ -164,8 +164,8 @@ pub fn run() -> ExitCode {
     finish(ended, json)
 }
 
-/// Says on standard error how a command ended and gives its exit code. Under `--json` standard output holds JSON in each
-/// case: an error of a command that has printed nothing else there is printed as an object.
+/// Says on standard error how a command ended and gives its exit code. Under `--json` standard output holds JSON in
+/// each case: an error of a command that has printed nothing else there is printed as an object.
 fn finish(ended: Result<(), Stop>, json: bool) -> ExitCode {
     let Err(stop) = ended else { return ExitCode::SUCCESS };
     if !stop.line.is_empty() {

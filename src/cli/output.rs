@@ -19,8 +19,8 @@ pub fn table<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item = [
     laid_out(&titles, &rows, arrangement)
 }
 
-/// The same, as wide as the terminal, or 80 columns where there is none: columns of the titles in `spare` are left out, in
-/// that order, until it fits.
+/// The same, as wide as the terminal, or 80 columns where there is none: columns of the titles in `spare` are left out,
+/// in that order, until it fits.
 pub fn fitting_table<const N: usize>(
     titles: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -87,8 +87,8 @@ pub fn written(result: io::Result<()>) -> Result<(), Stop> {
     }
 }
 
-/// Writes a line to standard error. A line that nobody can read, for the reader has gone or the disk is full, is dropped:
-/// it must not end a command with another exit code than the command's own.
+/// Writes a line to standard error. A line that nobody can read, for the reader has gone or the disk is full, is
+/// dropped: it must not end a command with another exit code than the command's own.
 pub fn tell(line: impl Display) {
     drop(writeln!(io::stderr().lock(), "{line}"));
 }

@@ -50,8 +50,8 @@ pub fn raise_limits() {
 
 fn start_log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::new(level);
-    // A line that cannot be written, for the reader has gone or the disk is full, is dropped: telling of that on standard
-    // error, as the library would, ends the process.
+    // A line that cannot be written, for the reader has gone or the disk is full, is dropped: telling of that on
+    // standard error, as the library would, ends the process.
     let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     // Another subscriber, set by a program around us, has precedence.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());

@@ -59,8 +59,8 @@ impl Client {
     pub fn get(&mut self, key: impl Into<Bytes>) -> Result<Got, ClientError> {
         self.get_with(key, &Options::default())
     }
-    /// What a key holds. With `options.context`, the context of an earlier read or write, the answer is at least as new as
-    /// that, or a failure that says so.
+    /// What a key holds. With `options.context`, the context of an earlier read or write, the answer is at least as new
+    /// as that, or a failure that says so.
     pub fn get_with(&mut self, key: impl Into<Bytes>, options: &Options) -> Result<Got, ClientError> {
         match self.call(Key::new(key)?, Operation::Get { context: options.context.clone() }, options)? {
             Answer::Got(siblings) => Ok(Got::from(siblings)),

@@ -8,7 +8,8 @@ use crate::{
 use smallvec::SmallVec;
 use std::{net::SocketAddr, time::Duration};
 
-/// Pause before a request is sent again: doubled each time up to the second value, and drawn between half and all of it.
+/// Pause before a request is sent again: doubled each time up to the second value, and drawn between half and all of
+/// it.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A server that has been silent for this share of a request's timeout is not waited for alone.

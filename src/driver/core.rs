@@ -134,8 +134,8 @@ impl<W: World, D: Disk> Handle<W, D> {
     pub fn stats(&self) -> CoreStats {
         CoreStats { engine: self.engine.stats(), shard: self.shard.borrow().stats(), turns: self.turns.get() }
     }
-    /// Counts the keys of this core that begin with a table's name, by what they were written in: the table or, before it
-    /// was made, the table default. At most [`KEYS_COUNTED_MAX`] records are looked at.
+    /// Counts the keys of this core that begin with a table's name, by what they were written in: the table or, before
+    /// it was made, the table default. At most [`KEYS_COUNTED_MAX`] records are looked at.
     pub async fn count_keys(&self, name: &TableName) -> Result<KeysCounted, EngineError> {
         let (slices, life) = {
             let shard = self.shard.borrow();
@@ -268,10 +268,10 @@ pub async fn start<W: World, D: Disk>(
     Ok(Core { driver: Box::pin(driver.run()), background, handle })
 }
 
-/// One batch of new leases for all slices. One whose lease record is damaged gets none: it mints no dots, so writes that
-/// this node would coordinate for it are refused, and all else goes on. A slice that has none although the node has
-/// started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in use. Gives
-/// as well those that have lost all that they held.
+/// One batch of new leases for all slices. One whose lease record is damaged gets none: it mints no dots, so writes
+/// that this node would coordinate for it are refused, and all else goes on. A slice that has none although the node
+/// has started before, one whose log may be lost, and all slices of a copied directory begin far from what may be in
+/// use. Gives as well those that have lost all that they held.
 async fn lease_dots<D: Disk>(
     engine: &Engine<D>,
     identity: &Identity,
@@ -295,8 +295,8 @@ async fn lease_dots<D: Disk>(
         if lost {
             emptied.push(slice);
         } else if last.is_none() && identity.seeds.is_empty() && identity.members.is_empty() {
-            // That there are no tables yet: a slice whose record is missing later has lost it. A newcomer has none until
-            // somebody has told it which there are.
+            // That there are no tables yet: a slice whose record is missing later has lost it. A newcomer has none
+            // until somebody has told it which there are.
             let head = tables::encode(std::iter::empty());
             let change = Change::Put { head, values: Default::default() };
             writes.push(Write { slice, key: keys::tables_key(), change });
@@ -407,8 +407,8 @@ async fn load_stamps<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
     Ok(floors)
 }
 
-/// Drops the records and the hints of all keys that begin with the table's name and a colon; with `life` only those that were
-/// written in that life of the table, or in one before.
+/// Drops the records and the hints of all keys that begin with the table's name and a colon; with `life` only those
+/// that were written in that life of the table, or in one before.
 async fn drop_table<D: Disk>(
     engine: &Engine<D>,
     slices: &[SliceId],
@@ -509,8 +509,8 @@ impl<W: World, D: Disk> Driver<W, D> {
         }
     }
 
-    /// Nothing is in hand: says farewell and closes the engine, however long its disk takes. What comes meanwhile is not left
-    /// without an answer.
+    /// Nothing is in hand: says farewell and closes the engine, however long its disk takes. What comes meanwhile is
+    /// not left without an answer.
     async fn end(mut self) -> Result<(), EngineError> {
         let farewell = self.shard.borrow().farewell().into_iter().map(write).collect();
         let engine = self.engine.clone();

@@ -1,10 +1,10 @@
 //! Lets writes in no faster than the work that they leave behind is done.
 //!
 //! Three things grow with writes and shrink with background work: memtables, tables of level 0, bytes of segments that
-//! are dead. Each has a pressure: 0 where nothing is to be done about writes, 1 where a byte may come in only for a byte
-//! that is worked off, more beyond. A write is charged its bytes times the pressure, work pays, and writes wait while
-//! more than a little is owed. So they slow down by as much as is needed and in small steps, and as long as the work goes
-//! on none waits for long. No clock is needed.
+//! are dead. Each has a pressure: 0 where nothing is to be done about writes, 1 where a byte may come in only for a
+//! byte that is worked off, more beyond. A write is charged its bytes times the pressure, work pays, and writes wait
+//! while more than a little is owed. So they slow down by as much as is needed and in small steps, and as long as the
+//! work goes on none waits for long. No clock is needed.
 //!
 //! Nobody waits for work that nobody does: a meter is looked at only while its work is under way.
 

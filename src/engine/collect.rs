@@ -1,21 +1,21 @@
 //! Collection of segments: those that are mostly dead give their live records to the log's cold head and are removed.
 //!
-//! A segment is collected when it is sealed. Its batches are walked in order, their records read apart from their values; the values of those that are still current are read, verified and
-//! appended again as fresh records, on the condition that the record is still current when its batch is sealed. Once
-//! the last copy is durable nothing that a read can find points into the segment any more: pointers that older tables
-//! still hold are hidden behind the copies. It goes when no record of it is needed for a crash either: each is in a table,
-//! or a newer one of its key is durable ([`Segment::in_memory`]). Small records, which are not copied, may have to be
-//! flushed first. A read that looked up its record before meets a missing segment and looks
-//! it up again.
+//! A segment is collected when it is sealed. Its batches are walked in order, their records read apart from their
+//! values; the values of those that are still current are read, verified and appended again as fresh records, on the
+//! condition that the record is still current when its batch is sealed. Once the last copy is durable nothing that a
+//! read can find points into the segment any more: pointers that older tables still hold are hidden behind the copies.
+//! It goes when no record of it is needed for a crash either: each is in a table, or a newer one of its key is durable
+//! ([`Segment::in_memory`]). Small records, which are not copied, may have to be flushed first. A read that looked up
+//! its record before meets a missing segment and looks it up again.
 //!
 //! Nothing is copied before space asks for it: the longer a segment waits, the more of it is dead. From
-//! [`SPACE_PERCENT_START`](crate::limits::SPACE_PERCENT_START) of what is live the emptiest segment is taken, and the work
-//! goes on in step with what clients write: the more space is in use, the more segment a written byte pays for; at
-//! [`SPACE_PERCENT_MAX`](crate::limits::SPACE_PERCENT_MAX) it no longer waits for writes. A segment without any live record
-//! goes at once.
+//! [`SPACE_PERCENT_START`](crate::limits::SPACE_PERCENT_START) of what is live the emptiest segment is taken, and the
+//! work goes on in step with what clients write: the more space is in use, the more segment a written byte pays for; at
+//! [`SPACE_PERCENT_MAX`](crate::limits::SPACE_PERCENT_MAX) it no longer waits for writes. A segment without any live
+//! record goes at once.
 //!
-//! A segment that was written when slices were dealt to cores in another way holds records of several cores. Each copies
-//! its own live records and releases its part; the last one removes the segment.
+//! A segment that was written when slices were dealt to cores in another way holds records of several cores. Each
+//! copies its own live records and releases its part; the last one removes the segment.
 //!
 //! A segment with a damaged place is never collected: what cannot be read cannot be copied. Nor is one with a record of
 //! which a table that is set aside may hold a newer one.
@@ -99,8 +99,8 @@ enum Step<F> {
     End,
 }
 
-/// Segments that are collected at once: each waits for its reads and for its copies' syncs most of the time. More as space
-/// gets shorter, no more than that: what is collected too early is copied too often.
+/// Segments that are collected at once: each waits for its reads and for its copies' syncs most of the time. More as
+/// space gets shorter, no more than that: what is collected too early is copied too often.
 fn at_once<D: Disk>(store: &Store<D>) -> usize {
     let hurry = if store.read_only.get() { 0.0 } else { store.space_pressure().max(0.0) };
     (1 + (hurry * AT_ONCE_BY_PRESSURE) as usize).min(COLLECTIONS_AT_ONCE)
@@ -201,8 +201,8 @@ async fn collect<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>) -> R
     match segment.shared {
         false if segment.in_memory.get() == 0 => release(store, segment).await,
         true if segment.live.get() == 0 => release_part(store, segment).await,
-        // Small records of it are in no table yet. Or it is shared, and other cores go by this one's manifests: its part is
-        // free when they no longer point there.
+        // Small records of it are in no table yet. Or it is shared, and other cores go by this one's manifests: its
+        // part is free when they no longer point there.
         _ => Ok(()),
     }
 }
@@ -227,7 +227,8 @@ async fn remove<D: Disk>(store: &Store<D>, segment: &Segment<D::File>) -> Result
     Ok(())
 }
 
-/// Gives up this core's part of a segment that holds records of other cores, and the segment if theirs are given up too.
+/// Gives up this core's part of a segment that holds records of other cores, and the segment if theirs are given up
+/// too.
 ///
 /// Whether a slice still needs a segment is told by its manifest alone: its records are in tables up to the last one in
 /// the segment, and no newest record of a table points there. Each core makes its own manifests say so first and reads
@@ -505,8 +506,8 @@ async fn append<D: Disk>(store: &Store<D>, mut copies: Vec<Copied>) -> Result<()
         copies = Vec::new();
         for copied in stale {
             let write = &copied.write;
-            // A newer record on its way, or a drop, is seen by the look-up only when it has landed: until then nothing would
-            // change.
+            // A newer record on its way, or a drop, is seen by the look-up only when it has landed: until then nothing
+            // would change.
             let awaited = || store.log.is_flying(write.slice, &write.key) || store.log.is_dropping(write.slice);
             let landed = || (store.has_failed() || !awaited()).then_some(());
             store.log.landed.until(landed).await;

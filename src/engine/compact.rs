@@ -1,7 +1,8 @@
 //! Runs compaction: the slice that needs it most, one at a time; [`super::compaction`] says what and does it.
 //!
-//! Tables that the opening could not read are first set aside for good, in the manifest: once others have been compacted
-//! past them, they must not come back to their level. A table whose blocks turn out to be damaged is salvaged.
+//! Tables that the opening could not read are first set aside for good, in the manifest: once others have been
+//! compacted past them, they must not come back to their level. A table whose blocks turn out to be damaged is
+//! salvaged.
 
 use super::{
     compaction::{self, Choice, Outcome, TableSet, salvage::salvage},
@@ -190,8 +191,8 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
     Ok(())
 }
 
-/// Bytes of values, by segment, of dropped records that a compaction has left out and that no newer record has replaced:
-/// those still count as live. The caller holds the slice's latch, so no flush comes between.
+/// Bytes of values, by segment, of dropped records that a compaction has left out and that no newer record has
+/// replaced: those still count as live. The caller holds the slice's latch, so no flush comes between.
 async fn counted_as_live<D: Disk>(
     store: &Store<D>,
     slice: &Slice<D>,

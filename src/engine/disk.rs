@@ -93,8 +93,8 @@ pub enum Lane {
     Background,
 }
 
-/// Whether a file system says that there is no room: for bytes, files or names, for this user, or in this file or directory.
-/// All of it is met like a full disk.
+/// Whether a file system says that there is no room: for bytes, files or names, for this user, or in this file or
+/// directory. All of it is met like a full disk.
 pub fn lacks_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull, TooManyLinks};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | TooManyLinks)
@@ -131,8 +131,8 @@ pub trait Disk: 'static {
 /// An open file. Closed when the last handle is dropped.
 #[allow(clippy::len_without_is_empty)] // nobody asks whether a file is empty
 pub trait DiskFile: 'static {
-    /// Fills `range` of the buffer, which must lie within it, from `offset` on (all whole pages), and gives it back. Past
-    /// the end of the file: `UnexpectedEof`. After an error the range may hold anything.
+    /// Fills `range` of the buffer, which must lie within it, from `offset` on (all whole pages), and gives it back.
+    /// Past the end of the file: `UnexpectedEof`. After an error the range may hold anything.
     fn read_into(
         &self,
         offset: u64,

@@ -2,14 +2,16 @@
 //!
 //! A group is the keys that hold some bytes at some place: a table of users is one, its records lie spread over all
 //! tokens. To drop it, one small record a slice is written, under a reserved key; every record of the group with a
-//! smaller sequence is hidden from then on, by reads, scans and snapshots alike. Records that are written later are not.
+//! smaller sequence is hidden from then on, by reads, scans and snapshots alike. Records that are written later are
+//! not.
 //!
-//! A drop may name marks ([`mark`]): then it hides only records that bear one of 1 to that mark, and those that bear none
-//! stay. A hidden record goes on hiding older ones of its key, whatever they bear: it is as if it had been deleted.
+//! A drop may name marks ([`mark`]): then it hides only records that bear one of 1 to that mark, and those that bear
+//! none stay. A hidden record goes on hiding older ones of its key, whatever they bear: it is as if it had been
+//! deleted.
 //!
-//! The record of a drop is like any other: durable with its batch, flushed, compacted, and it moves with its slice. What
-//! it hides goes when compaction rewrites the tables that were there: [`Drops::settle`] says from which table on nothing
-//! hidden can be, and when no older table is left the drop itself is forgotten.
+//! The record of a drop is like any other: durable with its batch, flushed, compacted, and it moves with its slice.
+//! What it hides goes when compaction rewrites the tables that were there: [`Drops::settle`] says from which table on
+//! nothing hidden can be, and when no older table is left the drop itself is forgotten.
 
 use super::{
     compaction::{MergeCursor, Source, TableSet},
@@ -108,8 +110,8 @@ impl Drops {
             |drop: &Dropped| !drop.forgotten && sequence < drop.sequence && drop.group.holds(key) && bears(drop.marks);
         self.dropped.iter().any(hidden)
     }
-    /// Takes note of a record under a reserved key that is now visible. Of each group the one with the greatest sequence
-    /// counts, in whatever order they come: recovery reads segments as they lie.
+    /// Takes note of a record under a reserved key that is now visible. Of each group the one with the greatest
+    /// sequence counts, in whatever order they come: recovery reads segments as they lie.
     pub fn note(&mut self, key: &[u8], sequence: u64, stored: &Stored) {
         let Some((group, by_mark)) = Group::of_key(key) else { return };
         let same = |known: &Dropped| known.group == group && known.marks.is_some() == by_mark;
@@ -128,8 +130,8 @@ impl Drops {
         };
         self.dropped.push(Dropped { group, marks, sequence, forgotten, floor: None });
     }
-    /// Learns that records up to this sequence are in tables, and that all tables are older than `next_table`: so is all
-    /// that these drops hide.
+    /// Learns that records up to this sequence are in tables, and that all tables are older than `next_table`: so is
+    /// all that these drops hide.
     pub fn settle(&mut self, flushed_sequence: u64, next_table: u64) {
         let settled = self
             .dropped

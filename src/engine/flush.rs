@@ -210,8 +210,8 @@ fn forget_records<D: Disk>(store: &Store<D>, memtable: &Memtable) {
 /// Seals the active memtable: from now on it only waits to be written.
 ///
 /// A cold batch may land before a hot one with smaller sequences, and the other way round. The table will say that all
-/// records up to its greatest sequence are in tables, and memtables hide tables: so nothing on its way may be older than
-/// what is in the memtable. Cold batches are held back for that moment, hot ones are not.
+/// records up to its greatest sequence are in tables, and memtables hide tables: so nothing on its way may be older
+/// than what is in the memtable. Cold batches are held back for that moment, hot ones are not.
 async fn seal<D: Disk>(store: &Store<D>, slice: &Slice<D>) -> Result<Rc<Memtable>, EngineError> {
     let log = &store.log;
     log.cold.hold(true);

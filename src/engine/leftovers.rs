@@ -1,9 +1,9 @@
-//! What an opening finds and nothing needs: files of segments that were being made, or waited for another life, and tables
-//! that no manifest names.
+//! What an opening finds and nothing needs: files of segments that were being made, or waited for another life, and
+//! tables that no manifest names.
 //!
-//! A crash leaves such files, and so does damage: a manifest that was set back names too little, a page in the wrong place
-//! makes a file look like another. So nothing is removed by an opening. It is done once this life's first batch is durable,
-//! and each file is looked at again before it goes. Where anything of its slice is damaged, a table stays.
+//! A crash leaves such files, and so does damage: a manifest that was set back names too little, a page in the wrong
+//! place makes a file look like another. So nothing is removed by an opening. It is done once this life's first batch
+//! is durable, and each file is looked at again before it goes. Where anything of its slice is damaged, a table stays.
 
 use super::{
     disk::Disk,

@@ -185,9 +185,9 @@ impl<D: Disk> Engine<D> {
         store.log.hot.push(writes, durability, None, store.options.inline_value_bytes).wait().await.map(|_| ())
     }
 
-    /// Drops every record of a group in these slices that was acknowledged before, durably and at once: what it costs does
-    /// not depend on how many there are. Writes that are on their way may go either way. Errors as of [`Engine::write`].
-    /// `marks`: only those records go that bear a mark, and none greater than this.
+    /// Drops every record of a group in these slices that was acknowledged before, durably and at once: what it costs
+    /// does not depend on how many there are. Writes that are on their way may go either way. Errors as of
+    /// [`Engine::write`]. `marks`: only those records go that bear a mark, and none greater than this.
     pub async fn drop_group(&self, group: &Group, marks: Option<u64>, slices: &[SliceId]) -> Result<(), EngineError> {
         let store = &self.0;
         store.check()?;
@@ -244,8 +244,8 @@ impl<D: Disk> Engine<D> {
         Ok(Snapshot::new(&self.0, self.0.serving(slice)?))
     }
 
-    /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads finds
-    /// it. The two differ only while something is written, or when a table is damaged.
+    /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads
+    /// finds it. The two differ only while something is written, or when a table is damaged.
     pub async fn recount(&self) -> Result<(SegmentBytes, SegmentBytes), EngineError> {
         let store = &self.0;
         let mut found = SegmentBytes::new();
@@ -311,7 +311,8 @@ impl<D: Disk> Engine<D> {
         self.0.failure()
     }
 
-    /// What is known to be damaged, oldest first: at most [`DAMAGE_PLACES_MAX`](crate::limits::DAMAGE_PLACES_MAX) places.
+    /// What is known to be damaged, oldest first: at most [`DAMAGE_PLACES_MAX`](crate::limits::DAMAGE_PLACES_MAX)
+    /// places.
     pub fn damage(&self) -> Vec<Damage> {
         self.0.damages.list()
     }
@@ -325,8 +326,8 @@ impl<D: Disk> Engine<D> {
         store.damages.noted.until(news).await
     }
     /// Whether records of a slice that were acknowledged may be lost without a trace: a damaged place of the log held
-    /// records of unknown keys that were in no table. What is read of the slice may then be older than what was written.
-    /// This outlives restarts.
+    /// records of unknown keys that were in no table. What is read of the slice may then be older than what was
+    /// written. This outlives restarts.
     pub fn may_have_lost(&self, slice: SliceId) -> bool {
         self.0.slice(slice).is_ok_and(|slice| slice.may_have_lost.get())
     }

@@ -8,16 +8,16 @@
 //! What has been read is synced before it is served: a crash of the process alone leaves written batches that no sync
 //! has covered, and what a client once read must not vanish at the next power cut.
 //!
-//! What is there must agree with the [roll](super::wal::roll): a segment that it names and that is missing, or ends too soon,
-//! has lost records, and so has a slice whose manifest has fewer records than it says. Slices that may have lost any are in
-//! doubt from then on.
+//! What is there must agree with the [roll](super::wal::roll): a segment that it names and that is missing, or ends too
+//! soon, has lost records, and so has a slice whose manifest has fewer records than it says. Slices that may have lost
+//! any are in doubt from then on.
 //!
-//! Nothing is ever truncated, and nothing is removed: see [`super::leftovers`]. A file of a segment is blank only if it holds
-//! no batch of its own and nothing counts on it. Damage is counted, named, and left where it is; all else opens. A table that cannot be
-//! opened is set aside; so is a slice whose manifest cannot be read, or says less than a segment's mark proves. A segment
-//! with records of such a slice is kept as it is. Whatever fails its checksum or cannot be read is read once more before
-//! that is believed. A file that is there and cannot be *opened* is another matter (too few descriptors, no permission):
-//! it says nothing of the medium, so the opening fails.
+//! Nothing is ever truncated, and nothing is removed: see [`super::leftovers`]. A file of a segment is blank only if it
+//! holds no batch of its own and nothing counts on it. Damage is counted, named, and left where it is; all else opens.
+//! A table that cannot be opened is set aside; so is a slice whose manifest cannot be read, or says less than a
+//! segment's mark proves. A segment with records of such a slice is kept as it is. Whatever fails its checksum or
+//! cannot be read is read once more before that is believed. A file that is there and cannot be *opened* is another
+//! matter (too few descriptors, no permission): it says nothing of the medium, so the opening fails.
 
 use super::{
     compaction::TableSet,
@@ -394,8 +394,8 @@ struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// Whether a file without any batch of its own, whose header is that of another segment, was renamed for another life
-    /// that has not begun: both are needed no more then, and the other one is nowhere else.
+    /// Whether a file without any batch of its own, whose header is that of another segment, was renamed for another
+    /// life that has not begun: both are needed no more then, and the other one is nowhere else.
     fn is_blank(&self, id: u64, header: &SegmentHeader) -> bool {
         let counted_on = |id: &u64| self.roll.is_some_and(|roll| roll.segments.contains_key(id));
         let renamed = header.generation <= id >> 40 && !self.present.contains_key(&header.id);
@@ -529,8 +529,8 @@ async fn replay_all<D: Disk>(
         let segment = Rc::new(registered(&candidate, own));
         segment.loss_noted.set(known.damaged);
         store.segments.borrow_mut().insert(segment.id(), segment.clone());
-        // It had a step when it got its name, and batches say how much there was since: beyond that, space that the kernel
-        // gave only in part, for want of more, may lie at the end.
+        // It had a step when it got its name, and batches say how much there was since: beyond that, space that the
+        // kernel gave only in part, for want of more, may lie at the end.
         let least = known.end.max(candidate.header.step.into());
         if candidate.length < least {
             // Of records that are in tables only values can be lost: whoever reads one is told.

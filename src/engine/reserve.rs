@@ -1,10 +1,11 @@
 //! Space put by for the day when the file system is full: files that hold nothing but their space.
 //!
-//! Puts are refused while some space is left ([`crate::limits::DISK_FULL_PERCENT`]), and what frees space lives on that: delete
-//! records, flushes, compactions, copies. But others may write to the same file system until nothing is left at all. Then
-//! a shard gives up one piece of its reserve when a flush or a compaction finds no space, and a node one to be able to
-//! start. The log has pieces of its own, which become segments: others take what is free as soon as it is, and a delete must
-//! not depend on who is faster. Missing pieces are made again as soon as there is space well above the line.
+//! Puts are refused while some space is left ([`crate::limits::DISK_FULL_PERCENT`]), and what frees space lives on
+//! that: delete records, flushes, compactions, copies. But others may write to the same file system until nothing is
+//! left at all. Then a shard gives up one piece of its reserve when a flush or a compaction finds no space, and a node
+//! one to be able to start. The log has pieces of its own, which become segments: others take what is free as soon as
+//! it is, and a delete must not depend on who is faster. Missing pieces are made again as soon as there is space well
+//! above the line.
 //!
 //! `reserve/SSSS-I`: piece I of shard SSSS, hexadecimal.
 
@@ -64,8 +65,8 @@ pub async fn adapt<D: Disk>(disk: &D, shards: u16) -> io::Result<()> {
     }
     Ok(())
 }
-/// Gives up one piece, whosever it is: for a node, or a shard, that could not start without. Whether there was one. A shard
-/// that runs and takes this piece for its own finds later that it frees nothing, and gives up the next.
+/// Gives up one piece, whosever it is: for a node, or a shard, that could not start without. Whether there was one. A
+/// shard that runs and takes this piece for its own finds later that it frees nothing, and gives up the next.
 pub async fn spend_any<D: Disk>(disk: &D) -> io::Result<bool> {
     let Some(piece) = pieces(disk).await?.into_iter().max() else { return Ok(false) };
     give_up(disk, piece).await?;
@@ -80,8 +81,8 @@ async fn give_up<D: Disk>(disk: &D, piece: (u16, u8)) -> io::Result<()> {
     disk.sync_dir(DIRECTORY).await
 }
 
-/// Gives up a piece that is neither the log's nor for a start, for background work and the copies of collection. Whether
-/// there was one.
+/// Gives up a piece that is neither the log's nor for a start, for background work and the copies of collection.
+/// Whether there was one.
 pub async fn spend<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
     let _held = store.reserve_latch.hold().await;
     let piece = store.reserve.borrow().range(1..FIRST_OF_LOG).next_back().copied();
@@ -96,8 +97,8 @@ pub async fn spend<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
 pub fn has_for_log<D: Disk>(store: &Store<D>) -> bool {
     store.reserve.borrow().range(FIRST_OF_LOG..).next().is_some()
 }
-/// Makes one of the log's pieces the file `to`, so that its space is at no moment anybody's. `for_start`: any piece, and if
-/// this shard has none, another's. Whether there was one.
+/// Makes one of the log's pieces the file `to`, so that its space is at no moment anybody's. `for_start`: any piece,
+/// and if this shard has none, another's. Whether there was one.
 pub async fn hand_over<D: Disk>(store: &Store<D>, to: &str, for_start: bool) -> Result<bool, EngineError> {
     let _held = store.reserve_latch.hold().await;
     let failed = |e: io::Error| EngineError::Failed(format!("taking a part of the reserve: {e}"));
@@ -136,8 +137,8 @@ pub fn has_room_now<D: Disk>(store: &Store<D>, space: Space) -> bool {
     store.reserve_waits.get().is_some_and(|least| space.available >= least && is_roomy(space, &store.options))
 }
 
-/// Makes one piece that is missing, if there is space for it. Whether it did. If there is none, [`Store::look_at_space`]
-/// finds out when there is.
+/// Makes one piece that is missing, if there is space for it. Whether it did. If there is none,
+/// [`Store::look_at_space`] finds out when there is.
 pub async fn restore<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
     let _held = store.reserve_latch.hold().await;
     // When values are no longer refused, all that is missing is due.
@@ -156,7 +157,8 @@ pub async fn restore<D: Disk>(store: &Store<D>) -> Result<bool, EngineError> {
     match make(store, index).await {
         Ok(()) => Ok(store.reserve.borrow_mut().insert(index)),
         Err(EngineError::Full) => {
-            // What the file system calls available is not for this node, as under a quota: not to be tried at every look.
+            // What the file system calls available is not for this node, as under a quota: not to be tried at every
+            // look.
             store.reserve_waits.set(Some(space.available + piece_bytes(&store.options) as u64));
             Ok(false)
         }
@@ -201,8 +203,8 @@ pub fn is_kept_from_log<D: Disk>(store: &Store<D>) -> bool {
     store.read_only.get() && store.disk.space().is_ok_and(kept)
 }
 
-/// Waits for as long as flush, compaction and collection may still free something: deletes go as fast as they do. Whether
-/// there is more space than before.
+/// Waits for as long as flush, compaction and collection may still free something: deletes go as fast as they do.
+/// Whether there is more space than before.
 pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
     let available = || available(store);
     let before = available();
@@ -216,8 +218,8 @@ pub async fn wait_for_space<D: Disk>(store: &Store<D>) -> bool {
     enough()
 }
 
-/// A file system that says how many bytes there are may refuse all the same: its files or names are used up, or a quota is.
-/// When that ends nothing tells, so it is tried again now and then.
+/// A file system that says how many bytes there are may refuse all the same: its files or names are used up, or a quota
+/// is. When that ends nothing tells, so it is tried again now and then.
 pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     let waits = || store.space_needed.get() > 0 && store.disk.space().is_ok_and(|s| !is_full(s, &store.options));
     loop {
@@ -238,9 +240,9 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
 pub fn available<D: Disk>(store: &Store<D>) -> u64 {
     store.disk.space().map_or(0, |space| space.available)
 }
-/// Values are refused until there is clearly more space than there was when it did not suffice (`short`), whatever share is
-/// in use. Not if somebody has seen meanwhile that space is back; and what was found after the refusal may be space that had
-/// just come back, so that the last look before it counts as well.
+/// Values are refused until there is clearly more space than there was when it did not suffice (`short`), whatever
+/// share is in use. Not if somebody has seen meanwhile that space is back; and what was found after the refusal may be
+/// space that had just come back, so that the last look before it counts as well.
 pub fn ask_for_more<D: Disk>(store: &Store<D>, short: u64) {
     if store.read_only.get() {
         let short = short.min(store.space_seen.get());

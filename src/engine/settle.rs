@@ -1,15 +1,15 @@
 //! Finds out what records in memory replace in tables, before they are flushed.
 //!
-//! A value is dead as soon as a newer record of its key is durable. Where both are in memory that is known at once. Where
-//! the old one is in a table, somebody has to look, and a flush does; but a flush writes and syncs, and with many slices
-//! and few keys it would come by for a handful of records. So the keys that may replace something are looked up in the
-//! background a few at a time, so that what segments are known to hold is never far from what they do, and the flush need
-//! not look again.
+//! A value is dead as soon as a newer record of its key is durable. Where both are in memory that is known at once.
+//! Where the old one is in a table, somebody has to look, and a flush does; but a flush writes and syncs, and with many
+//! slices and few keys it would come by for a handful of records. So the keys that may replace something are looked up
+//! in the background a few at a time, so that what segments are known to hold is never far from what they do, and the
+//! flush need not look again.
 //!
-//! What was found is only in memory: the manifest hears of it with the flush. Two rules keep it from being counted twice.
-//! Only the newest record of a key in any table counts as live, and nothing takes that away but a flush of the slice,
-//! or a compaction under a drop: so in a slice with drops nothing is looked up, and when a drop arrives, what was found
-//! before is taken back ([`Slice::take_back`]).
+//! What was found is only in memory: the manifest hears of it with the flush. Two rules keep it from being counted
+//! twice. Only the newest record of a key in any table counts as live, and nothing takes that away but a flush of the
+//! slice, or a compaction under a drop: so in a slice with drops nothing is looked up, and when a drop arrives, what
+//! was found before is taken back ([`Slice::take_back`]).
 
 use super::{
     disk::Disk,

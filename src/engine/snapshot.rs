@@ -2,8 +2,8 @@
 //! collections go on: for repair and transfer, which compare a range over many messages.
 //!
 //! A snapshot holds the tables of its moment (their files stay open after they are removed) and a copy of what was in
-//! memory: at most a memtable's budget, keys and heads shared with it. It never touches the log, so it keeps no segment.
-//! Records that were not durable at its moment are not in it.
+//! memory: at most a memtable's budget, keys and heads shared with it. It never touches the log, so it keeps no
+//! segment. Records that were not durable at its moment are not in it.
 
 use super::{
     compaction::{AnySource, MemorySource, MergeCursor, Source, TableSet},
@@ -42,8 +42,8 @@ impl<D: Disk> Snapshot<D> {
         let memory = Rc::new(recent(&drops, &slice.active.borrow(), &sealed, &[], &all, usize::MAX));
         Snapshot { store: store.clone(), memory, tables: slice.tables.borrow().clone(), drops }
     }
-    /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. For the next page begin right after
-    /// the last key.
+    /// Keys and heads of `[from, to)` in order, at most `limit`, deleted keys left out. For the next page begin right
+    /// after the last key.
     pub async fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
         if from >= to {
             return Ok(Vec::new());
@@ -104,8 +104,8 @@ pub(super) async fn walk<D: Disk>(
     Ok(found)
 }
 
-/// The records of both memtables, the active one's first, up to the `limit`-th that is neither a delete record nor hidden: a
-/// scan ends there at the latest.
+/// The records of both memtables, the active one's first, up to the `limit`-th that is neither a delete record nor
+/// hidden: a scan ends there at the latest.
 pub(super) fn recent(
     drops: &Drops,
     active: &Memtable,

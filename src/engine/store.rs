@@ -63,14 +63,15 @@ pub struct Slice<D: Disk> {
     pub in_tables: Cell<u64>,
     /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
     pub lost: OnceCell<EngineError>,
-    /// Records that were acknowledged, and are in no table, may be lost: its "nothing" and its "older" are in doubt. It is
-    /// on the roll.
+    /// Records that were acknowledged, and are in no table, may be lost: its "nothing" and its "older" are in doubt. It
+    /// is on the roll.
     pub may_have_lost: Cell<bool>,
     /// That has been found by this opening, or by one before that was cut short.
     pub newly_lost: Cell<bool>,
     /// Something of its files is damaged.
     pub damaged: Cell<bool>,
-    /// Compactions in a row that met damage which was not found again: after a few, it is left alone until the next start.
+    /// Compactions in a row that met damage which was not found again: after a few, it is left alone until the next
+    /// start.
     pub strikes: Cell<u32>,
 }
 
@@ -506,8 +507,8 @@ impl<D: Disk> Store<D> {
         self.admission.level0.charge(memory, pressure.level0);
         self.admission.segments.charge(space, pressure.segments);
     }
-    /// There are new tables: while filters and indexes take more memory than they may, those of the deepest levels give up
-    /// their filters, a key is there more often than not.
+    /// There are new tables: while filters and indexes take more memory than they may, those of the deepest levels give
+    /// up their filters, a key is there more often than not.
     pub fn bound_table_memory(&self) {
         let sets: Vec<_> = self.slices().map(|slice| slice.tables.borrow().clone()).collect();
         let mut bytes: u64 = sets.iter().map(|set| set.memory_bytes()).sum();
@@ -563,7 +564,8 @@ impl<D: Disk> Store<D> {
             }
         }
     }
-    /// What a slice's records in memory were found to replace counts as live again: a drop may be the first to take it away.
+    /// What a slice's records in memory were found to replace counts as live again: a drop may be the first to take it
+    /// away.
     fn take_back(&self, slice: &Slice<D>) {
         for settled in [&slice.settled, &slice.settled_sealed] {
             let Settled { lost, .. } = settled.replace(Settled { void: true, ..Settled::default() });

@@ -32,8 +32,8 @@ pub enum Change {
 }
 
 impl Write {
-    /// Whether it adds a value: such writes are refused first when space is short. A record without values (a replicated
-    /// tombstone, a lease, a marker) is as small as a delete record, and what it replaces can be collected.
+    /// Whether it adds a value: such writes are refused first when space is short. A record without values (a
+    /// replicated tombstone, a lease, a marker) is as small as a delete record, and what it replaces can be collected.
     pub fn adds_values(&self) -> bool {
         matches!(&self.change, Change::Put { values, .. } if !values.is_empty())
     }

@@ -26,8 +26,8 @@ pub fn body_kind(content_type: Option<&[u8]>) -> Result<BodyKind, Problem> {
     Media::raw(text).map(BodyKind::Raw).map_err(|e| invalid(e.to_string()))
 }
 
-/// Whether the client wants the raw bytes: its `Accept` headers name `application/octet-stream` and do not rank JSON before
-/// it.
+/// Whether the client wants the raw bytes: its `Accept` headers name `application/octet-stream` and do not rank JSON
+/// before it.
 pub fn accepts_raw<H: Headers + ?Sized>(headers: &H) -> bool {
     let weight = |wanted: &str| {
         let ranges = list(headers, "accept").filter_map(|range| std::str::from_utf8(range).ok());

@@ -1,14 +1,15 @@
-//! HTTP <-> message, sans-I/O: pure functions from a request's head and body to a [`Request`](crate::protocol::message::Request),
-//! and from its answer to a [`Reply`].
+//! HTTP <-> message, sans-I/O: pure functions from a request's head and body to a
+//! [`Request`](crate::protocol::message::Request), and from its answer to a [`Reply`].
 //!
 //! The life of one HTTP request, as the server's connection loop drives it:
 //!
-//! 1. [`HeadReader`] takes a head out of what has come; [`admit`] finds out what is asked ([`route`]) and whether it may be.
-//!    Most bad input ends here, before a body is sent, as a [`Problem`] that renders itself ([`Problem::reply`]).
-//! 2. [`Routed::Key`]: a PUT's body is read by a [`BodyReader`] up to [`KeyRequest::body_bytes_max`] ([`too_large`] beyond it), then
-//!    [`request`] makes the protocol's request of it. The server keeps [`KeyRequest::form`], a few bytes, to render the
-//!    answer with [`key_reply`]. Values are never copied: a JSON value is a slice of the body it came in, and goes out
-//!    as a body piece of its own.
+//! 1. [`HeadReader`] takes a head out of what has come; [`admit`] finds out what is asked ([`route`]) and whether it
+//!    may be. Most bad input ends here, before a body is sent, as a [`Problem`] that renders itself
+//!    ([`Problem::reply`]).
+//! 2. [`Routed::Key`]: a PUT's body is read by a [`BodyReader`] up to [`KeyRequest::body_bytes_max`] ([`too_large`]
+//!    beyond it), then [`request`] makes the protocol's request of it. The server keeps [`KeyRequest::form`], a few
+//!    bytes, to render the answer with [`key_reply`]. Values are never copied: a JSON value is a slice of the body it
+//!    came in, and goes out as a body piece of its own.
 //! 3. Everything else: the server fills a view ([`views`]) and renders it with [`json_reply`] or [`metrics_reply`].
 //! 4. [`head_text`] begins the answer.
 //!

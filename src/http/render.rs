@@ -162,8 +162,8 @@ fn raw_value(value: &Value) -> Reply {
     reply
 }
 
-/// A stored value and its type are the writer's word: no browser is to make more of them than they say, or to run them as
-/// a page of this node.
+/// A stored value and its type are the writer's word: no browser is to make more of them than they say, or to run them
+/// as a page of this node.
 fn confine(reply: &mut Reply) {
     reply.headers.push(("x-content-type-options", Cow::Borrowed("nosniff")));
     reply.headers.push(("content-security-policy", Cow::Borrowed("sandbox")));

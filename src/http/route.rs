@@ -287,7 +287,8 @@ fn single<'a, H: Headers + ?Sized>(headers: &'a H, name: &str) -> Result<Option<
     Ok(headers.value(name, 0))
 }
 
-/// `%XX` -> byte; every other byte stands for itself. A `%` without two hexadecimal digits is refused. `what` the text is.
+/// `%XX` -> byte; every other byte stands for itself. A `%` without two hexadecimal digits is refused. `what` the text
+/// is.
 fn percent_decode(text: &str, what: &str) -> Result<Vec<u8>, Problem> {
     let digit = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));
     let mut decoded = Vec::with_capacity(text.len());

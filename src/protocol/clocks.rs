@@ -1,12 +1,12 @@
 //! What the wall clocks of other nodes show, and so whether the own one is wrong.
 //!
-//! Where the last write wins a write bears the wall clock's time. A node whose clock is off would lose its writes silently, or
-//! win over those of hours to come. So with each round of gossip a node asks its partner for the time: the answer is that
-//! of some moment between question and answer. What is kept is how far the other's clock is from the own *monotonic*
-//! one, so that a jump of the own wall clock shows at once, by what is known already.
+//! Where the last write wins a write bears the wall clock's time. A node whose clock is off would lose its writes
+//! silently, or win over those of hours to come. So with each round of gossip a node asks its partner for the time: the
+//! answer is that of some moment between question and answer. What is kept is how far the other's clock is from the own
+//! *monotonic* one, so that a jump of the own wall clock shows at once, by what is known already.
 //!
-//! The own clock is off when more than half of the others agree that it is, each beyond doubt and by more than [`SKEW_MAX`].
-//! With only one other, the two disagree and nobody knows who is right: both are off.
+//! The own clock is off when more than half of the others agree that it is, each beyond doubt and by more than
+//! [`SKEW_MAX`]. With only one other, the two disagree and nobody knows who is right: both are off.
 
 use crate::{
     limits::{CLOCK_FRESH, CLOCK_ROUND_TRIP_MAX, CLOCKS_KEPT, SKEW_MAX},
@@ -20,8 +20,8 @@ const DRIFT: u32 = 2_000;
 /// A wall clock against the own monotonic one, in nanoseconds: what it shows more.
 pub type Ahead = i64;
 
-/// What the others' clocks show, as far as more than half of them agree: none of that half is before `earliest` or after
-/// `latest`.
+/// What the others' clocks show, as far as more than half of them agree: none of that half is before `earliest` or
+/// after `latest`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Reference {
     pub earliest: Ahead,

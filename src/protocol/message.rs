@@ -88,8 +88,8 @@ pub enum Message {
     /// Coordinate this for me. Only a shard that owns the key coordinates; it never forwards again within a node
     /// boundary more than once (`hops`).
     ///
-    /// `stamp`: where the last write wins, that of the node that took the request from its client. The write is the same
-    /// event then, however often and late it is passed on.
+    /// `stamp`: where the last write wins, that of the node that took the request from its client. The write is the
+    /// same event then, however often and late it is passed on.
     Forward {
         request: Request,
         hops: u8,
@@ -133,7 +133,8 @@ pub enum Message {
         cluster: ClusterId,
         news: Vec<News>,
         wanted: Vec<NodeId>,
-        /// First words of a node without a cluster: itself and those who answer at all of its seeds; empty until all have.
+        /// First words of a node without a cluster: itself and those who answer at all of its seeds; empty until all
+        /// have.
         group: Vec<NodeId>,
     },
     /// Third move: what you wanted.
@@ -153,8 +154,8 @@ pub enum Message {
         entry: Option<DigestEntry>,
     },
 
-    /// Between the shards of one node. From shard 0: the member list, empty if it is the one sent last, and whom to route
-    /// around.
+    /// Between the shards of one node. From shard 0: the member list, empty if it is the one sent last, and whom to
+    /// route around.
     View {
         members: Vec<Member>,
         avoided: Vec<NodeId>,
@@ -174,8 +175,8 @@ pub enum Message {
         latest: i64,
     },
 
-    /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it wants to
-    /// hear what the other knows better.
+    /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it
+    /// wants to hear what the other knows better.
     Tables(Words),
 }
 
@@ -276,8 +277,8 @@ pub enum Fetched {
     Nothing,
     Head(Head),
     Full(Siblings),
-    /// What a replica holds whose disk may have lost records of the key: it may lack what it acknowledged, so it counts for
-    /// nothing until all others have answered. The head alone, or with all values.
+    /// What a replica holds whose disk may have lost records of the key: it may lack what it acknowledged, so it counts
+    /// for nothing until all others have answered. The head alone, or with all values.
     Doubted {
         head: Head,
         values: Option<Values>,
@@ -301,11 +302,12 @@ pub enum Refusal {
     Expired = 6,
     /// The write's stamp is too far ahead of the replica's clock.
     ClockAhead = 7,
-    /// The fresh dot of a write is no news to the replica, which has no such write: its sender has minted it before, and
-    /// has forgotten that. With it goes the highest counter of that actor that the replica knows of the key, or
+    /// The fresh dot of a write is no news to the replica, which has no such write: its sender has minted it before,
+    /// and has forgotten that. With it goes the highest counter of that actor that the replica knows of the key, or
     /// [`DOT_OF_ANOTHER_WRITE`].
     KnownDot(u64) = 8,
-    /// The write's stamp is of long ago, or far behind that of what is stored: it has lost, and does not count as stored.
+    /// The write's stamp is of long ago, or far behind that of what is stored: it has lost, and does not count as
+    /// stored.
     ClockBehind = 10,
 }
 /// The replica knows the dot itself as that of another write.

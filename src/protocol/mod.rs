@@ -1,7 +1,7 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, health, membership, clocks, tables) never
-//! import each other; the shard owns one of each and only routes.
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, health, membership,
+//! clocks, tables) never import each other; the shard owns one of each and only routes.
 #![forbid(unsafe_code)]
 
 pub mod versions;

@@ -2,8 +2,8 @@
 //!
 //! A damaged record is never served and takes no write. What takes its place must know all that the lost one knew, or a
 //! quorum that counts on this copy would miss an acknowledged write: so it is the join of what *every* other home
-//! replica holds. If one of them is silent, or its own record is damaged or may be lost too, nothing is written, and whoever
-//! meets the damage next begins anew.
+//! replica holds. If one of them is silent, or its own record is damaged or may be lost too, nothing is written, and
+//! whoever meets the damage next begins anew.
 //!
 //! Input: [`Rebuild::met`], [`Rebuild::answered`], [`Rebuild::expire`]. Output: [`Act`]s.
 
@@ -66,8 +66,8 @@ impl Rebuild {
         self.jobs.values().map(|job| job.deadline).min()
     }
 
-    /// The own record of the key is damaged; `others` are its other home replicas, all of them in reach. Nothing happens
-    /// when it is in hand already, when too many are, or when nobody else has the key.
+    /// The own record of the key is damaged; `others` are its other home replicas, all of them in reach. Nothing
+    /// happens when it is in hand already, when too many are, or when nobody else has the key.
     pub fn met(
         &mut self,
         now: Instant,

@@ -1,8 +1,9 @@
 //! Whether the own disk still answers writes.
 //!
-//! A disk that hangs says nothing: no error, no end. It has stalled when writes wait for it and none has been answered for
-//! as long as a replica may be late. Then this node does not coordinate writes as long as others can, and says so to whoever
-//! looks after it; other nodes see that it is late. What waits is the probe: with its first answer all is as before.
+//! A disk that hangs says nothing: no error, no end. It has stalled when writes wait for it and none has been answered
+//! for as long as a replica may be late. Then this node does not coordinate writes as long as others can, and says so
+//! to whoever looks after it; other nodes see that it is late. What waits is the probe: with its first answer all is as
+//! before.
 
 use crate::{limits::REPLICA_LATE, types::Instant};
 

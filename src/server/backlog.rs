@@ -1,8 +1,9 @@
 //! How far background work is behind: in bytes, and in seconds of what was written lately.
 //!
 //! Looked at once a second. Seconds say how long writes of the recent rate took to leave what is to be done: seconds in
-//! which nothing was written do not count into the rate, and a rate below [`BACKLOG_RATE_MIN`] counts as that, or the little
-//! that an idle node leaves would be hours of its writes. Beyond [`BACKLOG_ALERT`] the log says so, once each time.
+//! which nothing was written do not count into the rate, and a rate below [`BACKLOG_RATE_MIN`] counts as that, or the
+//! little that an idle node leaves would be hours of its writes. Beyond [`BACKLOG_ALERT`] the log says so, once each
+//! time.
 
 use crate::{
     engine::types::EngineStats,

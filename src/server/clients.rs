@@ -1,9 +1,9 @@
 //! The client protocol: many requests in flight on a connection, answers in any order.
 //!
 //! A connection is one task with two halves. The receiving half reads as much as there is, hands every request to the
-//! shard and goes on; the sending half takes the answers that have gathered, long ones last, and sends them in one operation. Nothing is
-//! spawned and no timer set for a request. Reading pauses while too many requests are in flight or too many answers
-//! wait for a client that does not read.
+//! shard and goes on; the sending half takes the answers that have gathered, long ones last, and sends them in one
+//! operation. Nothing is spawned and no timer set for a request. Reading pauses while too many requests are in flight
+//! or too many answers wait for a client that does not read.
 
 use super::{
     clock,

@@ -218,9 +218,9 @@ pub fn environment(name: &str) -> Option<String> {
     (!text.is_empty() && !speaks_of_a_service(name, &text)).then_some(text)
 }
 
-/// Whether an orchestrator has made the variable for a service whose name begins with `dynarc`: it tells containers where
-/// the service is (`DYNARC_SERVICE_HOST`, `DYNARC_PORT_7700_TCP_ADDR`, and `DYNARC_CLIENT_PORT=tcp://10.0.0.7:8000` for
-/// one named `dynarc-client`), and says nothing of this node.
+/// Whether an orchestrator has made the variable for a service whose name begins with `dynarc`: it tells containers
+/// where the service is (`DYNARC_SERVICE_HOST`, `DYNARC_PORT_7700_TCP_ADDR`, and
+/// `DYNARC_CLIENT_PORT=tcp://10.0.0.7:8000` for one named `dynarc-client`), and says nothing of this node.
 pub fn speaks_of_a_service(name: &str, text: &str) -> bool {
     let of_a_port = name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
     let place = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));

@@ -1,7 +1,7 @@
 //! The real disk: files past the page cache, over the core's ring.
 //!
-//! Each core has a [queue](super::queue) of its own, so that a flush of many megabytes never stands before a read that a
-//! client waits for: background accesses go in pieces of [`PIECE_BYTES`], a few at a time.
+//! Each core has a [queue](super::queue) of its own, so that a flush of many megabytes never stands before a read that
+//! a client waits for: background accesses go in pieces of [`PIECE_BYTES`], a few at a time.
 //!
 //! Every length is checked: a short write is carried on (the kernel then names the error that cut it), and one that
 //! makes no progress is an error.
@@ -63,8 +63,8 @@ impl RingDisk {
         self.queue.set_urgency(urgency);
     }
 
-    /// Opens a file. A want of descriptors or memory passes: connections come and go, and another process may have taken
-    /// all that the machine has. A storage that failed for it would have to be started again.
+    /// Opens a file. A want of descriptors or memory passes: connections come and go, and another process may have
+    /// taken all that the machine has. A storage that failed for it would have to be started again.
     async fn open_patiently(&self, path: &str, flags: i32) -> io::Result<Descriptor> {
         let mut waited = Duration::ZERO;
         loop {

@@ -1,5 +1,5 @@
-//! System calls that neither std nor the ring makes, each behind a function of our own. What `rustix` does not have is the
-//! only unsafe code outside of `ring/`.
+//! System calls that neither std nor the ring makes, each behind a function of our own. What `rustix` does not have is
+//! the only unsafe code outside of `ring/`.
 
 use crate::limits::{KEEPALIVE_AFTER, KEEPALIVE_EVERY, KEEPALIVE_PROBES, STALLED_TIMEOUT};
 use rustix::{
@@ -211,7 +211,8 @@ pub fn not_a_file(path: &Path) -> Option<&'static str> {
     })
 }
 
-/// The first bytes of a small file, which may be behind a link. One that is no file is refused: a FIFO would be waited for.
+/// The first bytes of a small file, which may be behind a link. One that is no file is refused: a FIFO would be waited
+/// for.
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     const SMALL: u64 = 4096;
     if !std::fs::metadata(path)?.is_file() {

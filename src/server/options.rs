@@ -23,8 +23,8 @@ pub struct ServeOptions {
     pub join: Vec<SocketAddr>,
     /// Names of such that have no address now, and why.
     pub join_unknown: Vec<String>,
-    /// Form a cluster, if the node belongs to none. A first start without `join` does so anyway, after it has listened for a
-    /// moment whether another cluster knows its address.
+    /// Form a cluster, if the node belongs to none. A first start without `join` does so anyway, after it has listened
+    /// for a moment whether another cluster knows its address.
     pub bootstrap: bool,
     /// Shards, 1 to [`limits::SHARDS_MAX`]. Default: as many as before, at the first start one a CPU.
     pub shards: Option<u16>,

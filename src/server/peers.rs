@@ -1,17 +1,17 @@
-//! Between nodes: each core connects to each core of each other node that it speaks to, and once more for long frames, so that
-//! large values delay nobody.
+//! Between nodes: each core connects to each core of each other node that it speaks to, and once more for long frames,
+//! so that large values delay nobody.
 //!
-//! The HELLO says which cluster its sender belongs to. Two of different clusters are strangers: neither takes a word of the other,
-//! and both say so. An address is not a node: who is looked for and who answers are compared, and one that was looked for under
-//! another name hears of it.
+//! The HELLO says which cluster its sender belongs to. Two of different clusters are strangers: neither takes a word of
+//! the other, and both say so. An address is not a node: who is looked for and who answers are compared, and one that
+//! was looked for under another name hears of it.
 //!
 //! A connection carries messages one way, from the core that made it; answers come back over the other core's own
 //! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
 //! A connection that is refused, reset, silent for too long or answered by a stranger makes the core unreachable: what
 //! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
 //!
-//! Frames are encoded when they are queued, for the revision that the node spoke last. If its HELLO then says another one,
-//! what was queued before it is dropped as well.
+//! Frames are encoded when they are queued, for the revision that the node spoke last. If its HELLO then says another
+//! one, what was queued before it is dropped as well.
 
 use super::{
     clock,
@@ -168,8 +168,8 @@ impl Peers {
         }
         Err(format!("{node} at {at} is of cluster {theirs}, this node of cluster {own}"))
     }
-    /// A member of a cluster looks for another node here. Whoever has just formed a cluster of its own has lost that node's
-    /// directory, most likely: it must not serve.
+    /// A member of a cluster looks for another node here. Whoever has just formed a cluster of its own has lost that
+    /// node's directory, most likely: it must not serve.
     fn hear_sought(&self, hello: &PeerHello) -> Option<String> {
         let sought = hello.sought.filter(|sought| *sought != self.own.address.node)?;
         let alone = self.world().is_some_and(|w| w.handle.get().is_none_or(|h| h.members().len() == 1));
@@ -436,7 +436,8 @@ impl Peers {
         });
     }
 
-    /// Seeds that did not answer as one when they were last called, and why. At most as many as the node was started with.
+    /// Seeds that did not answer as one when they were last called, and why. At most as many as the node was started
+    /// with.
     pub fn silent_seeds(&self) -> Vec<(SocketAddr, String)> {
         let mut silent: Vec<_> = self.silent_seeds.borrow().iter().map(|(seed, why)| (*seed, why.clone())).collect();
         silent.sort_unstable();
@@ -619,7 +620,8 @@ async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> 
     if guest.is_none() {
         watch.relax();
     }
-    // A frame that is cut off in the middle is noticed by its silence; a guest has the time of the HELLO for all it says.
+    // A frame that is cut off in the middle is noticed by its silence; a guest has the time of the HELLO for all it
+    // says.
     while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes), known).await? {
         if guest.is_some() && known() {
             guest = None;
@@ -666,8 +668,8 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// The next frame; `None` when the other side has closed between two. `pending` hears of bytes of an unfinished one.
-    /// Between two a node that has become a member, as `known` says, may be silent for as long as it likes.
+    /// The next frame; `None` when the other side has closed between two. `pending` hears of bytes of an unfinished
+    /// one. Between two a node that has become a member, as `known` says, may be silent for as long as it likes.
     async fn next(&mut self, pending: impl Fn(usize), known: impl Fn() -> bool) -> Result<Option<Frame>, String> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(text)? {

@@ -1,9 +1,9 @@
 //! Which call makes a write durable soonest on this drive.
 //!
-//! A write with RWF_DSYNC carries its own sync: one that drives with a protected cache finish in microseconds. On others
-//! the kernel turns it into a write and a flush that cannot be shared, and a write followed by fdatasync may be twice as
-//! fast. So both are tried, in turn, at the first start, and what was found is kept in the data directory; remove the
-//! file to have it tried again.
+//! A write with RWF_DSYNC carries its own sync: one that drives with a protected cache finish in microseconds. On
+//! others the kernel turns it into a write and a flush that cannot be shared, and a write followed by fdatasync may be
+//! twice as fast. So both are tried, in turn, at the first start, and what was found is kept in the data directory;
+//! remove the file to have it tried again.
 
 use super::kernel;
 use crate::{engine::disk::PageBuffer, limits::PAGE};

@@ -1,7 +1,8 @@
 //! TCP connections over the core's ring.
 //!
 //! A connection that waits for its next request holds no buffer: an [`Inlet`] takes one when bytes have come, keeps it
-//! while they keep coming, and lets it go after a quiet second. Its limits of time and memory are those of its [`Watch`].
+//! while they keep coming, and lets it go after a quiet second. Its limits of time and memory are those of its
+//! [`Watch`].
 
 use super::{
     clock, kernel,

@@ -1,11 +1,11 @@
 //! Time in which this process stood still, stopped or starved, noticed by itself.
 //!
-//! A request that lay in a socket meanwhile is of an age that nobody knows, up to that of the standstill: whoever does not
-//! tell his clock (HTTP, the first revision of the client protocol) has the whole of it taken off what he was given, if his
-//! request could be read when the process went on. So nothing is begun for somebody who may have gone.
+//! A request that lay in a socket meanwhile is of an age that nobody knows, up to that of the standstill: whoever does
+//! not tell his clock (HTTP, the first revision of the client protocol) has the whole of it taken off what he was
+//! given, if his request could be read when the process went on. So nothing is begun for somebody who may have gone.
 //!
-//! The ticker's thread, which does nothing but sleep, notes when it comes late. A core that goes on before it does sees that
-//! the last note is old.
+//! The ticker's thread, which does nothing but sleep, notes when it comes late. A core that goes on before it does sees
+//! that the last note is old.
 
 use super::clock;
 use crate::types::Instant;
@@ -66,7 +66,8 @@ impl Waited {
     /// Of a connection that has just been accepted. It may have waited itself, if the process has just gone on.
     pub fn new(now: Instant) -> Waited {
         let known = latest(now);
-        // The ticker has noted no more than these; one beyond has just ended, and the connection may have waited through it.
+        // The ticker has noted no more than these; one beyond has just ended, and the connection may have waited
+        // through it.
         let number = known.number.min(COUNT.load(Ordering::Acquire));
         Waited { known: Standstill { number, ..known }, left: 0, latest: Duration::ZERO }
     }

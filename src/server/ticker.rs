@@ -1,8 +1,8 @@
 //! A thread that keeps executors from oversleeping.
 //!
 //! An executor can park with work to do when its preempt timer has fired at an unlucky moment, above all on busy CPUs.
-//! So while a core has been at work lately, it is woken every few milliseconds; one that does nothing is woken ever more
-//! rarely.
+//! So while a core has been at work lately, it is woken every few milliseconds; one that does nothing is woken ever
+//! more rarely.
 
 use super::standstill;
 use crossbeam_channel::{Receiver, Sender, unbounded};

@@ -1,5 +1,6 @@
-//! What happens to the cluster, in the log of each node that it concerns: a member that is suspected, down or back, hints
-//! that begin to gather and are drained, tables that are made, altered or dropped, requests that find too few replicas.
+//! What happens to the cluster, in the log of each node that it concerns: a member that is suspected, down or back,
+//! hints that begin to gather and are drained, tables that are made, altered or dropped, requests that find too few
+//! replicas.
 //!
 //! Each is said once when it happens. A core looks once a second, so what begins and ends within one is not told.
 
@@ -10,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-/// Requests that failed for want of replicas are told of at most so often; and so long without one means that it is over.
+/// Requests that failed for want of replicas are told of at most so often; and so long without one means that it is
+/// over.
 const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a core knows now.

@@ -1,12 +1,12 @@
 //! HTTP over the core's own sockets, one port that all cores share.
 //!
-//! What a request means and how an answer looks is `http/`; this module moves the bytes. A connection is one task with two
-//! halves, as in the client protocol: one takes request after request, the other sends what has been answered, so an
-//! answer waits for nothing that follows it. Requests are served one at a time and answered in order, also those before
-//! one that cannot be read; after that one the connection ends with an answer too.
+//! What a request means and how an answer looks is `http/`; this module moves the bytes. A connection is one task with
+//! two halves, as in the client protocol: one takes request after request, the other sends what has been answered, so
+//! an answer waits for nothing that follows it. Requests are served one at a time and answered in order, also those
+//! before one that cannot be read; after that one the connection ends with an answer too.
 //!
-//! Whatever is bound to fail is answered before its body is read. Time limits: a head, and a body, must arrive with real
-//! progress ([`Watch::progressed`]), else 408.
+//! Whatever is bound to fail is answered before its body is read. Time limits: a head, and a body, must arrive with
+//! real progress ([`Watch::progressed`]), else 408.
 
 use super::{
     clock,
@@ -409,8 +409,8 @@ impl Requests {
         }
     }
 
-    /// Says why nothing comes of a request, then reads on to where the next one begins; `false` when that is too far, or
-    /// not known.
+    /// Says why nothing comes of a request, then reads on to where the next one begins; `false` when that is too far,
+    /// or not known.
     async fn refuse(&mut self, problem: &Problem, head: &Head, body: BodyReader) -> bool {
         // Who waits to be told to go on may send the body now, or not.
         let lost = head.waits_to_send() || body.left() > DISCARD_BYTES as u64;

@@ -1,9 +1,9 @@
 //! Who had to be answered: a request that fails while enough nodes were well has failed for no reason.
 //!
-//! Every trouble that the plan makes leaves a mark on what it struck: a process, a disk, a link. When a client is told that
-//! something failed, the nodes that had no trouble since long before its request are counted: if they, with the node that
-//! was asked, could have made the quorum, the failure is a violation. A node whose process and links are well, and whose disk
-//! is not, need hold nothing; but a client that asks it is owed an answer by the others.
+//! Every trouble that the plan makes leaves a mark on what it struck: a process, a disk, a link. When a client is told
+//! that something failed, the nodes that had no trouble since long before its request are counted: if they, with the
+//! node that was asked, could have made the quorum, the failure is a violation. A node whose process and links are
+//! well, and whose disk is not, need hold nothing; but a client that asks it is owed an answer by the others.
 
 use super::{
     checker::{Invariant, Quorum},
@@ -18,7 +18,8 @@ use crate::{
 };
 use std::time::Duration;
 
-/// After so long without trouble a node is known to be back, by all others: the longest damping, and some rounds of gossip.
+/// After so long without trouble a node is known to be back, by all others: the longest damping, and some rounds of
+/// gossip.
 const SETTLED_AFTER: Duration = Duration::from_secs(12);
 /// A lost message is made up for within this.
 const LOSS_PASSES: Duration = Duration::from_secs(1);

@@ -102,7 +102,8 @@ struct Node {
     /// The disk is not what the last life left, and the next one is told so, as a data directory itself would tell.
     restored: bool,
     doings: Doings,
-    /// Of its wall clock against true time, in nanoseconds, when it jumped last; and what it gains since, in millionths.
+    /// Of its wall clock against true time, in nanoseconds, when it jumped last; and what it gains since, in
+    /// millionths.
     skew: i64,
     jumped: Instant,
     pace_ppm: i64,
@@ -375,7 +376,8 @@ impl Cluster {
         self.note(40, index as u64, || format!("node {index} gets an older disk"));
     }
     /// The disk of a node that does not run loses all but the node's name: what a user does who follows the words of a
-    /// start that met a damaged disk, and keeps the name. Without it the node would be another one, and the ring another.
+    /// start that met a damaged disk, and keeps the name. Without it the node would be another one, and the ring
+    /// another.
     pub fn wipe_disk(&self, index: usize) {
         let mut node = self.nodes[index].borrow_mut();
         node.disk = node.disk.wipe("node");

@@ -1,8 +1,8 @@
 //! A disk in memory that forgets what was not synced, breaks on demand, and can be stopped at any I/O.
 //!
-//! A write is visible at once and *pending* until a sync makes it durable; the same holds for names. [`VirtualDisk::crash`]
-//! keeps an arbitrary part of what is pending: whole writes, single pages, single sectors, none, all. What was synced
-//! stays as it was.
+//! A write is visible at once and *pending* until a sync makes it durable; the same holds for names.
+//! [`VirtualDisk::crash`] keeps an arbitrary part of what is pending: whole writes, single pages, single sectors, none,
+//! all. What was synced stays as it was.
 //!
 //! A handle belongs to one life of the machine. After a crash, calls through older handles never complete: whoever
 //! made them is dead. Every asynchronous call but [`Disk::breathe`] counts as one I/O, so that a test can say
@@ -391,8 +391,9 @@ impl VirtualDisk {
     pub fn set_clock(&self, executor: &Executor, latency: impl FnMut(Access, usize) -> Duration + 'static) {
         self.state.borrow_mut().clock = Some((executor.clone(), Rc::new(RefCell::new(latency))));
     }
-    /// From now on `watch` is called for every I/O, with its number, when what it changes is pending and before anything
-    /// of it is durable: a [`VirtualDisk::fork`] taken then is the disk of a machine that stops in the middle of it.
+    /// From now on `watch` is called for every I/O, with its number, when what it changes is pending and before
+    /// anything of it is durable: a [`VirtualDisk::fork`] taken then is the disk of a machine that stops in the middle
+    /// of it.
     pub fn watch(&self, watch: impl Fn(u64, Access) + 'static) {
         self.state.borrow_mut().watch = Some(Rc::new(watch));
     }

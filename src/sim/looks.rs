@@ -1,5 +1,5 @@
-//! Regular looks at every running shard: rings (I10), bounds (I12), false alarms, and what nodes have been doing, for the
-//! coverage of faults.
+//! Regular looks at every running shard: rings (I10), bounds (I12), false alarms, and what nodes have been doing, for
+//! the coverage of faults.
 
 use super::{
     checker::{Invariant, Verdict, bounds::Bounds, rings::Rings},

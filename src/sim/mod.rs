@@ -12,12 +12,12 @@
 //! delivered, replicas are equal. Until anti-entropy exists a named step of that phase, *reading all keys*, makes equal
 //! what a crash has kept hints from making equal.
 //!
-//! A disk may be lost as a whole: a node of some runs comes back with an empty one that still bears its name, or with an
-//! older state of its own; no more nodes than leave a copy of each acknowledged write. Not simulated yet: a node that comes
-//! back under another name, members that join or leave under load.
+//! A disk may be lost as a whole: a node of some runs comes back with an empty one that still bears its name, or with
+//! an older state of its own; no more nodes than leave a copy of each acknowledged write. Not simulated yet: a node
+//! that comes back under another name, members that join or leave under load.
 //!
-//! A draw whose violations are a known fault waits, by name ([`plan::Waits`]): `dynarc simulate --unmended` makes it all
-//! the same. What a judge lets pass since a fault explains it is counted, by name ([`excuses`]).
+//! A draw whose violations are a known fault waits, by name ([`plan::Waits`]): `dynarc simulate --unmended` makes it
+//! all the same. What a judge lets pass since a fault explains it is counted, by name ([`excuses`]).
 
 mod availability;
 pub mod checker;

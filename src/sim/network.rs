@@ -3,8 +3,8 @@
 //!
 //! What travels are encoded frames, made and read by `wire/` as in production. Between shards of one node they arrive
 //! in order and for sure; between nodes the network does what the plan says, which is worse than TCP. But one thing is
-//! kept of TCP: a forwarded request arrives once or not at all. Whoever coordinates a second copy of it, later, could do
-//! what its client was told had not been done. All other messages may arrive twice.
+//! kept of TCP: a forwarded request arrives once or not at all. Whoever coordinates a second copy of it, later, could
+//! do what its client was told had not been done. All other messages may arrive twice.
 //!
 //! Each core has connections of its own ([`super::links`]), and hears of those alone.
 
@@ -233,8 +233,8 @@ impl Cluster {
         }
     }
 
-    /// When a frame was sent, by the receiver's clock: what lies above the least difference of a connection is time that
-    /// it has waited.
+    /// When a frame was sent, by the receiver's clock: what lies above the least difference of a connection is time
+    /// that it has waited.
     fn when_sent(&self, frame: &Frame, route: Option<Route>, to: usize) -> Instant {
         let now = self.local_now(to);
         match route {

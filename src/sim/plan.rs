@@ -43,8 +43,8 @@ pub struct FaultPlan {
     pub full_disk_every: Duration,
     pub hang_disk_every: Duration,
     pub clock_step_every: Duration,
-    /// The one node whose wall clock may be off by hours, to either side, and not keep pace. Every write is acknowledged by
-    /// two nodes then.
+    /// The one node whose wall clock may be off by hours, to either side, and not keep pace. Every write is
+    /// acknowledged by two nodes then.
     pub wild_clock: Option<usize>,
     /// Flipped bits on the medium of the unsound node.
     pub rot_every: Duration,
@@ -170,8 +170,8 @@ pub struct Waits {
     pub untold_set_backs: bool,
     /// A node that starts while nobody answers trusts a clock that is off by hours.
     pub wild_clocks: bool,
-    /// Tables are made and dropped meanwhile. Beside a medium that loses what it held acknowledged writes may go (100257 of
-    /// twelve seconds), and hints may stay (100362); a reader may not be shown what it has seen (4).
+    /// Tables are made and dropped meanwhile. Beside a medium that loses what it held acknowledged writes may go
+    /// (100257 of twelve seconds), and hints may stay (100362); a reader may not be shown what it has seen (4).
     pub table_changes: bool,
     /// A request fails although enough nodes had no trouble.
     pub unanswered: bool,
@@ -357,7 +357,8 @@ impl Plan {
         let lost = if self.n > 2 && prng.chance(0.3) { 2 } else { 1 };
         faults.fickle = NodeSet::of(&nodes[..lost]);
         let every = self.duration / prng.between(4, 16) as u32;
-        // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was emptied.
+        // One or the other: an emptied disk knows the node's starts, and an older one does not know when it was
+        // emptied.
         let wiped = prng.coin();
         faults.wipe_every = if wiped { every } else { Duration::ZERO };
         faults.restore_every = if wiped { Duration::ZERO } else { every };

@@ -46,7 +46,8 @@ planted! {
     SkippedSync "skipped-sync",
     /// Disks now and then write half of what they are given and say that all went well.
     ShortWrite "short-write",
-    /// Replicas acknowledge fresh dots that they know already, and say that they remember nothing of nodes that come back.
+    /// Replicas acknowledge fresh dots that they know already, and say that they remember nothing of nodes that come
+    /// back.
     KnownDotStored "known-dot-acknowledged",
     /// A sign that the disk is an older state doubts the slices of one core only.
     LoneSign "sign-doubts-one-core",
@@ -416,8 +417,8 @@ impl Cluster {
         let deaf = self.planted(Planted::MissedDrop) || self.planted(Planted::UnknownTable);
         deaf && node == self.plan.seed as usize % self.node_count()
     }
-    /// What is said by another word of a table than the receiver goes by, as if it went by the same; `false`: it is not said
-    /// at all.
+    /// What is said by another word of a table than the receiver goes by, as if it went by the same; `false`: it is not
+    /// said at all.
     fn spoil_word(&self, planted: Planted, envelope: &mut Envelope) -> bool {
         if !matches!(planted, Planted::LateWriteTaken | Planted::MissedDrop | Planted::UnknownTable) {
             return true;

@@ -175,8 +175,8 @@ impl Run {
     fn heal(&self) -> Duration {
         let start = self.executor().now();
         let end = start + self.cluster.plan.heal_max;
-        // Messages of a node's former life that were held back, and connections to it that nobody has missed yet, are the
-        // last that faults can do.
+        // Messages of a node's former life that were held back, and connections to it that nobody has missed yet, are
+        // the last that faults can do.
         let last_arrival = self.cluster.last_arrival();
         if self.failed() {
             return Duration::ZERO;
@@ -225,8 +225,8 @@ impl Run {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
     }
-    /// An error that a disk had drawn before the faults ended may end its node after them, and one that was asked to stop
-    /// before may do so after. On a sound disk no other does.
+    /// An error that a disk had drawn before the faults ended may end its node after them, and one that was asked to
+    /// stop before may do so after. On a sound disk no other does.
     fn start_the_ended(&self) {
         let ended = (0..self.cluster.node_count()).filter(|node| !self.cluster.running(*node));
         ended.for_each(|node| self.cluster.start(node));
@@ -287,8 +287,8 @@ impl Run {
         let idle = || self.cluster.handles().iter().all(|handle| handle.is_idle());
         !self.failed() && self.wait(end.since(self.executor().now()), || idle() && self.hints() == 0)
     }
-    /// Hints that wait, and ranges that are marked. A range that damage does not let be walked stays marked; and what is
-    /// owed to a record that names a lost value waits for a new disk.
+    /// Hints that wait, and ranges that are marked. A range that damage does not let be walked stays marked; and what
+    /// is owed to a record that names a lost value waits for a new disk.
     fn hints(&self) -> u64 {
         let stats: Vec<CoreStats> = self.cluster.handles().iter().map(|handle| handle.stats()).collect();
         let rots = self.cluster.plan.faults.unsound.is_some();
@@ -365,7 +365,8 @@ impl Run {
             self.cluster.violate(Invariant::I11, "engines do not answer after healing");
         }
     }
-    /// Nothing stays in hand when nobody asks for anything any more: no request, latch or fetch, and no hint of no bytes.
+    /// Nothing stays in hand when nobody asks for anything any more: no request, latch or fetch, and no hint of no
+    /// bytes.
     fn expect_idle(&self) {
         let busy = || self.cluster.handles().into_iter().find(|handle| !handle.is_idle());
         if !self.wait(IDLE_MAX, || busy().is_none())
@@ -382,9 +383,9 @@ impl Run {
             }
         }
     }
-    /// The keys whose home replicas do not all hold the same state, with what they hold; and whether one knows less than
-    /// another. Two that know the same may still differ in a write that was sent twice, of which one has forgotten the
-    /// trace.
+    /// The keys whose home replicas do not all hold the same state, with what they hold; and whether one knows less
+    /// than another. Two that know the same may still differ in a write that was sent twice, of which one has forgotten
+    /// the trace.
     fn unequal_keys(&self) -> Vec<(String, bool)> {
         let keys: Vec<Key> = self.workload.history.borrow().keys().map(|(_, k)| k.clone()).collect();
         let done = Rc::new(Cell::new(false));
@@ -500,8 +501,8 @@ async fn read_at_each(cluster: &Rc<Cluster>, key: &Key) {
     }
 }
 
-/// What the engines of the home replicas hold of a key, with the node of each; what an unsound medium has damaged is left
-/// out.
+/// What the engines of the home replicas hold of a key, with the node of each; what an unsound medium has damaged is
+/// left out.
 async fn gather(cluster: &Rc<Cluster>, key: &Key, want: Want) -> Result<Vec<(usize, Siblings)>, String> {
     let token = key.token();
     let ring = cluster.handle(0, 0).ok_or("node 0 does not run")?.ring();

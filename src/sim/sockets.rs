@@ -1,6 +1,6 @@
-//! The clients' side of the nodes' sockets: a request goes to a shard, and its answer, a refusal, a broken connection or
-//! silence comes back. Requests and answers may be lost on the way; whoever is silent past a deadline without a fault
-//! that explains it breaks I11.
+//! The clients' side of the nodes' sockets: a request goes to a shard, and its answer, a refusal, a broken connection
+//! or silence comes back. Requests and answers may be lost on the way; whoever is silent past a deadline without a
+//! fault that explains it breaks I11.
 
 use super::{checker::Invariant, cluster::Cluster, planted::Planted, prng::Prng};
 use crate::{

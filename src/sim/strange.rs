@@ -1,5 +1,5 @@
-//! Frames that nobody of this cluster would send: of damaged content, and of unknown kinds. Each costs itself: the frame
-//! behind it on the same connection is read as if it had not been there.
+//! Frames that nobody of this cluster would send: of damaged content, and of unknown kinds. Each costs itself: the
+//! frame behind it on the same connection is read as if it had not been there.
 
 use super::{checker::Invariant, cluster::Cluster, network::Parcel, prng::Prng};
 use crate::{

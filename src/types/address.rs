@@ -26,8 +26,8 @@ impl FromStr for NodeId {
     }
 }
 
-/// Which cluster a node belongs to: random bits drawn once, when the cluster is formed, and kept by every member. Zero: none
-/// yet, or a version that names none.
+/// Which cluster a node belongs to: random bits drawn once, when the cluster is formed, and kept by every member. Zero:
+/// none yet, or a version that names none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ClusterId(pub u64);
 

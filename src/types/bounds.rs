@@ -2,7 +2,8 @@
 
 use crate::limits;
 
-/// Bounds of a shard that a virtual world draws small, so that they are met; a server takes them as `limits.rs` has them.
+/// Bounds of a shard that a virtual world draws small, so that they are met; a server takes them as `limits.rs` has
+/// them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardBounds {
     /// See [`limits::DOT_LEASE`].

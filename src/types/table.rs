@@ -209,8 +209,8 @@ impl TableEntry {
         // A node whose disk was set back may say two things under one version: all still agree on one.
         (self.version, self.node, self.settings) > (other.version, other.node, other.settings)
     }
-    /// All that both know: the newer word, and of the rest the greater. Whoever merges what with what, and how often, comes
-    /// to the same.
+    /// All that both know: the newer word, and of the rest the greater. Whoever merges what with what, and how often,
+    /// comes to the same.
     pub fn join(&self, other: &TableEntry) -> TableEntry {
         let newer = if other.newer_than(self) { other } else { self };
         let mut made = [self.made[0], self.made[1], other.made[0], other.made[1]];
@@ -224,8 +224,8 @@ impl TableEntry {
             ..newer.clone()
         }
     }
-    /// How the table keeps its keys. Where one of this name that keeps concurrent values was made apart from one that does
-    /// not, all are kept: nothing that was acknowledged under either is lost.
+    /// How the table keeps its keys. Where one of this name that keeps concurrent values was made apart from one that
+    /// does not, all are kept: nothing that was acknowledged under either is lost.
     pub fn in_force(&self) -> Option<TableSettings> {
         let settings = self.settings?;
         let conflict = if self.kept > self.dropped { Conflict::Siblings } else { settings.conflict };

@@ -1,14 +1,14 @@
 //! How long a frame was on its way.
 //!
 //! A frame says how much of its deadline is left, as its sender reckoned it. What waits after that, in a queue of the
-//! sender, on a slow link, or in the socket of a process that stands still, has less left than it says. So a frame carries
-//! the sender's clock as well. The two clocks of a connection begin anywhere, but what one shows more than the other stays
-//! the same: the least difference of a connection is that of the frame that was quickest, and what lies above it is time in
-//! which a frame waited.
+//! sender, on a slow link, or in the socket of a process that stands still, has less left than it says. So a frame
+//! carries the sender's clock as well. The two clocks of a connection begin anywhere, but what one shows more than the
+//! other stays the same: the least difference of a connection is that of the frame that was quickest, and what lies
+//! above it is time in which a frame waited.
 //!
-//! The HELLO is the first to tell the clock. Its sender gives up after a second without an answer and says nothing before
-//! it, so a HELLO that has waited itself makes the frames after it a second younger than they are, at worst, and only until
-//! one comes without a wait.
+//! The HELLO is the first to tell the clock. Its sender gives up after a second without an answer and says nothing
+//! before it, so a HELLO that has waited itself makes the frames after it a second younger than they are, at worst, and
+//! only until one comes without a wait.
 //!
 //! Clocks do not keep pace for ever. While frames come, the least difference is that of the last
 //! [`WINDOW`] or two; over a silence it may grow by [`DRIFT`].
@@ -17,8 +17,8 @@ use super::{Frame, Header};
 use crate::types::Instant;
 use std::time::Duration;
 
-/// Time with frames after which the least difference of before is forgotten. A silence counts for [`SILENCE_MAX`] at most:
-/// what comes after it may have waited, all of it.
+/// Time with frames after which the least difference of before is forgotten. A silence counts for [`SILENCE_MAX`] at
+/// most: what comes after it may have waited, all of it.
 const WINDOW: Duration = Duration::from_secs(20);
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// One in so many is what two clocks may differ by in their pace.

@@ -75,8 +75,8 @@ pub fn decode_client(frame: &Frame, sent: Instant) -> Result<(u64, ClientMessage
     Ok((frame.exchange(), message))
 }
 
-/// The frame of a server's message, for a client that speaks the encoder's revision; `id` is the number of the request that
-/// it answers (0 for a goodbye).
+/// The frame of a server's message, for a client that speaks the encoder's revision; `id` is the number of the request
+/// that it answers (0 for a goodbye).
 ///
 /// Fails with [`WireError::Unsendable`] for a message beyond its limits.
 pub fn encode_server(encoder: &mut FrameEncoder, id: u64, message: &ServerMessage) -> Result<Pieces, WireError> {

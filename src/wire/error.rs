@@ -52,7 +52,8 @@ pub enum WireError {
 
 impl WireError {
     /// The answer to a request whose frame was sound but which breaks the contract (length of the key or the value,
-    /// content type, JSON that is none). `None`: bytes from this sender mean nothing any more, the connection is closed.
+    /// content type, JSON that is none). `None`: bytes from this sender mean nothing any more, the connection is
+    /// closed.
     pub fn refusal(&self) -> Option<Failure> {
         match self {
             WireError::Key(_)

@@ -493,7 +493,8 @@ pub(super) fn take_member(member: fb::Member<'_>) -> Result<Member, WireError> {
         heartbeat: member.heartbeat(),
     })
 }
-/// How often a node has been started, as somebody says: never near the end of the number, which the next start would pass.
+/// How often a node has been started, as somebody says: never near the end of the number, which the next start would
+/// pass.
 pub(super) fn take_generation(number: u64) -> Result<u64, WireError> {
     if number <= GENERATION_MAX { Ok(number) } else { Err(WireError::Field("generation")) }
 }

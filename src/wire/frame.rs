@@ -12,9 +12,10 @@
 //!
 //! Little-endian. `length` counts the whole frame, header included; `flatbuffer` its bytes without padding. `exchange`
 //! pairs an answer with its request. `left` is the time that remains until the deadline. `mark` says which of two forms
-//! of the header it is: without a clock (the two halves are 0), or with the sender's clock, in milliseconds, when `left`
-//! was reckoned. The checksum is CRC-32C of the first 28 bytes and the flatbuffer. Each value that is not empty starts at a multiple of 8 from the frame's
-//! start; nothing follows the last one. Lengths and checksums of values are in the flatbuffer.
+//! of the header it is: without a clock (the two halves are 0), or with the sender's clock, in milliseconds, when
+//! `left` was reckoned. The checksum is CRC-32C of the first 28 bytes and the flatbuffer. Each value that is not empty
+//! starts at a multiple of 8 from the frame's start; nothing follows the last one. Lengths and checksums of values are
+//! in the flatbuffer.
 
 use super::{CLIENT_REVISION, CLOCK_REVISION, PEER_REVISION, WireError};
 use crate::{
@@ -42,8 +43,8 @@ const APPARENT_FACTOR: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u16)]
 pub enum Kind {
-    /// One that this version does not know. Its frame is read all the same: what is wrong with a message is no reason to lose
-    /// those after it.
+    /// One that this version does not know. Its frame is read all the same: what is wrong with a message is no reason
+    /// to lose those after it.
     Unknown = 0,
     ClientHello = 1,
     Request = 2,
@@ -374,8 +375,8 @@ impl FrameEncoder {
         let revision = PEER_REVISION.max(CLIENT_REVISION);
         FrameEncoder { builder: FlatBufferBuilder::with_capacity(0), block: BytesMut::new(), revision }
     }
-    /// From now on makes frames for somebody who speaks this revision, of the client or the peer protocol as the message
-    /// says. What he does not know is said in the nearest way that he does, or not at all
+    /// From now on makes frames for somebody who speaks this revision, of the client or the peer protocol as the
+    /// message says. What he does not know is said in the nearest way that he does, or not at all
     /// ([`WireError::Unspoken`]).
     pub fn speaking(&mut self, revision: u16) -> &mut FrameEncoder {
         self.revision = revision;

@@ -11,9 +11,9 @@
 //! - [`FrameEncoder`] with [`encode_peer`], [`encode_peer_hello`], [`encode_client`] and [`encode_server`] makes
 //!   [`Pieces`] for one vectored send.
 //!
-//! Nothing here panics on hostile bytes: each defect is a [`WireError`]. Between nodes, one of a message costs that message, and
-//! the asker is told ([`answer_unread`]); one of a frame's bounds or checksum ends the connection. Clients lose theirs by
-//! both, but for what [`WireError::refusal`] turns into an answer.
+//! Nothing here panics on hostile bytes: each defect is a [`WireError`]. Between nodes, one of a message costs that
+//! message, and the asker is told ([`answer_unread`]); one of a frame's bounds or checksum ends the connection. Clients
+//! lose theirs by both, but for what [`WireError::refusal`] turns into an answer.
 //!
 //! The format, its rules for change and a description for authors of other clients are in `schema/README.md`.
 

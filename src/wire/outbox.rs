@@ -1,8 +1,8 @@
 //! Frames that wait for their connection: short ones go ahead of long ones.
 //!
-//! What is sent at once is all that is short, then one long frame. So a short frame waits for one long one at most, that which is being sent, however many long ones were there before it. Frames of
-//! this protocol may overtake each other: answers are told by their numbers. Long ones keep their order and always
-//! progress.
+//! What is sent at once is all that is short, then one long frame. So a short frame waits for one long one at most,
+//! that which is being sent, however many long ones were there before it. Frames of this protocol may overtake each
+//! other: answers are told by their numbers. Long ones keep their order and always progress.
 
 use super::Pieces;
 use crate::limits::LONG_FRAME_BYTES;

@@ -110,8 +110,8 @@ fn take_optional_node(number: u64) -> Result<Option<NodeId>, WireError> {
 
 // ---- encode ----------------------------------------------------------------------------------------------------
 
-/// The frame of a message, for somebody who speaks the encoder's revision. The deadline becomes the time left from `now`,
-/// at most `REQUEST_TIMEOUT_MAX`.
+/// The frame of a message, for somebody who speaks the encoder's revision. The deadline becomes the time left from
+/// `now`, at most `REQUEST_TIMEOUT_MAX`.
 ///
 /// Fails with [`WireError::Unsendable`] for a message beyond its limits.
 pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant) -> Result<Pieces, WireError> {

@@ -97,8 +97,8 @@ fn a_copied_directory_that_runs_beside_its_original_is_noticed_and_covers_nothin
         let node = twin.http().get("/v1/node").map_err(|e| e.to_string())?.json();
         if node["identity_alarms"].as_u64() > Some(0) { Ok(()) } else { Err(node.to_string()) }
     });
-    // Both would write as the same node to the same keys. The others answer the original, so the twin gets no quorum; what
-    // it alone acknowledges is lost with its disk, so that is not asked for.
+    // Both would write as the same node to the same keys. The others answer the original, so the twin gets no quorum;
+    // what it alone acknowledges is lost with its disk, so that is not asked for.
     write_all(&cluster, 0, "original");
     let mut http = twin.http();
     let mut acknowledged = Vec::new();

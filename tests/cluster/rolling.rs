@@ -1,5 +1,5 @@
-//! Nodes are stopped in good order while clients work: what is in hand is finished, who comes late is sent elsewhere, and
-//! behind a load balancer nobody notices that the whole cluster is restarted node by node.
+//! Nodes are stopped in good order while clients work: what is in hand is finished, who comes late is sent elsewhere,
+//! and behind a load balancer nobody notices that the whole cluster is restarted node by node.
 
 use crate::{
     http::{Http, read_reply},
@@ -73,8 +73,8 @@ impl Balancer {
             wait::pause(Duration::from_millis(200));
         }
     }
-    /// One request: the next node that is taken for ready. Another one is tried where nobody listens, where the answer is 503,
-    /// and where a kept connection was closed before the first byte of an answer, as load balancers do.
+    /// One request: the next node that is taken for ready. Another one is tried where nobody listens, where the answer
+    /// is 503, and where a kept connection was closed before the first byte of an answer, as load balancers do.
     fn send(&self, pool: &mut [Http], method: &str, target: &str, body: &[u8]) -> Result<(), String> {
         let mut last = String::new();
         for _ in 0..2 * pool.len() {

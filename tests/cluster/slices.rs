@@ -1,5 +1,5 @@
-//! One data directory under other numbers of shards: served at once, whatever wrote it, also after kills in the middle of
-//! such a start.
+//! One data directory under other numbers of shards: served at once, whatever wrote it, also after kills in the middle
+//! of such a start.
 
 use crate::{
     http::Http,
@@ -99,7 +99,8 @@ fn a_directory_serves_under_any_number_of_shards() {
         let written = figure("device_bytes_written");
         let works = figure("flushes") + figure("collections") > 0;
         slowest = slowest.max(ready);
-        // Leases and new segments; nothing is moved before it serves. On a busy machine background work has begun by then.
+        // Leases and new segments; nothing is moved before it serves. On a busy machine background work has begun by
+        // then.
         let few = written < keys as u64 * VALUE_BYTES as u64 / 8;
         assert!(few || works, "life {life}: {written} bytes written at the start");
         let reported = wait::until(Duration::from_secs(20), "all shards report", || {

@@ -1,8 +1,8 @@
-//! A drive with a volatile write cache, in memory: what it was told to write and not to flush is lost with its power, in
-//! part or whole, in any order, torn within a write. It can also be told to fail.
+//! A drive with a volatile write cache, in memory: what it was told to write and not to flush is lost with its power,
+//! in part or whole, in any order, torn within a write. It can also be told to fail.
 //!
-//! It is one file, `drive`, of a FUSE file system that this process serves. A loop device on that file is a block device
-//! with a write cache: writes of the file system above arrive as writes, its flushes as fsync. So what a node
+//! It is one file, `drive`, of a FUSE file system that this process serves. A loop device on that file is a block
+//! device with a write cache: writes of the file system above arrive as writes, its flushes as fsync. So what a node
 //! acknowledges rests on flushes that really went all the way down.
 
 use std::{

@@ -1,5 +1,5 @@
-//! A file system that is frozen: no write on it ends, and none fails. Its node serves on with the disks of the others, and
-//! every request ends by its deadline.
+//! A file system that is frozen: no write on it ends, and none fails. Its node serves on with the disks of the others,
+//! and every request ends by its deadline.
 
 use crate::{
     ledger::figure,

@@ -1,5 +1,5 @@
-//! A volume is set back to a snapshot of its blocks: inodes, times and all are those of then, and nothing on it says that it is
-//! old. What was acknowledged before is there, and what is acknowledged after is there as well.
+//! A volume is set back to a snapshot of its blocks: inodes, times and all are those of then, and nothing on it says
+//! that it is old. What was acknowledged before is there, and what is acknowledged after is there as well.
 
 use crate::{
     http::Http,

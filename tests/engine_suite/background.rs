@@ -75,8 +75,8 @@ fn space_stays_in_proportion_and_little_is_copied() {
             // Segments are so small here that the roll takes a sixteenth of what each does.
             assert!(amplification < 3.3, "seed {seed} round {round}: {amplification:.2} bytes a byte");
         }
-        // On a slow disk collection is what holds writes up, and they are let in a little ahead of it: the more, the more
-        // slowly it writes (on one disk in three at a twentieth of the log's speed).
+        // On a slow disk collection is what holds writes up, and they are let in a little ahead of it: the more, the
+        // more slowly it writes (on one disk in three at a twentieth of the log's speed).
         let factor = if seed == 0 { 1.55 } else { 2.8 };
         let bound = (live as f64 * factor) as u64 + 10 * (256 << 10);
         assert!(most <= bound, "seed {seed}: {most} bytes of segments for {live} live ones");

@@ -1,5 +1,5 @@
-//! Every bit of 16 KiB samples flips, files are cut at every byte: what is read is right, or an error says so; only what
-//! lies in the damaged place may be missing; and all else goes on.
+//! Every bit of 16 KiB samples flips, files are cut at every byte: what is read is right, or an error says so; only
+//! what lies in the damaged place may be missing; and all else goes on.
 
 use crate::rig::{KEYS, Place, Rig, SLICES, Workload, key, one_of, share, tiny};
 use bytes::Bytes;
@@ -501,8 +501,9 @@ fn inspection_verifies_what_is_whole_and_finds_what_is_not() {
     assert!(found.len() >= 3, "segments, tables, manifests: {found:?}");
 }
 
-/// Removed files, files under each other's name, with another one's first page, as they were some time ago: what is read is
-/// right, or an error says so, or the slice is known to be in doubt, in this life and in later ones. Nothing is removed.
+/// Removed files, files under each other's name, with another one's first page, as they were some time ago: what is
+/// read is right, or an error says so, or the slice is known to be in doubt, in this life and in later ones. Nothing is
+/// removed.
 #[test]
 fn files_that_are_missing_or_not_what_their_names_say() {
     let (mut tried, mut doubted, mut right, mut damaged) = (0, 0, 0, 0);

@@ -104,8 +104,8 @@ pub fn script(disk: VirtualDisk, executor: &Executor, seed: u64, rounds: u64, kn
     End::Whole
 }
 
-/// After a crash: all that was acknowledged is there, calls that were open happened whole or not at all. `deep`: and the
-/// engine goes on working, another restart long.
+/// After a crash: all that was acknowledged is there, calls that were open happened whole or not at all. `deep`: and
+/// the engine goes on working, another restart long.
 pub fn check(disk: VirtualDisk, known: &Known, seed: u64, shards: u16, deep: bool, note: &str) {
     let mut model = known.model.clone();
     known.open_calls.iter().flatten().for_each(|write| model.perhaps(write));

@@ -224,9 +224,9 @@ fn start_writes(rig: &Rig, model: &mut Model, life: u64, note: &str) -> bool {
     })
 }
 
-/// A full disk, kills and starts, and a moment with space after every second of them, while somebody else takes at once all
-/// that the last lives have freed: every start can read, most find in the reserve what they need to write, and once there
-/// is space all can.
+/// A full disk, kills and starts, and a moment with space after every second of them, while somebody else takes at once
+/// all that the last lives have freed: every start can read, most find in the reserve what they need to write, and once
+/// there is space all can.
 #[test]
 fn a_start_on_a_full_disk_works() {
     const LIVES: u64 = 24;
@@ -265,8 +265,8 @@ fn a_start_on_a_full_disk_works() {
     assert!(wrote * 2 > starts, "{wrote} of {starts} starts could write");
 }
 
-/// Somebody else takes whatever becomes free on a full disk at once: deletes go on with what was put by for them, and when
-/// the disk has room again and nobody writes, as much is put by for the next time, also by a node that was killed.
+/// Somebody else takes whatever becomes free on a full disk at once: deletes go on with what was put by for them, and
+/// when the disk has room again and nobody writes, as much is put by for the next time, also by a node that was killed.
 #[test]
 fn deletes_on_a_full_disk_need_nothing_that_becomes_free() {
     const DELETES: u64 = 60;

@@ -128,8 +128,8 @@ fn segment(prng: &mut Prng, total: usize) -> (Vec<u8>, Vec<Written>) {
     (bytes, batches)
 }
 
-/// Everything that the reader gives for these bytes agrees with what was written, but for what touches an unreadable page.
-/// The bytes that were read.
+/// Everything that the reader gives for these bytes agrees with what was written, but for what touches an unreadable
+/// page. The bytes that were read.
 fn check(bytes: &[u8], batches: &[Written], unreadable: &BTreeSet<usize>, note: &str) -> u64 {
     let file = Rc::new(Watched { bytes: bytes.to_vec(), unreadable: unreadable.clone(), read: Cell::new(0) });
     let header = segment_header();

@@ -1,5 +1,5 @@
-//! The files of a node's identity and of its members, with every bit flipped and cut at every byte: what was saved, or a
-//! typed error. Damage to the members keeps no node down: they are asked for, and it is told.
+//! The files of a node's identity and of its members, with every bit flipped and cut at every byte: what was saved, or
+//! a typed error. Damage to the members keeps no node down: they are asked for, and it is told.
 
 use dynarc::{
     driver::identity::{BootError, Identity, NodeWish, PortsWish, open, peek, save_members},

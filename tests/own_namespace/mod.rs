@@ -1,7 +1,7 @@
 //! Tests that need root and a namespace of their own: whatever ends them, the kernel takes what they made away with it.
 //!
-//! They run when `ROOT_TESTS` is set (`.ci/run` does that) and fail there if they cannot; without it the program says that
-//! nothing was run, and counts nothing as passed. Each runs alone, in the order given.
+//! They run when `ROOT_TESTS` is set (`.ci/run` does that) and fail there if they cannot; without it the program says
+//! that nothing was run, and counts nothing as passed. Each runs alone, in the order given.
 
 use std::{
     env,

@@ -1,5 +1,5 @@
-//! The clients: reads, read-modify-writes, blind writes, writes on old contexts, deletes; failed writes sent again under
-//! the same id at another node. All that they do and hear goes into the simulator's history.
+//! The clients: reads, read-modify-writes, blind writes, writes on old contexts, deletes; failed writes sent again
+//! under the same id at another node. All that they do and hear goes into the simulator's history.
 
 use crate::wait;
 use dynarc::{

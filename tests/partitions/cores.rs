@@ -1,4 +1,5 @@
-//! One core of a node is lost to the others, and the rest is not: by a port that is closed, and by a restart with fewer cores.
+//! One core of a node is lost to the others, and the rest is not: by a port that is closed, and by a restart with fewer
+//! cores.
 
 use crate::{
     firewall::Firewall,

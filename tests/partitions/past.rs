@@ -1,5 +1,5 @@
-//! Where the last write wins: what waited in the sockets of a stopped process does not win when it goes on, and a clock that
-//! is wrong loses nothing.
+//! Where the last write wins: what waited in the sockets of a stopped process does not win when it goes on, and a clock
+//! that is wrong loses nothing.
 
 use crate::{
     firewall::Firewall,
@@ -46,8 +46,8 @@ fn homes(http: &mut Http, key: &str) -> Vec<String> {
     homes.map(|line| line["address"].as_str().expect("an address").to_string()).collect()
 }
 
-/// Stops the first home of some keys, writes them by way of a node that is no home of theirs and has to ask another in the
-/// end, then writes them again, and lets the first home go on: the later write is what is read.
+/// Stops the first home of some keys, writes them by way of a node that is no home of theirs and has to ask another in
+/// the end, then writes them again, and lets the first home go on: the later write is what is read.
 pub fn stopped() {
     Firewall::new();
     for (round, pause) in [Duration::from_secs(7), Duration::from_millis(2_500)].into_iter().enumerate() {
@@ -108,8 +108,8 @@ pub fn stopped() {
 
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// A clock that is an hour ahead, mended, an hour behind, mended: what is acknowledged is read, nothing that was refused is,
-/// and nothing stays broken.
+/// A clock that is an hour ahead, mended, an hour behind, mended: what is acknowledged is read, nothing that was
+/// refused is, and nothing stays broken.
 pub fn clocks() {
     if !Path::new(FAKETIME).exists() {
         return println!("clocks: NOT RUN: {FAKETIME} is not installed");

@@ -1,5 +1,5 @@
-//! All is healed, the clients are silent: the cluster becomes whole, hints drain, replicas become equal, and the history
-//! is judged.
+//! All is healed, the clients are silent: the cluster becomes whole, hints drain, replicas become equal, and the
+//! history is judged.
 
 use crate::{
     clients::{Clients, NODES, Wires, get},

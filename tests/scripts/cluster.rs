@@ -6,8 +6,8 @@
 //! - `join D via A`: a new node
 //! - `put A KEY VALUE [after NAME] [w N] [id N] [strict] [as NAME]`, `get A KEY [after NAME] [r N] [as NAME]`,
 //!   `delete A KEY [after NAME]`: a client asks node `A`; `as` keeps the context
-//! - `table A NAME [n N] [r N] [w N] [lww] [strict] [interval]`: a client of node `A` makes or alters a table; `drop A NAME`;
-//!   `tables`: what each node knows of them
+//! - `table A NAME [n N] [r N] [w N] [lww] [strict] [interval]`: a client of node `A` makes or alters a table; `drop A
+//!   NAME`; `tables`: what each node knows of them
 //! - `clock A ahead 100ms`, `clock A behind 2s`: its wall clock is wrong by this
 //! - `silence B ..`: nothing reaches or leaves it; `refuse B ..`: its connections fail, and all are told;
 //!   `heal B ..`: both over

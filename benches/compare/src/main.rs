@@ -38,7 +38,8 @@ struct Arguments {
 /// What all experiments share.
 #[derive(clap::Args, Clone)]
 pub struct Terms {
-    /// Directory for the engines' files, on the disk to be measured; made, and emptied again. Default: beside the program
+    /// Directory for the engines' files, on the disk to be measured; made, and emptied again. Default: beside the
+    /// program
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
     /// Engines, in the order of their turns

@@ -338,7 +338,8 @@ impl Worker {
         self.dispatch(endpoint);
     }
 
-    /// An endpoint in the place of one that does not answer: another replica of the key (which is in `self.key`), or any.
+    /// An endpoint in the place of one that does not answer: another replica of the key (which is in `self.key`), or
+    /// any.
     fn another(&mut self, endpoint: usize, attempt: u8) -> Option<usize> {
         let answers =
             |worker: &Worker, e: usize| e != endpoint && worker.endpoints[e].live > 0 && !worker.hearing.is_silent(e);

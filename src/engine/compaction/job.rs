@@ -28,8 +28,8 @@ const RECORDS_PER_BREATH: u64 = 128;
 pub struct Outcome {
     pub added: Vec<TableMeta>,
     pub removed: Vec<TableMeta>,
-    /// Values whose records went on account of this compaction; each once. A value belongs to one record: a record that is
-    /// written again has its values written again.
+    /// Values whose records went on account of this compaction; each once. A value belongs to one record: a record that
+    /// is written again has its values written again.
     pub dropped: Vec<ValuePointer>,
     /// Records that were left out because a drop hides them.
     pub hidden: Vec<Hidden>,
@@ -44,7 +44,8 @@ pub struct Hidden {
     pub pointers: SmallVec<[ValuePointer; 1]>,
 }
 impl Outcome {
-    /// Ids of tables whose files may be deleted once the manifest is durable: removed, and not added again at another level.
+    /// Ids of tables whose files may be deleted once the manifest is durable: removed, and not added again at another
+    /// level.
     pub fn obsolete(&self) -> impl Iterator<Item = u64> {
         self.removed.iter().map(|t| t.id).filter(|id| !self.added.iter().any(|a| a.id == *id))
     }

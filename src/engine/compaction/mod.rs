@@ -12,8 +12,8 @@
 //! - [`salvage`]: what can be read of a table with damaged blocks, written anew; the rest is set aside.
 //!
 //! Invariants: of a key, a newer record is never in a deeper level than an older one; a delete record goes only when no
-//! older table can hold its key, one set aside included; every value pointer that goes is reported once. The caller keeps the manifest: nothing
-//! here removes a table that was there before.
+//! older table can hold its key, one set aside included; every value pointer that goes is reported once. The caller
+//! keeps the manifest: nothing here removes a table that was there before.
 //!
 //! [`level_factor`]: crate::engine::types::EngineOptions::level_factor
 

@@ -4,8 +4,8 @@
 //! rewrite of level 1 (a quarter of its bytes), or a few times that many in any case: with many slices a core, flushes
 //! are small, and merging each few into a large level 1 would write it over and over. A deeper level is compacted when
 //! its bytes exceed its bound: of its tables, the one goes down that drags the fewest bytes along for its size, with
-//! a discount for delete records. When all levels are within their bounds, tables with many delete records are compacted, so
-//! that what they cover does not stay for ever.
+//! a discount for delete records. When all levels are within their bounds, tables with many delete records are
+//! compacted, so that what they cover does not stay for ever.
 
 use super::set::TableSet;
 use crate::{
@@ -90,8 +90,8 @@ pub fn choose_for_space<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> 
     if waiting { carry_out(set, &level0_plan(&shape, options, 1.0), false) } else { Choice::Rest }
 }
 
-/// What to do so that dropped records go: the oldest table, if it may hold any, is written again without them. A table of
-/// level 0 goes down with all others there, for its delete records may hide records of theirs.
+/// What to do so that dropped records go: the oldest table, if it may hold any, is written again without them. A table
+/// of level 0 goes down with all others there, for its delete records may hide records of theirs.
 pub fn choose_for_drops<D: Disk>(set: &TableSet<D>, options: &EngineOptions, below: u64) -> Choice<D> {
     let shape = set.shape();
     let tables = shape.iter().enumerate().flat_map(|(level, tables)| tables.iter().map(move |table| (level, *table)));

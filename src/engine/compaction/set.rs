@@ -49,8 +49,8 @@ impl<D: Disk> TableSet<D> {
     pub fn new() -> TableSet<D> {
         TableSet::default()
     }
-    /// Takes out `removed` (by id), then puts `added` in at the level of their meta: an [`Outcome`](super::Outcome) with its
-    /// added tables opened, or one flushed table.
+    /// Takes out `removed` (by id), then puts `added` in at the level of their meta: an [`Outcome`](super::Outcome)
+    /// with its added tables opened, or one flushed table.
     pub fn apply(&mut self, added: Vec<Rc<Table<D>>>, removed: &[TableMeta]) {
         self.pressure.set(None);
         for level in &mut self.levels {
@@ -154,7 +154,8 @@ impl<D: Disk> TableSet<D> {
     pub fn overlapping(&self, from: &[u8], to: &[u8]) -> Vec<Rc<Table<D>>> {
         self.tables().filter(|table| table.overlaps(from, to)).cloned().collect()
     }
-    /// Sources for a [`MergeCursor`](super::MergeCursor) over [from, to), newest first: one a table of level 0, one a deeper level.
+    /// Sources for a [`MergeCursor`](super::MergeCursor) over [from, to), newest first: one a table of level 0, one a
+    /// deeper level.
     pub fn sources(&self, from: &[u8], to: &[u8], lane: Lane) -> Vec<RunCursor<D>> {
         let within =
             |level: &[Rc<Table<D>>]| level.iter().filter(|t| t.overlaps(from, to)).cloned().collect::<Vec<_>>();
@@ -168,8 +169,8 @@ impl<D: Disk> TableSet<D> {
     pub fn backlog_bytes(&self, options: &EngineOptions) -> u64 {
         policy::backlog_bytes(&self.shape(), options)
     }
-    /// How urgent this slice's compaction is, for picking a slice: [`choose`](super::choose) finds something just when it is
-    /// 1 or more. Cheap while the set does not change.
+    /// How urgent this slice's compaction is, for picking a slice: [`choose`](super::choose) finds something just when
+    /// it is 1 or more. Cheap while the set does not change.
     pub fn pressure(&self, options: &EngineOptions) -> f64 {
         let bounds = [options.table_bytes, options.level0_tables, options.level_factor];
         match self.pressure.get() {

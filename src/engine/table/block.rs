@@ -96,7 +96,8 @@ impl<'a> Block<'a> {
     pub fn record(&self, index: usize) -> Result<RecordRef<'a>, Flaw> {
         RecordRef::decode(self.record_bytes(index)?)
     }
-    /// The index of the first record whose key is at least `key` (the count, if there is none), and whether it is that key.
+    /// The index of the first record whose key is at least `key` (the count, if there is none), and whether it is that
+    /// key.
     pub fn search(&self, key: &[u8]) -> Result<(usize, bool), Flaw> {
         let (mut low, mut high) = (0, self.count());
         while low < high {

@@ -15,9 +15,9 @@ use crate::{
     limits::PAGE,
 };
 
-/// Prints a table's footer and blocks and verifies every checksum, the order of the keys, the counts, and that the filter
-/// knows every key. `path` is relative to the data directory: the slice and the id must be its own. Gives the number of
-/// records.
+/// Prints a table's footer and blocks and verifies every checksum, the order of the keys, the counts, and that the
+/// filter knows every key. `path` is relative to the data directory: the slice and the id must be its own. Gives the
+/// number of records.
 pub async fn table<D: Disk>(disk: &D, path: &str, out: &mut impl FnMut(String)) -> Result<u64, EngineError> {
     let wrong = |offset: u64, what: &str| EngineError::Damaged(format!("{path} at {offset}: {what}"));
     let file = disk.open(path, OpenMode::Read).await?;

@@ -129,8 +129,8 @@ impl<D: Disk> Table<D> {
         self.filter.borrow().as_ref().is_none_or(|filter| filter.may_hold(hash))
     }
 
-    /// The record of a key: its sequence and what is stored. At most one device read; none for 99 % of the keys that are
-    /// not there. What is returned is a copy.
+    /// The record of a key: its sequence and what is stored. At most one device read; none for 99 % of the keys that
+    /// are not there. What is returned is a copy.
     pub async fn get(&self, key: &[u8], cache: &BlockCache) -> Result<Option<(u64, Stored)>, EngineError> {
         self.get_hashed(key, filter::hash(key), cache).await
     }

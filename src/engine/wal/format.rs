@@ -215,7 +215,8 @@ pub struct BatchHeader {
     pub records_end: u32,
 }
 impl BatchHeader {
-    /// Reads the header of a batch that begins at this place. Its own checksum holds; the batch is still to be verified.
+    /// Reads the header of a batch that begins at this place. Its own checksum holds; the batch is still to be
+    /// verified.
     pub fn peek(bytes: &[u8], segment: u64, epoch: u64, offset: u64) -> Option<BatchHeader> {
         if bytes.len() < BATCH_HEADER_BYTES
             || &bytes[..4] != BATCH_MAGIC
@@ -303,8 +304,8 @@ const BYTE_OF_TOP: [u8; 256] = {
     bytes
 };
 
-/// Whether two sums of so many last bytes differ as if one bit of these, or of the sum, had flipped: what was written half
-/// looks so once in four thousand million bits.
+/// Whether two sums of so many last bytes differ as if one bit of these, or of the sum, had flipped: what was written
+/// half looks so once in four thousand million bits.
 pub fn differ_by_one_bit(written: u32, found: u32, bytes: usize) -> bool {
     let mut difference = written ^ found;
     if difference.is_power_of_two() {
@@ -406,8 +407,8 @@ impl LogRecord {
 /// Writes a batch into `out` (exactly the padded length): values copied once, summed once. Gives what memtables will
 /// hold. `header.length`, `records_end` and `count` are set here.
 ///
-/// Large values end where the last page does, and what is left of the pages lies before them: so values of two and a half
-/// pages, the common size, are on three each and not on three or four, and cost a read that much less.
+/// Large values end where the last page does, and what is left of the pages lies before them: so values of two and a
+/// half pages, the common size, are on three each and not on three or four, and cost a read that much less.
 pub fn encode_batch(
     mut header: BatchHeader,
     writes: &[&Write],
@@ -500,8 +501,8 @@ pub fn decode_checked(header: &BatchHeader, bytes: &[u8]) -> Option<Records> {
     Some((records, lost))
 }
 
-/// Reads the records of a batch, verified, from its first bytes; its large values are neither needed nor looked at. Keys,
-/// heads and small values are copied out, so that nothing keeps `bytes` alive.
+/// Reads the records of a batch, verified, from its first bytes; its large values are neither needed nor looked at.
+/// Keys, heads and small values are copied out, so that nothing keeps `bytes` alive.
 pub fn decode_records(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>> {
     let area = bytes.get(..header.records_end as usize)?;
     if crc32c::crc32c(area.get(8..)?) != u32_at(area, 4) {

@@ -7,21 +7,22 @@
 //! The log grows at two heads, each with a queue, a segment and futures of its own: the hot one takes what clients
 //! write, the cold one takes old live records out of segments that are mostly dead, so that what is rarely written does
 //! not mix with what is. Cold batches go to the device in the background lane and hold up no hot batch: neither head
-//! waits for the other. Sequences are given out when a batch is sealed, from one counter; the memtable keeps the greatest
-//! one of a key, so it does not matter which head's batch lands first. A memtable is sealed only when nothing on its way
-//! is older than what is in it: [`Log::quiet_up_to`].
+//! waits for the other. Sequences are given out when a batch is sealed, from one counter; the memtable keeps the
+//! greatest one of a key, so it does not matter which head's batch lands first. A memtable is sealed only when nothing
+//! on its way is older than what is in it: [`Log::quiet_up_to`].
 //!
 //! A new segment of a head begins only when nothing of it is in flight, so a batch in it proves that all of the one
 //! before was durable. A second future of each head makes segments (and space in them) ahead of need.
 //!
-//! A batch in which every write asks for [`Durability::Interval`] is written without a sync and acknowledged when its write
-//! has ended; a sync of the segment follows within [`SYNC_INTERVAL`]. A batch that does ask for its sync syncs all that
-//! lies before it too: what is durable is always a beginning of what was acknowledged.
+//! A batch in which every write asks for [`Durability::Interval`] is written without a sync and acknowledged when its
+//! write has ended; a sync of the segment follows within [`SYNC_INTERVAL`]. A batch that does ask for its sync syncs
+//! all that lies before it too: what is durable is always a beginning of what was acknowledged.
 //!
-//! A batch proves that those before it were durable. The last one has nothing after it: when a head rests, an empty batch
-//! follows, so that damage to what clients wrote can be told from a torn end.
+//! A batch proves that those before it were durable. The last one has nothing after it: when a head rests, an empty
+//! batch follows, so that damage to what clients wrote can be told from a torn end.
 //!
-//! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for it.
+//! Any error of a write or a sync fails the engine for ever. No space for a segment only fails the writes that wait for
+//! it.
 
 pub mod prepare;
 
@@ -117,7 +118,8 @@ pub struct Head<D: Disk> {
     sync_wanted: Cell<bool>,
     /// Records that are usually on their way or waiting.
     usual: Cell<usize>,
-    /// Batches have landed in the active segment that no later one calls durable; and whether one has since the last look.
+    /// Batches have landed in the active segment that no later one calls durable; and whether one has since the last
+    /// look.
     unproven: Cell<bool>,
     fresh: Cell<bool>,
 }
@@ -308,17 +310,18 @@ impl<D: Disk> Head<D> {
         self.queue_bytes.set(self.queue_bytes.get() + pending.bytes);
         self.queue.borrow_mut().push_back(pending);
     }
-    /// Whether what waits should go now. When nothing is on its way, always. Else a batch costs its writers a whole sync,
-    /// however small it is, and those who come a moment later wait for it: so it should hold a fair share of the records
-    /// that are usually on their way or waiting. If it never gets there, it goes when the one on its way has landed.
+    /// Whether what waits should go now. When nothing is on its way, always. Else a batch costs its writers a whole
+    /// sync, however small it is, and those who come a moment later wait for it: so it should hold a fair share of the
+    /// records that are usually on their way or waiting. If it never gets there, it goes when the one on its way has
+    /// landed.
     fn worth_a_batch(&self) -> bool {
         let waiting = self.waiting_records();
         self.flying.borrow().is_empty()
             || waiting * FAIR_SHARE >= self.usual.get()
             || self.queue_bytes.get() >= BATCH_BYTES
     }
-    /// Records of a batch at most. When all that is usually in hand waits at once, because all of it was answered at once,
-    /// half of it: from then on the core frames one half and answers for it while the other is at the device.
+    /// Records of a batch at most. When all that is usually in hand waits at once, because all of it was answered at
+    /// once, half of it: from then on the core frames one half and answers for it while the other is at the device.
     fn records_max(&self) -> usize {
         let half = self.usual.get().div_ceil(2);
         let all_wait = self.flying.borrow().is_empty() && self.queue.borrow().len() >= self.usual.get() * 3 / 4;
@@ -705,8 +708,8 @@ fn nearly_used<F: DiskFile>(segment: &Segment<F>) -> bool {
     segment.allocated.get() - segment.end.get() < u64::from(segment.header.step) / 2
 }
 
-/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before. Whether
-/// there was one.
+/// Seals active segments that are half dead, though there is room in them: nothing dead can be collected before.
+/// Whether there was one.
 pub fn retire<D: Disk>(store: &Store<D>) -> bool {
     let mut retired = false;
     for head in store.log.heads() {

@@ -14,8 +14,8 @@
 //! If only values of such a batch are damaged, its records still hold: each value has a sum of its own.
 //!
 //! The second and third need a file that was blank. In one that had another life before, what lies behind the last
-//! batch is that life's bytes: there, damage to the last batches before a crash looks as if they were torn. Bytes of the
-//! other life are never taken for batches of this one: those carry the epoch, a random number.
+//! batch is that life's bytes: there, damage to the last batches before a crash looks as if they were torn. Bytes of
+//! the other life are never taken for batches of this one: those carry the epoch, a random number.
 
 use super::format::{BatchHeader, LogRecord, SegmentHeader, decode_batch, decode_checked, has_one_flipped_bit};
 use crate::{

@@ -1,18 +1,18 @@
 //! The roll of a core's log: which segments must be there, up to where each must be whole, and what was lost before.
 //!
-//! Segments prove much of each other: a batch says which of those before it were durable. But a file that is missing, or
-//! whose last batches are damaged, proves nothing, and neither does a manifest that is older than it should be. So each
-//! core keeps a small file beside its segments. It is written before a segment takes its first batch, before one that is
-//! needed no more is removed or used again, and at each opening: never for a write of a client. What an opening finds must
-//! agree with it, or something is lost.
+//! Segments prove much of each other: a batch says which of those before it were durable. But a file that is missing,
+//! or whose last batches are damaged, proves nothing, and neither does a manifest that is older than it should be. So
+//! each core keeps a small file beside its segments. It is written before a segment takes its first batch, before one
+//! that is needed no more is removed or used again, and at each opening: never for a write of a client. What an opening
+//! finds must agree with it, or something is lost.
 //!
 //! The slices that may have lost records stand there too: a damaged file may be removed, the doubt stays.
 //!
 //! Written in place, in one of two slots in turn, each record twice. A full disk must not keep a segment from being
 //! removed, and so this needs no space. A torn slot leaves the other one, and what was to follow it has not happened.
 //!
-//! When slices are dealt anew the rolls of all cores are made into one ([`adapt`]); a core that has none reads that. The
-//! byte ruler is in `schema/wal.md`.
+//! When slices are dealt anew the rolls of all cores are made into one ([`adapt`]); a core that has none reads that.
+//! The byte ruler is in `schema/wal.md`.
 
 use super::{
     format::{pages, u16_at, u32_at, u64_at},
@@ -181,8 +181,8 @@ impl Roll {
     }
 }
 
-/// With the format number: a flipped bit of it is damage, not a newer format. With the path: what lies under another name is
-/// no roll.
+/// With the format number: a flipped bit of it is damage, not a newer format. With the path: what lies under another
+/// name is no roll.
 fn checksum(record: &[u8], path: &str) -> u32 {
     let place = crc32c::crc32c_append(crc32c::crc32c(&record[8..12]), path.as_bytes());
     crc32c::crc32c_append(place, &record[16..])
@@ -237,8 +237,8 @@ pub async fn write_anew<D: Disk>(disk: &D, path: &str, roll: &Roll, copy_bytes: 
     Ok(file)
 }
 
-/// Before any shard runs: makes one roll of all when the node goes on with another number of shards, for slices are dealt
-/// anew then.
+/// Before any shard runs: makes one roll of all when the node goes on with another number of shards, for slices are
+/// dealt anew then.
 pub async fn adapt<D: Disk>(disk: &D, from: u16, to: u16) -> Result<(), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let present: Vec<ShardId> = names.iter().filter_map(|(name, _)| shard_of(name)).collect();
@@ -438,8 +438,8 @@ pub async fn leave<D: Disk>(store: &Store<D>, id: u64) -> Result<(), EngineError
     store.segments.borrow_mut().remove(&id);
     Ok(())
 }
-/// A segment that other cores have records in says that all of this core's are in tables: so does the roll, before one of
-/// them removes it.
+/// A segment that other cores have records in says that all of this core's are in tables: so does the roll, before one
+/// of them removes it.
 pub async fn update<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
     let _held = store.roll.latch.hold().await;
     write(store, compose(store)).await

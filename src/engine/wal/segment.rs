@@ -79,8 +79,8 @@ pub struct Segment<F> {
     pub loss_noted: Cell<bool>,
     /// Bytes of its values that memtables and tables point to.
     pub live: Cell<u64>,
-    /// Records of it that memtables hold: until they are in tables, or newer ones of their keys are durable, a crash needs
-    /// them.
+    /// Records of it that memtables hold: until they are in tables, or newer ones of their keys are durable, a crash
+    /// needs them.
     pub in_memory: Cell<u64>,
     /// Bytes of all its large values, and of the records that they belong to.
     pub value_bytes: Cell<u64>,
@@ -102,8 +102,8 @@ pub struct Segment<F> {
 /// Writes the header of a segment that has its space, and gives it its name, durably.
 ///
 /// The pages for the mark are written too, as they read anyway. Reserved space between written space costs file systems
-/// a piece of their own records: with the batches in flight, ext4 would need more pieces than the file's inode holds, and
-/// a block more would be written for every batch.
+/// a piece of their own records: with the batches in flight, ext4 would need more pieces than the file's inode holds,
+/// and a block more would be written for every batch.
 async fn complete<D: Disk>(disk: &D, file: &D::File, header: &SegmentHeader) -> std::io::Result<()> {
     let mut pages = PageBuffer::zeroed(header.data_start as usize);
     header.encode(&mut pages.as_mut_slice()[..PAGE]);
@@ -114,8 +114,8 @@ async fn complete<D: Disk>(disk: &D, file: &D::File, header: &SegmentHeader) -> 
 }
 
 impl<F: DiskFile> Segment<F> {
-    /// Makes the file: space reserved, header durable, name durable. A crash before leaves one of another name: a segment
-    /// that is empty or has no header is always damage. `first_batch` bytes are sure to fit. The step is
+    /// Makes the file: space reserved, header durable, name durable. A crash before leaves one of another name: a
+    /// segment that is empty or has no header is always damage. `first_batch` bytes are sure to fit. The step is
     /// the header's, within the bounds of a segment.
     pub async fn create<D: Disk<File = F>>(
         disk: &D,
@@ -145,8 +145,8 @@ impl<F: DiskFile> Segment<F> {
         }
         Ok(Segment::new(file, header, capacity, allocated))
     }
-    /// Makes a segment of a file that has all its space, durably, and the name of one that is being made. If `first_batch`
-    /// bytes do not fit, there is no space, and the file goes.
+    /// Makes a segment of a file that has all its space, durably, and the name of one that is being made. If
+    /// `first_batch` bytes do not fit, there is no space, and the file goes.
     pub async fn take_over<D: Disk<File = F>>(
         disk: &D,
         mut header: SegmentHeader,
@@ -164,9 +164,9 @@ impl<F: DiskFile> Segment<F> {
         complete(disk, &*file, &header).await?;
         Ok(Segment::new(file, header, bytes, bytes))
     }
-    /// Gives a file whose records are needed no more another life: a name of its own, durably, then the header, durably.
-    /// A crash in between leaves a file whose header names another segment. Its space is written already, so a batch
-    /// needs no change of the file system's own records to be durable.
+    /// Gives a file whose records are needed no more another life: a name of its own, durably, then the header,
+    /// durably. A crash in between leaves a file whose header names another segment. Its space is written already, so a
+    /// batch needs no change of the file system's own records to be durable.
     pub async fn reuse<D: Disk<File = F>>(
         disk: &D,
         old: &Segment<F>,

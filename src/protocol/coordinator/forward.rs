@@ -1,19 +1,19 @@
 //! A request on its way to a replica that will coordinate it.
 //!
 //! Targets are tried in the order of the preference list: the next one when a node is unreachable, silent for
-//! [`FORWARD_LATE`], or does not do it for reasons of its own (a full disk, a damaged record, too much in hand, nobody else
-//! within its reach). A write carries its write id, so that two coordinators make one event of it.
+//! [`FORWARD_LATE`], or does not do it for reasons of its own (a full disk, a damaged record, too much in hand, nobody
+//! else within its reach). A write carries its write id, so that two coordinators make one event of it.
 //!
 //! A home replica whose own copy cannot take a write passes it on in the same way.
 //!
-//! A delete without a context drops what its coordinator has, so the same message, late at a second one, would drop what
-//! others have written since the answer. It is not passed on as it is: a target is asked for the clock of what it has,
-//! and what travels is a delete with that context, the same however often it is carried out.
+//! A delete without a context drops what its coordinator has, so the same message, late at a second one, would drop
+//! what others have written since the answer. It is not passed on as it is: a target is asked for the clock of what it
+//! has, and what travels is a delete with that context, the same however often it is carried out.
 //!
-//! Where the last write wins, a write travels with the stamp of the node that took it, so that it is the same event wherever
-//! and whenever it is carried out, and cannot win over what was written after it. A target may say that this stamp does
-//! not do: something later is stored there, and what its writer has seen may be that. If nobody else has been asked, the
-//! target is asked to stamp it itself, and from then on no other is asked before that one has said no.
+//! Where the last write wins, a write travels with the stamp of the node that took it, so that it is the same event
+//! wherever and whenever it is carried out, and cannot win over what was written after it. A target may say that this
+//! stamp does not do: something later is stored there, and what its writer has seen may be that. If nobody else has
+//! been asked, the target is asked to stamp it itself, and from then on no other is asked before that one has said no.
 
 use super::{Act, exchange};
 use crate::{

@@ -5,15 +5,15 @@
 //! fetched from a replica that has them. Replicas found stale are written back after the answer. A value that takes
 //! longer than most is asked of another replica as well.
 //!
-//! A replica whose disk may have lost records gives what it has, and that counts for nothing: its "nothing" and its "older"
-//! are what the loss would look like. It is one more that is asked beside the R. Only when every home replica has answered,
-//! and there is no more to be known, what all of them have together is the answer.
+//! A replica whose disk may have lost records gives what it has, and that counts for nothing: its "nothing" and its
+//! "older" are what the loss would look like. It is one more that is asked beside the R. Only when every home replica
+//! has answered, and there is no more to be known, what all of them have together is the answer.
 //!
-//! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They count,
-//! but that a key holds nothing is believed of home replicas alone.
+//! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They
+//! count, but that a key holds nothing is believed of home replicas alone.
 //!
-//! A reader who passes a context has seen what it names: if those who answered have not, all others are asked, and their
-//! stand-ins where they count. What none of them knows is not waited for.
+//! A reader who passes a context has seen what it names: if those who answered have not, all others are asked, and
+//! their stand-ins where they count. What none of them knows is not waited for.
 
 use super::{Act, Cores, Plan, exchange, replicate};
 use crate::{

@@ -4,13 +4,13 @@
 //! all the other replicas at once, and answered at the W-th acknowledgement. A get reads the value here and the heads
 //! elsewhere, and fetches values from another replica only when the heads differ.
 //!
-//! A replica that does not answer in time is replaced, and the caller is told who it was ([`Act::Late`]): if it turns out
-//! to be away, all that waits for it is moved on at once ([`Coordinator::doubted`]). Reads that take longer than most
-//! are hedged within a budget.
+//! A replica that does not answer in time is replaced, and the caller is told who it was ([`Act::Late`]): if it turns
+//! out to be away, all that waits for it is moved on at once ([`Coordinator::doubted`]). Reads that take longer than
+//! most are hedged within a budget.
 //!
 //! The machine keeps one entry for each request in hand. It is told what happened (`begin`, `prepared`, `applied`,
-//! `loaded`, `replicated`, `fetched`, `forwarded`, `unreachable`, `doubted`, `expire`) and says what is to be done as [`Act`]s. It reads
-//! no clock; [`Coordinator::next_deadline`] says when it wants to be called.
+//! `loaded`, `replicated`, `fetched`, `forwarded`, `unreachable`, `doubted`, `expire`) and says what is to be done as
+//! [`Act`]s. It reads no clock; [`Coordinator::next_deadline`] says when it wants to be called.
 
 mod forward;
 mod get;
@@ -130,9 +130,9 @@ struct Op {
     alarm: Instant,
     /// What it is for: a read may be hedged before anything counts as late.
     hedges: bool,
-    /// How it is passed on, once, when this node cannot do it: to the other home replicas. Whoever has forwarded it here is
-    /// told why it was not done and asks them by itself; only where nothing can be told, for the disk says nothing, is it
-    /// passed on once more.
+    /// How it is passed on, once, when this node cannot do it: to the other home replicas. Whoever has forwarded it
+    /// here is told why it was not done and asks them by itself; only where nothing can be told, for the disk says
+    /// nothing, is it passed on once more.
     relay: Option<Box<Route>>,
     /// Whether the asker has its answer; what follows is repair and bookkeeping.
     replied: bool,
@@ -388,8 +388,8 @@ impl Coordinator {
 
     // ---- what happened -----------------------------------------------------------------------------------------
 
-    /// The own copy has minted the dot of this write, that of the entry `fresh` if it is a new one: send its state to the
-    /// others.
+    /// The own copy has minted the dot of this write, that of the entry `fresh` if it is a new one: send its state to
+    /// the others.
     pub fn prepared(
         &mut self,
         now: Instant,
@@ -452,9 +452,9 @@ impl Coordinator {
         });
         self.rearm(operation, alarm);
     }
-    /// Who was asked by message number `exchange` has done nothing, for it had newer word of the key's table; `word` is what
-    /// this shard goes by now. What was begun by another is begun again; a write whose asker has its answer, too, so that
-    /// those who know better have it as well.
+    /// Who was asked by message number `exchange` has done nothing, for it had newer word of the key's table; `word` is
+    /// what this shard goes by now. What was begun by another is begun again; a write whose asker has its answer, too,
+    /// so that those who know better have it as well.
     pub fn outdated(&mut self, now: Instant, exchange: u64, word: TableWord, out: &mut Vec<Act>) {
         let operation = exchange >> 8;
         let Some(op) = self.ops.get(&operation) else { return };
@@ -463,7 +463,8 @@ impl Coordinator {
             Work::Get(get) => (get.word(), Message::Fetched(Err(Refusal::NotMine))),
             Work::Forward(forward) => (forward.word(), Message::Fetched(Err(Refusal::NotMine))),
         };
-        // Done again it comes after what was written since, or drops it: only soon after the answer, and not without a context.
+        // Done again it comes after what was written since, or drops it: only soon after the answer, and not without a
+        // context.
         let repeatable = match &op.request.operation {
             Operation::Put { .. } => true,
             Operation::Delete { context, .. } => context.is_some(),
@@ -769,7 +770,8 @@ mod tests {
         types::{Conflict, Consistency, NodeId, ShardId, WriteId},
     };
 
-    /// Reads that wait for another replica hold what they have got: they count, and what is beyond the bound is told so.
+    /// Reads that wait for another replica hold what they have got: they count, and what is beyond the bound is told
+    /// so.
     #[test]
     fn values_that_reads_hold_are_bounded_in_bytes() {
         let at = |node| Address { node: NodeId(node), shard: ShardId(0) };
@@ -819,8 +821,8 @@ mod tests {
         assert_eq!(left, (0, 0, 0), "what has ended holds nothing");
     }
 
-    /// Others may hold it by the older word of its table: with another stamp it would be another write, later than all that has
-    /// come between.
+    /// Others may hold it by the older word of its table: with another stamp it would be another write, later than all
+    /// that has come between.
     #[test]
     fn a_write_that_is_begun_again_keeps_its_stamp() {
         let at = |node| Address { node: NodeId(node), shard: ShardId(0) };

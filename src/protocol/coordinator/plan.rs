@@ -27,8 +27,9 @@ pub struct Plan {
     pub conflict: Conflict,
     /// What this shard goes by of the key's table.
     pub word: TableWord,
-    /// No home replica can be reached: this node coordinates in the place of the first of them. Its copy stays after the
-    /// homes have it: a later dot of this shard covers the one in it, and a copy without it would lose what others hold.
+    /// No home replica can be reached: this node coordinates in the place of the first of them. Its copy stays after
+    /// the homes have it: a later dot of this shard covers the one in it, and a copy without it would lose what others
+    /// hold.
     pub stands_in: bool,
 }
 

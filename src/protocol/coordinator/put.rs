@@ -6,8 +6,8 @@
 //! itself: its own copy, with a marker for the first home, counts in that home's place. Acknowledgements are counted by
 //! place: that of a home and that of its stand-in are one.
 //!
-//! A home that knows the fresh dot and has no such write does not acknowledge: this node has minted the dot in a life that its
-//! disk has forgotten. The shard hears of it; nobody else takes that home's place.
+//! A home that knows the fresh dot and has no such write does not acknowledge: this node has minted the dot in a life
+//! that its disk has forgotten. The shard hears of it; nobody else takes that home's place.
 
 use super::{Act, Cores, Plan, exchange, replicate};
 use crate::{
@@ -299,8 +299,8 @@ impl Put {
     pub fn is_over(&self) -> bool {
         self.settled(&[State::Waiting])
     }
-    /// Owners of whom nobody has been heard when time runs out, neither they nor a stand-in. With the request the memory
-    /// of them ends, so each must be owed a hint.
+    /// Owners of whom nobody has been heard when time runs out, neither they nor a stand-in. With the request the
+    /// memory of them ends, so each must be owed a hint.
     pub fn unpaid(&self) -> Nodes {
         let paid = |owner| self.targets.iter().any(|t| t.state == State::Acked && t.owner() == owner);
         let mut owners = Nodes::new();

@@ -1,13 +1,13 @@
 //! Which cores of other nodes can be asked now, as this shard's own evidence and the gossip have it.
 //!
-//! Three things speak against a core: its connections fail, the gossip hears nothing of its node, or it lets a request wait
-//! and has said nothing else meanwhile. The last comes from requests themselves, long before heartbeats are missed; it
-//! is tried again after a while, and any word of the core ends it. A core that was lost several times in a short while,
-//! by its connections or its silence, is back only after it stayed for a while, which grows with each loss up to a bound:
-//! until then it is asked only when the others do not suffice.
+//! Three things speak against a core: its connections fail, the gossip hears nothing of its node, or it lets a request
+//! wait and has said nothing else meanwhile. The last comes from requests themselves, long before heartbeats are
+//! missed; it is tried again after a while, and any word of the core ends it. A core that was lost several times in a
+//! short while, by its connections or its silence, is back only after it stayed for a while, which grows with each loss
+//! up to a bound: until then it is asked only when the others do not suffice.
 //!
-//! The cores of a node are told apart, since one port may be cut off and the others not; and so are the two lanes to a core,
-//! since a way that lets short frames pass may lose long ones. A node is lost when each of its cores is.
+//! The cores of a node are told apart, since one port may be cut off and the others not; and so are the two lanes to a
+//! core, since a way that lets short frames pass may lose long ones. A node is lost when each of its cores is.
 //!
 //! The machine decides nothing else, sends nothing and wants no timer: it is asked when a request is planned.
 

@@ -10,23 +10,23 @@
 //!
 //! # At the bound
 //!
-//! Hints are bounded in bytes, and never is a client's write refused for it. What a stand-in acknowledges counts toward W,
-//! so it cannot be dropped: at the bound its own copy takes the state, as a replica's would, and the slice is *marked* as
-//! one in which the owner lacks something. A replica that owes a marker at the bound has the state in its own copy
-//! anyway, and marks likewise. A mark is one small record a slice and owner, stored in one batch with the state: marks
-//! are bounded by their number, and the states by the disk, which turns read-only before it is full.
+//! Hints are bounded in bytes, and never is a client's write refused for it. What a stand-in acknowledges counts toward
+//! W, so it cannot be dropped: at the bound its own copy takes the state, as a replica's would, and the slice is
+//! *marked* as one in which the owner lacks something. A replica that owes a marker at the bound has the state in its
+//! own copy anyway, and marks likewise. A mark is one small record a slice and owner, stored in one batch with the
+//! state: marks are bounded by their number, and the states by the disk, which turns read-only before it is full.
 //!
-//! When the owner is back and has its hints, each marked slice is *swept*: of every key there that the owner is a home of it
-//! is asked what it knows, and sent the own record if it lacks some of it. After a sweep that has left nothing out the
-//! mark goes. So what was acknowledged reaches its homes, bound or not; what is sent is merged like any other state, so
-//! what was deleted since stays so. A stand-in's copy stays behind, stale and harmless: it is read only while too few
-//! homes can be, and merged.
+//! When the owner is back and has its hints, each marked slice is *swept*: of every key there that the owner is a home
+//! of it is asked what it knows, and sent the own record if it lacks some of it. After a sweep that has left nothing
+//! out the mark goes. So what was acknowledged reaches its homes, bound or not; what is sent is merged like any other
+//! state, so what was deleted since stays so. A stand-in's copy stays behind, stale and harmless: it is read only while
+//! too few homes can be, and merged.
 //!
 //! # Damage
 //!
-//! A hint that cannot be read, twice, or whose record cannot, is dropped, its range marked and the drop counted: the others
-//! that acknowledged the write have it. A slice whose hints or records cannot be walked stays marked; it is tried again
-//! after [`SWEEP_PAUSE`].
+//! A hint that cannot be read, twice, or whose record cannot, is dropped, its range marked and the drop counted: the
+//! others that acknowledged the write have it. A slice whose hints or records cannot be walked stays marked; it is
+//! tried again after [`SWEEP_PAUSE`].
 
 use crate::{
     limits::{
@@ -299,8 +299,8 @@ pub struct Found {
 }
 
 impl Hints {
-    /// `bytes_max`: bytes of hints beyond which none is kept. `first`: where the numbers of deliveries start, different in
-    /// each life.
+    /// `bytes_max`: bytes of hints beyond which none is kept. `first`: where the numbers of deliveries start, different
+    /// in each life.
     pub fn new(slices: Vec<SliceId>, found: Found, bytes_max: u64, first: u64, now: Instant) -> Hints {
         let mut owners: BTreeMap<NodeId, Owed> =
             found.hints.into_iter().map(|(node, count, bytes)| (node, Owed::new(count, bytes))).collect();
@@ -620,8 +620,8 @@ impl Hints {
         self.pump(now, owner, view, out);
     }
 
-    /// A core of an owner cannot be reached: what is under way to it is tried again later, as is all that is owed if none
-    /// of its cores can be reached.
+    /// A core of an owner cannot be reached: what is under way to it is tried again later, as is all that is owed if
+    /// none of its cores can be reached.
     pub fn unreachable(&mut self, now: Instant, core: Address, whole: bool, view: View<'_>, out: &mut Vec<Act>) {
         let lost = |d: &Delivery| d.owner == core.node && view.ring.address(d.owner, d.key.token()) == Some(core);
         let mut lost: Vec<u64> = self.deliveries.iter().filter(|(_, d)| lost(d)).map(|(id, _)| *id).collect();

@@ -1,18 +1,20 @@
 //! Whose word counts: which cluster this node belongs to, how one is formed, and who is a stranger.
 //!
-//! A cluster has an id, drawn once. Each word between nodes names the sender's; who names another one is a stranger: not a word
-//! of its is taken, and it is remembered, so that somebody can see it.
+//! A cluster has an id, drawn once. Each word between nodes names the sender's; who names another one is a stranger:
+//! not a word of its is taken, and it is remembered, so that somebody can see it.
 //!
-//! A node without a cluster takes the one that a seed, or a member that it knows, belongs to. It is listed by the members only
-//! after that, so a node that is told of two clusters is never a ghost in one of them.
+//! A node without a cluster takes the one that a seed, or a member that it knows, belongs to. It is listed by the
+//! members only after that, so a node that is told of two clusters is never a ghost in one of them.
 //!
-//! Where all seeds are new as well, nobody has an id to give. Then each says who answers at its seeds (its *group*, itself
-//! included), and when all of a group say the same group, the one of the smallest id draws, and the others take it from there.
-//! Two cannot draw: of one group there is one smallest, and a node is in one group only. So the seeds of the nodes that form a
-//! cluster must name each other, all of them, and all must be up once; any other way needs one that was told to draw.
+//! Where all seeds are new as well, nobody has an id to give. Then each says who answers at its seeds (its *group*,
+//! itself included), and when all of a group say the same group, the one of the smallest id draws, and the others take
+//! it from there. Two cannot draw: of one group there is one smallest, and a node is in one group only. So the seeds of
+//! the nodes that form a cluster must name each other, all of them, and all must be up once; any other way needs one
+//! that was told to draw.
 //!
-//! Members from before there were ids know each other without one. The one of the smallest id among them draws once all of them
-//! have spoken to it; until then nothing is different from before. To them, who names no cluster is no stranger.
+//! Members from before there were ids know each other without one. The one of the smallest id among them draws once all
+//! of them have spoken to it; until then nothing is different from before. To them, who names no cluster is no
+//! stranger.
 
 use super::{Membership, Message, News, Peer};
 use crate::{

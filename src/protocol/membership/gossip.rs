@@ -182,8 +182,8 @@ impl Membership {
         }
     }
 
-    /// Others know a life of this node that it does not remember itself: from the same address, then its disk is an older
-    /// state, and it goes on after that life; or from elsewhere, then another node uses its name.
+    /// Others know a life of this node that it does not remember itself: from the same address, then its disk is an
+    /// older state, and it goes on after that life; or from elsewhere, then another node uses its name.
     fn take_own(&mut self, member: &Member) {
         if member.state == MemberState::Removed
             || !self.is_another_life(member.generation, member.revision, member.heartbeat)

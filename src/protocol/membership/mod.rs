@@ -2,12 +2,13 @@
 //!
 //! Every node holds the whole member list. Each entry has one writer, its own node; the newer entry is the one of the
 //! greater generation, then revision; `Removed` dominates for ever. Once a round each node raises its heartbeat and
-//! exchanges digests, then differences, with one random live peer, and with one that has been quiet for half of what makes it
-//! suspect; now and then also with a silent one and a seed, so that partitions heal. A member whose heartbeat stands still is suspect here; suspicion is local and routed around. What its
-//! connections say is for [`super::health`], but that one who cannot be reached is gossiped with now and then only.
+//! exchanges digests, then differences, with one random live peer, and with one that has been quiet for half of what
+//! makes it suspect; now and then also with a silent one and a seed, so that partitions heal. A member whose heartbeat
+//! stands still is suspect here; suspicion is local and routed around. What its connections say is for
+//! [`super::health`], but that one who cannot be reached is gossiped with now and then only.
 //!
-//! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine also
-//! says who is of this cluster at all ([`cluster`]), and what the others remember of this node ([`past`]).
+//! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine
+//! also says who is of this cluster at all ([`cluster`]), and what the others remember of this node ([`past`]).
 //!
 //! The machine runs on shard 0; the other shards of the node are told its view.
 
@@ -161,7 +162,8 @@ impl Membership {
             said => said,
         })
     }
-    /// News takes a round more for each doubling of the members: beyond sixteen, so does silence before it means anything.
+    /// News takes a round more for each doubling of the members: beyond sixteen, so does silence before it means
+    /// anything.
     fn suspect_after(&self) -> Duration {
         let doublings = (self.peers.len() + 1).ilog2().saturating_sub(FEW_MEMBERS.ilog2());
         self.timing.suspect_after + self.timing.interval * doublings
@@ -184,9 +186,9 @@ impl Membership {
         }
     }
 
-    /// To be told of each moment, before anything else of it. A round that is overdue by more than another one says that
-    /// this node stood still, stopped or starved: it has heard nothing because it did not listen, and nobody is suspect for
-    /// that.
+    /// To be told of each moment, before anything else of it. A round that is overdue by more than another one says
+    /// that this node stood still, stopped or starved: it has heard nothing because it did not listen, and nobody is
+    /// suspect for that.
     pub fn moment(&mut self, now: Instant) {
         let overdue = now.since(self.next_round);
         if overdue > self.timing.interval {
@@ -224,7 +226,8 @@ impl Membership {
         if let Some(peer) = self.choose(&live) {
             out.push(Act::Say { to: peer, message: self.digest() });
         }
-        // By chance it may not be one of those for long, and nobody else may hear of it: it is asked before it is suspect.
+        // By chance it may not be one of those for long, and nobody else may hear of it: it is asked before it is
+        // suspect.
         let half = self.suspect_after() / 2;
         let quiet: Vec<NodeId> = live.into_iter().filter(|id| now.since(self.peers[id].heard) >= half).collect();
         if let Some(peer) = self.choose(&quiet) {
@@ -283,7 +286,8 @@ mod tests {
         }
     }
 
-    /// Seed 45 of the simulator: two nodes on one side of a partition, whose link was well, missed each other by chance.
+    /// Seed 45 of the simulator: two nodes on one side of a partition, whose link was well, missed each other by
+    /// chance.
     #[test]
     fn who_can_be_asked_is_not_suspect_though_nobody_else_hears_of_it() {
         const QUIET: NodeId = NodeId(2);

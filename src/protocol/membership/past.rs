@@ -1,17 +1,18 @@
 //! A node's own past, as the others remember it.
 //!
-//! A disk does not know its age: a volume that was set back to a snapshot looks like the volume that the node has left, and a
-//! node that believed it would mint dots that others hold already. So a node that starts again asks, before it serves: it
-//! tells every member its new entry ([`Message::Returned`]), and each answers what it knew of the node until then
-//! ([`Message::Remembered`]). Each life has a generation of its own, one more than its disk has seen, and begins with a
-//! revision that is drawn; so who remembers this generation, with a revision that this life never had, or a later one, has
-//! met a life that the disk does not know. That is a *sign*: the disk is an older state or a copy. The node goes on after
-//! that life, and all its slices mint under new incarnations.
+//! A disk does not know its age: a volume that was set back to a snapshot looks like the volume that the node has left,
+//! and a node that believed it would mint dots that others hold already. So a node that starts again asks, before it
+//! serves: it tells every member its new entry ([`Message::Returned`]), and each answers what it knew of the node until
+//! then ([`Message::Remembered`]). Each life has a generation of its own, one more than its disk has seen, and begins
+//! with a revision that is drawn; so who remembers this generation, with a revision that this life never had, or a
+//! later one, has met a life that the disk does not know. That is a *sign*: the disk is an older state or a copy. The
+//! node goes on after that life, and all its slices mint under new incarnations.
 //!
-//! All members are asked, for a write of a forgotten life is held by some, and those may be any. Who cannot be heard (its
-//! connections fail, or [`RETURN_PATIENCE`] is over) may remember what nobody else does: then the disk is not trusted either,
-//! and the slices go on far away, without an alarm. So a node that starts while others are down serves what its quorum
-//! allows, and pays an entry in the clocks of what it writes; one that starts while all are up pays a round trip.
+//! All members are asked, for a write of a forgotten life is held by some, and those may be any. Who cannot be heard
+//! (its connections fail, or [`RETURN_PATIENCE`] is over) may remember what nobody else does: then the disk is not
+//! trusted either, and the slices go on far away, without an alarm. So a node that starts while others are down serves
+//! what its quorum allows, and pays an entry in the clocks of what it writes; one that starts while all are up pays a
+//! round trip.
 //!
 //! A later life is noticed at any time after as well: by digests, and by entries that others pass on.
 
@@ -23,8 +24,8 @@ use crate::{
 };
 
 impl Membership {
-    /// The node has lived before, so that others may remember more of it than its disk does. `far`: its slices begin far
-    /// away already.
+    /// The node has lived before, so that others may remember more of it than its disk does. `far`: its slices begin
+    /// far away already.
     pub fn returning(mut self, now: Instant, far: bool) -> Membership {
         self.peers.values_mut().for_each(|peer| peer.answered = false);
         self.far = far;

@@ -7,21 +7,23 @@
 //! order, or whose store of a prepared write failed, goes on as a new actor. After an orderly stop it keeps its actor
 //! and continues its counter: clocks grow by crashes only.
 //!
-//! A record says at which start of the node it was made. One that is older than the start before has had successors that
-//! a rotten medium took: the incarnations that these may have used are left out.
+//! A record says at which start of the node it was made. One that is older than the start before has had successors
+//! that a rotten medium took: the incarnations that these may have used are left out.
 //!
-//! A disk may also be an old one: a backup, a copy, a volume set back to a snapshot; and none of them knows its age. What the other
-//! members remember of the node decides (`membership::past`), before the first dot of a life: without the word of all of them the
-//! slices go on far away ([`Leases::doubt_far`]). What slips through that, the replicas tell: a dot that is fresh to its sender and
-//! no news to them is refused as known ([`crate::protocol::message::Refusal::KnownDot`]), and each such sign doubts all slices
-//! of the node, for they come from one disk.
+//! A disk may also be an old one: a backup, a copy, a volume set back to a snapshot; and none of them knows its age.
+//! What the other members remember of the node decides (`membership::past`), before the first dot of a life: without
+//! the word of all of them the slices go on far away ([`Leases::doubt_far`]). What slips through that, the replicas
+//! tell: a dot that is fresh to its sender and no news to them is refused as known
+//! ([`crate::protocol::message::Refusal::KnownDot`]), and each such sign doubts all slices of the node, for they come
+//! from one disk.
 //!
-//! Where a copy is known to be one, the start leaves out many incarnations at once ([`Leases::begin_far`]); and a version from
-//! elsewhere that names a dot which this node does not remember is a sign as well ([`Leases::notice`]). A forged version can
-//! name any incarnation: how far ahead it lies does not decide how far the next one is, so nobody can use them up from outside.
+//! Where a copy is known to be one, the start leaves out many incarnations at once ([`Leases::begin_far`]); and a
+//! version from elsewhere that names a dot which this node does not remember is a sign as well ([`Leases::notice`]). A
+//! forged version can name any incarnation: how far ahead it lies does not decide how far the next one is, so nobody
+//! can use them up from outside.
 //!
-//! There are 2^62 incarnations. A slice that has none left mints no more dots and says so ([`Leases::refusal`]); half of
-//! them used is an alarm ([`Leases::greatest`]).
+//! There are 2^62 incarnations. A slice that has none left mints no more dots and says so ([`Leases::refusal`]); half
+//! of them used is an alarm ([`Leases::greatest`]).
 
 use super::Rejection;
 use crate::{
@@ -122,11 +124,11 @@ impl Leases {
         let ceiling = next.checked_add(self.block)?;
         (incarnation <= INCARNATION_MAX).then_some(LeaseRecord { incarnation, clean: false, far, ceiling, start })
     }
-    /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written at
-    /// some time. Leaves out more incarnations than can have been used since: as many as this and all earlier starts may
-    /// have taken. A disk that is `copied`, or an older state, does not know all starts: there as many more are left out as
-    /// this start has drawn, the same for all slices, so that neither two copies nor two returns to one state go on as one
-    /// actor.
+    /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written
+    /// at some time. Leaves out more incarnations than can have been used since: as many as this and all earlier starts
+    /// may have taken. A disk that is `copied`, or an older state, does not know all starts: there as many more are
+    /// left out as this start has drawn, the same for all slices, so that neither two copies nor two returns to one
+    /// state go on as one actor.
     pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, copied: bool) -> Option<LeaseRecord> {
         let known = last.map_or(0, |last| last.incarnation);
         let starts = self.start.saturating_mul(INCARNATIONS_OF_START);
@@ -152,8 +154,8 @@ impl Leases {
     pub fn is_own(&self, node: NodeId) -> bool {
         node == self.node
     }
-    /// Whether this node may have minted the event in the slice, as far as it can know. A slice that was begun apart from
-    /// lives that it does not remember cannot know of those.
+    /// Whether this node may have minted the event in the slice, as far as it can know. A slice that was begun apart
+    /// from lives that it does not remember cannot know of those.
     pub fn may_have_minted(&self, slice: SliceId, dot: Dot) -> bool {
         let Some(lease) = self.slices.get(&slice) else { return true };
         let incarnation = dot.actor.incarnation();
@@ -161,16 +163,18 @@ impl Leases {
             || (incarnation == lease.incarnation && dot.counter < lease.next)
             || (incarnation > lease.incarnation && lease.far)
     }
-    /// Whether the own copy knows dots of the slice's own actor that were never minted. `counter`: the greatest of an actor.
+    /// Whether the own copy knows dots of the slice's own actor that were never minted. `counter`: the greatest of an
+    /// actor.
     pub fn is_foreign(&self, slice: SliceId, counter: impl Fn(Actor) -> u64) -> bool {
         counter(self.actor(slice)) >= self.slices.get(&slice).map_or(0, |l| l.next)
     }
-    /// Whether an event of the slice's own actor has not been minted by it in this life, nor in the ones that it remembers.
+    /// Whether an event of the slice's own actor has not been minted by it in this life, nor in the ones that it
+    /// remembers.
     pub fn is_unminted(&self, slice: SliceId, dot: Dot) -> bool {
         dot.actor == self.actor(slice) && self.slices.get(&slice).is_some_and(|l| dot.counter >= l.next)
     }
-    /// A version from elsewhere names this event. Whether it is one of this node's that the slice does not remember, for
-    /// the first time: then a new incarnation is due.
+    /// A version from elsewhere names this event. Whether it is one of this node's that the slice does not remember,
+    /// for the first time: then a new incarnation is due.
     pub fn notice(&mut self, slice: SliceId, dot: Dot) -> bool {
         let (own, incarnation) = (dot.actor.node() == self.node, dot.actor.incarnation());
         let Some(lease) = self.slices.get_mut(&slice).filter(|_| own) else { return false };
@@ -212,7 +216,8 @@ impl Leases {
     pub fn greatest(&self) -> u64 {
         self.slices.values().map(|lease| lease.incarnation).max().unwrap_or(0)
     }
-    /// Others may hold any number of dots of lives that this disk does not remember: the slice goes on far away from them.
+    /// Others may hold any number of dots of lives that this disk does not remember: the slice goes on far away from
+    /// them.
     pub fn doubt_far(&mut self, slice: SliceId) {
         if let Some(lease) = self.slices.get_mut(&slice) {
             lease.doubted = true;

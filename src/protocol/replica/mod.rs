@@ -55,9 +55,9 @@ pub enum Work {
         stamp: Option<Dot>,
         owed: Owed,
     },
-    /// A state from another replica. `behind`: it was sent for this owner, and there is no room for a hint: the own copy
-    /// takes it, and the slice is marked. `fresh`: the entry whose dot the sender has minted for this very write. `awaited`: a
-    /// client waits for it, and nobody has been told yet that it is stored.
+    /// A state from another replica. `behind`: it was sent for this owner, and there is no room for a hint: the own
+    /// copy takes it, and the slice is marked. `fresh`: the entry whose dot the sender has minted for this very write.
+    /// `awaited`: a client waits for it, and nobody has been told yet that it is stored.
     Merge {
         siblings: Siblings,
         behind: Option<NodeId>,
@@ -81,8 +81,8 @@ pub enum Work {
         form: HintForm,
         stamp: u64,
     },
-    /// The hint cannot be delivered, for it is damaged, or what it points to is: drop it, unless another one has taken its
-    /// place, and note that the owner lacks something of the slice.
+    /// The hint cannot be delivered, for it is damaged, or what it points to is: drop it, unless another one has taken
+    /// its place, and note that the owner lacks something of the slice.
     GiveUpHint {
         owner: NodeId,
         form: HintForm,
@@ -241,8 +241,8 @@ pub struct Replica<O> {
     noted: Nodes,
     /// Times that a version named a dot of this node that it does not remember.
     pub identity_alarms: u64,
-    /// All that are or were members, sorted, and the greatest incarnation that each can have had: contexts from clients name
-    /// no others.
+    /// All that are or were members, sorted, and the greatest incarnation that each can have had: contexts from clients
+    /// name no others.
     nodes: Vec<(NodeId, u64)>,
     /// Stores of keys whose clock is near its bound.
     pub clocks_long: u64,
@@ -357,8 +357,8 @@ impl<O: Clone> Replica<O> {
         }
     }
 
-    /// Looks whether a version from elsewhere names dots of this node that it does not remember: then its disk is an old
-    /// one, or another node uses its name.
+    /// Looks whether a version from elsewhere names dots of this node that it does not remember: then its disk is an
+    /// old one, or another node uses its name.
     fn notice(&mut self, slice: SliceId, head: &Head, out: &mut Vec<Step<O>>) {
         let alarms = head.clock.entries().iter().filter(|dot| self.leases.notice(slice, **dot)).count();
         if alarms > 0 {
@@ -569,8 +569,8 @@ impl<O: Clone> Replica<O> {
         let entry = head.entries.iter().position(|e| e.write_id == *write_id && e.dot.actor == actor)?;
         u16::try_from(entry).ok()
     }
-    /// Whether a replica that knows the fresh dot so far (see [`Refusal::KnownDot`]) can only know it from a life that this
-    /// node has forgotten.
+    /// Whether a replica that knows the fresh dot so far (see [`Refusal::KnownDot`]) can only know it from a life that
+    /// this node has forgotten.
     pub fn is_forgotten(&self, slice: SliceId, dot: Dot, known: u64) -> bool {
         let forgotten = known == DOT_OF_ANOTHER_WRITE || self.leases.is_unminted(slice, Dot { counter: known, ..dot });
         self.leases.actor(slice) == dot.actor && forgotten

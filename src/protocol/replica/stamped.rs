@@ -66,15 +66,15 @@ impl<O: Clone> Replica<O> {
         }
         self.stamped(id, stamp)
     }
-    /// A write from another replica has lost against one that was made so much later that its maker's clock must be behind,
-    /// or it was on its way for too long: it does not count as stored.
+    /// A write from another replica has lost against one that was made so much later that its maker's clock must be
+    /// behind, or it was on its way for too long: it does not count as stored.
     pub(super) fn is_overtaken(&self, siblings: &Siblings, stored: Option<&Stored>) -> bool {
         let stored = stored.and_then(|stored| Head::decode(&stored.head).ok()).and_then(|head| head.stamp());
         let (Some(stored), Some(stamp)) = (stored, siblings.head.stamp()) else { return false };
         stored.counter > stamp.counter.saturating_add(SKEW)
     }
-    /// The stamp that the write came with, or one after all that this shard has met, that the writer has read, and that is
-    /// stored.
+    /// The stamp that the write came with, or one after all that this shard has met, that the writer has read, and that
+    /// is stored.
     fn stamp_of(&mut self, id: u64, stored: u64) -> Result<Dot, Rejection> {
         let Some(Task { work: Work::Put { context, stamp, .. } | Work::Delete { context, stamp, .. }, .. }) =
             self.tasks.get(&id)

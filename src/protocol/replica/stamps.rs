@@ -1,23 +1,23 @@
 //! Stamps for tables where the last write wins, and why storing one needs no read.
 //!
-//! A stamp is the wall clock's time or, where that is behind, one more than the greatest stamp that this shard has met: a
-//! hybrid logical clock. So a write that is coordinated here is newer than all that is stored here.
+//! A stamp is the wall clock's time or, where that is behind, one more than the greatest stamp that this shard has met:
+//! a hybrid logical clock. So a write that is coordinated here is newer than all that is stored here.
 //!
-//! A write from another replica is newer than what is stored if it is newer than every stamp stored lately for the key, and
-//! newer than all stored before: the newest stamps of the last few tens of thousands of writes are kept in memory by the
-//! key's token, and no stamp that is stored and not kept is above the *floor*. What is at the floor or below, and what meets
-//! a newer stamp under its token, is compared with the record itself: late messages, hints, repairs.
+//! A write from another replica is newer than what is stored if it is newer than every stamp stored lately for the key,
+//! and newer than all stored before: the newest stamps of the last few tens of thousands of writes are kept in memory
+//! by the key's token, and no stamp that is stored and not kept is above the *floor*. What is at the floor or below,
+//! and what meets a newer stamp under its token, is compared with the record itself: late messages, hints, repairs.
 //!
-//! After a crash the floor is where nothing stored can be above: each slice has a record of a *ceiling*, written with the
-//! first stamp that passes the one before, so it costs a small record each [`STAMP_LEAD`]. Until the clock has passed it,
-//! writes are compared with the records that they replace. A clock that was set back is no different: its stamps are at the
-//! floor, or follow the greatest one met.
+//! After a crash the floor is where nothing stored can be above: each slice has a record of a *ceiling*, written with
+//! the first stamp that passes the one before, so it costs a small record each [`STAMP_LEAD`]. Until the clock has
+//! passed it, writes are compared with the records that they replace. A clock that was set back is no different: its
+//! stamps are at the floor, or follow the greatest one met.
 //!
-//! A write that is stamped more than [`SKEW_MAX`] ahead of the own clock is refused: it would drag all clocks along, and win
-//! over writes of hours to come. So is one that this shard would have to stamp so far ahead, because what is stored or
-//! what its writer has read is of such a time: all others would refuse it. What has been stored somewhere already (a hint
-//! that is delivered, a repair) is taken whatever its stamp: replicas must become equal. A node that is alone in its cluster
-//! goes by no other clock, and refuses nothing.
+//! A write that is stamped more than [`SKEW_MAX`] ahead of the own clock is refused: it would drag all clocks along,
+//! and win over writes of hours to come. So is one that this shard would have to stamp so far ahead, because what is
+//! stored or what its writer has read is of such a time: all others would refuse it. What has been stored somewhere
+//! already (a hint that is delivered, a repair) is taken whatever its stamp: replicas must become equal. A node that is
+//! alone in its cluster goes by no other clock, and refuses nothing.
 
 use crate::{
     limits::{REQUEST_TIMEOUT_MAX, SKEW_MAX, STAMP_CORES, STAMP_LEAD, STAMPS_KEPT},
@@ -41,8 +41,8 @@ struct Slice {
     floor: u64,
     /// What is durably known as the floor of the next life.
     ceiling: u64,
-    /// The greatest that has been asked to be stored as such. Stores are in flight together and end in any order, so what
-    /// is asked for later is never less: the record cannot go back.
+    /// The greatest that has been asked to be stored as such. Stores are in flight together and end in any order, so
+    /// what is asked for later is never less: the record cannot go back.
     asked: u64,
     /// The greatest stamp stored.
     greatest: u64,
@@ -282,8 +282,8 @@ mod tests {
         assert!(blind > 9 * compared, "{blind} {compared}");
     }
 
-    /// Two stores in flight, the second with an earlier stamp: whichever ends first, and whichever a crash takes, the record
-    /// on disk is above all stamps that are.
+    /// Two stores in flight, the second with an earlier stamp: whichever ends first, and whichever a crash takes, the
+    /// record on disk is above all stamps that are.
     #[test]
     fn the_ceiling_on_disk_never_goes_back() {
         let mut before = stamps(100 * SECOND);

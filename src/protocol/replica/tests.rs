@@ -237,8 +237,8 @@ fn a_writer_among_siblings_keeps_the_write_before() {
     }
 }
 
-/// Two replicas hold the same, and one of them remembers that what was superseded was a certain write: sent to the other, that
-/// is news, for the write may come there once more under another dot.
+/// Two replicas hold the same, and one of them remembers that what was superseded was a certain write: sent to the
+/// other, that is news, for the write may come there once more under another dot.
 #[test]
 fn what_is_remembered_of_a_superseded_write_is_taken_over() {
     let (mut replica, mut out) = (replica(), Vec::new());

@@ -123,10 +123,10 @@ impl<O: Clone> Replica<O> {
         }
     }
 
-    /// A client's context, checked against what can be: what the own copy does not know may only be events of members, former
-    /// ones included, and of this node only those that it has minted. Whoever claims more would stop the owner of a dot,
-    /// which must not mint what others have seen, or fill the key's clock. Stamps are left out: they are of a table that
-    /// the key belonged to once, and mean nothing beside siblings.
+    /// A client's context, checked against what can be: what the own copy does not know may only be events of members,
+    /// former ones included, and of this node only those that it has minted. Whoever claims more would stop the owner
+    /// of a dot, which must not mint what others have seen, or fill the key's clock. Stamps are left out: they are of a
+    /// table that the key belonged to once, and mean nothing beside siblings.
     fn admit(&self, slice: SliceId, head: &Head, context: Option<&Context>) -> Result<Option<Context>, Rejection> {
         let Some(context) = context else { return Ok(None) };
         let claims = context.clock.entries().iter().chain(&context.dots);
@@ -243,7 +243,8 @@ pub(super) fn is_long(head: &Head) -> bool {
     !head.clock.within(part(CLOCK_ENTRIES_MAX), part(CLOCK_BYTES_MAX))
 }
 
-/// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it again.
+/// Whether a head is within what its decoding and a frame allow. One that is not is not stored: nobody could read it
+/// again.
 pub(super) fn can_be_read(head: &Head) -> bool {
     head.clock.can_be_read()
         && head.entries.len() <= MERGED_SIBLINGS_MAX
@@ -258,12 +259,12 @@ fn pick(merged: Merged, left: &Values, right: &Values) -> Siblings {
     Siblings { values: merged.picks.iter().map(from).collect(), head: merged.head }
 }
 
-/// Whether a dot that was minted for this very write is news here. It is none, and no harm is done, if this write is known: its
-/// message came twice, or after one that superseded it. Else the sender has minted the dot twice: its disk has forgotten the
-/// first time. To merge the write then would be to drop it, since the clock says that it was seen.
+/// Whether a dot that was minted for this very write is news here. It is none, and no harm is done, if this write is
+/// known: its message came twice, or after one that superseded it. Else the sender has minted the dot twice: its disk
+/// has forgotten the first time. To merge the write then would be to drop it, since the clock says that it was seen.
 ///
-/// What is *not* asked of any other state: a repair, a replayed hint, an old sibling that goes along with a write. Those are
-/// often stale, and rightly dropped.
+/// What is *not* asked of any other state: a repair, a replayed hint, an old sibling that goes along with a write.
+/// Those are often stale, and rightly dropped.
 fn check_fresh(entry: &Entry, head: &Head) -> Result<(), Rejection> {
     let dot = entry.dot;
     if dot.is_stamp() || !head.clock.covers(dot) || head.knows_write(entry.write_id) {
@@ -276,8 +277,8 @@ fn check_fresh(entry: &Entry, head: &Head) -> Result<(), Rejection> {
     Err(Rejection::Refused(Refusal::KnownDot(known)))
 }
 
-/// A state from another replica upon what is stored: with the head alone first, with the values when some survive. `fresh`:
-/// which entry has a dot that its sender has just minted.
+/// A state from another replica upon what is stored: with the head alone first, with the values when some survive.
+/// `fresh`: which entry has a dot that its sender has just minted.
 pub(super) fn merge(
     incoming: &Siblings,
     fresh: Option<u16>,
@@ -291,7 +292,8 @@ pub(super) fn merge(
         check_fresh(entry, &head)?;
     }
     let merged = head.join(&incoming.head, conflict);
-    // Whoever sent it may forget it now: what it remembers of superseded writes is kept, or their other names come back.
+    // Whoever sent it may forget it now: what it remembers of superseded writes is kept, or their other names come
+    // back.
     if merged.head.same_state(&head) && merged.head.recent == head.recent {
         return Ok(Next::Nothing);
     }

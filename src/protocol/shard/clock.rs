@@ -1,5 +1,5 @@
-//! The time by the others' clocks, and what this node does while its own is wrong: where the last write wins it stamps no
-//! writes. What others have stamped it takes, by their time.
+//! The time by the others' clocks, and what this node does while its own is wrong: where the last write wins it stamps
+//! no writes. What others have stamped it takes, by their time.
 
 use super::{Clocks, Effect, Instant, Message, Reference, Shard, exchange_tag};
 use crate::{
@@ -117,12 +117,13 @@ impl Shard {
 
     // ---- writes that need the time -----------------------------------------------------------------------------
 
-    /// Whether no other member has said the time since the start: nobody knows then whether the own clock is sound, and this
-    /// node stamps nothing. Another one does, if it can be reached.
+    /// Whether no other member has said the time since the start: nobody knows then whether the own clock is sound, and
+    /// this node stamps nothing. Another one does, if it can be reached.
     pub(super) fn is_unheard(&self) -> bool {
         self.clock.reference.is_none() && self.settings.gossip_interval <= CLOCK_FRESH && !self.is_alone()
     }
-    /// Whether a write that this node would stamp waits: it has just started, and will know soon whether its clock is sound.
+    /// Whether a write that this node would stamp waits: it has just started, and will know soon whether its clock is
+    /// sound.
     pub(super) fn awaits_the_time(&mut self, now: Instant) -> bool {
         let waits = self.is_unheard() && now.since(self.clock.born) < CLOCK_WAIT;
         self.clock.waited_for |= waits;

@@ -39,8 +39,8 @@ use requests::Passage;
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 use tables::{Gate, TableState};
 
-/// What an operator may set; the first five are those of the table `default` until somebody alters it. Durations are those
-/// of `limits.rs` by default.
+/// What an operator may set; the first five are those of the table `default` until somebody alters it. Durations are
+/// those of `limits.rs` by default.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
     /// Replicas of a key.
@@ -152,8 +152,8 @@ pub struct ShardStats {
     pub expired_messages: u64,
     /// Writes refused because their stamp was too far ahead of this node's clock, or behind it.
     pub stamps_refused: u64,
-    /// By how many milliseconds the node's clock is ahead of the others' (behind: negative) beyond doubt; 0 as long as it is
-    /// not further off than they take.
+    /// By how many milliseconds the node's clock is ahead of the others' (behind: negative) beyond doubt; 0 as long as
+    /// it is not further off than they take.
     pub clock_off_millis: i64,
     /// Writes refused here, where the last one wins, because of this node's clock.
     pub clock_refusals: u64,

@@ -136,15 +136,16 @@ impl Shard {
         self.run_acts(now, acts, out);
     }
 
-    /// Whether the own disk would not take this write, and another home replica does better. Whoever has forwarded it here
-    /// is told that there is no space; that a disk hangs would come too late. It is not sent round and round.
+    /// Whether the own disk would not take this write, and another home replica does better. Whoever has forwarded it
+    /// here is told that there is no space; that a disk hangs would come too late. It is not sent round and round.
     fn is_unfit(&self, now: Instant, request: &Request, hops: u8) -> bool {
         let needs_space = matches!(request.operation, Operation::Put { .. }) && self.replica.short_of_space;
         request.operation.is_write() && ((needs_space && hops == 0) || (self.stall.lasts(now) && hops < 2))
     }
 
     /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
-    /// then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after them.
+    /// then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after
+    /// them.
     fn targets(&self, now: Instant, request: &Request, sloppy: bool, homes: &[NodeId]) -> Vec<Address> {
         let (token, lane) = (request.key.token(), Lane::of(request.operation.bytes()));
         let homes: Nodes = homes.iter().copied().collect();

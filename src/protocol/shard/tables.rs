@@ -1,4 +1,5 @@
-//! Tables, routed: changes of the registry to disk and to the other shards, drops to the engine, and who must wait for one.
+//! Tables, routed: changes of the registry to disk and to the other shards, drops to the engine, and who must wait for
+//! one.
 
 use super::{Asker, Delivering, Effect, Envelope, Instant, Message, Passage, Refusal, Shard, exchange_tag, io_tag};
 use crate::{
@@ -286,7 +287,8 @@ impl Shard {
         let message = self.tables.registry.tidings(news);
         self.tell(now, first, message, out);
     }
-    /// The first core passes news on: to the other cores of the node, and what came from one of them to the other nodes.
+    /// The first core passes news on: to the other cores of the node, and what came from one of them to the other
+    /// nodes.
     fn relay(&mut self, now: Instant, source: NodeId, news: Vec<TableEntry>, out: &mut Vec<Effect>) {
         if self.me.shard.0 != 0 {
             return;
@@ -402,8 +404,8 @@ impl Shard {
         }
     }
 
-    /// What this shard goes by of the key's table. The drop in it is the latest that the records of the key come after here;
-    /// a shard that does not own the key's slice has no records of it and nothing to carry out.
+    /// What this shard goes by of the key's table. The drop in it is the latest that the records of the key come after
+    /// here; a shard that does not own the key's slice has no records of it and nothing to carry out.
     pub(super) fn word(&self, key: &Key) -> TableWord {
         let word = self.tables.registry.word(key.as_bytes());
         if word.dropped == 0 || !self.serves(key) {
@@ -444,7 +446,8 @@ impl Shard {
             Gate::Open
         }
     }
-    /// As [`Shard::gate`], of a message that brings a state along: one of a life of the table that is over is late by itself.
+    /// As [`Shard::gate`], of a message that brings a state along: one of a life of the table that is over is late by
+    /// itself.
     pub(super) fn gate_state(&self, key: &Key, word: TableWord, head: &Head) -> Gate {
         let over = head.life > 0 && head.life <= self.tables.registry.dropped(key.as_bytes());
         match self.gate(key, word) {

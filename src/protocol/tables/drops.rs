@@ -1,8 +1,8 @@
 //! Which drops of tables a shard's slices have carried out.
 //!
-//! Between the news of a drop and its end a shard does nothing with keys of that table: what has begun ends first, then the
-//! records go, then it is made durable that they have gone. So each slice's records of a table come after one drop, the
-//! table's *epoch* there, and what was begun before the drop is told from what was begun after it.
+//! Between the news of a drop and its end a shard does nothing with keys of that table: what has begun ends first, then
+//! the records go, then it is made durable that they have gone. So each slice's records of a table come after one drop,
+//! the table's *epoch* there, and what was begun before the drop is told from what was begun after it.
 
 use super::Tables;
 use crate::types::{SliceId, TableEntry, TableName};
@@ -59,8 +59,8 @@ impl Drops {
             (!slices.is_empty()).then(|| Due { name: entry.name.clone(), version: entry.dropped, whole, slices })
         })
     }
-    /// The slices' records are lost, and with them which drops they had carried out: all that are known, it is taken, since
-    /// to drop a table twice would lose what was written in between.
+    /// The slices' records are lost, and with them which drops they had carried out: all that are known, it is taken,
+    /// since to drop a table twice would lose what was written in between.
     pub fn assume(&mut self, slices: &[SliceId], tables: &Tables) {
         for entry in tables.entries().filter(|entry| entry.dropped > 0) {
             let by_slice = self.done.entry(entry.name.clone()).or_default();

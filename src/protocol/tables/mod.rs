@@ -6,24 +6,24 @@
 //! so that nobody who was away brings it back.
 //!
 //! Two shards that meet tell each other their digests; where those differ one sends all its entries and the other
-//! answers with what it knows better. The machine does not know who meets: the shard lets it speak to the other cores of
-//! its node and, with each round of gossip, to another node.
+//! answers with what it knows better. The machine does not know who meets: the shard lets it speak to the other cores
+//! of its node and, with each round of gossip, to another node.
 //!
 //! `dropped` is apart from the rest of an entry: of two entries the greater counts, whichever is newer. So who missed a
 //! drop and hears only of the table that was made again under the same name still drops the old records. So are the
 //! makings: of two tables of one name that were made apart, one that keeps concurrent values and one that does not, all
 //! shards come to keep them, see [`TableEntry::in_force`].
 //!
-//! What a shard does to a key it does by a *word* on the key's table ([`TableWord`]), and says it with each message about
-//! the key. Who has heard a newer one refuses and tells it; who has not, asks first. So nobody keeps a key by settings
-//! that another does not know, and nothing that is acknowledged is thrown away by one who knows better.
+//! What a shard does to a key it does by a *word* on the key's table ([`TableWord`]), and says it with each message
+//! about the key. Who has heard a newer one refuses and tells it; who has not, asks first. So nobody keeps a key by
+//! settings that another does not know, and nothing that is acknowledged is thrown away by one who knows better.
 //!
-//! How sure a shard is of what it knows is its [`Certainty`]. One whose own record of its tables may be lost does not guess
-//! how a key's conflicts end, and whether its table was dropped: it says so instead of its digest, and whoever knows more
-//! answers with all there is. One whose record is whole has missed what happened while it was down: it serves nothing
-//! before another node has spoken that has not, or so many of those that have been down as well that all together are most
-//! of the members, as when a whole cluster starts. A newcomer has no record until somebody has spoken to it, so its word
-//! settles nobody's doubt.
+//! How sure a shard is of what it knows is its [`Certainty`]. One whose own record of its tables may be lost does not
+//! guess how a key's conflicts end, and whether its table was dropped: it says so instead of its digest, and whoever
+//! knows more answers with all there is. One whose record is whole has missed what happened while it was down: it
+//! serves nothing before another node has spoken that has not, or so many of those that have been down as well that all
+//! together are most of the members, as when a whole cluster starts. A newcomer has no record until somebody has spoken
+//! to it, so its word settles nobody's doubt.
 
 mod codec;
 mod drops;
@@ -122,8 +122,8 @@ impl Tables {
         self.entries.values()
     }
 
-    /// Does what somebody asks for, under a version of its own; `node` is this one. The entry is still to be made durable
-    /// and told.
+    /// Does what somebody asks for, under a version of its own; `node` is this one. The entry is still to be made
+    /// durable and told.
     pub fn change(&mut self, node: NodeId, change: TableChange) -> Result<TableEntry, TableError> {
         let TableChange { name, kind } = change;
         let mut entry = match self.entries.get(&name) {
@@ -248,8 +248,8 @@ impl Tables {
     pub fn tidings(&self, news: Vec<TableEntry>) -> Message {
         self.say(news, false)
     }
-    /// Another shard has spoken, of another node (`from`) or of this one: what has changed by it, and the answer, if there is
-    /// one.
+    /// Another shard has spoken, of another node (`from`) or of this one: what has changed by it, and the answer, if
+    /// there is one.
     pub fn told(&mut self, from: Option<NodeId>, words: Words) -> (Vec<TableEntry>, Option<Message>) {
         let Words { digest, news, wanted, certainty } = words;
         if certainty == Certainty::Lost && self.certainty == Certainty::Lost {

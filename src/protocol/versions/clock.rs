@@ -4,8 +4,8 @@ use crate::types::NodeId;
 use smallvec::SmallVec;
 use std::{cmp::Ordering, fmt};
 
-/// Who mints dots: a node in one incarnation. A node keeps its actor over orderly restarts; after a crash it goes on as a
-/// new one. Ordered by node, then incarnation.
+/// Who mints dots: a node in one incarnation. A node keeps its actor over orderly restarts; after a crash it goes on as
+/// a new one. Ordered by node, then incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Actor {
     node: NodeId,

@@ -1,8 +1,8 @@
 //! A head as bytes: in records on disk and in messages between nodes. The ruler is in `schema/record.md`.
 //!
-//! Two forms. In the first, all numbers have a fixed width and incarnations 16 bits; it is written wherever it says all, so
-//! that earlier versions can read it. The second is compact ([`super::compact`]) and holds any incarnation. Before either
-//! stands the life of the key's table as a [`mark`], if it is not 0.
+//! Two forms. In the first, all numbers have a fixed width and incarnations 16 bits; it is written wherever it says
+//! all, so that earlier versions can read it. The second is compact ([`super::compact`]) and holds any incarnation.
+//! Before either stands the life of the key's table as a [`mark`], if it is not 0.
 //! Where checksums of superseded writes are known, a third version holds one of the two, and these after it.
 
 use super::{Actor, Dot, Entry, Head, Superseded, VersionVector, compact};
@@ -12,9 +12,9 @@ use crate::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// `version u8 = 1, clock count u16, entry count u16, recent count u8`, then the clock (`actor u64, counter u64` each), the
-/// entries (`actor u64, counter u64, write id u64, bytes u32, checksum u32, media length u8, media`), the recent ones
-/// (`actor u64, counter u64, write id u64`). Little-endian. Media length 0 is JSON.
+/// `version u8 = 1, clock count u16, entry count u16, recent count u8`, then the clock (`actor u64, counter u64` each),
+/// the entries (`actor u64, counter u64, write id u64, bytes u32, checksum u32, media length u8, media`), the recent
+/// ones (`actor u64, counter u64, write id u64`). Little-endian. Media length 0 is JSON.
 const NARROW: u8 = 1;
 /// `version u8 = 2, entry count u16, recent count u8`, the clock, then entries and recent ones with compact dots.
 const COMPACT: u8 = 2;

@@ -1,9 +1,9 @@
 //! Dots and clocks in few bytes: what heads and contexts of the second form consist of. The ruler is in
 //! `schema/record.md`.
 //!
-//! A number is a varint: seven bits a byte, the lowest first, the upper bit set in all bytes but the last. A node is named
-//! once for all its incarnations, and incarnations that follow each other with the same counter are one run: a key that
-//! is written once in each life of a node has a clock of some ten bytes, however many lives there were.
+//! A number is a varint: seven bits a byte, the lowest first, the upper bit set in all bytes but the last. A node is
+//! named once for all its incarnations, and incarnations that follow each other with the same counter are one run: a
+//! key that is written once in each life of a node has a clock of some ten bytes, however many lives there were.
 
 use super::{Actor, Dot, HeadError, VersionVector, codec::Reader};
 use crate::{
@@ -55,8 +55,8 @@ fn runs(entries: &[Dot]) -> Vec<Run> {
     runs
 }
 
-/// `nodes, then for each: node 6, runs, then for each run: step * 2 + (1 if it has more), counter, and then how many more`.
-/// A step leads from the last incarnation before it, from 0 at first.
+/// `nodes, then for each: node 6, runs, then for each run: step * 2 + (1 if it has more), counter, and then how many
+/// more`. A step leads from the last incarnation before it, from 0 at first.
 pub(super) fn put_clock(out: &mut impl BufMut, clock: &VersionVector) {
     let by_node = || clock.entries().chunk_by(|a, b| a.actor.node() == b.actor.node());
     put_varint(out, by_node().count() as u64);

@@ -4,9 +4,9 @@
 //! A read's context is a clock. A write's context is what it superseded and its own dot: when concurrent siblings
 //! stand beside it, the dot stays apart from the clock, because a clock would cover those siblings as well.
 //!
-//! `vc:` and base64url without padding of the bytes that [`Context::to_bytes`] makes. They begin with a version, name the
-//! key by the low half of its token, and end with a CRC-32C. The key check refuses a context that was read for another
-//! key: it would claim to have seen writes that its holder never saw. Versions:
+//! `vc:` and base64url without padding of the bytes that [`Context::to_bytes`] makes. They begin with a version, name
+//! the key by the low half of its token, and end with a CRC-32C. The key check refuses a context that was read for
+//! another key: it would claim to have seen writes that its holder never saw. Versions:
 //!
 //! 1. clock and dots at a fixed width, with 16 bits of incarnation: where that says all, and is not long.
 //! 2. compact ([`super::compact`]).
@@ -72,9 +72,9 @@ impl Context {
         leave_out(&mut dots, |_| false);
         Context { clock, dots }
     }
-    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new one
-    /// stays, and of the others first those are left out that are `superseded` in the state that it was written to: that
-    /// state ends them wherever it comes. So the write that this one was built on stays, whatever came before it.
+    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new
+    /// one stays, and of the others first those are left out that are `superseded` in the state that it was written to:
+    /// that state ends them wherever it comes. So the write that this one was built on stays, whatever came before it.
     pub fn with_dot(mut self, dot: Dot, superseded: impl Fn(Dot) -> bool) -> Context {
         if !self.covers(dot) {
             let mut dots = std::mem::take(&mut self.dots);
@@ -210,8 +210,8 @@ fn leave_out(dots: &mut SmallVec<[Dot; 1]>, superseded: impl Fn(Dot) -> bool) {
         leave_one_out(dots, &superseded);
     }
 }
-/// Leaves out the first of those that are superseded; else the first of the actor that has most, whose later dots came after
-/// it.
+/// Leaves out the first of those that are superseded; else the first of the actor that has most, whose later dots came
+/// after it.
 fn leave_one_out(dots: &mut SmallVec<[Dot; 1]>, superseded: impl Fn(Dot) -> bool) {
     let of_actor = |actor| dots.iter().filter(|d| d.actor == actor).count();
     let rank = |dot: &Dot| (superseded(*dot), of_actor(dot.actor));

@@ -46,8 +46,9 @@ pub struct Head {
     pub clock: VersionVector,
     /// The siblings, sorted by dot. Each dot is covered by the clock.
     pub entries: SmallVec<[Entry; 1]>,
-    /// The life of the key's table that the state was written in, see [`TableEntry::life`](crate::types::TableEntry::life);
-    /// 0: none, it belongs to the table `default`. Of merged states the greater.
+    /// The life of the key's table that the state was written in, see
+    /// [`TableEntry::life`](crate::types::TableEntry::life); 0: none, it belongs to the table `default`. Of merged
+    /// states the greater.
     pub life: u64,
     /// Writes superseded lately, sorted, at most [`RECENT_WRITES_MAX`]. A memory aid: not part of a state's identity.
     pub recent: SmallVec<[Superseded; 2]>,
@@ -113,8 +114,8 @@ impl Head {
         id != WriteId(0)
             && (self.entries.iter().any(|e| e.write_id == id) || self.recent.iter().any(|s| s.write_id == id))
     }
-    /// Whether the write that bears this id here is surely another one than this: of another value (`None`: a delete, which
-    /// is never remembered), or seen by the writer, who would not send it again.
+    /// Whether the write that bears this id here is surely another one than this: of another value (`None`: a delete,
+    /// which is never remembered), or seen by the writer, who would not send it again.
     pub fn is_other_write(&self, id: WriteId, value: Option<&Value>, context: Option<&Context>) -> bool {
         let seen = |dot| context.is_some_and(|context| context.covers(dot));
         let named = |other: WriteId| id != WriteId(0) && id == other;

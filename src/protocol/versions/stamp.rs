@@ -1,15 +1,16 @@
 //! Last write wins: states that are ordered by time instead of by cause.
 //!
 //! A stamp is a dot whose counter is a hybrid logical time, in nanoseconds since 1970, under an actor of incarnation 0,
-//! which no lease ever gives out. So a state that one write has made alone is an ordinary head: its clock holds the stamp,
-//! its one entry bears it, and a deleted key is a clock without entries. It is stored, sent, parked and shown as any other.
+//! which no lease ever gives out. So a state that one write has made alone is an ordinary head: its clock holds the
+//! stamp, its one entry bears it, and a deleted key is a clock without entries. It is stored, sent, parked and shown as
+//! any other.
 //!
-//! Two states of such a table merge by taking the one with the greater stamp, whole. States without a stamp were written
-//! before the table was made; they are older than any stamp, and among themselves merge as siblings. All this is one order,
-//! so it does not matter who merges what with what, and how often.
+//! Two states of such a table merge by taking the one with the greater stamp, whole. States without a stamp were
+//! written before the table was made; they are older than any stamp, and among themselves merge as siblings. All this
+//! is one order, so it does not matter who merges what with what, and how often.
 //!
-//! Of two tables of one name that were made apart the one that keeps siblings comes into force. There a stamped value is
-//! one sibling among others, and all stamps together are the events of one writer: a clock knows the greatest
+//! Of two tables of one name that were made apart the one that keeps siblings comes into force. There a stamped value
+//! is one sibling among others, and all stamps together are the events of one writer: a clock knows the greatest
 //! ([`VersionVector::record`]), and with it every stamp before, so what had been overwritten does not come back.
 
 use super::{Actor, Dot, Entry, Head, Merged, Pick, Siblings, Side, VersionVector};

@@ -77,8 +77,8 @@ pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
 }
 
 /// How many connections each core may serve with this limit of open files. What the storage needs, half of the limit or
-/// [`OPEN_FILES_STORAGE`], is not for connections: the log must never wait for one of them to go. Refused below what a node needs that serves hardly anybody; warned of
-/// when `connections_max` connections a core cannot be had.
+/// [`OPEN_FILES_STORAGE`], is not for connections: the log must never wait for one of them to go. Refused below what a
+/// node needs that serves hardly anybody; warned of when `connections_max` connections a core cannot be had.
 pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Result<usize, StartError> {
     let needed = OPEN_FILES_MIN + OPEN_FILES_PER_SHARD_MIN * u64::from(shards);
     if limit < needed {
@@ -122,8 +122,8 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
 }
 
-/// Holds the data directory for this process while it lives: the directory itself, which nobody can remove while it is not empty,
-/// and the file that earlier versions lock.
+/// Holds the data directory for this process while it lives: the directory itself, which nobody can remove while it is
+/// not empty, and the file that earlier versions lock.
 pub(super) struct DirectoryLock(#[allow(dead_code)] File, #[allow(dead_code)] File);
 
 /// Whether a process serves this directory now. A directory that does not exist is served by none.

@@ -120,15 +120,15 @@ impl Drop for Ended {
     }
 }
 
-/// How far the stop of a node is. The control plane leads all cores from one phase to the next, because what one of them
-/// still has in hand may need the others.
+/// How far the stop of a node is. The control plane leads all cores from one phase to the next, because what one of
+/// them still has in hand may need the others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(u8)]
 pub(super) enum Phase {
     #[default]
     Serving,
-    /// What is in hand is finished. Requests of clients that come now are told to go elsewhere. A core is past this phase
-    /// when nobody is connected to it, nor was a moment ago.
+    /// What is in hand is finished. Requests of clients that come now are told to go elsewhere. A core is past this
+    /// phase when nobody is connected to it, nor was a moment ago.
     Draining,
     /// Connections of clients end when what is in hand is answered. A core is past this phase when all is answered.
     Answering,
@@ -232,8 +232,8 @@ pub(super) fn host(
 
 /// Gives background work its part of the core and of the disk.
 ///
-/// The executor asks for the shares in the middle of its own business, where nothing may be woken: so they are only read
-/// there, and reckoned by a task.
+/// The executor asks for the shares in the middle of its own business, where nothing may be woken: so they are only
+/// read there, and reckoned by a task.
 pub(super) struct Urgency(Cell<usize>);
 impl Default for Urgency {
     fn default() -> Urgency {
@@ -262,8 +262,8 @@ impl SharesManager for Urgency {
     }
 }
 
-/// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's identity
-/// is in doubt.
+/// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's
+/// identity is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
     let (mut alarms, mut refused, mut long, mut off, mut stalled) = (0, 0, 0, 0, (false, 0));
     let (mut tidings, mut told) = (Tidings::default(), false);
@@ -509,8 +509,8 @@ async fn tell_damage(handle: Handle<ServerWorld, RingDisk>, shard: ShardId) {
     }
 }
 
-/// Tells the control plane once the node serves requests. A node that joins waits for a member to answer, and says each minute
-/// which seeds do not and why.
+/// Tells the control plane once the node serves requests. A node that joins waits for a member to answer, and says each
+/// minute which seeds do not and why.
 async fn tell_ready(world: Rc<ServerWorld>, progress: Sender<Progress>) {
     let (mut pause, begun) = (LOOK, clock::now());
     let mut due = begun + JOIN_PATIENCE;

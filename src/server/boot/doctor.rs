@@ -1,5 +1,5 @@
-//! What `doctor` looks at: the same things that a start insists on, and some that only make a node slow or its clock wrong.
-//! Each finding says what was found, whether it matters, and how to mend it.
+//! What `doctor` looks at: the same things that a start insists on, and some that only make a node slow or its clock
+//! wrong. Each finding says what was found, whether it matters, and how to mend it.
 
 use super::checks;
 use crate::{
@@ -46,8 +46,8 @@ const SYNC_POOR: Duration = Duration::from_millis(10);
 /// Share of a disk in use that is worth a word, in percent.
 const DISK_POOR_PERCENT: u64 = 85;
 
-/// Looks at the machine, and at the file system of `data` if it is given; writes nothing but a scratch file there, removed
-/// again.
+/// Looks at the machine, and at the file system of `data` if it is given; writes nothing but a scratch file there,
+/// removed again.
 pub fn look(data: Option<&Path>) -> Vec<Finding> {
     let cpus = kernel::allowed_cpus();
     let shards = cpus.as_ref().map_or(1, Vec::len);

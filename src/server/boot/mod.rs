@@ -1,4 +1,5 @@
-//! From options to a running node, and back: checks, one executor a core, signals, a stop that finishes what is in hand.
+//! From options to a running node, and back: checks, one executor a core, signals, a stop that finishes what is in
+//! hand.
 //!
 //! When the node serves requests, one line on standard output says so (and `NOTIFY_SOCKET` is told):
 //!
@@ -106,8 +107,8 @@ struct Reach {
     shards: u16,
 }
 
-/// Loads or makes the node's identity, on an executor that lives only for this. The start is counted after its ports are
-/// bound.
+/// Loads or makes the node's identity, on an executor that lives only for this. The start is counted after its ports
+/// are bound.
 fn identify<T>(
     options: &ServeOptions,
     cpus: usize,
@@ -178,8 +179,8 @@ fn seeds(options: &ServeOptions, own_port: u16, known: bool) -> Result<Vec<Socke
     Ok(options.join.iter().map(with_port).collect())
 }
 
-/// A node with a cluster of its own does not join another one: refused before anything is written. Seeds that do not answer in a
-/// moment say nothing.
+/// A node with a cluster of its own does not join another one: refused before anything is written. Seeds that do not
+/// answer in a moment say nothing.
 async fn refuse_strangers(
     ring: &Rc<Ring>,
     known: &Identity,
@@ -230,8 +231,8 @@ fn executor(placement: Placement, options: &ServeOptions, name: &str) -> LocalEx
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
 }
 
-/// Binds every port of the node, so that one that is taken is known before anything starts. A port that is taken is tried
-/// for a while: right after a kill the kernel still ends the connections and sockets of the life before.
+/// Binds every port of the node, so that one that is taken is known before anything starts. A port that is taken is
+/// tried for a while: right after a kill the kernel still ends the connections and sockets of the life before.
 fn bind(reach: &Reach, signals: &Receiver<i32>) -> Result<Vec<CoreSockets>, StartError> {
     let until = Instant::now() + BIND_PATIENCE;
     loop {
@@ -417,8 +418,8 @@ impl Node {
         }
     }
 
-    /// Leads all cores through the phases of a stop, until their threads have ended. A failure takes no time for clients
-    /// that come late.
+    /// Leads all cores through the phases of a stop, until their threads have ended. A failure takes no time for
+    /// clients that come late.
     fn stop(
         &self,
         options: &ServeOptions,
@@ -501,8 +502,8 @@ fn placements(options: &ServeOptions, shards: u16, cpus: &[usize]) -> Vec<(Optio
         .collect()
 }
 
-/// Moves the calling thread, and those that it starts from here on (the ticker, the watchdog), to a CPU where no shard is
-/// pinned, if there is one. Shards go to their own CPUs by themselves.
+/// Moves the calling thread, and those that it starts from here on (the ticker, the watchdog), to a CPU where no shard
+/// is pinned, if there is one. Shards go to their own CPUs by themselves.
 fn leave_to_shards(places: &[(Option<usize>, Placement)]) {
     let Some(taken) = places.iter().map(|(cpu, _)| *cpu).collect::<Option<BTreeSet<usize>>>() else { return };
     let Ok(allowed) = kernel::allowed_cpus() else { return };

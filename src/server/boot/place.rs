@@ -1,8 +1,8 @@
 //! Whether a data directory is still the one that the node left: a copy, or a restored backup, is not.
 //!
 //! The file `node/place` names itself: its inode and the time of its making. Whatever copies it makes another file, in
-//! which that is not true. It is made anew after each start, so that an earlier state that is put back in its place says
-//! something else, too.
+//! which that is not true. It is made anew after each start, so that an earlier state that is put back in its place
+//! says something else, too.
 
 use super::StartError;
 use crate::{engine::disk::lacks_room, server::kernel};

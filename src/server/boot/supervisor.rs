@@ -1,8 +1,8 @@
 //! What the process hears and says outside its ports: signals, and the service supervisor behind `NOTIFY_SOCKET`.
 //!
-//! The supervisor is told `READY=1` when the node serves, `STOPPING=1` when it begins to stop, and, where it asks for that
-//! (`WatchdogSec=` of a unit file), `WATCHDOG=1` while every core turns: a core that stands still for too long is then
-//! ended and started again by whoever watches.
+//! The supervisor is told `READY=1` when the node serves, `STOPPING=1` when it begins to stop, and, where it asks for
+//! that (`WatchdogSec=` of a unit file), `WATCHDOG=1` while every core turns: a core that stands still for too long is
+//! then ended and started again by whoever watches.
 
 use super::StartError;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -23,8 +23,9 @@ use std::{
 /// The service supervisor is told that all is well so many times in the time that it waits.
 const WATCHDOG_TIMES: u32 = 4;
 
-/// Signals that ask for a stop, as a channel. Those that other programs are told by to read their configuration or their
-/// log file anew, and SIGHUP of a terminal that was closed, mean nothing to a node: they are noted and do not end it.
+/// Signals that ask for a stop, as a channel. Those that other programs are told by to read their configuration or
+/// their log file anew, and SIGHUP of a terminal that was closed, mean nothing to a node: they are noted and do not end
+/// it.
 pub(super) fn catch_signals() -> Result<Receiver<i32>, StartError> {
     let (sender, receiver) = unbounded();
     let all = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];

@@ -1,10 +1,10 @@
 //! When the ring turns, and how the core waits.
 //!
 //! A turn begins when there is something to do. Tasks that it woke run first, and those that they wake in turn, so that
-//! all they want of the kernel goes in one system call. When nobody else in the queue of this driver has run for a whole
-//! round, the core has nothing left to do: then that same call waits for the next completion, a moment. Only after that
-//! moment does the core sleep in the executor, which costs ten times as much. Background work that could run is not made
-//! to wait: then the core goes to the executor at once.
+//! all they want of the kernel goes in one system call. When nobody else in the queue of this driver has run for a
+//! whole round, the core has nothing left to do: then that same call waits for the next completion, a moment. Only
+//! after that moment does the core sleep in the executor, which costs ten times as much. Background work that could run
+//! is not made to wait: then the core goes to the executor at once.
 
 use super::{Descriptor, Operation, Ring, operation::Payload};
 use crate::server::kernel;
@@ -130,8 +130,8 @@ impl Ring {
         Wanted(self)
     }
 
-    /// A future for another queue of this core: when it is woken the core does not wait in the ring, where it would not run,
-    /// but goes to the executor.
+    /// A future for another queue of this core: when it is woken the core does not wait in the ring, where it would not
+    /// run, but goes to the executor.
     pub fn attend<F: Future + Unpin>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         Attended { future, woken: Woken { woken: self.woken.clone(), is: Arc::default() }, waker: None }
     }

@@ -48,8 +48,8 @@ use std::{
 const SUBMISSIONS: u32 = 512;
 /// Completions that fit before the kernel keeps a list of its own.
 const COMPLETIONS: u32 = 4096;
-/// Reads of files in flight from which the core waits for a part of them rather than for the first: a drive that gets what
-/// comes after them one by one serves fewer a second.
+/// Reads of files in flight from which the core waits for a part of them rather than for the first: a drive that gets
+/// what comes after them one by one serves fewer a second.
 const READS_MANY: usize = 16;
 /// One in so many of them is waited for.
 const READS_SHARE: usize = 4;
@@ -233,8 +233,8 @@ impl Ring {
         }
     }
 
-    /// Submits what has gathered at once, for an operation that a whole batch of clients waits for. Errors are met again,
-    /// and told, at the next turn.
+    /// Submits what has gathered at once, for an operation that a whole batch of clients waits for. Errors are met
+    /// again, and told, at the next turn.
     pub fn submit(&self) {
         self.count(|c| c.enters += 1);
         let _ = self.state.borrow_mut().enter(None);

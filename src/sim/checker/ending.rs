@@ -65,8 +65,8 @@ impl History {
         }
         format!("[{}]", words.join(", "))
     }
-    /// Those of a key, with the times that clients know: one that was sent more than once may have taken effect after its
-    /// answer.
+    /// Those of a key, with the times that clients know: one that was sent more than once may have taken effect after
+    /// its answer.
     fn blind_deletes(&self, key: u32) -> String {
         let deletes = self.keys[key as usize].deletes.iter().map(|id| (id.0 + 1, &self.events[id.0 as usize]));
         let blind = deletes.filter(|(_, event)| event.kind == Kind::BlindDelete);

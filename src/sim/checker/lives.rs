@@ -1,12 +1,12 @@
 //! Keys whose tables are made and dropped while they are written: each write is judged by what it was written in.
 //!
-//! The history of a table is cut into stretches. In a settled one all nodes that serve go by the same word: the keys belong
-//! to the table `default`, or to one life of the table. Between those, while a change is on its way, nobody can say what a
-//! write belongs to; nor can it of a write that reaches from one stretch into another. Of the others:
+//! The history of a table is cut into stretches. In a settled one all nodes that serve go by the same word: the keys
+//! belong to the table `default`, or to one life of the table. Between those, while a change is on its way, nobody can
+//! say what a write belongs to; nor can it of a write that reaches from one stretch into another. Of the others:
 //!
 //! - what was written in a life of the table that was dropped is never shown again (I4);
-//! - what was acknowledged in the last life, or in `default` and not touched by a table since, is there in the end, or was
-//!   superseded by a writer who had seen it (I1); where the last write wins, the winner is no older (I8).
+//! - what was acknowledged in the last life, or in `default` and not touched by a table since, is there in the end, or
+//!   was superseded by a writer who had seen it (I1); where the last write wins, the winner is no older (I8).
 
 use super::{End, EventId, History, Invariant, Kind, Seen, Verdict, winner};
 use crate::{
@@ -43,8 +43,8 @@ impl History {
     pub fn has_table(&self, key: u32) -> bool {
         self.table_of.get(key as usize).copied().flatten().is_some()
     }
-    /// The table is about to change. A write that was acknowledged just before may be done again by who did not know of the
-    /// change, and so belong to what comes after it: its coordinator is soon told by those who do.
+    /// The table is about to change. A write that was acknowledged just before may be done again by who did not know of
+    /// the change, and so belong to what comes after it: its coordinator is soon told by those who do.
     pub fn table_changes(&mut self, now: Instant, table: usize) {
         self.stretches[table].push(None);
         let of_table = |key: u32| self.table_of.get(key as usize).copied().flatten() == Some(table);

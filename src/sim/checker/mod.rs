@@ -16,8 +16,8 @@
 //! - I9: a write whose outcome is `not_applied` never appears.
 //! - I10: see [`rings`]. I12: see [`bounds`].
 //!
-//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see [`winner`]. Keys of tables that are
-//! made and dropped meanwhile are judged by what they were written in: see [`lives`].
+//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see [`winner`]. Keys of tables that
+//! are made and dropped meanwhile are judged by what they were written in: see [`lives`].
 //!
 //! I5 and I11 are judged where they are seen: after healing by the run, at the clients' sockets by the cluster.
 
@@ -326,9 +326,9 @@ impl History {
             event.context = context.clone();
         }
     }
-    /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that was acknowledged
-    /// is over with its answer. An attempt that nobody has heard of may be on its way still: messages carry the time
-    /// that is left, and on the way none of it passes.
+    /// Blind deletes are over for certain: those of this key took effect, if ever, before this. One that was
+    /// acknowledged is over with its answer. An attempt that nobody has heard of may be on its way still: messages
+    /// carry the time that is left, and on the way none of it passes.
     fn blind_until(&self, key: u32) -> Instant {
         let deletes = self.keys[key as usize].deletes.iter().map(|d| &self.events[d.0 as usize]);
         let blind = deletes.filter(|e| e.kind == Kind::BlindDelete && e.end != End::NotApplied);
@@ -442,8 +442,8 @@ impl History {
     /// last, so neither comes back before so much else was written that its trace may be forgotten.
     ///
     /// Contexts name dots and not writes: that two dots are of one write is known only to whoever has held the first. A
-    /// coordinator that has not, and is sent the second later, shows it beside `newer` until it meets one of those: that is
-    /// let pass.
+    /// coordinator that has not, and is sent the second later, shows it beside `newer` until it meets one of those:
+    /// that is let pass.
     fn supersedes(
         &mut self,
         (newer, older, dot): (EventId, EventId, Dot),

@@ -15,8 +15,8 @@ pub struct Rings {
     gone: FixedMap<(Address, NodeId), ()>,
     /// A node's entry in a generation and revision, as first seen anywhere.
     entries: FixedMap<(NodeId, u64, u32), (u64, Address)>,
-    /// Nodes that may be set back to an older state: until one hears of its later starts it may count one of them again,
-    /// and say something else of itself.
+    /// Nodes that may be set back to an older state: until one hears of its later starts it may count one of them
+    /// again, and say something else of itself.
     pub set_back: Vec<NodeId>,
     pub looks: u64,
 }

@@ -1,5 +1,6 @@
-//! What the coordinators of writes remembered: a write by its dot, and the writes whose end its first state told of. Whoever
-//! holds such a state knows those writes by all their dots, until so much else was superseded that they may be forgotten.
+//! What the coordinators of writes remembered: a write by its dot, and the writes whose end its first state told of.
+//! Whoever holds such a state knows those writes by all their dots, until so much else was superseded that they may be
+//! forgotten.
 
 use crate::{
     protocol::{
@@ -36,8 +37,8 @@ impl Traces {
             self.dots.entry(key).or_default().extend(dots);
         }
     }
-    /// If the first state of the write with this dot told of the other's end: how many dots there are beside these two, each
-    /// of which may have taken the place of that trace since.
+    /// If the first state of the write with this dot told of the other's end: how many dots there are beside these two,
+    /// each of which may have taken the place of that trace since.
     pub fn rivals(&self, key: &Key, newer: Dot, (older, dot): (WriteId, Dot)) -> Option<usize> {
         self.ended.get(&(key.clone(), newer)).filter(|ended| ended.contains(&older))?;
         Some(self.dots.get(key).map_or(0, |dots| dots.iter().filter(|other| ![newer, dot].contains(other)).count()))

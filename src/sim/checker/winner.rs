@@ -1,10 +1,11 @@
 //! One winner everywhere (I8): keys of a table in which the last write wins.
 //!
 //! Every write has a stamp, of time and node; a state is the write with the greatest, and shows its value, or that it
-//! was a delete. So nothing is said of causes and siblings here. A read shows one value at most; where quorums overlap, none with a stamp below those acknowledged
-//! before; and in the end the winner is no older than any acknowledged write, neither by stamp nor, beyond what clocks
-//! may differ by, by true time. A request that was passed on to two coordinators is stamped by both, and by the second
-//! as late as its deadline, whatever its client has been told by then: so long it counts as being made.
+//! was a delete. So nothing is said of causes and siblings here. A read shows one value at most; where quorums overlap,
+//! none with a stamp below those acknowledged before; and in the end the winner is no older than any acknowledged
+//! write, neither by stamp nor, beyond what clocks may differ by, by true time. A request that was passed on to two
+//! coordinators is stamped by both, and by the second as late as its deadline, whatever its client has been told by
+//! then: so long it counts as being made.
 
 use super::{End, Event, EventId, History, Invariant, Kind, Seen, Verdict};
 use crate::{

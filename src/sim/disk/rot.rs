@@ -1,6 +1,6 @@
-//! A medium that rots: bits flip where they lie, writes go to another place than they were sent to, of the same file or of
-//! another, or nowhere; files vanish, or lie under each other's name. What the medium should hold is remembered, so that it
-//! can be put back where nobody has written since.
+//! A medium that rots: bits flip where they lie, writes go to another place than they were sent to, of the same file or
+//! of another, or nowhere; files vanish, or lie under each other's name. What the medium should hold is remembered, so
+//! that it can be put back where nobody has written since.
 
 use super::{File, Node, PAGE, Page, Prng, State, VirtualDisk, flip_page};
 use std::rc::Rc;
@@ -65,7 +65,8 @@ impl VirtualDisk {
         state.counts.bit_flips += 1;
         true
     }
-    /// Spoils one file below these directories, or two of a kind, of a disk that nobody uses. Nothing when there are none.
+    /// Spoils one file below these directories, or two of a kind, of a disk that nobody uses. Nothing when there are
+    /// none.
     pub fn spoil_files(&self, prng: &mut Prng, among: &[&str]) -> Option<(Spoiled, String)> {
         let state = &mut *self.state.borrow_mut();
         // What was on its way has arrived.
@@ -157,8 +158,8 @@ impl VirtualDisk {
 }
 
 impl State {
-    /// Where a write of so many pages at `first` comes to: there, or if it is to go astray, somewhere else in the same file or
-    /// in another, or nowhere. What lies there, and what should lie at `first`, is remembered.
+    /// Where a write of so many pages at `first` comes to: there, or if it is to go astray, somewhere else in the same
+    /// file or in another, or nowhere. What lies there, and what should lie at `first`, is remembered.
     pub(super) fn lead_astray(
         &mut self,
         path_spared: bool,

@@ -153,7 +153,8 @@ fn check_aligned(offset: u64, bytes: u64) -> io::Result<()> {
 }
 
 impl VirtualFile {
-    /// Enters the pages into the file, pending; gives the file that they came to. An erroneous or short write enters some.
+    /// Enters the pages into the file, pending; gives the file that they came to. An erroneous or short write enters
+    /// some.
     fn submit_write(&self, offset: u64, bytes: &[u8], kept_pages: usize) -> Option<(u64, File)> {
         if kept_pages == 0 {
             return None;

@@ -1,5 +1,6 @@
-//! Contexts that nobody was given: of nodes that there never were, and of members in lives that they have not had. They are
-//! refused, whoever is asked, and do no harm: to the owners of the dots, who go on minting, nor to what others have written.
+//! Contexts that nobody was given: of nodes that there never were, and of members in lives that they have not had. They
+//! are refused, whoever is asked, and do no harm: to the owners of the dots, who go on minting, nor to what others have
+//! written.
 //!
 //! They come with deletes, which make no value, and name no event that ever was: what one would end, were it taken, is
 //! nothing.
@@ -24,8 +25,8 @@ const INVENTED_MAX: u64 = 340;
 const WRITE_IDS: u64 = 1 << 60;
 
 impl Workload {
-    /// In a part of the runs one more client forges contexts. Where the last write wins, which keys of tables may come to, a
-    /// delete needs none: there it would end what it must not.
+    /// In a part of the runs one more client forges contexts. Where the last write wins, which keys of tables may come
+    /// to, a delete needs none: there it would end what it must not.
     pub(super) fn forge(self: &Rc<Self>) {
         let mut prng = Prng::stream(self.cluster.plan.seed, "forged contexts");
         let plan = &self.cluster.plan;

@@ -1,5 +1,6 @@
-//! What compaction and collection do to gets: gets arrive at half of what the engine can serve, first alone, then beside
-//! overwrites with all background work held back, then beside the same overwrites with background work saturated.
+//! What compaction and collection do to gets: gets arrive at half of what the engine can serve, first alone, then
+//! beside overwrites with all background work held back, then beside the same overwrites with background work
+//! saturated.
 
 use super::{FOR_EVER, load, only, turn};
 use crate::{

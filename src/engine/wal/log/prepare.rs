@@ -61,8 +61,8 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>, head: Rc<Head<D>>) {
 }
 
 fn next_chore<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Chore<D::File>> {
-    // As long as the head may write, it may need a segment: collection can still ask for one after the engine was told to
-    // stop.
+    // As long as the head may write, it may need a segment: collection can still ask for one after the engine was told
+    // to stop.
     if store.has_failed() || head.ended.get() {
         return Some(Chore::End);
     }
@@ -137,8 +137,8 @@ async fn put_next<D: Disk>(store: &Store<D>, head: &Head<D>, segment: Segment<D:
     }
     Ok(())
 }
-/// Whether a core may make its segment of this number in this life, when its next record has this sequence. Beyond their
-/// ends both would be those of another life: what is newer could not be told any more.
+/// Whether a core may make its segment of this number in this life, when its next record has this sequence. Beyond
+/// their ends both would be those of another life: what is newer could not be told any more.
 fn check_counters(made: u64, sequence: u64) -> Result<(), EngineError> {
     let in_life = sequence & (SEQUENCES_OF_A_LIFE - 1);
     let spent = if made >= SEGMENTS_OF_A_LIFE - SEGMENTS_OF_A_LIFE / 16 {
