@@ -8,12 +8,13 @@ fn main() {
     println!("cargo:rerun-if-env-changed=DYNARC_COMMIT");
     let given = std::env::var("DYNARC_COMMIT").ok().filter(|commit| !commit.is_empty());
     let version = env!("CARGO_PKG_VERSION");
+    // Under names that are no setting's: cargo puts them into the environment of what it runs, too.
     match given.or_else(of_git) {
         Some(commit) => {
-            println!("cargo:rustc-env=DYNARC_COMMIT={commit}");
-            println!("cargo:rustc-env=DYNARC_VERSION={version} ({commit})");
+            println!("cargo:rustc-env=BUILT_OF_COMMIT={commit}");
+            println!("cargo:rustc-env=BUILT_VERSION={version} ({commit})");
         }
-        None => println!("cargo:rustc-env=DYNARC_VERSION={version}"),
+        None => println!("cargo:rustc-env=BUILT_VERSION={version}"),
     }
 }
 

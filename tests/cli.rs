@@ -335,7 +335,7 @@ fn the_version_names_the_commit() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().ok();
     let checkout = git(&["rev-parse", "--show-toplevel"]).and_then(|top| Path::new(&top).canonicalize().ok()) == here;
     let commit =
-        git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| checkout && option_env!("DYNARC_COMMIT").is_some());
+        git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| checkout && option_env!("BUILT_OF_COMMIT").is_some());
     let version = env!("CARGO_PKG_VERSION");
     let expected = match commit {
         Some(commit) => format!("dynarc {version} ({commit})"),

@@ -30,7 +30,7 @@ use std::{fmt, process::ExitCode};
 
 /// A Dynamo-style distributed key-value store whose unit is a CPU core.
 #[derive(Parser)]
-#[command(name = "dynarc", version = env!("DYNARC_VERSION"), max_term_width = 110, after_help = "Start with: dynarc dev")]
+#[command(name = "dynarc", version = env!("BUILT_VERSION"), max_term_width = 110, after_help = "Start with: dynarc dev")]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

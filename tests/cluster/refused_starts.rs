@@ -1,7 +1,7 @@
 //! Starts that cannot succeed: each says in one line what is wrong and how to mend it, and exits with its code.
 
 use crate::{
-    node::{Cluster, Node, Place, address, dynarc},
+    node::{Cluster, Node, Place, READY_WITHIN, address, dynarc},
     wait,
 };
 use std::{
@@ -73,7 +73,9 @@ fn a_start_without_its_ports_takes_no_incarnation() {
     assert!(node.stop().success());
     let identity = node.data.join("node/identity");
     let before = fs::read(&identity).expect("the identity");
-    let taken = TcpListener::bind((node.ip, 9000)).expect("a free port");
+    // The kernel may still be closing what the node has let go.
+    let taken =
+        wait::until(READY_WITHIN, "the port is free", || TcpListener::bind((node.ip, 9000)).map_err(|e| e.to_string()));
     assert_refused(serve(&node.data), &["9000"]);
     assert_eq!(fs::read(&identity).expect("the identity"), before, "it is not counted");
     drop(taken);

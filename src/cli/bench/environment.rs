@@ -29,7 +29,7 @@ impl Environment {
         let model = cpu_text.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
         Environment {
             version: env!("CARGO_PKG_VERSION"),
-            commit: option_env!("DYNARC_COMMIT"),
+            commit: option_env!("BUILT_OF_COMMIT"),
             debug_build: cfg!(debug_assertions),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: model.map_or_else(|| "unknown".into(), |(_, name)| name.trim().to_owned()),
