@@ -58,7 +58,12 @@
 //!   and marked slices are compared when the owner is back.
 //! - What coordinators took apart from each other may exceed the bounds that each keeps: merged states have bounds of
 //!   their own.
-//! - A group of records (a table of users) is dropped by one small record a slice that hides what is older.
+//! - A group of records (a table of users) is dropped by one small record a slice that hides what was written in that
+//!   life of it; what was there before it was made belongs to the table `default` again.
+//! - Health is that of a core and a lane of connections, not of a node: what one cut port says is about that port.
+//! - A node stops in phases that its control plane leads all cores through: what one core has in hand may need the
+//!   others.
+//! - A node that is no member may gossip of itself and nothing else, until there is a key to know members by.
 
 // Printing that fails ends a process with `println!` and its kin; `cli::output` says what becomes of it instead.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
