@@ -76,7 +76,9 @@ fn a_start_without_its_ports_takes_no_incarnation() {
     // The kernel may still be closing what the node has let go.
     let taken =
         wait::until(READY_WITHIN, "the port is free", || TcpListener::bind((node.ip, 9000)).map_err(|e| e.to_string()));
-    assert_refused(serve(&node.data), &["9000"]);
+    let mut again = dynarc();
+    again.arg("serve").arg("--data").arg(&node.data);
+    assert_refused(again, &["9000"]);
     assert_eq!(fs::read(&identity).expect("the identity"), before, "it is not counted");
     drop(taken);
     node.start();

@@ -73,21 +73,25 @@ impl Balancer {
             wait::pause(Duration::from_millis(200));
         }
     }
-    /// One request: the next node that is taken for ready. Another one is tried where nobody listens, where the answer
-    /// is 503, and where a kept connection was closed before the first byte of an answer, as load balancers do.
+    /// One request: the next node that is taken for ready, or any that it has not been sent to. Another one is tried where
+    /// nobody listens, where the answer is 503, and where a kept connection was closed before the first byte of an
+    /// answer, as load balancers do; who answers 503 is not taken for ready until the next check.
     fn send(&self, pool: &mut [Http], method: &str, target: &str, body: &[u8]) -> Result<(), String> {
-        let mut last = String::new();
-        for _ in 0..2 * pool.len() {
+        let (mut last, mut tried) = (String::new(), Vec::new());
+        while tried.len() < pool.len() {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let places = || (0..pool.len()).map(|step| (turn + step) % pool.len()).filter(|at| !tried.contains(at));
             let ready = |index: &usize| self.nodes[*index].1.load(Ordering::Relaxed);
-            let Some(index) = (0..pool.len()).map(|step| (turn + step) % pool.len()).find(ready) else {
-                return Err("no node is ready".into());
-            };
+            let index = places().find(ready).or_else(|| places().next()).expect("one is left");
+            tried.push(index);
             match pool[index].send(method, target, &[], body) {
                 Ok(reply) if reply.status == 200 || (method == "GET" && reply.status == 404) => return Ok(()),
-                Ok(reply) if reply.status == 503 => last = reply.text(),
+                Ok(reply) if reply.status == 503 => {
+                    self.nodes[index].1.store(false, Ordering::Relaxed);
+                    last += &reply.text();
+                }
                 Ok(reply) => return Err(format!("{} {}", reply.status, reply.text())),
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => last = error.to_string(),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => last += &error.to_string(),
                 Err(error) => return Err(format!("{method} {target} at {}: {error}", self.nodes[index].0)),
             }
         }
