@@ -72,7 +72,7 @@ pub struct Core<W: World, D: Disk> {
 pub struct CoreStats {
     pub engine: EngineStats,
     pub shard: ShardStats,
-    /// Of the core's loop: it takes one when something has happened.
+    /// Turns of the core's loop, which takes one when something has happened.
     pub turns: u64,
 }
 

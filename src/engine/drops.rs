@@ -10,8 +10,8 @@
 //! deleted.
 //!
 //! The record of a drop is like any other: durable with its batch, flushed, compacted, and it moves with its slice.
-//! What it hides goes when compaction rewrites the tables that were there: [`Drops::settle`] says from which table on
-//! nothing hidden can be, and when no older table is left the drop itself is forgotten.
+//! Records that a drop hides go when compaction rewrites the tables that were there: [`Drops::settle`] says from which
+//! table on nothing hidden can be, and when no older table is left the drop itself is forgotten.
 
 use super::{
     compaction::{MergeCursor, Source, TableSet},

@@ -22,7 +22,7 @@ use std::{io::ErrorKind, rc::Rc};
 pub enum Leftover<D: Disk> {
     /// A segment without any batch of its own.
     Segment(u64),
-    /// One that was being made.
+    /// A segment that was being made, and has no name yet.
     Unnamed(u64),
     Table(Rc<Slice<D>>, u64),
     /// A manifest that was being made.

@@ -73,9 +73,9 @@ impl Balancer {
             wait::pause(Duration::from_millis(200));
         }
     }
-    /// One request: the next node that is taken for ready, or any that it has not been sent to. Another one is tried where
-    /// nobody listens, where the answer is 503, and where a kept connection was closed before the first byte of an
-    /// answer, as load balancers do; who answers 503 is not taken for ready until the next check.
+    /// One request: the next node that is taken for ready, or any that it has not been sent to. Another one is tried
+    /// where nobody listens, where the answer is 503, and where a kept connection was closed before the first byte of
+    /// an answer, as load balancers do; who answers 503 is not taken for ready until the next check.
     fn send(&self, pool: &mut [Http], method: &str, target: &str, body: &[u8]) -> Result<(), String> {
         let (mut last, mut tried) = (String::new(), Vec::new());
         while tried.len() < pool.len() {

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 /// Format number of segments. Raised when an older Dynarc could not read what is written, or would do wrong with it.
 pub const FORMAT: u32 = 4;
-/// From this one on a segment is on the [roll](super::roll) of its core before it takes its first batch.
+/// The first format number whose segments are on the [roll](super::roll) of their core before they take a batch.
 pub const FORMAT_ON_ROLL: u32 = 4;
 pub const BATCH_HEADER_BYTES: usize = 88;
 /// Bytes of one batch, padding included: what one call of write may hold, and its framing.

@@ -329,7 +329,7 @@ pub struct Keeper<F> {
     copy_bytes: Cell<usize>,
     serial: Cell<u64>,
     latch: Rc<Latch>,
-    /// As the opening found it.
+    /// The roll as the opening found it.
     pub found: Roll,
     /// Files of segments of which nothing can be read: they are kept, and their loss is known.
     pub kept: RefCell<BTreeSet<u64>>,
@@ -406,7 +406,7 @@ async fn write<D: Disk>(store: &Store<D>, roll: Roll) -> Result<(), EngineError>
     Ok(())
 }
 
-/// At the end of an opening: what it found, as what the next one has to agree with.
+/// Ends an opening: writes down what it found, as what the next one has to agree with.
 pub async fn open<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
     let _held = store.roll.latch.hold().await;
     loop {

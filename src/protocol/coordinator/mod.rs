@@ -145,6 +145,34 @@ struct Op {
     work: Work,
 }
 
+impl Op {
+    /// A request that has just been taken on, as it came. `hedges`: what its timer, at `alarm`, is for.
+    fn new(
+        now: Instant,
+        asker: Asker,
+        (request, stamp, hops): (Request, Option<Dot>, u8),
+        (alarm, hedges): (Instant, bool),
+        work: Work,
+    ) -> Op {
+        Op {
+            asker,
+            key: request.key.clone(),
+            bytes: request.operation.bytes(),
+            deadline: request.deadline,
+            began: now,
+            alarm,
+            hedges,
+            relay: None,
+            replied: false,
+            acknowledged: false,
+            request,
+            stamp,
+            hops,
+            work,
+        }
+    }
+}
+
 /// See the module.
 pub struct Coordinator {
     me: Address,
@@ -237,41 +265,20 @@ impl Coordinator {
             Operation::Put { .. } => self.counters.puts += 1,
             Operation::Delete { .. } => self.counters.deletes += 1,
         }
-        let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
-        let id = self.next_id();
-        let again = request.clone();
-        let work = if request.operation.is_write() {
-            Work::Put(Box::new(put::Put::begin(id, self.me, (request, stamp), plan, out)))
-        } else {
-            let context = match &request.operation {
-                Operation::Get { context } => context.as_ref(),
-                Operation::Put { .. } | Operation::Delete { .. } => None,
-            };
-            Work::Get(Box::new(get::Get::begin(id, self.me, (&key, context), deadline, plan, out)))
+        let (id, deadline, again) = (self.next_id(), request.deadline, request.clone());
+        let work = match &request.operation {
+            Operation::Put { .. } | Operation::Delete { .. } => {
+                Work::Put(Box::new(put::Put::begin(id, self.me, (request, stamp), plan, out)))
+            }
+            Operation::Get { context } => {
+                let asked = (&request.key, context.as_ref());
+                Work::Get(Box::new(get::Get::begin(id, self.me, asked, deadline, plan, out)))
+            }
         };
         let hedge = if matches!(work, Work::Get(_)) { self.get_hedge.begin() } else { None };
         let alarm = deadline.min(now + hedge.unwrap_or(REPLICA_LATE));
-        let hedges = hedge.is_some();
-        let request = again;
-        let (replied, acknowledged) = (false, false);
-        let began = now;
-        let op = Op {
-            asker,
-            key,
-            bytes,
-            deadline,
-            began,
-            alarm,
-            hedges,
-            relay,
-            replied,
-            acknowledged,
-            request,
-            stamp,
-            hops,
-            work,
-        };
-        self.insert(id, op);
+        let op = Op::new(now, asker, (again, stamp, hops), (alarm, hedge.is_some()), work);
+        self.insert(id, Op { relay, ..op });
     }
     /// This node cannot do it: another home replica is asked to.
     fn pass_on(
@@ -306,33 +313,13 @@ impl Coordinator {
         before: Option<Before>,
         out: &mut Vec<Act>,
     ) {
-        let (key, bytes, deadline) = (request.key.clone(), request.operation.bytes(), request.deadline);
-        let id = self.next_id();
-        let again = request.clone();
+        let (id, again) = (self.next_id(), request.clone());
         let (stamp, hops) = (route.stamp, route.hops.saturating_sub(1));
         match forward::Forward::begin(now, id, request, route, before, out) {
             Ok((work, alarm)) => {
                 let hedge = if work.is_read() { self.forward_hedge.begin() } else { None };
-                let alarm = hedge.map_or(alarm, |delay| alarm.min(now + delay));
-                let (hedges, work) = (hedge.is_some(), Work::Forward(work));
-                let (request, began, relay, replied, acknowledged) = (again, now, None, false, false);
-                let op = Op {
-                    asker,
-                    key,
-                    bytes,
-                    deadline,
-                    began,
-                    alarm,
-                    hedges,
-                    relay,
-                    replied,
-                    acknowledged,
-                    request,
-                    stamp,
-                    hops,
-                    work,
-                };
-                self.insert(id, op);
+                let timer = (hedge.map_or(alarm, |delay| alarm.min(now + delay)), hedge.is_some());
+                self.insert(id, Op::new(now, asker, (again, stamp, hops), timer, Work::Forward(work)));
             }
             Err(failure) => out.push(Act::Reply { asker, response: Err(failure) }),
         }

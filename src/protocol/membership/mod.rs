@@ -286,6 +286,28 @@ mod tests {
         }
     }
 
+    /// A member that is still where it was has not moved: somebody else uses its name. One that does not answer there
+    /// may have, though what it says has kept it from being suspect.
+    #[test]
+    fn who_is_not_reached_where_it_was_may_have_moved() {
+        let interval = Duration::from_secs(1);
+        let timing = Timing { interval, suspect_after: interval * 5, down_after: interval * 30 };
+        let now = Instant::ZERO;
+        let mut membership = Membership::new(member(1), vec![member(2)], vec![], timing, 7, now);
+        let moved = Member { ip: Ipv4Addr::new(127, 0, 0, 99).into(), generation: 2, ..member(2) };
+        let place = |membership: &Membership| membership.members().find(|m| m.id == moved.id).map(|m| m.ip);
+        let say = |membership: &mut Membership| {
+            membership.returned_arrived(now, moved.id, ClusterId::NONE, moved.clone(), &mut Vec::new());
+        };
+        membership.connection(now, moved.id, true);
+        say(&mut membership);
+        assert_eq!(place(&membership), Some(member(2).ip));
+        membership.connection(now, moved.id, false);
+        assert_eq!(membership.view(now, moved.id), Some(MemberView::Up));
+        say(&mut membership);
+        assert_eq!(place(&membership), Some(moved.ip));
+    }
+
     /// Seed 45 of the simulator: two nodes on one side of a partition, whose link was well, missed each other by
     /// chance.
     #[test]
