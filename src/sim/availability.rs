@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     limits::{FORWARD_LATE, REPLICA_LATE},
+    protocol::coordinator::KNOWN_TO,
     types::{ErrorCode, Failure, Instant, Key, ShardBounds},
 };
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Asked<'a> {
     pub timeout: Duration,
     pub is_write: bool,
     pub quorum: Quorum,
+    /// Another client has read this write, and has written after it.
+    pub superseded: bool,
 }
 
 /// Whether the last trouble, if any, was over for so long when the request began.
@@ -148,6 +151,10 @@ impl Cluster {
         let overloaded = failure.code == ErrorCode::Overloaded || failure.detail.contains(ErrorCode::Overloaded.name());
         if overloaded && self.plan.bounds != ShardBounds::default() {
             return self.excuse(|e| e.refused_at_small_bounds += 1);
+        }
+        // A replica that has the successor and not the write must not say that it has stored it.
+        if asked.superseded && failure.detail.contains(KNOWN_TO) {
+            return self.excuse(|e| e.overtaken_writes += 1);
         }
         if self.plan.waits.unanswered || by_request || !self.is_process_well(asked.node, asked.started) {
             return;

@@ -32,6 +32,8 @@ excuses! {
     refused_at_small_bounds,
     /// A request got no answer: its node ended, was stopped or stood still after it had arrived.
     silent_in_disturbance,
+    /// A write failed since a replica had its successor before it: a client had read it and written after it.
+    overtaken_writes,
     /// The medium's node made a message that cannot be sent.
     unsendable_from_rot,
     /// A copy was left out of a comparison: the medium has lost it.

@@ -211,7 +211,7 @@ impl Default for Waits {
             untold_set_backs: false,
             wild_clocks: false,
             table_changes: true,
-            unanswered: true,
+            unanswered: false,
         }
     }
 }

@@ -319,13 +319,15 @@ impl Workload {
         let timeout = client.prng.duration(self.plan.timeout_min, self.plan.timeout_max);
         self.counts.borrow_mut().operations += 1;
         let (key, is_write) = (request.key.clone(), request.operation.is_write());
+        let write_id = request.operation.write_id();
         let started = self.cluster.executor.now();
         let end = self.cluster.call(node, shard, request, timeout).await;
         match &end {
             CallEnd::Refused => self.counts.borrow_mut().refused += 1,
             CallEnd::Answered(Err(failure)) => {
                 self.check_failure(&key, failure.code, &failure.detail);
-                let asked = Asked { key: &key, node, started, timeout, is_write, quorum };
+                let superseded = write_id.is_some_and(|id| self.history.borrow().is_superseded(id));
+                let asked = Asked { key: &key, node, started, timeout, is_write, quorum, superseded };
                 self.cluster.judge_failure(&asked, failure);
             }
             _ => {}

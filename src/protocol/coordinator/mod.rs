@@ -21,6 +21,7 @@ mod put;
 use forward::Before;
 pub use forward::Route;
 pub use plan::{Home, Plan};
+pub use put::KNOWN_TO;
 
 use crate::{
     limits::{BACKGROUND_TIMEOUT, FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},

@@ -20,6 +20,10 @@ use crate::{
 };
 use smallvec::SmallVec;
 
+/// What is said of replicas that refuse a write because they know its dot. They cannot tell the two reasons apart.
+pub const KNOWN_TO: &str = "know it as superseded: a client that had read it wrote after it, or this node's disk has \
+                            forgotten writes";
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Waiting,
@@ -38,6 +42,8 @@ struct Target {
     lane: Lane,
     /// It refused, for its disk is full.
     full: bool,
+    /// It refused, for it knows the write's dot and holds no such write.
+    knows: bool,
 }
 impl Target {
     /// The home replica that this target is or stands in for.
@@ -50,7 +56,7 @@ impl Target {
 }
 
 fn target(address: Address, purpose: Purpose) -> Target {
-    Target { address, purpose, state: State::Waiting, lane: Lane::Short, full: false }
+    Target { address, purpose, state: State::Waiting, lane: Lane::Short, full: false, knows: false }
 }
 
 pub(super) struct Put {
@@ -167,6 +173,7 @@ impl Put {
             }
             (Err(Refusal::KnownDot(known)), State::Waiting | State::Late) => {
                 target.state = State::Failed;
+                target.knows = true;
                 out.extend(self.fresh.map(|dot| Act::KnownDot { key: key.clone(), dot, known }));
             }
             (Err(_), State::Waiting) => self.replace(id, index, State::Failed, key, deadline, out),
@@ -284,8 +291,11 @@ impl Put {
         }
         self.settled(&[State::Waiting, State::Late]).then(|| {
             let full = self.places(|target| target.full);
+            let known = self.places(|target| target.knows);
             let (code, why) = if full > 0 && acks + full >= self.needed {
                 (ErrorCode::DiskFull, format!("; the disks of {full} others are full"))
+            } else if known > 0 {
+                (ErrorCode::QuorumUnavailable, format!("; {known} others {KNOWN_TO}"))
             } else {
                 (ErrorCode::QuorumUnavailable, String::new())
             };

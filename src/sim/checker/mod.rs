@@ -305,6 +305,12 @@ impl History {
         }
         id
     }
+    /// Whether another writer had seen this write, or a blind delete may have met it.
+    pub fn is_superseded(&self, id: WriteId) -> bool {
+        let Some(event) = EventId::from_write_id(id).map(|id| &self.events[id.0 as usize]) else { return false };
+        let blind = |id: &EventId| self.events[id.0 as usize].kind == Kind::BlindDelete;
+        event.superseded || self.keys[event.key as usize].deletes.iter().any(blind)
+    }
     pub fn attempt(&mut self, id: EventId) {
         self.events[id.0 as usize].attempts += 1;
     }
