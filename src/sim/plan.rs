@@ -87,6 +87,9 @@ pub struct WorkloadPlan {
     pub writes_min: u8,
     /// Share of failed writes that are sent again under the same write id.
     pub retry: f64,
+    /// Share of steps of a client on the key that another was the last to write: it writes on what that one has just
+    /// written, also while the first is still waiting for its answer.
+    pub follow: f64,
 }
 
 impl FaultPlan {
@@ -321,6 +324,10 @@ impl Plan {
         if prng.chance(0.25) && plan.faults.unsound.is_none() {
             plan.lose_disks(&mut prng);
         }
+        let mut prng = Prng::stream(seed, "followers");
+        if prng.chance(0.25) {
+            plan.workload.follow = prng.unit() * 0.6;
+        }
         let mut prng = Prng::stream(seed, "hanging disks");
         plan.faults.hang_disk_every = every(&mut prng, 0.3, 12);
         if plan.faults.unsound.is_some() {
@@ -466,6 +473,7 @@ fn draw_workload(prng: &mut Prng) -> WorkloadPlan {
         override_level: sometimes(prng, 0.4, |p| p.unit() * 0.5),
         writes_min: 1,
         retry: sometimes(prng, 0.8, |p| p.unit()),
+        follow: 0.0,
     }
 }
 

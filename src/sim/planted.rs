@@ -221,8 +221,9 @@ impl Plan {
             }
             Planted::ForgottenTraces => {
                 (self.workload.keys, self.workload.zipf) = (300, 0.0);
-                (self.workload.retry, self.network.client_loss) = (1.0, 0.2);
-                self.workload.mix[1] += 6;
+                (self.workload.retry, self.network.client_loss) = (1.0, 0.3);
+                self.workload.timeout_max = self.workload.timeout_min;
+                (self.workload.follow, self.workload.mix[1]) = (0.6, self.workload.mix[1] + 6);
             }
             Planted::EarlyHint => {
                 self.lose_disks(&mut Prng::stream(self.seed, "planted"));
@@ -658,6 +659,14 @@ fn spoil_fetched(planted: Planted, answer: &mut Result<Fetched, Refusal>, spoile
     let is_tombstone = |head: &Head| head.entries.is_empty();
     if planted == Planted::OwnDamageAsNothing {
         return forget_damage(answer);
+    }
+    if planted == Planted::ForgottenTraces {
+        let head = match answer {
+            Ok(Fetched::Head(head) | Fetched::Doubted { head, .. }) => head,
+            Ok(Fetched::Full(siblings)) => &mut siblings.head,
+            Ok(Fetched::Nothing) | Err(_) => return false,
+        };
+        return std::mem::take(&mut head.recent).len() > 0;
     }
     let forget = match (planted, &*answer) {
         (Planted::ErrorAsNotFound, _) => spoiler.chance(0.3),

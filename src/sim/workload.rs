@@ -48,6 +48,8 @@ pub struct Workload {
     popularity: Vec<f64>,
     stop: Cell<bool>,
     active: Cell<usize>,
+    /// What any client wrote to last.
+    written: Cell<Option<u32>>,
 }
 
 /// What a client remembers of a key: a context and the values behind it.
@@ -99,6 +101,7 @@ impl Workload {
             popularity: popularity.collect(),
             stop: Cell::new(false),
             active: Cell::new(0),
+            written: Cell::new(None),
             cluster: cluster.clone(),
         })
     }
@@ -165,6 +168,12 @@ impl Workload {
         }
     }
     fn draw_key(&self, prng: &mut Prng) -> u32 {
+        if let Some(key) = self.written.get()
+            && self.plan.follow > 0.0
+            && prng.chance(self.plan.follow)
+        {
+            return key;
+        }
         let total = self.popularity.last().copied().unwrap_or(0.0);
         let at = prng.unit() * total;
         self.popularity.partition_point(|p| *p < at).min(self.popularity.len() - 1) as u32
@@ -268,6 +277,7 @@ impl Workload {
     /// Sends a write, again if need be, until its outcome is known or patience ends. Gives the context of an
     /// acknowledged one.
     async fn write(&self, client: &mut Client, key: u32, id: EventId, operation: Operation) -> Option<Context> {
+        self.written.set(Some(key));
         let mut end = End::NotApplied;
         let sent = match &operation {
             Operation::Put { context, .. } | Operation::Delete { context, .. } => context.clone().unwrap_or_default(),

@@ -468,7 +468,7 @@ impl History {
         let others = self.keys[key as usize].puts.iter().filter(|id| **id != older);
         let all: usize = others.map(|id| self.events[id.0 as usize].attempts as usize * COORDINATORS).sum();
         let (traces, blind) = match meeting {
-            Meeting::Settled => (all, false),
+            Meeting::Settled => (all.min(self.traces.named(self.key(key), [*seen, dot])), false),
             Meeting::Traced { rivals } => (rivals, false),
             Meeting::Blind => (all, second),
         };

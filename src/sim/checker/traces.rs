@@ -41,6 +41,10 @@ impl Traces {
     /// each of which may have taken the place of that trace since.
     pub fn rivals(&self, key: &Key, newer: Dot, (older, dot): (WriteId, Dot)) -> Option<usize> {
         self.ended.get(&(key.clone(), newer)).filter(|ended| ended.contains(&older))?;
-        Some(self.dots.get(key).map_or(0, |dots| dots.iter().filter(|other| ![newer, dot].contains(other)).count()))
+        Some(self.named(key, [newer, dot]))
+    }
+    /// How many dots of the key any state has named, beside these.
+    pub fn named(&self, key: &Key, beside: [Dot; 2]) -> usize {
+        self.dots.get(key).map_or(0, |dots| dots.iter().filter(|dot| !beside.contains(dot)).count())
     }
 }
