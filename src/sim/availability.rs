@@ -13,7 +13,7 @@ use super::{
     plan::Plan,
 };
 use crate::{
-    limits::{FORWARD_LATE, REPLICA_LATE},
+    limits::{FORWARD_LATE, REPLICA_LATE, SILENCE_TRIAL_MIN},
     protocol::coordinator::KNOWN_TO,
     types::{ErrorCode, Failure, Instant, Key, ShardBounds},
 };
@@ -22,8 +22,9 @@ use std::time::Duration;
 /// After so long without trouble a node is known to be back, by all others: the longest damping, and some rounds of
 /// gossip.
 const SETTLED_AFTER: Duration = Duration::from_secs(12);
-/// A lost message is made up for within this.
-const LOSS_PASSES: Duration = Duration::from_secs(1);
+/// A lost message is made up for within this: whoever waited for its answer took the sender for silent after at most
+/// [`FORWARD_LATE`], and asked others until the next trial.
+const LOSS_PASSES: Duration = FORWARD_LATE.saturating_add(SILENCE_TRIAL_MIN).saturating_add(SLACK);
 /// Answers of sound nodes and disks take no longer, whatever flushes and compactions do at that time.
 const SLACK: Duration = Duration::from_millis(350);
 

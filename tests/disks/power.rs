@@ -14,7 +14,8 @@ const WRITERS: usize = 20;
 const KEYS: usize = 40;
 const VOLUME_BYTES: usize = 8 << 30;
 
-fn rounds(usual: usize) -> usize {
+/// How often to do it.
+pub fn rounds(usual: usize) -> usize {
     std::env::var("DISK_ROUNDS").ok().map_or(usual, |n| n.parse().expect("DISK_ROUNDS is a number"))
 }
 

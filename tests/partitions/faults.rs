@@ -31,7 +31,8 @@ enum Fault {
     Stop(usize),
 }
 
-fn number(name: &str, default: u64) -> u64 {
+/// A whole number from the environment, if it is there.
+pub fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 

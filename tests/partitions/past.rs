@@ -2,6 +2,7 @@
 //! that is wrong loses nothing.
 
 use crate::{
+    faults::number,
     firewall::Firewall,
     http::Http,
     node::{Cluster, Node, Place},
@@ -50,7 +51,9 @@ fn homes(http: &mut Http, key: &str) -> Vec<String> {
 /// the end, then writes them again, and lets the first home go on: the later write is what is read.
 pub fn stopped() {
     Firewall::new();
-    for (round, pause) in [Duration::from_secs(7), Duration::from_millis(2_500)].into_iter().enumerate() {
+    let pauses = [Duration::from_secs(7), Duration::from_millis(2_500)];
+    for round in 0..number("EACH_ROUNDS", pauses.len() as u64) {
+        let pause = pauses[round as usize % pauses.len()];
         let mut cluster = start("stopped", 4, |_, _| Vec::new());
         let (first, other, outside) = (0, 1, 3);
         let ips: Vec<String> = cluster.nodes.iter().map(|n| n.ip.to_string()).collect();
@@ -157,7 +160,9 @@ pub fn clocks() {
             assert_eq!(reply.status, 200, "{}", reply.text());
         }
     };
-    for (side, who) in [("+1h", 0), ("-1h", 2)] {
+    let sides = [("+1h", 0), ("-1h", 2)];
+    for round in 0..number("EACH_ROUNDS", sides.len() as u64) {
+        let (side, who) = sides[round as usize % sides.len()];
         let other = 1;
         all_put(other, "before");
         all_read("before");

@@ -2,7 +2,7 @@
 //! Afterwards there is one table, which says so, and nothing that either side acknowledged is lost.
 
 use crate::{
-    faults::start,
+    faults::{number, start},
     firewall::{Firewall, Manner},
     node::Cluster,
     wait,
@@ -10,7 +10,6 @@ use crate::{
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const ROUNDS: usize = 3;
 const KEYS: usize = 10;
 
 fn make(cluster: &Cluster, node: usize, name: &str, conflict: &str) {
@@ -42,7 +41,7 @@ pub fn made_apart() {
     let firewall = Firewall::new();
     let mut cluster = start("made-apart");
     let last = cluster.nodes.len() - 1;
-    for round in 0..ROUNDS {
+    for round in 0..number("EACH_ROUNDS", 3) as usize {
         let manner = if round % 2 == 0 { Manner::Reset } else { Manner::Drop };
         let alone = cluster.nodes[last].ip;
         let others = cluster.nodes[..last].iter().map(|node| node.ip);
