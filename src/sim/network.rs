@@ -343,6 +343,18 @@ impl Cluster {
             }
         });
     }
+    /// Everybody finds out which connections lead to a former life of a peer, as keepalive does in the end.
+    pub fn miss_the_dead(self: &Rc<Self>) {
+        let pairs = (0..self.node_count()).flat_map(|from| (0..self.node_count()).map(move |to| (from, to)));
+        for (from, to) in pairs.filter(|(from, to)| from != to) {
+            let life = self.life(to);
+            let routes = self.network.borrow().links.connected(from, to);
+            let stale = |route: &Route| self.network.borrow().links.link(*route).peer_life != life;
+            for route in routes.into_iter().filter(stale).collect::<Vec<_>>() {
+                self.break_connection(route, Duration::ZERO);
+            }
+        }
+    }
     fn retry_later(self: &Rc<Self>, route: Route, life: u64) {
         let wait = self.network.borrow_mut().prng.duration(RECONNECT_MIN, RECONNECT_MAX);
         let cluster = self.clone();

@@ -185,8 +185,12 @@ impl Run {
         // What arrives late may owe hints of its own, and set nodes apart for a moment.
         let drained = self.drain(end) && {
             self.executor().run_for(last_arrival.since(self.executor().now()));
-            self.become_whole();
-            self.drain(end)
+            self.cluster.miss_the_dead();
+            // A disk's error may end a node at any time still, once.
+            (0..self.cluster.node_count()).any(|_| {
+                self.become_whole();
+                self.drain(end) && self.why_not_whole().is_none()
+            })
         };
         if !drained && !self.failed() {
             self.note_stats();
@@ -218,18 +222,12 @@ impl Run {
 
     fn become_whole(&self) {
         let whole = self.wait(self.cluster.plan.heal_max, || {
-            self.start_the_ended();
+            start_the_ended(&self.cluster);
             self.why_not_whole().is_none()
         });
         if let Some(reason) = self.why_not_whole().filter(|_| !whole) {
             self.cluster.violate(Invariant::Converge, format!("the cluster does not heal: {reason}"));
         }
-    }
-    /// An error that a disk had drawn before the faults ended may end its node after them, and one that was asked to
-    /// stop before may do so after. On a sound disk no other does.
-    fn start_the_ended(&self) {
-        let ended = (0..self.cluster.node_count()).filter(|node| !self.cluster.running(*node));
-        ended.for_each(|node| self.cluster.start(node));
     }
 
     fn all_know_the_table(&self) -> bool {
@@ -238,7 +236,7 @@ impl Run {
             self.cluster.handle(node, shard).is_some_and(|handle| self.cluster.knows_table(&handle))
         })
     }
-    /// What keeps the cluster from being whole: every node up, and every shard sees every node up.
+    /// What keeps the cluster from being whole: every node up, every shard sees every node up, no connection is broken.
     fn why_not_whole(&self) -> Option<String> {
         let count = self.cluster.node_count();
         let (mut ring, mut clusters) = (None, None);
@@ -270,6 +268,10 @@ impl Run {
                     return Some(format!("{node}/{shard} sees {seen} of {count} nodes up, and {odd:?}"));
                 }
             }
+        }
+        let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to))).filter(|(from, to)| from != to);
+        if let Some((from, to)) = pairs.into_iter().find(|(from, to)| self.cluster.is_link_ill(*from, *to)) {
+            return Some(format!("a connection from node {from} to node {to} is broken"));
         }
         None
     }
@@ -452,6 +454,13 @@ impl Run {
     }
 }
 
+/// An error that a disk had drawn before the faults ended may end its node after them, and one that was asked to stop
+/// before may do so after. On a sound disk no other does.
+fn start_the_ended(cluster: &Rc<Cluster>) {
+    let ended = (0..cluster.node_count()).filter(|node| !cluster.running(*node));
+    ended.for_each(|node| cluster.start(node));
+}
+
 fn judge(cluster: &Cluster, workload: &Workload, index: u32, siblings: &Siblings, last: bool) {
     let mut history = workload.history.borrow_mut();
     history.traces.take(&mut cluster.traces.borrow_mut());
@@ -477,6 +486,7 @@ async fn read_everywhere(cluster: &Rc<Cluster>, key: &Key, first: usize) -> Resu
             CallEnd::Answered(Ok(Answer::Got(siblings))) => return Ok(siblings),
             other => why = format!("{other:?}"),
         }
+        start_the_ended(cluster);
         cluster.executor.sleep(Duration::from_millis(500)).await;
     }
     Err(why)
