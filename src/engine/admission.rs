@@ -17,7 +17,7 @@ const PRESSURE_MAX: f64 = 4.0;
 #[derive(Default)]
 pub struct Meter {
     owed: Cell<f64>,
-    /// How many are at the work.
+    /// The number of flushes, compactions or collections that are working this off now.
     at_work: Cell<u32>,
 }
 impl Meter {
@@ -43,7 +43,7 @@ impl Meter {
     }
 }
 
-/// What writes owe.
+/// The debts of writes, one meter for each kind of background work that they cause.
 #[derive(Default)]
 pub struct Admission {
     pub memtables: Meter,
@@ -51,7 +51,8 @@ pub struct Admission {
     pub segments: Meter,
 }
 
-/// How much background work waits, by kind, as [`Admission`] counts it.
+/// The pressure of each kind of background work: 0 or less where it keeps up, 1 where a written byte may come in only
+/// for a byte that is worked off.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Pressure {
     pub memtables: f64,

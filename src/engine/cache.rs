@@ -16,7 +16,7 @@ use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
-/// Bytes that one entry costs beside its own: the map, the links, the allocation.
+/// Bytes that an entry costs beside its own, estimated: the map, the links, the allocation.
 const ENTRY_BYTES: usize = 128;
 
 /// A block of a table: the slice, the table's id, the block's number.

@@ -46,18 +46,19 @@ use futures_util::{
 };
 use std::{cell::Cell, future::poll_fn, io, ops::Range, rc::Rc, task::Poll};
 
-/// Bytes of segment that a byte written by clients pays for when space in use is at its bound.
+/// Bytes of segment that collection may go through for each byte that clients write, when the space in use is at its
+/// upper bound; fewer in proportion below that.
 const STRIDE: f64 = 8.0;
 /// Segments collected at once at most, and how many more for each unit of pressure.
 const COLLECTIONS_AT_ONCE: usize = 8;
 const AT_ONCE_BY_PRESSURE: f64 = 2.0;
 /// Reads of values under way at once in one segment.
 const READS: usize = 8;
-/// Records looked up at once.
+/// Records of a segment that are looked up in the tree at once, to see whether they are current.
 const LOOKUPS: usize = 8;
-/// Bytes read at once where the records of a batch are wanted, and not its values.
+/// Bytes of one read where only the records of a batch are wanted, and not its values.
 const RECORDS_READ_BYTES: u64 = 16 * KIB as u64;
-/// Bytes read at once where most of a segment is live, or its batches are small.
+/// Bytes of one read where most of a segment is live, or where its batches are small.
 const WHOLE_READ_BYTES: u64 = 256 * KIB as u64;
 /// Dead bytes between two live values that are read along rather than left out.
 const GAP_BYTES: u64 = 32 * KIB as u64;
@@ -264,7 +265,8 @@ async fn release_part<D: Disk>(store: &Store<D>, segment: &Rc<Segment<D::File>>)
 /// Keeps collection in step with the writes of clients.
 struct Pace<'a, D: Disk> {
     store: &'a Store<D>,
-    /// Bytes of clients when it was last reckoned, and bytes of segment that they have paid for and are not used up.
+    /// Bytes that clients had written when the credit was last reckoned; and the credit: the bytes of segment that
+    /// their writes have paid for and that have not been gone through yet.
     written: Cell<u64>,
     credit: Cell<f64>,
 }
@@ -294,7 +296,7 @@ impl<'a, D: Disk> Pace<'a, D> {
 struct Walk<F> {
     segment: Rc<Segment<F>>,
     offset: u64,
-    /// Bytes read at once.
+    /// Bytes of the next read.
     ahead: u64,
     window: PageBuffer,
     window_start: u64,
@@ -443,7 +445,8 @@ async fn gather<D: Disk>(
     Ok(copies)
 }
 
-/// Those of a batch's records that have large values and are current.
+/// The records of a batch that have large values and are still current, each with what must not have changed when its
+/// copy is written.
 async fn live<D: Disk>(store: &Store<D>, records: Vec<LogRecord>) -> Result<Vec<(LogRecord, Relocation)>, EngineError> {
     let mut live = Vec::new();
     let mut records = records.into_iter();

@@ -94,7 +94,8 @@ async fn set_aside<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<()
     Ok(())
 }
 
-/// While space is wanted, level 0 of every slice goes down, however small it is: what it covers becomes known as dead.
+/// Compacts level 0 of some slice, however small it is, while space is wanted: the merge shows which records further
+/// down are dead, so that their values can be collected.
 fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
     let position = store.reclaim.get()?;
     for slice in store.slices().filter(|s| s.strikes.get() < STRIKES_MAX) {
@@ -110,7 +111,8 @@ fn choose_for_space<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>
     None
 }
 
-/// With nothing else to do: tables that may hold dropped records are written again. When none is left, the drop goes.
+/// Rewrites a table that may hold dropped records, when there is nothing else to do. A drop whose last such table is
+/// gone is forgotten.
 fn choose_for_drops<D: Disk>(store: &Store<D>) -> Option<(Rc<Slice<D>>, Chore<D>)> {
     let ready = |s: &&Rc<Slice<D>>| s.strikes.get() < STRIKES_MAX && !s.drops.borrow().is_empty();
     for slice in store.slices().filter(ready) {
@@ -192,7 +194,7 @@ async fn compact<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>, choice: Choice
 }
 
 /// Bytes of values, by segment, of dropped records that a compaction has left out and that no newer record has
-/// replaced: those still count as live. The caller holds the slice's latch, so no flush comes between.
+/// replaced: these still count as live. The caller holds the slice's latch, so that no flush comes between.
 async fn counted_as_live<D: Disk>(
     store: &Store<D>,
     slice: &Slice<D>,

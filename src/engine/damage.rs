@@ -21,7 +21,7 @@ use std::{
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
     pub file: String,
-    /// Bytes of the file; from 0 to 0: all of it.
+    /// The first damaged byte of the file; where this and `to` are both 0, the whole file is meant.
     pub from: u64,
     pub to: u64,
     /// The slice whose records are concerned; unknown for a place in the log that holds several.
@@ -39,7 +39,7 @@ impl Damage {
     pub fn of_file(file: String, slice: SliceId, error: &EngineError) -> Damage {
         Damage { file, from: 0, to: 0, slice: Some(slice), keys: None, what: text(error) }
     }
-    /// What a read of this key met: the file and the place are in the error's text.
+    /// The damage that a read of this key met; the file and the place are in the text of the error.
     pub fn of_read(slice: SliceId, key: &[u8], what: &str) -> Damage {
         let place = what.split_once(": ").and_then(|(place, what)| {
             let (file, at) = place.split_once(" at ")?;
@@ -50,7 +50,7 @@ impl Damage {
         let keys = Some((key.clone(), key));
         Damage { file: file.into(), from, to: from, slice: Some(slice), keys, what: what.into() }
     }
-    /// What background work met.
+    /// The damage that background work met.
     pub fn of_work(what: &str) -> Damage {
         Damage { slice: None, keys: None, ..Damage::of_read(SliceId(0), &[], what) }
     }
@@ -119,7 +119,7 @@ impl Damages {
     pub fn list(&self) -> Vec<Damage> {
         self.places.borrow().clone()
     }
-    /// Those after the first `known`.
+    /// The damaged places after the first `known` ones.
     pub fn after(&self, known: usize) -> Vec<Damage> {
         self.places.borrow().get(known..).unwrap_or_default().to_vec()
     }

@@ -34,15 +34,15 @@ impl PageBuffer {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         self.0.as_mut_slice().as_mut_bytes()
     }
-    /// Bytes, always a multiple of [`PAGE`].
+    /// The length in bytes, always a multiple of [`PAGE`].
     pub fn len(&self) -> usize {
         self.0.len() * PAGE
     }
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-    /// As long as `bytes` rounded up to whole pages: pages that are added are zero, the others stay. Never gives back
-    /// memory, so that a buffer can be used again for another length.
+    /// Makes the buffer as long as `bytes` rounded up to whole pages. Pages that are added are zero, the others stay as
+    /// they are. Memory is never given back, so that a buffer can be used again for another length.
     pub fn resize(&mut self, bytes: usize) {
         self.0.resize_with(bytes.div_ceil(PAGE), Page::new_zeroed);
     }
@@ -61,12 +61,12 @@ impl AsRef<[u8]> for PageBuffer {
     }
 }
 
-/// What must hold when a write completes.
+/// The durability that a write must have when it completes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sync {
     /// Nothing: a crash may lose any part of it, or keep it.
     None,
-    /// These bytes are durable (as by RWF_DSYNC); other pending writes of the file may still be lost.
+    /// The bytes of this write are durable (as by RWF_DSYNC); other pending writes of the file may still be lost.
     Data,
 }
 
@@ -80,7 +80,7 @@ pub enum OpenMode {
     Create,
 }
 
-/// Which lane of the disk's queue an access takes.
+/// The lane of the disk's queue that an access takes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
     /// A client waits.
@@ -100,7 +100,7 @@ pub fn lacks_room(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | TooManyLinks)
 }
 
-/// Bytes of the file system that holds the directory.
+/// Space of the file system that holds the directory, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Space {
     pub total: u64,

@@ -25,7 +25,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// First byte of the keys that are the engine's own: greater than that of any other.
 pub const RESERVED: u8 = 0xFF;
 const FIXED: usize = 4;
-/// In the key of a drop that goes by marks, upon the space.
+/// A bit of the second byte of a drop's key, beside the space: set for a drop that hides records by their marks, clear
+/// for one that hides all records of the group.
 const BY_MARK: u8 = 0x80;
 /// Bytes of a group's name.
 pub const NAME_BYTES_MAX: usize = ENGINE_KEY_BYTES_MAX - FIXED;
@@ -35,7 +36,7 @@ pub const NAME_BYTES_MAX: usize = ENGINE_KEY_BYTES_MAX - FIXED;
 pub struct Group {
     pub space: u8,
     pub skip: u16,
-    /// At most [`NAME_BYTES_MAX`] bytes.
+    /// The bytes that the keys have at `skip`; at most [`NAME_BYTES_MAX`] of them.
     pub name: Bytes,
 }
 
@@ -79,9 +80,10 @@ struct Dropped {
     group: Group,
     /// The greatest mark that is hidden; `None`: all records are, whatever they bear.
     marks: Option<u64>,
-    /// Records with a smaller one are hidden.
+    /// The sequence of the drop's own record: records of the group with a smaller one are hidden.
     sequence: u64,
-    /// It has been forgotten: it hides nothing, and is here only so that an older record of it is not taken for news.
+    /// Whether the drop has been forgotten: it hides nothing any more, and stays in the list only so that an older
+    /// record of the same drop is not taken for news.
     forgotten: bool,
     /// No table with this id or a greater one holds anything hidden. Known once the drop itself is in a table.
     floor: Option<u64>,
@@ -143,7 +145,8 @@ impl Drops {
     pub fn rewrite_below(&self) -> Option<u64> {
         self.dropped.iter().filter_map(|drop| drop.floor).max()
     }
-    /// Takes out drops that hide nothing any more, for the oldest table has this id; gives the keys of their records.
+    /// Takes out the drops that hide nothing any more, given that the slice's oldest table has the id `oldest_table`;
+    /// returns the keys of their records.
     pub fn take_spent(&mut self, oldest_table: u64) -> Vec<Bytes> {
         let spent = self.dropped.extract_if(.., |drop| drop.floor.is_some_and(|floor| floor <= oldest_table));
         spent.map(|drop| drop.group.key(drop.marks.is_some())).collect()

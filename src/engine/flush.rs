@@ -24,7 +24,8 @@ use std::{collections::BTreeMap, rc::Rc};
 
 /// Sealed segments that may wait beyond those that the bound on replay allows.
 const WAITING_SEGMENTS: usize = 4;
-/// Bytes of a memtable on their way into a table after which writes that wait hear of it.
+/// Bytes of a memtable that go into a table before the writes that wait for room are told of it: more often would wake
+/// them for nothing.
 const PAID_AT_ONCE: usize = 32 * KIB;
 
 /// Tables in a row that cannot be read after they were written, after which the disk is taken to have failed.
@@ -85,7 +86,7 @@ pub fn is_idle<D: Disk>(store: &Store<D>) -> bool {
     choose(store).is_none()
 }
 
-/// What to do next, if anything.
+/// The next chore, if there is one.
 fn choose<D: Disk>(store: &Store<D>) -> Option<Chore<D>> {
     let position = store.flushed_position();
     let done = |s: &&Rc<Segment<D::File>>| {

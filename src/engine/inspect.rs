@@ -13,7 +13,7 @@ use super::{
 };
 use crate::limits::PAGE;
 
-/// What an inspection found.
+/// The result of an inspection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Verified {
     pub records: u64,

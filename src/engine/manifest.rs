@@ -39,7 +39,7 @@ fn new_path(slice: SliceId) -> String {
     format!("{}/MANIFEST.new", table::directory(slice))
 }
 
-/// What a manifest says, all changes applied.
+/// The state of a slice that its manifest gives, with all changes applied.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
     pub tables: BTreeMap<u64, TableMeta>,
@@ -51,7 +51,7 @@ pub struct State {
     pub live: BTreeMap<u64, u64>,
 }
 
-/// One durable change.
+/// A change of the state, made durable by one record of the manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Change {
     pub added: Vec<TableMeta>,
@@ -102,18 +102,20 @@ pub struct Manifest<D: Disk> {
     slice: SliceId,
     pub state: State,
     file: Option<Rc<D::File>>,
-    /// Where the next record goes.
+    /// The offset in the file at which the next record is written.
     offset: u64,
     capacity: u64,
     /// Number of the next record; goes on when the file is rewritten.
     index: u64,
     /// Its end is torn, or a copy is damaged: it is rewritten before anything is appended.
     torn: bool,
-    /// Where one of the two copies of a record was damaged, if that cannot be a torn end.
+    /// The offset of a record of which one copy was damaged and the other whole, if that cannot be the torn end of an
+    /// append.
     pub mended: Option<u64>,
 }
 
-/// What an append will write; made from a borrowed manifest so that none is borrowed while it is written.
+/// The bytes that an append will write, and where. They are made from a borrowed manifest beforehand, so that none is
+/// borrowed while they are written.
 pub struct Append<D: Disk> {
     slice: SliceId,
     file: Option<Rc<D::File>>,
@@ -137,7 +139,7 @@ impl<D: Disk> Manifest<D> {
             mended: None,
         }
     }
-    /// Records so far, over all files that it has had: it only ever grows.
+    /// The number of records so far, over all files that the manifest has had: it only ever grows.
     pub fn index(&self) -> u64 {
         self.index
     }
@@ -165,8 +167,8 @@ impl<D: Disk> Manifest<D> {
             mended,
         })
     }
-    /// What has to be written for a change: an append, or a new file when this one is full. Only one at a time, and
-    /// [`Manifest::adopt`] afterwards.
+    /// Plans the write for a change: an append, or a new file when the present one is full. Only one plan may be under
+    /// way, and [`Manifest::adopt`] follows it.
     pub fn plan(&self, change: &Change) -> Append<D> {
         let mut state = self.state.clone();
         state.apply(change);
@@ -188,7 +190,7 @@ impl<D: Disk> Manifest<D> {
         let buffer = encode(self.slice, KIND_SNAPSHOT, self.index, capacity, &whole);
         Append { slice: self.slice, file: None, offset: 0, capacity, index: self.index, buffer, state }
     }
-    /// Takes over what was written.
+    /// Makes the state that a finished append has written the current one.
     pub fn adopt(&mut self, written: Append<D>, bytes: u64) {
         self.state = written.state;
         self.file = written.file;
@@ -200,7 +202,7 @@ impl<D: Disk> Manifest<D> {
 }
 
 impl<D: Disk> Append<D> {
-    /// What could not be read again is not written.
+    /// Fails if the file would be longer than an opening would read: then nothing is written.
     fn check(&self) -> Result<(), EngineError> {
         if self.capacity <= BYTES_MAX {
             return Ok(());
@@ -238,8 +240,8 @@ impl<D: Disk> Append<D> {
     }
 }
 
-/// What the manifest of another core's slice says, durably; nothing when there is none, or when its core is just
-/// writing it.
+/// Reads the state that the manifest of another core's slice gives durably; nothing when there is no manifest, or when
+/// its core is just writing it.
 pub async fn peek<D: Disk>(disk: &D, slice: SliceId) -> Result<Option<State>, EngineError> {
     let path = path(slice);
     let file = match disk.open(&path, OpenMode::Write).await {
@@ -262,13 +264,13 @@ async fn read_whole<F: DiskFile>(file: &F, path: &str) -> Result<PageBuffer, Eng
     file.read(0, length as usize, Lane::Foreground).await.map_err(|e| EngineError::unreadable(path, 0, &e))
 }
 
-/// One record of a manifest, for printing.
+/// A record of a manifest, for printing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecordView {
     pub offset: u64,
     pub index: u64,
     pub snapshot: bool,
-    /// Only one of the two copies is whole.
+    /// Whether only one of the record's two copies is whole.
     pub mended: bool,
     pub change: Change,
 }
@@ -361,7 +363,7 @@ fn checksum(record: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&record[4..8]), &record[12..])
 }
 
-/// Bytes of the record whose checksum holds.
+/// The length of the record at this place whose checksum holds, if one does.
 fn record_crc(bytes: &[u8], at: usize) -> Option<usize> {
     let header = bytes.get(at..at + HEADER_BYTES)?;
     let length = u32_at(header, 12) as usize;
@@ -370,7 +372,7 @@ fn record_crc(bytes: &[u8], at: usize) -> Option<usize> {
     whole.then_some(length)
 }
 
-/// One copy of a record, and the bytes it takes. `None` when it is not whole.
+/// Reads one copy of a record, and the bytes it takes; `None` when the copy is not whole.
 fn decode(bytes: &[u8], at: usize, slice: SliceId, path: &str) -> Result<Option<(RecordView, usize)>, EngineError> {
     let Some(length) = record_crc(bytes, at) else { return Ok(None) };
     let header = &bytes[at..at + HEADER_BYTES];
@@ -439,7 +441,7 @@ fn encode_change(change: &Change, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes bytes from the front of what is left.
+/// The bytes of a record that have not been read yet; fields are taken from the front.
 struct Taking<'a>(&'a [u8]);
 impl<'a> Taking<'a> {
     fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {

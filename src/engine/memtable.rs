@@ -7,10 +7,11 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
-/// What an entry costs beside its bytes: the tree's node, two or three counted references, the pointers.
+/// Bytes of memory that an entry costs beside key and record, estimated: the tree's node, two or three reference
+/// counts, the pointers.
 pub const ENTRY_OVERHEAD: usize = 200;
 
-/// What a record that has no large values is thought to replace, in bytes.
+/// Bytes of values that a record without large values is assumed to replace in tables, until somebody looks.
 const UNKNOWN_BYTES: u64 = 4 << 10;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,11 +22,11 @@ pub struct Entry {
     pub stored: Stored,
 }
 
-/// Where a record lies in the log.
+/// The place of a record in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     pub segment: u64,
-    /// Bytes of log written before it.
+    /// The bytes of log that were written before the record.
     pub position: u64,
 }
 
@@ -86,17 +87,18 @@ pub struct Memtable {
     bytes: usize,
     /// Greatest sequence of any record that came in.
     last_sequence: u64,
-    /// Where in the log its oldest record lies (bytes of log written before it).
+    /// The log's position of the oldest record here: the bytes of log written before it.
     first_position: Option<u64>,
     /// Keys of which tables may hold a record that is replaced by the one here, and nobody has looked.
     unsettled: Vec<Bytes>,
-    /// About the bytes of values that these replace.
+    /// The bytes of values that the unsettled keys replace in tables, estimated.
     unsettled_bytes: u64,
 }
 
 impl Memtable {
-    /// Takes the record unless a newer one of the same key is there. Gives back the record that is now dead, and its
-    /// segment: the one replaced, or the new one itself. With `may_replace` a key that was not there is unsettled.
+    /// Takes the record unless a newer one of the same key is there. Returns the record that is now dead, which is the
+    /// replaced one or the new one itself, and its segment. With `may_replace`, a key that was not here becomes
+    /// unsettled: tables may hold a record that this one replaces.
     pub fn insert(
         &mut self,
         key: Bytes,
@@ -173,7 +175,7 @@ impl Memtable {
     }
 }
 
-/// Bytes of values that a record replaces in tables, if there are any: about as many as it has.
+/// Bytes of values that a record replaces in tables, if it replaces any: estimated as about as many as it has itself.
 fn replaces_about(stored: &Stored) -> u64 {
     pointers(stored).map(|pointer| u64::from(pointer.length)).sum::<u64>().max(UNKNOWN_BYTES)
 }

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Those who wait for some condition.
+/// The waiters for some condition: each is woken, and looks at the condition again.
 #[derive(Default)]
 pub struct Notify {
     waiting: RefCell<Vec<Waker>>,
@@ -43,7 +43,7 @@ impl Notify {
     }
 }
 
-/// One holder at a time, over awaits.
+/// A lock for futures of one core: it has one holder at a time, also across awaits.
 #[derive(Default)]
 pub struct Latch {
     held: Cell<bool>,
@@ -87,7 +87,7 @@ impl<T> Promise<T> {
             waker.wake();
         }
     }
-    /// Takes the result when it is there.
+    /// Resolves to the result as soon as it is there.
     pub fn wait(&self) -> impl Future<Output = T> + '_ {
         poll_fn(move |cx| match self.0.result.take() {
             Some(result) => Poll::Ready(result),

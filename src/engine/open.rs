@@ -30,7 +30,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use std::{collections::BTreeMap, rc::Rc};
 
-/// What a background future does: the host gives each kind its own share of the core.
+/// The kind of a background future: the host gives each kind its own share of the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Background {
     /// Writes the log: clients wait for it.
@@ -42,11 +42,12 @@ pub enum Background {
 /// An engine that has just been opened.
 pub struct Opened<D: Disk> {
     pub engine: Engine<D>,
-    /// To be driven by the host for as long as the engine is used. They end after [`Engine::close`] or a failure.
+    /// The futures of background work. The host drives them for as long as the engine is used; they end after
+    /// [`Engine::close`] or a failure.
     pub background: Vec<(Background, LocalBoxFuture<'static, ()>)>,
 }
 
-/// One core's engine. Cheap to clone; never leaves its core.
+/// The engine of one core. It is cheap to clone, and never leaves its core.
 pub struct Engine<D: Disk>(Rc<Store<D>>);
 impl<D: Disk> Clone for Engine<D> {
     fn clone(&self) -> Engine<D> {
@@ -54,10 +55,10 @@ impl<D: Disk> Clone for Engine<D> {
     }
 }
 
-/// Bytes by segment id.
+/// Bytes of values, by the id of their segment.
 pub type SegmentBytes = BTreeMap<u64, u64>;
 
-/// How often a read is begun again because a value moved while it was looked up.
+/// Times that a read is begun again because a value moved while it was looked up; after the last it fails.
 const READ_ATTEMPTS: usize = 8;
 
 impl<D: Disk> Engine<D> {
@@ -244,8 +245,8 @@ impl<D: Disk> Engine<D> {
         Ok(Snapshot::new(&self.0, self.0.serving(slice)?))
     }
 
-    /// Bytes of values that a segment's live records have, by segment: as it is counted, and as a scan of all heads
-    /// finds it. The two differ only while something is written, or when a table is damaged.
+    /// Bytes of values that the live records of each segment have: first as they are counted all along, then as a scan
+    /// of all heads finds them. The two differ only while something is written, or when a table is damaged.
     pub async fn recount(&self) -> Result<(SegmentBytes, SegmentBytes), EngineError> {
         let store = &self.0;
         let mut found = SegmentBytes::new();
@@ -284,7 +285,7 @@ impl<D: Disk> Engine<D> {
         Ok((counted, found))
     }
 
-    /// How urgent background work is, 0 to 1: the host gives it more of the core and of the disk by it.
+    /// The urgency of background work, 0 to 1: the host gives it more of the core and of the disk in proportion.
     pub fn urgency(&self) -> f64 {
         self.0.urgency()
     }
@@ -300,7 +301,8 @@ impl<D: Disk> Engine<D> {
         store.read_only.get()
     }
 
-    /// Also looks for space again if there was too little: a node that nobody writes to must notice, too.
+    /// Returns the counters and gauges. Also looks for space again if there was too little: a node that nobody writes
+    /// to must notice, too.
     pub fn stats(&self) -> EngineStats {
         self.refuses_values();
         self.0.stats()
@@ -311,8 +313,8 @@ impl<D: Disk> Engine<D> {
         self.0.failure()
     }
 
-    /// What is known to be damaged, oldest first: at most [`DAMAGE_PLACES_MAX`](crate::limits::DAMAGE_PLACES_MAX)
-    /// places.
+    /// The places that are known to be damaged, oldest first: at most
+    /// [`DAMAGE_PLACES_MAX`](crate::limits::DAMAGE_PLACES_MAX) of them.
     pub fn damage(&self) -> Vec<Damage> {
         self.0.damages.list()
     }
@@ -335,7 +337,8 @@ impl<D: Disk> Engine<D> {
     pub fn has_newly_lost(&self, slice: SliceId) -> bool {
         self.0.slice(slice).is_ok_and(|slice| slice.newly_lost.get())
     }
-    /// What had to be done about what was found lost has been done, durably: later openings need not do it again.
+    /// Notes durably that the host has acted upon the losses that this opening found: later openings need not report
+    /// them again.
     pub async fn losses_noted(&self) -> Result<(), EngineError> {
         roll::settle(&self.0).await
     }

@@ -55,7 +55,7 @@ use std::{
 pub const SLICES: &str = "slices";
 /// Slices, or segments, that are opened at once.
 const OPENING: usize = 16;
-/// Bytes read at once where a segment's first batch is looked for.
+/// Bytes of one read while the first batch of a segment with a damaged header is searched for.
 const REBUILD_WINDOW: u64 = 256 * KIB as u64;
 /// Segments that are read at once: the device reads some while records of another come into memtables.
 const REPLAYING: usize = 6;
@@ -284,15 +284,15 @@ async fn open_slice<D: Disk>(disk: &Rc<D>, id: SliceId) -> Result<SliceFound<D>,
     Ok((slice, damage, left))
 }
 
-/// What is in the log's directory.
+/// The segments that the log's directory holds, sorted by what can be done with them.
 struct Segments<D: Disk> {
-    /// Those that may hold records of the own slices.
+    /// Segments that may hold records of this core's slices.
     candidates: Vec<Candidate<D::File>>,
     /// The greatest generation of any.
     newest: u64,
-    /// There is one of which nothing is known, or it is missing.
+    /// Whether a segment that may have held records of these slices is missing, or cannot be read at all.
     unknown: bool,
-    /// Those that are there and cannot be read.
+    /// Segments that are there and cannot be read: their files are kept as they are.
     kept: BTreeSet<u64>,
     blank: Vec<Leftover<D>>,
     /// Some segment that this core made should be on its roll.
@@ -377,7 +377,8 @@ async fn find_segments<D: Disk>(
 
 enum Looked<F> {
     Segment(Box<Candidate<F>>),
-    /// It has no batch of its own, and nothing counts on it: it was about to have another life.
+    /// The file has no batch of its own and nothing counts on it: its former life was over and its next one had not
+    /// begun.
     Blank(u64),
     /// Another core has just removed it.
     Gone(u64),
@@ -385,7 +386,7 @@ enum Looked<F> {
     Damaged(u64, u64, &'static str),
 }
 
-/// What a file of a segment has to agree with.
+/// The surroundings that the file of a segment has to agree with.
 struct Around<'a> {
     own: &'a BTreeSet<SliceId>,
     roll: Option<&'a Roll>,
@@ -551,11 +552,11 @@ async fn replay_all<D: Disk>(
     replay_some(store, unread, damage).await
 }
 
-/// What a segment's batches say beside their records.
+/// The outcome of replaying a segment, beside its records.
 #[derive(Default)]
 struct Replayed {
     damage: Vec<Damage>,
-    /// Where the segments before it must end.
+    /// The ends that its batches give for the segments before it: a segment that is shorter has lost something.
     promised: BTreeMap<u64, u64>,
 }
 
@@ -610,7 +611,8 @@ fn check_manifests<D: Disk>(store: &Store<D>, candidate: &Candidate<D::File>, da
     }
 }
 
-/// Bytes of a segment are lost, and with them records up to the sequence `last`: of which slices cannot be told.
+/// Notes that bytes of a segment are lost, and with them records up to the sequence `last`. It cannot be told whose
+/// they were, so every slice of the segment that had not flushed as far is in doubt.
 fn note_damage<D: Disk>(
     store: &Store<D>,
     segment: &Segment<D::File>,

@@ -30,7 +30,8 @@ use std::{
 
 /// The directory of all pieces of a node.
 pub const DIRECTORY: &str = "reserve";
-/// From this index on pieces are the log's, for deletes. The first piece is for a start.
+/// The index from which on pieces belong to the log, for deletes. The pieces before are for flush and collection, and
+/// the very first for a start.
 const FIRST_OF_LOG: u8 = (RESERVE_PIECES - RESERVE_PIECES_LOG) as u8;
 
 fn path((shard, index): (u16, u8)) -> String {
@@ -42,7 +43,7 @@ fn piece_of(name: &str) -> Option<(u16, u8)> {
     let piece = (u16::from_str_radix(shard, 16).ok()?, index.parse().ok()?);
     (path(piece).ends_with(name) && name.len() == 6).then_some(piece)
 }
-/// Bytes of a piece: the least that the log takes when space is short.
+/// Bytes of a piece: the smallest amount that the log takes at once when space is short.
 pub fn piece_bytes(options: &EngineOptions) -> usize {
     (options.segment_bytes / RESERVE_PIECES).next_multiple_of(PAGE).clamp(PAGE, RESERVE_PIECE_BYTES_MAX)
 }
@@ -58,7 +59,7 @@ pub async fn held<D: Disk>(disk: &D, shard: ShardId) -> io::Result<BTreeSet<u8>>
     Ok(all.into_iter().filter(|(owner, _)| *owner == shard.0).map(|(_, index)| index).collect())
 }
 
-/// Before any shard runs: removes what belongs to shards that are no more.
+/// Removes the pieces of shards that are no more; runs before any shard does.
 pub async fn adapt<D: Disk>(disk: &D, shards: u16) -> io::Result<()> {
     for piece in pieces(disk).await?.into_iter().filter(|(shard, _)| *shard >= shards) {
         disk.remove(&path(piece)).await?;
@@ -236,7 +237,7 @@ pub async fn run<D: Disk>(store: Rc<Store<D>>) {
     }
 }
 
-/// What is left, as the file system says; nothing if it does not say.
+/// Bytes that the file system says are left; 0 if it does not say.
 pub fn available<D: Disk>(store: &Store<D>) -> u64 {
     store.disk.space().map_or(0, |space| space.available)
 }

@@ -33,12 +33,12 @@ const KEYS_AT_ONCE: usize = 1024;
 const WORK_PER_BREATH: usize = 128;
 const LOOKUP_WORK: usize = 2;
 
-/// What records of a memtable replace in tables, as far as it is known.
+/// The values in tables that the records of a memtable replace, as far as they have been looked up.
 #[derive(Default)]
 pub struct Settled {
-    /// Bytes of values by segment; their segments count them as dead already.
+    /// Bytes of the replaced values by segment; the segments count them as dead already.
     pub lost: BTreeMap<u64, u64>,
-    /// A drop came between: nothing of it can be relied on, all keys must be looked up.
+    /// Whether a drop came in between: then nothing here can be relied on, and all keys must be looked up.
     pub void: bool,
 }
 
@@ -84,8 +84,8 @@ pub async fn run<D: Disk>(store: &Store<D>, slice: &Rc<Slice<D>>) -> Result<(), 
     Ok(())
 }
 
-/// Bytes of values, by segment, that tables point to and a sealed memtable's records replace: what is settled, and the
-/// rest looked up. The caller holds the slice's latch.
+/// Bytes of values, by segment, that tables point to and that the records of a sealed memtable replace: those that were
+/// settled, and the rest looked up now. The caller holds the slice's latch.
 pub async fn replaced<D: Disk>(
     store: &Store<D>,
     slice: &Slice<D>,

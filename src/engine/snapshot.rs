@@ -17,7 +17,7 @@ use super::{
 use bytes::Bytes;
 use std::{cmp::Ordering, rc::Rc};
 
-/// Records walked between two breaths.
+/// Records that a scan walks before it lets other work of the core have its turn.
 const RECORDS_PER_BREATH: usize = 256;
 
 /// Keys and heads of a slice at one moment. Cheap to clone.

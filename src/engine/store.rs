@@ -45,30 +45,33 @@ const PRESSURE_SEGMENTS: u64 = 4;
 pub struct Slice<D: Disk> {
     pub id: SliceId,
     pub active: RefCell<Memtable>,
-    /// On its way into a table.
+    /// The memtable that is being written into a table; it takes no more records.
     pub sealed: RefCell<Option<Rc<Memtable>>>,
     pub tables: RefCell<Rc<TableSet<D>>>,
     pub manifest: RefCell<Manifest<D>>,
     /// Held over an append to the manifest and what belongs to it.
     pub latch: Rc<Latch>,
-    /// How often the active memtable has been sealed: tells a relocation that what it looked up may be stale.
+    /// The number of times that the active memtable has been sealed: a relocation that saw another number knows that
+    /// what it looked up may be stale.
     pub swaps: Cell<u64>,
     pub next_table: Cell<u64>,
-    /// What was dropped and is perhaps still there.
+    /// The drops that may still hide records.
     pub drops: RefCell<Drops>,
-    /// What records of the active memtable replace in tables, and those of the sealed one.
+    /// The values in tables that records of the active memtable replace, as far as looked up; and the same of the
+    /// sealed one.
     pub settled: RefCell<Settled>,
     pub settled_sealed: RefCell<Settled>,
     /// Every record up to this sequence is in a table of the set.
     pub in_tables: Cell<u64>,
-    /// Its manifest is damaged: it is set aside as a whole. Nothing of it is read or written, and its files stay.
+    /// The error of a slice whose manifest is damaged: the slice is set aside as a whole. Nothing of it is read or
+    /// written, and its files stay.
     pub lost: OnceCell<EngineError>,
-    /// Records that were acknowledged, and are in no table, may be lost: its "nothing" and its "older" are in doubt. It
-    /// is on the roll.
+    /// Whether acknowledged records that were in no table yet may be lost: then that a key is not found, or is found
+    /// older, proves nothing. The roll says so durably.
     pub may_have_lost: Cell<bool>,
-    /// That has been found by this opening, or by one before that was cut short.
+    /// Whether the loss was found by this opening, or by an earlier one that ended before anybody could act upon it.
     pub newly_lost: Cell<bool>,
-    /// Something of its files is damaged.
+    /// Whether some file of the slice is damaged.
     pub damaged: Cell<bool>,
     /// Compactions in a row that met damage which was not found again: after a few, it is left alone until the next
     /// start.
@@ -97,7 +100,7 @@ impl<D: Disk> Slice<D> {
             strikes: Cell::new(0),
         }
     }
-    /// Records of it may be lost: found now.
+    /// Notes that records of the slice may be lost, and that this has just been found.
     pub fn lose(&self) {
         self.may_have_lost.set(true);
         self.newly_lost.set(true);
@@ -152,13 +155,14 @@ const ADMISSION_PARTS: usize = 32;
 /// Times the budget that memtables may be beyond it: reached only when flushes do not go on at all.
 const MEMTABLES_MOST: f64 = 3.0;
 
-/// Bytes of segments.
+/// The space that the segments of the log take, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SpaceUse {
     pub used: u64,
-    /// What is live, packed.
+    /// Bytes that the live records would take if they were packed together.
     pub live: u64,
-    /// What an opening would read again: segments that do not say that all of their records are in tables.
+    /// Bytes of log that an opening would read again: all of each segment that does not say that its records are in
+    /// tables.
     pub to_replay: u64,
 }
 
@@ -216,27 +220,30 @@ pub struct Store<D: Disk> {
     pub collecting: Cell<bool>,
     /// Collection waits for writes to pay for it.
     pub pace_waits: Cell<bool>,
-    /// After something found no space: bytes that must be available before values are taken again.
+    /// Bytes that must be available before values are taken again, after something found no space.
     pub space_needed: Cell<u64>,
-    /// What was left when the file system was looked at last.
+    /// Bytes that were available when the file system was looked at last.
     pub space_seen: Cell<u64>,
     /// Pieces of the reserve that this shard holds.
     pub reserve: RefCell<BTreeSet<u8>>,
     pub reserve_latch: Rc<Latch>,
     /// Pieces of the reserve that are missing can be made.
     pub reserve_due: Cell<bool>,
-    /// A piece is missing that found no room: what has to be available before it is tried again, besides room.
+    /// Bytes that must be available, besides room for the piece itself, before a missing piece of the reserve is tried
+    /// again; set after a piece found no room.
     pub reserve_waits: Cell<Option<u64>>,
     pub memtable_bytes: Cell<usize>,
-    /// About the bytes of values that records of active memtables replace in tables, as far as nobody has looked.
+    /// Bytes of values in tables that records of active memtables replace, estimated for those that nobody has looked
+    /// up.
     pub unsettled: Cell<u64>,
-    /// Looking there, since others last had their turn.
+    /// Work of looking up replaced values that was done since other tasks last had their turn, in units of one key that
+    /// no filter knows.
     pub settle_work: Cell<usize>,
-    /// What writes owe to the work that they leave behind.
+    /// The debts of writes to the background work that they cause.
     pub admission: Admission,
     /// Tables of level 0 in the slice that has most.
     pub level0_most: Cell<usize>,
-    /// As last measured, and the log's position then.
+    /// The space in use as it was last measured, and the log's position at that time.
     space_use: Cell<Option<(SpaceUse, u64)>>,
     pub counters: Counters,
     /// Something changed that flush, compaction or collection may act on.
@@ -245,7 +252,7 @@ pub struct Store<D: Disk> {
     pub room: Notify,
     /// Space was refused, or the engine failed.
     pub refused: Notify,
-    /// What is known to be damaged.
+    /// The places that are known to be damaged.
     pub damages: Damages,
     /// Background futures that have not ended.
     pub running: Cell<usize>,
@@ -398,8 +405,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// What the log takes of the disk, and what it would take if only live records were in it. Measured anew when a
-    /// sixteenth of a small segment has been written since.
+    /// Measures the space that the log takes of the disk, and the space that it would take if only live records were in
+    /// it. It is measured anew when a sixteenth of a small segment has been written since.
     pub fn space_use(&self) -> SpaceUse {
         let position = self.log.position.get();
         if let Some((known, at)) = self.space_use.get()
@@ -420,8 +427,8 @@ impl<D: Disk> Store<D> {
         self.space_use.set(Some((measured, position)));
         measured
     }
-    /// Bytes of a segment that is made now: a small part of what is live, so that space in use that no collection can
-    /// give back is one too.
+    /// Bytes of a segment that is made now: a small part of what is live. Segments in use cannot be collected, so the
+    /// space they cost stays a small part too.
     pub fn segment_bytes(&self) -> usize {
         let most = self.options.segment_bytes;
         let wanted = (self.space_use().live / SEGMENTS_OF_LIVE) as usize;
@@ -431,7 +438,8 @@ impl<D: Disk> Store<D> {
     pub fn space_changed(&self) {
         self.space_use.set(None);
     }
-    /// How urgent collection is: 0 and less not at all, 1 and more as much as can be.
+    /// The urgency of collection: 0 and less where nothing need be collected, 1 and more where it should go as fast as
+    /// it can.
     pub fn space_pressure(&self) -> f64 {
         if self.read_only.get() {
             return 1.0;
@@ -442,7 +450,7 @@ impl<D: Disk> Store<D> {
         (space.used as f64 - start as f64)
             / (most - start).max(PRESSURE_SEGMENTS * self.segment_bytes() as u64).max(1) as f64
     }
-    /// Bytes that the log may take at so many percent of what is live: the rest is for segments in use and in reserve.
+    /// Bytes that the log may take at `percent` of what is live; segments in use and in reserve come on top.
     fn space_allowed(&self, live: u64, percent: u64) -> u64 {
         live.saturating_mul(percent) / 100 + SPACE_SEGMENTS * self.segment_bytes() as u64
     }
@@ -466,7 +474,7 @@ impl<D: Disk> Store<D> {
         Some(free.remove(found))
     }
 
-    /// How much background work waits, as far as writes should slow down for it.
+    /// The pressure of background work on writes, by kind: how much they should slow down.
     pub fn pressure(&self) -> Pressure {
         let memtables = self.options.memtable_bytes.max(1) as f64;
         let level0 = (self.options.level0_tables.max(1) * LEVEL0_PATIENCE) as f64;
@@ -476,11 +484,11 @@ impl<D: Disk> Store<D> {
             segments: if self.read_only.get() { 0.0 } else { self.space_pressure() - 1.0 },
         }
     }
-    /// What an opening would read again, as a part of what it may.
+    /// The bytes of log that an opening would read again, as a fraction of the bound on them.
     pub fn replay_use(&self) -> f64 {
         self.space_use().to_replay as f64 / self.options.log_replay_bytes.max(1) as f64
     }
-    /// How urgent background work is for the core as a whole, 0 to 1.
+    /// The urgency of background work for the core as a whole, 0 to 1.
     pub fn urgency(&self) -> f64 {
         let pressure = self.pressure();
         let behind = |slice: &Rc<Slice<D>>| slice.tables.borrow().pressure(&self.options);
@@ -507,8 +515,8 @@ impl<D: Disk> Store<D> {
         self.admission.level0.charge(memory, pressure.level0);
         self.admission.segments.charge(space, pressure.segments);
     }
-    /// There are new tables: while filters and indexes take more memory than they may, those of the deepest levels give
-    /// up their filters, a key is there more often than not.
+    /// Keeps filters and indexes within their memory after new tables have come: beyond it, tables of the deepest
+    /// levels give up their filters first. There a key that is looked for is mostly found, so a filter saves least.
     pub fn bound_table_memory(&self) {
         let sets: Vec<_> = self.slices().map(|slice| slice.tables.borrow().clone()).collect();
         let mut bytes: u64 = sets.iter().map(|set| set.memory_bytes()).sum();
@@ -564,8 +572,8 @@ impl<D: Disk> Store<D> {
             }
         }
     }
-    /// What a slice's records in memory were found to replace counts as live again: a drop may be the first to take it
-    /// away.
+    /// Counts the values that a slice's records in memory were found to replace as live again: a drop may be the first
+    /// to take them away.
     fn take_back(&self, slice: &Slice<D>) {
         for settled in [&slice.settled, &slice.settled_sealed] {
             let Settled { lost, .. } = settled.replace(Settled { void: true, ..Settled::default() });

@@ -9,13 +9,13 @@ use smallvec::SmallVec;
 
 pub use crate::types::Durability;
 
-/// Bytes of an engine key: a space byte, an owner, a token and a user's key.
+/// Bytes of an engine key at most: a space byte, an owner, a token and a user's key.
 pub const ENGINE_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 24;
 
 /// The values of a record, in the order of the head's entries.
 pub type Values = SmallVec<[Bytes; 1]>;
 
-/// One change of one key.
+/// A change of one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Write {
     pub slice: SliceId,
@@ -39,10 +39,10 @@ impl Write {
     }
 }
 
-/// How much of a record a read wants.
+/// The part of a record that a read wants.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Want {
-    /// Only the head: never touches the value log.
+    /// Only the head; the value log is not read.
     Head,
     /// Head and values, every checksum verified.
     Full,
@@ -77,7 +77,7 @@ pub enum StoredValue {
     Pointer(ValuePointer),
 }
 
-/// Where a value lies in the value log, and the CRC-32C of its bytes.
+/// The place of a value in the value log, and the CRC-32C of its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ValuePointer {
     pub segment: u64,
@@ -86,7 +86,7 @@ pub struct ValuePointer {
     pub checksum: u32,
 }
 impl ValuePointer {
-    /// Where the value ends.
+    /// The offset in the segment at which the value ends.
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.length))
     }
@@ -138,8 +138,8 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// What fits a file system of so many bytes: a small one gets small segments, so that some can be collected while
-    /// others are written, and is flushed sooner.
+    /// Adapts the options to a file system of so many bytes. A small one gets small segments, so that some can be
+    /// collected while others are written; and memtables are flushed sooner, since less log is kept.
     pub fn fitting(mut self, total_bytes: u64) -> EngineOptions {
         let share = |parts: u64, least: usize| {
             usize::try_from(total_bytes / parts).unwrap_or(usize::MAX).max(least) / limits::PAGE * limits::PAGE
@@ -171,12 +171,12 @@ pub struct EngineStats {
     pub segment_bytes: u64,
     pub segment_live_bytes: u64,
     pub compaction_backlog_bytes: u64,
-    /// Bytes of segments beyond what may be in use before collection begins.
+    /// Bytes that segments take beyond the point where collection begins.
     pub collection_backlog_bytes: u64,
     pub flushes: u64,
     pub compactions: u64,
     pub collections: u64,
-    /// Bytes of tables written by flushes.
+    /// Bytes of tables that flushes have written.
     pub flushed_bytes: u64,
     /// Segments of the log that took the file of a collected one.
     pub reuses: u64,

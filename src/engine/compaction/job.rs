@@ -19,11 +19,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::rc::Rc;
 
-/// Records merged between two breaths: some 50 microseconds.
+/// Records that a compaction merges before it lets other work of the core have its turn: some 50 microseconds.
 const RECORDS_PER_BREATH: u64 = 128;
 
-/// What a compaction did. The order for the caller: sync the slice's directory, write the manifest durably, apply to
-/// the [`TableSet`](super::TableSet), then delete the files of [`Outcome::obsolete`].
+/// The result of a compaction. The caller syncs the slice's directory, writes the manifest durably, applies the result
+/// to the [`TableSet`](super::TableSet), then deletes the files of [`Outcome::obsolete`], in this order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
     pub added: Vec<TableMeta>,

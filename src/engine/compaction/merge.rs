@@ -39,7 +39,7 @@ impl<D: Disk> RunCursor<D> {
     pub fn new(tables: Vec<Rc<Table<D>>>, lane: Lane) -> RunCursor<D> {
         RunCursor { tables, lane, whole: false, table: 0, cursor: None }
     }
-    /// For who wants every record: reads far ahead from the start.
+    /// A cursor for a reader that wants every record: it reads far ahead from the start.
     pub fn whole(tables: Vec<Rc<Table<D>>>, lane: Lane) -> RunCursor<D> {
         RunCursor { whole: true, ..RunCursor::new(tables, lane) }
     }
@@ -47,7 +47,7 @@ impl<D: Disk> RunCursor<D> {
     pub fn record(&self) -> Option<RecordRef<'_>> {
         self.cursor.as_ref()?.record()
     }
-    /// Takes its stand in a table, if there is one of this index.
+    /// Moves to the first record from `from` on in the table of this index, if there is such a table.
     async fn enter(&mut self, table: usize, from: &[u8]) -> Result<(), EngineError> {
         self.table = table;
         let cursor = self.tables.get(table).map(|table| table.cursor(self.lane));
@@ -64,7 +64,7 @@ impl<D: Disk> RunCursor<D> {
         }
         Ok(())
     }
-    /// What a record in hand that cannot be read means: a damaged block.
+    /// The error for a record in hand that cannot be read: its block is damaged.
     pub(super) fn damaged(&self, flaw: crate::engine::table::Flaw) -> EngineError {
         let meta = self.tables.get(self.table).map(|table| table.meta());
         let file = meta.map_or_else(String::new, |meta| crate::engine::table::path(meta.slice, meta.id));
@@ -130,7 +130,7 @@ impl Source for MemorySource {
     }
 }
 
-/// One of the sources of a scan.
+/// A source of a scan: a table or a memtable.
 pub enum AnySource<D: Disk> {
     Memory(MemorySource),
     Run(RunCursor<D>),
@@ -198,7 +198,8 @@ impl<S: Source> MergeCursor<S> {
     pub async fn next(&mut self) -> Result<Option<&S>, EngineError> {
         self.next_and(|_| Ok(())).await
     }
-    /// As [`MergeCursor::next`]; `older` is called for each source that stands on an older record of the key.
+    /// Does the same as [`MergeCursor::next`], and calls `older` for each source that stands on an older record of the
+    /// key.
     pub async fn next_and(
         &mut self,
         mut older: impl FnMut(&S) -> Result<(), EngineError>,
@@ -214,7 +215,7 @@ impl<S: Source> MergeCursor<S> {
         self.current = Some(newest);
         Ok(Some(&self.sources[newest]))
     }
-    /// Of the smallest key, the source with its newest record, and those with older ones.
+    /// Finds the smallest key: the source that holds its newest record, and the sources that hold older ones.
     fn newest(&self) -> Option<(usize, SmallVec<[usize; 8]>)> {
         let mut best: Option<(usize, &[u8], u64)> = None;
         let mut others = SmallVec::new();

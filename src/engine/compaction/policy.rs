@@ -21,7 +21,7 @@ use std::{cmp::Reverse, rc::Rc};
 /// Metas by level; level 0 newest first, the others by key.
 pub type Shape<'a> = Vec<Vec<&'a TableMeta>>;
 
-/// What compaction of a slice does next.
+/// The next compaction of a slice.
 pub enum Choice<D: Disk> {
     /// Nothing to do.
     Rest,
@@ -72,26 +72,26 @@ pub struct Plan {
     pub pressure: f64,
 }
 impl Plan {
-    /// One table that meets nothing below: it need not be rewritten.
+    /// Whether this is a single table that overlaps none below: it moves down without being rewritten.
     pub fn is_move(&self) -> bool {
         self.from != self.to && self.upper.len() == 1 && self.lower.is_empty()
     }
 }
 
-/// What to do next. The same set and options give the same choice.
+/// Chooses the next compaction. The same set and options give the same choice.
 pub fn choose<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
     plan_beside(&set.shape(), set.aside(), options).map_or(Choice::Rest, |plan| carry_out(set, &plan, false))
 }
 
-/// What to do when space is wanted: level 0 goes down, however small it is.
+/// Chooses a compaction when space is wanted: level 0 goes down, however small it is.
 pub fn choose_for_space<D: Disk>(set: &TableSet<D>, options: &EngineOptions) -> Choice<D> {
     let shape = set.shape();
     let waiting = shape.first().is_some_and(|level| !level.is_empty());
     if waiting { carry_out(set, &level0_plan(&shape, options, 1.0), false) } else { Choice::Rest }
 }
 
-/// What to do so that dropped records go: the oldest table, if it may hold any, is written again without them. A table
-/// of level 0 goes down with all others there, for its delete records may hide records of theirs.
+/// Chooses a compaction that removes dropped records: the oldest table, if it may hold any, is rewritten without them.
+/// A table of level 0 goes down with all others there, since its delete records may hide records of theirs.
 pub fn choose_for_drops<D: Disk>(set: &TableSet<D>, options: &EngineOptions, below: u64) -> Choice<D> {
     let shape = set.shape();
     let tables = shape.iter().enumerate().flat_map(|(level, tables)| tables.iter().map(move |table| (level, *table)));
@@ -180,7 +180,7 @@ pub fn backlog_bytes(shape: &Shape<'_>, options: &EngineOptions) -> u64 {
     backlog
 }
 
-/// Bytes that a level (1 and deeper) may have.
+/// Bytes that a level (1 and deeper) may have before tables of it are moved down.
 pub fn level_bytes_max(level: usize, options: &EngineOptions) -> u64 {
     let factor = options.level_factor.max(2) as u64;
     (options.table_bytes.max(1) as u64).saturating_mul(factor.saturating_pow(level as u32))

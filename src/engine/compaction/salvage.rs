@@ -13,13 +13,13 @@ use crate::engine::{
 use bytes::Bytes;
 use std::rc::Rc;
 
-/// What became of a table with damaged blocks. The caller makes the manifest say so.
+/// The result of saving what can be read of a table with damaged blocks. The caller makes the manifest say so.
 pub struct Salvaged {
     /// The good blocks' records, at the table's level. None if there are none.
     pub saved: Option<TableMeta>,
     /// The table itself, its keys narrowed to those in doubt.
     pub aside: TableMeta,
-    /// What was wrong with the first damaged block.
+    /// The error of the first damaged block.
     pub what: EngineError,
 }
 

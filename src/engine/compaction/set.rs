@@ -49,8 +49,8 @@ impl<D: Disk> TableSet<D> {
     pub fn new() -> TableSet<D> {
         TableSet::default()
     }
-    /// Takes out `removed` (by id), then puts `added` in at the level of their meta: an [`Outcome`](super::Outcome)
-    /// with its added tables opened, or one flushed table.
+    /// Removes the tables `removed` (by id), then puts `added` in at the levels that their metas name: an
+    /// [`Outcome`](super::Outcome) with its added tables opened, or one flushed table.
     pub fn apply(&mut self, added: Vec<Rc<Table<D>>>, removed: &[TableMeta]) {
         self.pressure.set(None);
         for level in &mut self.levels {
@@ -169,8 +169,8 @@ impl<D: Disk> TableSet<D> {
     pub fn backlog_bytes(&self, options: &EngineOptions) -> u64 {
         policy::backlog_bytes(&self.shape(), options)
     }
-    /// How urgent this slice's compaction is, for picking a slice: [`choose`](super::choose) finds something just when
-    /// it is 1 or more. Cheap while the set does not change.
+    /// The urgency of this slice's compaction, by which a slice is picked: [`choose`](super::choose) finds something
+    /// exactly when it is 1 or more. It is cheap to ask while the set does not change.
     pub fn pressure(&self, options: &EngineOptions) -> f64 {
         let bounds = [options.table_bytes, options.level0_tables, options.level_factor];
         match self.pressure.get() {

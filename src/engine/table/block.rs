@@ -77,14 +77,14 @@ impl<'a> Block<'a> {
     pub fn cached(bytes: &'a [u8]) -> Result<Block<'a>, Flaw> {
         Block::new(section::unsealed(bytes, Kind::Records)?)
     }
-    /// Records, at least 1.
+    /// The number of records, at least 1.
     pub fn count(&self) -> usize {
         self.begins.len() / 2
     }
     fn begin(&self, index: usize) -> usize {
         u16::from_le_bytes([self.begins[2 * index], self.begins[2 * index + 1]]).into()
     }
-    /// Where the record of this index (below the count) lies, counted from the end of the header.
+    /// The place of the record with this index (below the count), in bytes from the end of the header.
     pub fn range(&self, index: usize) -> Range<usize> {
         let end = if index + 1 < self.count() { self.begin(index + 1) } else { self.records.len() };
         self.begin(index)..end

@@ -144,7 +144,7 @@ impl<D: Disk> Builder<D> {
         Ok(())
     }
 
-    /// Bytes of blocks so far: about what the file will have, less index and filter.
+    /// Bytes of all blocks so far: about the length that the file will have, without index and filter.
     pub fn bytes(&self) -> u64 {
         self.out.offset() + if self.block.is_empty() { 0 } else { self.block.padded_bytes() as u64 }
     }
@@ -241,7 +241,7 @@ struct Output {
     lane: Lane,
 }
 impl Output {
-    /// Where the next page goes.
+    /// The offset in the file at which the next page goes.
     fn offset(&self) -> u64 {
         self.written + self.filled as u64
     }

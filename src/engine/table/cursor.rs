@@ -23,7 +23,7 @@ pub struct Cursor<D: Disk> {
     /// Whole blocks, `blocks` of them; the current one is verified.
     buffer: PageBuffer,
     blocks: Range<u32>,
-    /// Bytes to read next time.
+    /// Bytes of the next read.
     ahead: usize,
     /// The block it stands in, where that lies in the buffer, and its number of records.
     block: u32,
@@ -80,7 +80,7 @@ impl<D: Disk> Cursor<D> {
         self.stand().await
     }
 
-    /// Takes its stand on `self.record`, in the next block if this one ends before.
+    /// Moves to the record `self.record`, in the next block if this one ends before it.
     async fn stand(&mut self) -> Result<(), EngineError> {
         if self.record >= self.count {
             if self.block + 1 >= self.table.index().blocks() {

@@ -66,7 +66,7 @@ impl Filter {
     pub fn encoded_bytes(&self) -> usize {
         self.lines.len() * LINE_BYTES
     }
-    /// Takes verified bytes.
+    /// Reads a filter from bytes whose checksum has been verified.
     pub fn decode(lines: u32, bytes: &[u8]) -> Result<Filter, Flaw> {
         let (chunks, rest) = bytes.as_chunks::<LINE_BYTES>();
         if chunks.is_empty() || chunks.len() != lines as usize || !rest.is_empty() {

@@ -25,7 +25,7 @@ const _: () = assert!(HEADER_BYTES + FIXED_BYTES + 2 * ENGINE_KEY_BYTES_MAX <= P
 pub struct Footer {
     /// The level is the one that the table was written for; the manifest knows where it is now.
     pub meta: TableMeta,
-    /// Where the index begins: the end of the blocks.
+    /// The offset of the index, which is the end of the blocks.
     pub index_offset: u64,
     pub index_pages: u32,
     pub filter_pages: u32,

@@ -41,7 +41,8 @@ pub struct Index {
     pages: Box<[u32]>,
 }
 impl Index {
-    /// Takes verified bytes. The blocks together are exactly `records_bytes` long.
+    /// Reads an index from bytes whose checksum has been verified. The blocks together must be exactly `records_bytes`
+    /// long.
     pub fn decode(blocks: u32, body: &[u8], records_bytes: u64) -> Result<Index, Flaw> {
         let mut fields = Fields(body);
         // Each block takes two bytes at least: a bound for what is reserved.

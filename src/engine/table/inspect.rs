@@ -59,7 +59,7 @@ fn describe<F>(parts: &Parts<F>, out: &mut impl FnMut(String)) {
     out(format!("in memory: index {} bytes, filter {} bytes", parts.index.memory_bytes(), parts.filter.memory_bytes()));
 }
 
-/// What the records of the blocks so far add up to.
+/// The sums over the records of the blocks so far.
 #[derive(Default)]
 struct Seen {
     records: u64,

@@ -37,7 +37,7 @@ use bytes::Bytes;
 /// records newer than its newest are believed. The file stays; nothing reads it.
 pub const ASIDE: u8 = u8::MAX;
 
-/// What the manifest keeps of a table.
+/// The facts about a table that the manifest keeps.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableMeta {
     /// Unique among all tables that the slice has ever had.
@@ -47,7 +47,7 @@ pub struct TableMeta {
     pub level: u8,
     pub smallest: Bytes,
     pub largest: Bytes,
-    /// Records, delete records included.
+    /// The number of records, delete records included.
     pub entries: u64,
     /// Delete records.
     pub deletes: u64,

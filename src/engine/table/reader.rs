@@ -33,7 +33,7 @@ pub struct Table<D: Disk> {
     index: Index,
 }
 
-/// What was wrong, where: the error that readers of a table see.
+/// The error that readers of a table see: what is wrong with it, and where.
 pub(super) fn damaged(slice: SliceId, id: u64, offset: u64, flaw: Flaw) -> EngineError {
     EngineError::Damaged(format!("{} at {offset}: {}", path(slice, id), flaw.0))
 }
@@ -135,7 +135,8 @@ impl<D: Disk> Table<D> {
         self.get_hashed(key, filter::hash(key), cache).await
     }
 
-    /// As [`Table::get`], with the key's [`filter::hash`] computed once for several tables.
+    /// Does the same as [`Table::get`], with the key's [`filter::hash`] given, so that it is computed once for several
+    /// tables.
     pub async fn get_hashed(
         &self,
         key: &[u8],

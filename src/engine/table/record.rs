@@ -75,7 +75,7 @@ pub fn key_of(record: &[u8]) -> Result<&[u8], Flaw> {
 /// An opened put: head, count of values, encoded values.
 type Opened<'a> = (&'a [u8], u64, Fields<'a>);
 
-/// One value of a record, in place.
+/// A value of a record, borrowed where it lies.
 enum ValueRef<'a> {
     Inline(&'a [u8]),
     Pointer(ValuePointer),

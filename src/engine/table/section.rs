@@ -5,7 +5,7 @@
 
 use crate::{limits::PAGE, types::SliceId};
 
-/// Bytes before the body: checksum u32, length u32, count u32, kind u8, three zeros.
+/// Bytes of a section's header, before the body: checksum u32, length u32, count u32, kind u8, three zeros.
 pub const HEADER_BYTES: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,12 +16,12 @@ pub enum Kind {
     Footer = 4,
 }
 
-/// Where a section belongs.
+/// The place that a section is for: one that is found elsewhere is damage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     pub slice: SliceId,
     pub table: u64,
-    /// Bytes from the start of the file.
+    /// The offset in bytes from the start of the file.
     pub offset: u64,
 }
 impl Place {
@@ -34,7 +34,7 @@ impl Place {
     }
 }
 
-/// What is wrong with stored bytes, in a few words.
+/// A flaw of stored bytes, in a few words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flaw(pub &'static str);
 

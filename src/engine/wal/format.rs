@@ -22,7 +22,7 @@ pub const FORMAT: u32 = 4;
 /// The first format number whose segments are on the [roll](super::roll) of their core before they take a batch.
 pub const FORMAT_ON_ROLL: u32 = 4;
 pub const BATCH_HEADER_BYTES: usize = 88;
-/// Bytes of one batch, padding included: what one call of write may hold, and its framing.
+/// Bytes of a batch at most, padding included: what one call of write may hold, and its framing.
 pub const BATCH_BYTES_LIMIT: usize = LOG_QUEUE_BYTES + 8 * MIB;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"DYNARCSG";
@@ -33,7 +33,8 @@ const MARK_HEADER_BYTES: usize = 64;
 const MARK_ENTRY_BYTES: usize = 10;
 const RECORD_HEADER_BYTES: usize = 12;
 const INLINE: u32 = 1 << 31;
-/// Between records and values. Not zero, so that a sector without anything written is one that was not written.
+/// The byte that fills the space between records and values. It is not zero, so that a sector of zeros is known never
+/// to have been written.
 const FILLER: u8 = b'.';
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
@@ -45,14 +46,15 @@ const _: () = assert!(HEADER_SUMMED.end <= PAGE && BATCH_BYTES_LIMIT < INLINE as
 pub struct SegmentHeader {
     pub format: u32,
     pub id: u64,
-    /// In the header, the mark and every batch: bytes of another life of the file are never taken for this one's.
+    /// A number that the header, the mark and every batch of this life of the file bear: bytes of another life are
+    /// never taken for this one's.
     pub epoch: u64,
-    /// Which opening of the directory wrote it: greater than all before.
+    /// The opening of the directory that wrote this; later openings have greater numbers.
     pub generation: u64,
     /// No record in it has a smaller sequence.
     pub first_sequence: u64,
     pub shard: u16,
-    /// Where batches begin; the mark lies between the first page and here.
+    /// The offset of the first batch; the mark lies between the first page and here.
     pub data_start: u32,
     /// The file grows by whole steps of so many bytes, so that a cut file is known from its length.
     pub step: u32,
@@ -80,7 +82,7 @@ pub fn mark_bytes(slices: usize) -> usize {
     pages(MARK_HEADER_BYTES + slices * MARK_ENTRY_BYTES)
 }
 
-/// With the format number: a flipped bit of it is damage, not a newer format.
+/// The checksum of a header, format number included: a flipped bit of it is damage, and not taken for a newer format.
 fn header_checksum(page: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&page[8..12]), &page[HEADER_SUMMED])
 }
@@ -140,9 +142,9 @@ impl SegmentHeader {
 pub struct Mark {
     pub id: u64,
     pub epoch: u64,
-    /// Where its batches end.
+    /// The offset at which the segment's batches end.
     pub end: u64,
-    /// Bytes of all its large values, live or not.
+    /// Bytes of all large values of the segment, live or not.
     pub value_bytes: u64,
     /// Bytes of the records that those values belong to.
     pub record_bytes: u64,
@@ -191,12 +193,12 @@ impl Mark {
     }
 }
 
-/// What a batch says of itself and of those before it.
+/// The header of a batch: what it says of itself and of the batches before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchHeader {
     pub segment: u64,
     pub epoch: u64,
-    /// Where it begins in its segment.
+    /// The offset of the batch in its segment.
     pub offset: u64,
     /// Sequence of its first record; the others follow one by one.
     pub first_sequence: u64,
@@ -379,7 +381,7 @@ pub fn check_write(write: &Write) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// One record of the log with where its values lie.
+/// A record of the log, and the places of its values.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogRecord {
     pub slice: SliceId,
@@ -389,7 +391,7 @@ pub struct LogRecord {
 }
 
 impl LogRecord {
-    /// Bytes of its values that lie apart, and of the record itself if there are any.
+    /// Bytes of the record's values that lie apart; and of the record itself, if it has such values.
     pub fn weight(&self) -> (u64, u64) {
         let Stored::Put { head, values } = &self.stored else { return (0, 0) };
         let (mut apart, mut record) =
@@ -483,7 +485,7 @@ pub fn decode_batch(header: &BatchHeader, bytes: &[u8]) -> Option<Vec<LogRecord>
     decode_checked(header, bytes).and_then(|(records, lost)| lost.is_empty().then_some(records))
 }
 
-/// Records, and the places in the segment of values that are not as they were written.
+/// The records of a batch, and the places in the segment of values that are not as they were written.
 pub type Records = (Vec<LogRecord>, Vec<Range<u64>>);
 
 /// Reads the records of a batch, which hold, and checks its values, which may not. `None`: the records are damaged.

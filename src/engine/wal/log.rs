@@ -55,12 +55,13 @@ use std::{
     time::Duration,
 };
 
-/// A batch beside another on its way holds at least one in so many of the records that are usually in hand.
+/// The least size of a batch that is sealed while another one is at the device: the records that are usually in hand,
+/// divided by this.
 const FAIR_SHARE: usize = 2;
-/// Records in half of what is usually in hand from which batches are kept to that half.
+/// The least half of the records usually in hand to which a batch is held: see `records_max`.
 const HALVED_FROM: usize = 4;
 
-/// How a write ended.
+/// The end of a write that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Done {
     Stored,
@@ -71,11 +72,11 @@ pub enum Done {
 /// A copy of a record to a fresh place: written only if the record has not changed since it was looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relocation {
-    /// How often the slice's memtable had been sealed then.
+    /// The number of times that the slice's memtable had been sealed when the record was looked up.
     pub swaps: u64,
     /// The drops of the slice as they were then.
     pub drops: u64,
-    /// Where its first large value lay.
+    /// The place of the record's first large value when it was looked up.
     pub old: ValuePointer,
 }
 
@@ -88,47 +89,48 @@ pub struct Pending {
     bytes: usize,
 }
 
-/// One end of the log: what waits, where it goes.
+/// An end of the log: a queue of writes, and the segment that they go to. A log has two, so that copies of long-lived
+/// records do not lie among fresh ones.
 pub struct Head<D: Disk> {
     lane: Lane,
     queue: RefCell<VecDeque<Pending>>,
     pub queue_bytes: Cell<usize>,
     /// The queue, the segments or the engine's state changed.
     pub changed: Notify,
-    /// Seals no batch for now.
+    /// Whether sealing is paused.
     pub held: Cell<bool>,
-    /// Writes nothing any more: the engine has ended.
+    /// Whether nothing is written any more, since the engine has ended.
     ended: Cell<bool>,
     active: RefCell<Option<Rc<Segment<D::File>>>>,
     next: RefCell<Option<Rc<Segment<D::File>>>>,
-    /// Bytes of a batch that waits for a segment or for space in one; 0 for none.
+    /// Bytes of the next batch while it waits for a segment, or for space in one; 0 while none waits.
     wanted: Cell<u64>,
-    /// Records of the batches on their way, oldest first.
+    /// The records of the batches whose writes are under way, oldest first.
     flying: RefCell<VecDeque<Vec<LogRecord>>>,
     buffers: RefCell<Vec<PageBuffer>>,
     /// The segment sealed last, and its end.
     previous: Cell<(u64, u64)>,
     /// Batches of the active segment that have landed without a sync.
     unsynced: Cell<bool>,
-    /// Where the batches of the active segment that have landed end.
+    /// The end of the batches of the active segment that have landed.
     landed_end: Cell<u64>,
     /// Batches without a sync that are on their way.
     unsynced_flying: Cell<usize>,
     /// Somebody waits for the sync of what has landed.
     sync_wanted: Cell<bool>,
-    /// Records that are usually on their way or waiting.
+    /// The number of records that are usually in hand: waiting, or in batches under way (see `learn_usual`).
     usual: Cell<usize>,
-    /// Batches have landed in the active segment that no later one calls durable; and whether one has since the last
-    /// look.
+    /// Whether the active segment has batches that have landed and that no later batch calls durable; and whether one
+    /// has landed since this was last looked at.
     unproven: Cell<bool>,
     fresh: Cell<bool>,
 }
 
 /// The log of one core.
 pub struct Log<D: Disk> {
-    /// For clients' writes.
+    /// The end for clients' writes.
     pub hot: Rc<Head<D>>,
-    /// For copies of records that have lived long.
+    /// The end for copies of records that have lived long.
     pub cold: Rc<Head<D>>,
     /// A batch has landed.
     pub landed: Notify,
@@ -138,14 +140,14 @@ pub struct Log<D: Disk> {
     pub position: Cell<u64>,
 }
 
-/// How a batch becomes durable.
+/// The way in which a batch becomes durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum How {
-    /// By its own write.
+    /// Its own write makes it durable.
     Durable,
-    /// By a sync of the segment after its write, for there are batches before it that no sync has covered.
+    /// A sync of the segment after its write does, since there are batches before it that no sync has covered.
     SyncAll,
-    /// Later.
+    /// A later batch or sync does.
     Later,
 }
 
@@ -264,7 +266,7 @@ impl<D: Disk> Head<D> {
     pub fn coming(&self) -> Option<Rc<Segment<D::File>>> {
         self.next.borrow().clone()
     }
-    /// Has another one as the next. Gives the one before.
+    /// Makes this segment the next one; returns the one that was to be the next before.
     pub fn replace_coming(&self, segment: Rc<Segment<D::File>>) -> Option<Rc<Segment<D::File>>> {
         self.next.borrow_mut().replace(segment)
     }
@@ -276,7 +278,7 @@ impl<D: Disk> Head<D> {
     fn has_next_for(&self, bytes: u64) -> bool {
         self.next.borrow().as_ref().is_some_and(|next| next.end.get() + bytes <= next.allocated.get())
     }
-    /// Seals no batch, or seals again.
+    /// Pauses sealing, or goes on with it.
     pub fn hold(&self, held: bool) {
         self.held.set(held);
         self.changed.wake();
@@ -305,7 +307,7 @@ impl<D: Disk> Head<D> {
         self.queue_bytes.set(self.queue_bytes.get() - pending.bytes);
         Some(pending)
     }
-    /// At the end of the queue, as it was.
+    /// Puts a write back at the end of the queue, unchanged.
     fn put_back(&self, pending: Pending) {
         self.queue_bytes.set(self.queue_bytes.get() + pending.bytes);
         self.queue.borrow_mut().push_back(pending);
@@ -320,8 +322,9 @@ impl<D: Disk> Head<D> {
             || waiting * FAIR_SHARE >= self.usual.get()
             || self.queue_bytes.get() >= BATCH_BYTES
     }
-    /// Records of a batch at most. When all that is usually in hand waits at once, because all of it was answered at
-    /// once, half of it: from then on the core frames one half and answers for it while the other is at the device.
+    /// The number of records that a batch may have now. When nearly all that is usually in hand waits at once, because
+    /// all of it was answered at once, that is half of it: from then on the core frames one half and answers for it
+    /// while the other half is at the device.
     fn records_max(&self) -> usize {
         let half = self.usual.get().div_ceil(2);
         let all_wait = self.flying.borrow().is_empty() && self.queue.borrow().len() >= self.usual.get() * 3 / 4;
@@ -447,7 +450,8 @@ fn after<D: Disk>(store: &Rc<Store<D>>, pause: Duration) -> LocalBoxFuture<'stat
     Box::pin(async move { store.disk.pause(pause).await })
 }
 
-/// Has an empty batch follow those that no later one calls durable, if none has come for a while.
+/// Queues an empty batch behind batches that no later one calls durable, if none has come for a while: it proves that
+/// they were whole.
 fn prove<D: Disk>(head: &Head<D>) {
     if head.fresh.replace(false) {
         return;
@@ -554,7 +558,7 @@ struct Sealed<F> {
     buffer: PageBuffer,
 }
 
-/// Takes what waits, up to a batch's bounds, and frames it.
+/// Takes waiting writes from the queue, up to the bounds of a batch, and frames them.
 fn seal<D: Disk>(store: &Store<D>, head: &Head<D>) -> Option<Sealed<D::File>> {
     let log = &store.log;
     let segment = head.active.borrow().clone()?;

@@ -24,9 +24,9 @@ use crate::{
 };
 use std::{collections::BTreeSet, ops::Range, rc::Rc};
 
-/// What a drive writes whole or not at all.
+/// Bytes that a drive writes whole or not at all.
 const SECTOR: usize = 512;
-/// Bytes read at once.
+/// Bytes of one read.
 const WINDOW_BYTES: u64 = MIB as u64;
 
 /// The next thing in a segment.
@@ -35,7 +35,7 @@ pub enum Found {
     Batch(BatchHeader, Vec<LogRecord>),
     /// A batch whose records hold, and the ranges of its values that do not.
     Spoiled(BatchHeader, Vec<LogRecord>, Vec<Range<u64>>),
-    /// Bytes from here to there are lost; reading goes on after them.
+    /// Bytes of this range are lost; reading goes on after them.
     Damage {
         from: u64,
         to: u64,
@@ -56,7 +56,7 @@ pub struct BatchReader<F> {
     limit: u64,
     /// Batches that begin before are known to have been whole.
     proven: u64,
-    /// Bytes of the file from `window_start` to `window_end`, at the front of the buffer.
+    /// The bytes of the file from `window_start` to `window_end` lie at the front of the buffer.
     window_start: u64,
     window_end: u64,
     window: PageBuffer,
@@ -65,7 +65,8 @@ pub struct BatchReader<F> {
 }
 
 impl<F: DiskFile> BatchReader<F> {
-    /// From `start` to `limit`, both on pages, the latter at most the file's length.
+    /// Makes a reader of the batches from `start` to `limit`. Both are multiples of a page, and `limit` is at most the
+    /// file's length.
     pub fn new(file: Rc<F>, header: &SegmentHeader, start: u64, limit: u64, lane: Lane) -> BatchReader<F> {
         let limit = limit - limit % PAGE as u64;
         let window = PageBuffer::zeroed(0);

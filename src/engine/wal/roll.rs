@@ -46,14 +46,14 @@ const ENTRY_BYTES: usize = 32;
 const MANIFEST_BYTES: usize = 10;
 /// Copies of a record in a file: two slots, twice each.
 const COPIES: usize = 4;
-/// Bytes of one copy in a new file: more is made of it when it is too small.
+/// Bytes that each copy has in a new file; the file is made anew with longer copies when a roll does not fit.
 const COPY_BYTES: usize = PAGE;
 /// A roll longer than this is not one of ours.
 const BYTES_MAX: u64 = 64 * MIB as u64;
 const FLUSHED: u64 = 1;
 const DAMAGED: u64 = 2;
 
-/// Where the roll of a core lies.
+/// The path of a core's roll.
 pub fn path(shard: ShardId) -> String {
     format!("{DIRECTORY}/roll-{:04x}", shard.0)
 }
@@ -62,12 +62,12 @@ fn shard_of(name: &str) -> Option<ShardId> {
     let number = name.strip_prefix("roll-").filter(|number| number.len() == 4)?;
     u16::from_str_radix(number, 16).ok().map(ShardId)
 }
-/// Where the roll of all lies that there was when slices were dealt anew.
+/// The path of the roll that joins those of all cores: it is made when slices are dealt to cores anew.
 fn path_of_all() -> String {
     format!("{DIRECTORY}/roll-all")
 }
 
-/// What is known of one segment.
+/// The facts about a segment that hold whatever becomes of its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Entry {
     pub epoch: u64,
@@ -79,17 +79,17 @@ pub struct Entry {
     pub damaged: bool,
 }
 
-/// What a roll says.
+/// The content of a roll.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Roll {
     /// Greater than that of every roll written before.
     pub serial: u64,
     pub segments: BTreeMap<u64, Entry>,
-    /// How many records the manifest of each slice had at least.
+    /// The number of records that the manifest of each slice has at least.
     pub manifests: BTreeMap<SliceId, u64>,
     /// Slices that may have lost records which were acknowledged.
     pub doubted: BTreeSet<SliceId>,
-    /// Those of them of which that has been found and not been acted upon: see [`settle`].
+    /// The doubted slices whose loss has been found and has not been acted upon yet: see [`settle`].
     pub fresh: BTreeSet<SliceId>,
 }
 
@@ -163,7 +163,7 @@ impl Roll {
             fresh: set(40 + SET_BYTES),
         }))
     }
-    /// What either says.
+    /// Takes in another roll: what either of the two says holds.
     fn join(&mut self, other: Roll) {
         self.serial = self.serial.max(other.serial);
         for (id, entry) in other.segments {
@@ -181,8 +181,8 @@ impl Roll {
     }
 }
 
-/// With the format number: a flipped bit of it is damage, not a newer format. With the path: what lies under another
-/// name is no roll.
+/// The checksum of a record of the roll. The format number is in it, so that a flipped bit of it is damage, and not
+/// taken for a newer format; so is the path, so that what lies under another name is no roll.
 fn checksum(record: &[u8], path: &str) -> u32 {
     let place = crc32c::crc32c_append(crc32c::crc32c(&record[8..12]), path.as_bytes());
     crc32c::crc32c_append(place, &record[16..])
@@ -237,8 +237,8 @@ pub async fn write_anew<D: Disk>(disk: &D, path: &str, roll: &Roll, copy_bytes: 
     Ok(file)
 }
 
-/// Before any shard runs: makes one roll of all when the node goes on with another number of shards, for slices are
-/// dealt anew then.
+/// Joins the rolls of all cores into one when the node goes on with another number of shards, since slices are then
+/// dealt anew. Runs before any shard does.
 pub async fn adapt<D: Disk>(disk: &D, from: u16, to: u16) -> Result<(), EngineError> {
     let names = disk.list(DIRECTORY).await?;
     let present: Vec<ShardId> = names.iter().filter_map(|(name, _)| shard_of(name)).collect();
@@ -281,12 +281,12 @@ pub async fn adapt<D: Disk>(disk: &D, from: u16, to: u16) -> Result<(), EngineEr
     Ok(disk.sync_dir(DIRECTORY).await?)
 }
 
-/// What an opening finds.
+/// The roll that an opening finds.
 pub enum Found<F> {
-    /// The core's own, or with no file that of all.
+    /// The core's own roll and its file; or, without a file, the joined roll of all cores.
     Roll(Option<Rc<F>>, Roll),
     Nothing,
-    /// What is wrong, and a serial that was used.
+    /// The roll cannot be read: why, and a serial that was used before.
     Lost(EngineError, u64),
 }
 
@@ -357,7 +357,7 @@ fn entry<F: DiskFile>(segment: &Segment<F>) -> (u64, Entry) {
     (segment.id(), Entry { epoch: segment.header.epoch, end, flushed, damaged: segment.loss_noted.get() })
 }
 
-/// What the roll should say now.
+/// Makes the roll that the state of the store calls for now.
 pub fn compose<D: Disk>(store: &Store<D>) -> Roll {
     let mut segments: BTreeMap<u64, Entry> = store.segments.borrow().values().map(|s| entry(s)).collect();
     segments.extend(store.log.heads().iter().filter_map(|head| head.coming().map(|next| entry(&next))));
@@ -444,7 +444,8 @@ pub async fn update<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
     let _held = store.roll.latch.hold().await;
     write(store, compose(store)).await
 }
-/// What was found to be lost has been acted upon, durably: no later opening need do so again. The doubt stays.
+/// Notes durably that the losses found so far have been acted upon: no later opening need do so again. The doubt about
+/// the slices stays.
 pub async fn settle<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
     let _held = store.roll.latch.hold().await;
     if !store.slices().any(|slice| slice.newly_lost.get()) {

@@ -25,7 +25,8 @@ pub const STEP_BYTES: usize = 16 * MIB;
 pub fn path(id: u64) -> String {
     format!("{DIRECTORY}/{id:016x}.seg")
 }
-/// Where a segment is made: whoever has its proper name has been whole.
+/// The path under which a segment is made. It gets its proper name only when it is whole, so a file with a proper name
+/// has been whole.
 pub fn new_path(id: u64) -> String {
     format!("{}.new", path(id))
 }
@@ -45,7 +46,7 @@ pub const SEGMENTS_OF_A_LIFE: u64 = 1 << 24;
 pub const SEQUENCES_OF_A_LIFE: u64 = 1 << 40;
 pub const GENERATIONS: u64 = 1 << 24;
 
-/// How a segment's id is made: greater for later openings, never the same for two shards.
+/// Makes the id of a segment: greater for later openings, and never the same for two shards.
 pub fn id_for(generation: u64, counter: u64, shard: u16) -> u64 {
     assert!(generation < GENERATIONS && counter < SEGMENTS_OF_A_LIFE, "counters are checked before they are used");
     generation << 40 | counter << 16 | u64::from(shard)
@@ -53,11 +54,11 @@ pub fn id_for(generation: u64, counter: u64, shard: u16) -> u64 {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Takes batches.
+    /// The segment takes batches.
     Active,
-    /// Takes no more; may hold records that are in no table yet.
+    /// The segment takes no more batches, and may hold records that are in no table yet.
     Sealed,
-    /// Sealed, all its records are in tables, and it says so: recovery skips it.
+    /// The segment is sealed, all its records are in tables, and its mark says so: recovery skips it.
     Flushed,
 }
 
@@ -68,19 +69,19 @@ pub struct Segment<F> {
     pub capacity: u64,
     /// Bytes that the file has.
     pub allocated: Cell<u64>,
-    /// Where the next batch goes, or where the last one ended.
+    /// The offset of the next batch, or of the end of the last one.
     pub end: Cell<u64>,
     /// Every batch that begins before is durable.
     pub durable: Cell<u64>,
     pub phase: Cell<Phase>,
-    /// Some of it failed its checksum, or what is needed of it cannot be told: it is kept as it is.
+    /// Whether some of it failed its checksum, or what is needed of it cannot be told: its file is kept as it is.
     pub damaged: Cell<bool>,
-    /// Records of it are lost, and the slices concerned are known to be in doubt.
+    /// Whether records of it are lost, and the slices concerned are known to be in doubt.
     pub loss_noted: Cell<bool>,
     /// Bytes of its values that memtables and tables point to.
     pub live: Cell<u64>,
-    /// Records of it that memtables hold: until they are in tables, or newer ones of their keys are durable, a crash
-    /// needs them.
+    /// The number of its records that memtables hold. A crash needs them until they are in tables, or until newer ones
+    /// of their keys are durable.
     pub in_memory: Cell<u64>,
     /// Bytes of all its large values, and of the records that they belong to.
     pub value_bytes: Cell<u64>,
@@ -89,13 +90,13 @@ pub struct Segment<F> {
     pub last: RefCell<BTreeMap<SliceId, u64>>,
     /// The log's position at its end, once it is sealed.
     pub end_position: Cell<u64>,
-    /// May hold records of slices that are not this core's.
+    /// Whether it may hold records of slices that are not this core's.
     pub shared: bool,
-    /// This core's part of it: of its slices, those that are this core's.
+    /// The fraction of the segment's slices that are this core's.
     pub share: f64,
-    /// Is being collected.
+    /// Whether it is being collected.
     pub in_hand: Cell<bool>,
-    /// This core's live records have been copied out of it; tables still point to the old ones.
+    /// Whether this core's live records have been copied out of it; tables still point to the old ones then.
     pub copied: Cell<bool>,
 }
 
@@ -211,7 +212,7 @@ impl<F: DiskFile> Segment<F> {
     pub fn id(&self) -> u64 {
         self.header.id
     }
-    /// Takes one more step of space, or as many as `needed` bytes of file ask for.
+    /// Lets the file grow by a step of space, or by as many steps as `needed` bytes of file ask for.
     pub async fn grow(&self, needed: u64) -> Result<(), EngineError> {
         let step = u64::from(self.header.step);
         let target = needed.max(self.allocated.get() + step).next_multiple_of(step).min(self.capacity);
@@ -249,11 +250,11 @@ impl<F: DiskFile> Segment<F> {
         self.phase.set(Phase::Flushed);
         Ok(())
     }
-    /// Bytes of what was written that would be free if its live records were packed elsewhere.
+    /// Bytes of what was written that would be free if the live records were packed elsewhere.
     pub fn dead_bytes(&self) -> u64 {
         self.own_bytes(self.end.get()).saturating_sub(self.packed_bytes())
     }
-    /// Bytes that its live records would take elsewhere, padding as here.
+    /// Bytes that its live records would take elsewhere, with as much padding as here.
     pub fn packed_bytes(&self) -> u64 {
         let used = self.end.get() - u64::from(self.header.data_start);
         let packed = u128::from(used) * u128::from(self.live.get());
@@ -264,7 +265,7 @@ impl<F: DiskFile> Segment<F> {
     pub fn dead_percent(&self) -> u64 {
         100 - (self.packed_bytes() * 100 / self.own_bytes(self.allocated.get()).max(1)).min(100)
     }
-    /// This core's part of so many bytes of it.
+    /// Bytes of `bytes` that count as this core's, by its share of the slices.
     pub fn own_bytes(&self, bytes: u64) -> u64 {
         (bytes as f64 * self.share) as u64
     }
@@ -272,7 +273,7 @@ impl<F: DiskFile> Segment<F> {
     pub fn dead_values_percent(&self) -> u64 {
         100 - (self.live.get() * 100 / self.own_bytes(self.value_bytes.get()).max(1)).min(100)
     }
-    /// So many of its records are in memory no more.
+    /// Notes that `records` of its records are in memory no more.
     pub fn forget_records(&self, records: u64) {
         self.in_memory.set(self.in_memory.get().saturating_sub(records));
     }
