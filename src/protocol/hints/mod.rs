@@ -16,11 +16,11 @@
 //! own copy anyway, and marks likewise. A mark is one small record a slice and owner, stored in one batch with the
 //! state: marks are bounded by their number, and the states by the disk, which turns read-only before it is full.
 //!
-//! When the owner is back and has its hints, each marked slice is *swept*: of every key there that the owner is a home
-//! of it is asked what it knows, and sent the own record if it lacks some of it. After a sweep that has left nothing
-//! out the mark goes. So what was acknowledged reaches its homes, bound or not; what is sent is merged like any other
-//! state, so what was deleted since stays so. A stand-in's copy stays behind, stale and harmless: it is read only while
-//! too few homes can be, and merged.
+//! When the owner is back and has its hints, each marked slice is *swept*: the shard goes through its own records of
+//! the slice, and for each key that the owner is a home of it asks the owner for its head, and sends its own record if
+//! the owner lacks some of it. After a sweep that has left nothing out the mark goes. So what was acknowledged reaches
+//! its homes, bound or not; what is sent is merged like any other state, so what was deleted since stays so. A
+//! stand-in's copy stays behind, stale and harmless: it is read only while too few homes can be, and merged.
 //!
 //! # Damage
 //!
@@ -53,7 +53,7 @@ use std::{
     time::Duration,
 };
 
-/// What the machine wants done. `io` and `delivery` numbers come back with the answer.
+/// The work that the machine asks for. The answer names the same `io` or `delivery` number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
     Scan {
@@ -69,7 +69,7 @@ pub enum Act {
         key: Bytes,
         depth: Depth,
     },
-    /// The shard says which drops of its table the state comes after.
+    /// A message to the owner. The shard adds which drops of the key's table the state comes after.
     Send {
         to: Address,
         delivery: u64,
@@ -85,7 +85,7 @@ pub enum Act {
         form: HintForm,
         stamp: u64,
     },
-    /// As `Drop` for a hint that cannot be delivered: its range is marked.
+    /// Drops a hint like `Drop`, because it cannot be delivered; its slice is marked in the same step.
     GiveUp {
         delivery: u64,
         slice: SliceId,
@@ -106,7 +106,7 @@ pub enum Act {
     },
 }
 
-/// What a walk needs to know of the moment.
+/// The facts of the moment that a walk needs.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pub ring: &'a Ring,
@@ -116,30 +116,31 @@ pub struct View<'a> {
     pub usable: &'a dyn Fn(Address) -> bool,
 }
 
-/// What is owed to one node.
+/// The debts of this shard to one node.
 struct Owed {
-    /// An upper bound: a hint written twice counts twice until a replay has found none left.
+    /// The number of its hints at most: a hint written twice counts twice until a replay has found none left.
     count: u64,
     bytes: u64,
     /// Hints and marks that are being written: a walk may pass by before they can be seen.
     writing: u64,
     walk: Option<Walk>,
     not_before: Instant,
-    /// Slices in which it lacks something, those of them that this round of sweeps has still to walk, and when the next
-    /// round may begin.
+    /// The slices in which the owner lacks something; those of them that the present round of sweeps has still to walk;
+    /// and the time before which no next round begins.
     marked: BTreeSet<SliceId>,
     round: VecDeque<SliceId>,
     next_round: Instant,
-    /// The last walk over its hints has left some that were refused.
+    /// Whether the last walk over its hints has left some that were refused.
     stuck: bool,
-    /// The owner has been seen to be back; its replay may begin at `not_before`.
+    /// Whether the owner has been seen to be back; its replay may begin at `not_before`.
     back: bool,
     /// Deliveries in flight at once.
     window: usize,
-    /// Quick answers since the window grew, and answers to come before it shrinks again.
+    /// Quick answers since the window last grew; and answers still to come of those that were asked for before it last
+    /// shrank, which say nothing new.
     quick: usize,
     shrunk: usize,
-    /// How quickly it answers when little is asked of it; forgotten slowly.
+    /// The time that the owner takes to answer when little is asked of it: the least seen, forgotten slowly.
     best: Duration,
 }
 impl Owed {
@@ -164,14 +165,15 @@ impl Owed {
     fn is_empty(&self) -> bool {
         self.count == 0 && self.marked.is_empty()
     }
-    /// Something is being written for it that a walk under way may miss.
+    /// Notes that something is being written for the owner that a walk under way may miss.
     fn begin_writing(&mut self) {
         self.writing += 1;
         if let Some(walk) = &mut self.walk {
             walk.complete = false;
         }
     }
-    /// What is to be walked next, if anything is due: a slice's sweep, or all hints.
+    /// Chooses the next walk, if one is due: the sweep of a slice, or all hints. Returns what it is over, and its
+    /// slices.
     fn next_walk(&mut self, now: Instant, slices: &[SliceId]) -> Option<(What, VecDeque<SliceId>)> {
         // Hints first; those that are refused again and again hold nothing up.
         let sweeps = self.count == 0 || self.stuck;
@@ -185,7 +187,7 @@ impl Owed {
             None => (self.count > 0).then(|| (What::Hints, slices.iter().copied().collect())),
         }
     }
-    /// The owner has answered after so long, well or not.
+    /// Adapts the window to an answer of the owner, which took so long; `well` says that it was not a refusal.
     fn pace(&mut self, took: Duration, well: bool) {
         self.shrunk = self.shrunk.saturating_sub(1);
         self.best = took.min(self.best + self.best / 128);
@@ -205,7 +207,7 @@ impl Owed {
     }
 }
 
-/// What a walk is over.
+/// The records that a walk goes through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     /// The owner's hints, in all slices.
@@ -222,10 +224,10 @@ impl What {
     }
 }
 
-/// One walk over what an owner is owed.
+/// A walk over what an owner is owed.
 struct Walk {
     what: What,
-    /// The first is being walked, from this key on.
+    /// The slices still to be walked; the first is being walked, from the key `from` on.
     slices: VecDeque<SliceId>,
     from: Bytes,
     scanning: bool,
@@ -234,9 +236,10 @@ struct Walk {
     found: u64,
     /// Deliveries that the owner, or the own disk, refused: each for its key alone.
     refused: u64,
-    /// The owner takes nothing now: the walk ends.
+    /// Whether the owner takes nothing now: then the walk ends.
     failed: bool,
-    /// Nothing was being written when it began, and nothing has been since: what it does not find does not exist.
+    /// Whether nothing was being written when the walk began, and nothing has been since: then what it does not find
+    /// does not exist.
     complete: bool,
 }
 impl Walk {
@@ -246,11 +249,11 @@ impl Walk {
     }
 }
 
-/// Why something is delivered.
+/// The reason of a delivery.
 enum Source {
-    /// A hint says so: its form and stamp, and what it counts for.
+    /// A hint: its form and stamp, and the bytes that it counts for.
     Hint { form: HintForm, stamp: u64, bytes: u64 },
-    /// Its slice is marked, and this is what the own record said when the sweep passed.
+    /// A sweep of a marked slice: the head that the own record had when the sweep passed.
     Sweep { head: Head },
 }
 
@@ -260,9 +263,9 @@ struct Delivery {
     key: Key,
     source: Source,
     sent_bytes: u64,
-    /// It could not be read once already.
+    /// Whether what is owed has already failed to be read once.
     damaged: bool,
-    /// It cannot be delivered, and is being dropped.
+    /// Whether it cannot be delivered and its hint is being dropped.
     given_up: bool,
     sent: Instant,
     give_up: Instant,
@@ -271,7 +274,7 @@ struct Delivery {
 /// See the module.
 pub struct Hints {
     slices: Vec<SliceId>,
-    /// Bytes of hints that are kept.
+    /// Bytes of hints that are kept at most.
     bytes_max: u64,
     owners: BTreeMap<NodeId, Owed>,
     deliveries: FixedMap<u64, Delivery>,
@@ -289,12 +292,12 @@ pub struct Hints {
     pub swept: u64,
 }
 
-/// What lies in the engine at the start.
+/// The hints and marks that lie in the engine at the start.
 #[derive(Default)]
 pub struct Found {
     /// Hints: owner, count, bytes.
     pub hints: Vec<(NodeId, u64, u64)>,
-    /// Where hints were dropped.
+    /// The marked slices and their owners: there hints were dropped, or never kept.
     pub marks: Vec<(NodeId, SliceId)>,
 }
 
@@ -346,7 +349,7 @@ impl Hints {
         }
         self.owners.entry(owner).or_insert_with(|| Owed::new(0, 0))
     }
-    /// It is being noted that the owner lacks something of the slice.
+    /// Notes that a mark is being written: the owner lacks something of the slice.
     pub fn mark(&mut self, now: Instant, owner: NodeId, slice: SliceId) {
         let owed = self.owed(now, owner);
         owed.begin_writing();
@@ -450,7 +453,7 @@ impl Hints {
             self.ended(now, owner, &walk, out);
         }
     }
-    /// Nothing is left of a walk.
+    /// Ends a walk of which nothing is left.
     fn ended(&mut self, now: Instant, owner: NodeId, walk: &Walk, out: &mut Vec<Act>) {
         let Some(owed) = self.owners.get_mut(&owner) else { return };
         let whole = !walk.failed && walk.refused == 0 && walk.complete;
@@ -534,7 +537,7 @@ impl Hints {
         out.push(Act::Load { io: delivery, slice: d.slice, key: data_key(&d.key), depth: Depth::Full });
     }
 
-    /// What is owed has been read: send it.
+    /// Sends what is owed, now that it has been read; or drops the hint, if the record is gone or cannot be read.
     pub fn loaded(
         &mut self,
         now: Instant,
@@ -572,7 +575,7 @@ impl Hints {
             _ => self.skip(now, delivery, view, out),
         }
     }
-    /// This one is tried again with the next walk.
+    /// Ends a delivery that is tried again with the next walk.
     fn skip(&mut self, now: Instant, delivery: u64, view: View<'_>, out: &mut Vec<Act>) {
         let Some(owner) = self.deliveries.remove(&delivery).map(|d| d.owner) else { return };
         if let Some(walk) = self.owners.get_mut(&owner).and_then(|o| o.walk.as_mut()) {
@@ -613,7 +616,7 @@ impl Hints {
         }
     }
 
-    /// A delivery has come to its end: the hint is gone, or a newer one has taken its place.
+    /// Ends a delivery: the hint is gone, or a newer one has taken its place; with `ok` false nothing came of it.
     pub fn dropped(&mut self, now: Instant, delivery: u64, ok: bool, view: View<'_>, out: &mut Vec<Act>) {
         let Some(owner) = self.deliveries.get(&delivery).map(|d| d.owner) else { return };
         self.end(now, delivery, ok);
@@ -683,7 +686,7 @@ impl Delivery {
         };
         Act::Load { io, slice: self.slice, key, depth: Depth::Full }
     }
-    /// What takes the hint away, if there is one.
+    /// The act that removes the delivery's hint, if it has one.
     fn act(&self, delivery: u64) -> Option<Act> {
         let Source::Hint { form, stamp, .. } = self.source else { return None };
         let (slice, key, owner) = (self.slice, self.key.clone(), self.owner);
@@ -695,11 +698,11 @@ impl Delivery {
     }
 }
 
-/// What a walk does about a record that it has found.
+/// The outcome of looking at a record that a walk has found.
 enum Begun {
     Delivery(Delivery, Act),
     NotOwed,
-    /// It cannot be read, or the core that it is for cannot be asked now.
+    /// The record cannot be read, or the core that it is for cannot be asked now.
     Postponed,
 }
 

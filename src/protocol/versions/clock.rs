@@ -19,11 +19,11 @@ impl Actor {
     pub fn node(self) -> NodeId {
         self.node
     }
-    /// At most [`INCARNATION_MAX`](crate::limits::INCARNATION_MAX).
+    /// The incarnation, at most [`INCARNATION_MAX`](crate::limits::INCARNATION_MAX).
     pub fn incarnation(self) -> u64 {
         self.incarnation
     }
-    /// From the narrow form: node id in the upper 48 bits, incarnation in the lower 16.
+    /// Reads an actor from its narrow form: node id in the upper 48 bits, incarnation in the lower 16.
     pub fn from_narrow(bits: u64) -> Actor {
         Actor { node: NodeId(bits >> 16), incarnation: bits & u64::from(u16::MAX) }
     }
@@ -39,7 +39,7 @@ impl fmt::Debug for Actor {
     }
 }
 
-/// One write event: the `counter`-th event of `actor`. Counters start at 1.
+/// A write event: the `counter`-th event of `actor`. Counters start at 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Dot {
     pub actor: Actor,
@@ -51,7 +51,7 @@ impl fmt::Debug for Dot {
     }
 }
 
-/// How two version vectors stand to each other.
+/// The order of two version vectors, if there is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Causality {
     Equal,
@@ -61,7 +61,8 @@ pub enum Causality {
     Concurrent,
 }
 
-/// For each actor the highest counter seen, sorted by actor, without zeros.
+/// A version vector: for each actor the highest counter seen, sorted by actor, without zeros. It covers all events of
+/// an actor up to that counter.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct VersionVector(SmallVec<[Dot; 3]>);
 
@@ -69,7 +70,7 @@ impl VersionVector {
     pub fn new() -> VersionVector {
         VersionVector::default()
     }
-    /// From entries in any order; the highest counter of an actor wins, zeros are dropped.
+    /// Makes a vector from entries in any order; the highest counter of an actor counts, zeros are dropped.
     pub fn from_dots(dots: impl IntoIterator<Item = Dot>) -> VersionVector {
         let mut vector = VersionVector::new();
         dots.into_iter().for_each(|d| vector.record(d));

@@ -35,18 +35,19 @@ pub enum HeadError {
 }
 
 impl Head {
-    /// Whether the first form says all: earlier versions read no other.
+    /// Whether the first form can hold this head: it is the only one that the earliest versions of Dynarc read.
     pub fn is_narrow(&self) -> bool {
         self.clock.len() <= NARROW_CLOCK_ENTRIES_MAX
             && self.clock.is_narrow()
             && self.entries.iter().all(|e| e.dot.actor.narrow().is_some())
             && self.recent.iter().all(|s| s.dot.actor.narrow().is_some())
     }
-    /// In the first form if that says all.
+    /// Encodes the head, in the first form if that can hold it.
     pub fn encode(&self) -> Bytes {
         self.encode_with(self.recent.iter().any(|s| s.checksum.is_some()))
     }
-    /// In one of the two forms: for those who do not read the third version.
+    /// Encodes the head in one of the first two forms, without checksums of superseded writes: for readers that do not
+    /// know the third.
     pub fn encode_without_checksums(&self) -> Bytes {
         self.encode_with(false)
     }
@@ -146,7 +147,7 @@ impl Head {
     }
 }
 
-/// The dots of the first forms, of heads and of contexts.
+/// Dots at a fixed width, as the first forms of heads and of contexts have them.
 pub(super) mod narrow {
     use super::Dot;
     use bytes::{BufMut, BytesMut};
@@ -185,7 +186,7 @@ impl<'a> Reader<'a> {
     pub fn dot(&mut self) -> Result<Dot, HeadError> {
         Ok(Dot { actor: Actor::from_narrow(self.u64()?), counter: self.u64()? })
     }
-    /// So many entries, ascending by actor and without zeros.
+    /// Reads a clock of `count` entries, which must be ascending by actor and without zeros.
     pub fn clock(&mut self, count: usize) -> Result<VersionVector, HeadError> {
         let (mut clock, mut last) = (VersionVector::new(), None);
         for _ in 0..count {

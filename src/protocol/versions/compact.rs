@@ -14,7 +14,7 @@ use bytes::BufMut;
 
 /// Bytes of a node's id.
 const NODE_BYTES: usize = 6;
-/// Bytes that one entry of a clock takes at most: a node of its own, its count of runs, incarnation and counter.
+/// Bytes of a clock's entry at most: a node of its own, its count of runs, incarnation and counter.
 const ENTRY_BYTES_MAX: usize = NODE_BYTES + 1 + 9 + 10;
 
 pub(super) fn put_varint(out: &mut impl BufMut, mut number: u64) {
@@ -36,7 +36,7 @@ pub(super) fn put_dot(out: &mut impl BufMut, dot: Dot) {
     put_varint(out, dot.counter);
 }
 
-/// Incarnations that follow each other, with the same counter.
+/// A run of entries: incarnations of one node that follow each other and have the same counter.
 struct Run {
     first: u64,
     count: u64,
@@ -78,7 +78,7 @@ pub(super) fn put_clock(out: &mut impl BufMut, clock: &VersionVector) {
 }
 
 impl VersionVector {
-    /// Whether it has at most so many entries and takes at most so many bytes in the compact form.
+    /// Whether the clock has at most so many entries and takes at most so many bytes in the compact form.
     pub fn within(&self, entries_max: usize, bytes_max: usize) -> bool {
         if (self.len() + 1) * ENTRY_BYTES_MAX <= bytes_max {
             return self.len() <= entries_max;
@@ -87,14 +87,14 @@ impl VersionVector {
         put_clock(&mut bytes, self);
         self.len() <= entries_max && bytes.len() <= bytes_max
     }
-    /// Whether it may be stored, sent and given out: what is within these bounds is always taken back.
+    /// Whether the clock may be stored, sent and given out: what is within these bounds is always taken back.
     pub fn can_be_read(&self) -> bool {
         self.within(MERGED_CLOCK_ENTRIES_MAX, MERGED_CLOCK_BYTES_MAX)
     }
 }
 
 impl Reader<'_> {
-    /// A number in as few bytes as it needs.
+    /// Reads a number that was written in as few bytes as it needs.
     pub fn varint(&mut self) -> Result<u64, HeadError> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -119,7 +119,7 @@ impl Reader<'_> {
     pub fn compact_dot(&mut self) -> Result<Dot, HeadError> {
         Ok(Dot { actor: Actor::new(self.node()?, self.incarnation()?), counter: self.varint()? })
     }
-    /// A clock, with no more entries than one may have.
+    /// Reads a clock; refuses one with more entries than a clock may have.
     pub fn compact_clock(&mut self) -> Result<VersionVector, HeadError> {
         let before = self.0.len();
         let mut clock = VersionVector::new();

@@ -30,7 +30,7 @@ pub const PREFIX: &str = "vc:";
 const NARROW: u8 = 1;
 const COMPACT: u8 = 2;
 
-/// What a reader or writer of a key has seen of it: all that the clock covers, and these dots.
+/// The events of a key that a reader or writer has seen: all that the clock covers, and the single dots beside it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Context {
     pub clock: VersionVector,
@@ -61,8 +61,8 @@ impl Context {
     pub fn covers(&self, dot: Dot) -> bool {
         self.clock.covers(dot) || self.dots.contains(&dot)
     }
-    /// What both have seen together. Dots beyond [`CONTEXT_DOTS_MAX`] are left out: at worst a write that was seen
-    /// stays beside the next one.
+    /// Joins two contexts: what either has seen has been seen. Dots beyond [`CONTEXT_DOTS_MAX`] are left out; at worst
+    /// a write that was seen then stays as a sibling of the next one.
     pub fn join(&self, other: &Context) -> Context {
         let clock = self.clock.join(&other.clock);
         let mut dots: SmallVec<[Dot; 1]> = self.dots.iter().chain(&other.dots).copied().collect();
@@ -72,9 +72,10 @@ impl Context {
         leave_out(&mut dots, |_| false);
         Context { clock, dots }
     }
-    /// What the writer of `dot` knows after it has written on this context. Of more dots than a context holds, the new
-    /// one stays, and of the others first those are left out that are `superseded` in the state that it was written to:
-    /// that state ends them wherever it comes. So the write that this one was built on stays, whatever came before it.
+    /// The context of the writer of `dot` after this write, which had this context. If there are more dots than a
+    /// context holds, the new one stays; of the others those go first that are `superseded` in the state that was
+    /// written to, since that state ends their values wherever it comes. So the write that this one was built on stays,
+    /// whatever came before it.
     pub fn with_dot(mut self, dot: Dot, superseded: impl Fn(Dot) -> bool) -> Context {
         if !self.covers(dot) {
             let mut dots = std::mem::take(&mut self.dots);

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 /// The values of a key's siblings, in the order of the head's entries.
 pub type Values = SmallVec<[Bytes; 1]>;
 
-/// One sibling: its event and what is known of its value without reading it.
+/// A sibling: its event, and what is known of its value without reading it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub dot: Dot,
@@ -30,7 +30,8 @@ pub struct Entry {
 pub struct Superseded {
     pub dot: Dot,
     pub write_id: WriteId,
-    /// Of its value; what was remembered by a Dynarc that knew nothing of it has none.
+    /// The checksum of the write's value; none if it was remembered by an earlier version of Dynarc, which kept no
+    /// checksums.
     pub checksum: Option<u32>,
 }
 impl Superseded {
@@ -54,13 +55,13 @@ pub struct Head {
     pub recent: SmallVec<[Superseded; 2]>,
 }
 
-/// Which of two merged states a sibling comes from.
+/// The one of two merged states that a sibling comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     Left,
     Right,
 }
-/// Where the value of a merged entry is found: the `index`-th value of that side.
+/// The place of a merged entry's value: it is the `index`-th value of that side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pick {
     pub side: Side,
@@ -93,8 +94,9 @@ impl Head {
             (None, None) => named().all(knows),
         }
     }
-    /// Same clock, same siblings and same life: replicas that agree. What is remembered of old writes may differ. Where
-    /// nothing has ever been written there is no life either: a delete of nothing leaves no trace.
+    /// Whether both are the same state: the same clock, siblings and life, so that replicas agree. The superseded
+    /// writes that they remember may differ. Where nothing has ever been written there is no life either, since a
+    /// delete of nothing leaves no trace.
     pub fn same_state(&self, other: &Head) -> bool {
         self.clock == other.clock
             && (self.life == other.life || (self.is_empty() && other.is_empty()))
@@ -150,9 +152,10 @@ impl Head {
     pub fn delete(&self, context: &Context) -> Merged {
         self.drop_covered(context)
     }
-    /// A dot of the context that this state has not seen stays out of its clock, which would cover events that nobody
-    /// saw; it is remembered, so that the value it names is dropped when it comes. Forgotten before that, the value
-    /// appears as a sibling; nothing is lost.
+    /// Drops the siblings that the context covers, and takes its clock. A single dot of the context that this state has
+    /// not seen stays out of the clock, which would cover events that nobody saw; it is remembered as superseded, so
+    /// that the value it names is dropped when it comes. If it is forgotten before, that value appears as a sibling;
+    /// nothing is lost.
     fn drop_covered(&self, context: &Context) -> Merged {
         let clock = self.clock.join(&context.clock);
         let mut head = Head { clock, entries: SmallVec::new(), life: self.life, recent: self.recent.clone() };
@@ -190,8 +193,9 @@ impl Head {
         head.trim_recent();
         Merged { head, picks }
     }
-    /// Takes over these entries, in the order of their dots, but for other names of superseded writes: those are
-    /// remembered instead, as if their own dot had been superseded.
+    /// Makes these entries the siblings of this head, in the order of their dots, and returns where their values are.
+    /// An entry whose write was superseded under another dot (its write was sent twice) does not become a sibling: it
+    /// is remembered as superseded, too.
     fn take<'a>(&mut self, entries: impl Iterator<Item = (&'a Entry, Pick)>) -> SmallVec<[Pick; 2]> {
         let superseded = self.recent.len();
         let mut picks = SmallVec::new();
@@ -229,7 +233,7 @@ impl Head {
         self.recent = ranked.into_iter().take(RECENT_WRITES_MAX).map(|(_, Reverse((_, s)))| s).collect();
         self.recent.sort_unstable();
     }
-    /// The entries to show: of a write with two names only the first.
+    /// The entries to show, by index: of a write that was taken twice only the first.
     fn shown(&self) -> impl Iterator<Item = usize> {
         (0..self.entries.len()).filter(|&index| {
             let id = self.entries[index].write_id;
@@ -242,7 +246,7 @@ impl Head {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Siblings {
     pub head: Head,
-    /// One for each entry of the head.
+    /// The values, one for each entry of the head.
     pub values: Values,
 }
 impl Siblings {
@@ -259,7 +263,7 @@ impl Siblings {
     pub fn value_bytes(&self) -> usize {
         self.values.iter().map(bytes::Bytes::len).sum()
     }
-    /// The values with their kinds, in the order of their dots; a write with two names once.
+    /// The values with their media types, in the order of their dots; a write that was taken twice appears once.
     pub fn values(&self) -> impl Iterator<Item = Value> {
         self.head.shown().map(|index| self.value(index))
     }
@@ -267,8 +271,8 @@ impl Siblings {
         let entry = &self.head.entries[index];
         Value { media: entry.media.clone(), bytes: self.values[index].clone(), checksum: entry.checksum }
     }
-    /// What a reader is shown: a write with two names once. Not a state to merge: its clock covers the name that it
-    /// leaves out.
+    /// The state as a reader is shown it: a write that was taken twice, under two dots, appears once. It must not be
+    /// merged into other states, because its clock covers the dot that it leaves out.
     pub fn into_shown(self) -> Siblings {
         let shown: SmallVec<[usize; 4]> = self.head.shown().collect();
         if shown.len() == self.head.entries.len() {

@@ -30,7 +30,8 @@ impl Dot {
     }
 }
 
-/// By time, then node, then what was written: nobody may tell two states apart that are equal here.
+/// The order of stamped writes: by time, then node, then content. Two states that are equal here must not differ in
+/// anything that a reader sees.
 type Order = (u64, Actor, Option<(u32, u32)>);
 
 impl Head {
@@ -38,7 +39,7 @@ impl Head {
     pub fn stamp(&self) -> Option<Dot> {
         self.clock.entries().iter().copied().filter(|dot| dot.is_stamp()).max_by_key(|dot| (dot.counter, dot.actor))
     }
-    /// What one stamped write makes: a value, or none for a delete.
+    /// The state that a single stamped write makes: one value, or none for a delete.
     pub fn stamped(stamp: Dot, value: Option<Entry>) -> Head {
         let entries = value.map(|entry| Entry { dot: stamp, ..entry });
         Head { clock: VersionVector::from_dots([stamp]), entries: entries.into_iter().collect(), ..Head::default() }
@@ -62,7 +63,7 @@ impl Head {
         let value = self.entries.iter().find(|entry| entry.dot == stamp).map(|entry| (entry.checksum, entry.bytes));
         Some((stamp.counter, stamp.actor, value))
     }
-    /// What is left of this state: its greatest stamp, and what that one wrote.
+    /// The part of this state that counts under last write wins: its greatest stamp, and the value that this one wrote.
     fn winner(&self, side: Side) -> Merged {
         let Some(stamp) = self.stamp() else { return self.sync(self) };
         let index = self.entries.iter().position(|entry| entry.dot == stamp);
@@ -73,7 +74,7 @@ impl Head {
 }
 
 impl Siblings {
-    /// As [`Head::join`].
+    /// Does the same as [`Head::join`], with the values.
     pub fn join(&self, other: &Siblings, conflict: Conflict) -> Siblings {
         let merged = self.head.join(&other.head, conflict);
         let values = merged.picks.iter().map(|p| match p.side {

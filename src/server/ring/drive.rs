@@ -27,13 +27,13 @@ use std::{
 
 /// Rounds of the queue that may pass before what they want is submitted.
 const ROUNDS: u32 = 4;
-/// How long the ring's own system call waits before the core sleeps in the executor. Timers and background work of the
-/// executor are this much late at worst.
+/// Time that the ring's own system call waits for a completion before the core sleeps in the executor instead. Timers
+/// and background work of the executor are this much late at worst.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Work that reaches a core past its ring: what other cores have put into its queues.
 pub trait Company {
-    /// Takes in what has come; says how much. Called once a round.
+    /// Takes in what has come, and returns how much that was. It is called once a round.
     fn turn(&self) -> usize;
     /// Whether nothing waits. Called before the core waits, after its bell has been armed.
     fn quiet(&self) -> bool;
@@ -56,12 +56,12 @@ impl Company for Alone {
 pub struct Bell(Arc<BellState>);
 
 struct BellState {
-    /// Where the core waits: one of the constants below.
+    /// The place where the core waits: one of the constants below.
     place: AtomicU8,
-    /// Read by the ring: ends its wait.
+    /// The eventfd that the ring reads: a signal ends the core's wait in the ring.
     ring: OwnedFd,
-    /// The ring's registered eventfd, which the executor polls: ends its sleep. It is not enough to ring the ring: the
-    /// kernel may lose the signal of one eventfd that follows from another.
+    /// The ring's registered eventfd, which the executor polls: a signal ends the core's sleep there. To signal `ring`
+    /// alone is not enough: the kernel may lose the signal of one eventfd that follows from another.
     executor: OwnedFd,
 }
 
@@ -74,7 +74,7 @@ impl Bell {
         let (ring, executor) = (kernel::eventfd()?, registered.try_clone()?);
         Ok(Bell(Arc::new(BellState { place: AtomicU8::new(AWAKE), ring, executor })))
     }
-    /// To be called after something was put where the core's [`Company`] looks.
+    /// Wakes the core if it waits. It must be called after something was put where the core's [`Company`] looks.
     pub fn ring(&self) {
         // Pairs with the fence before the last look: either the core sees what was put there, or we see it waiting.
         fence(Ordering::SeqCst);
@@ -109,7 +109,7 @@ impl Ring {
         self.bell.clone()
     }
 
-    /// How long the core looks for completions before it lets go of its CPU.
+    /// Sets the time for which the core looks for completions before it lets go of its CPU.
     pub fn set_spin(&self, spin: Duration) {
         self.spin.set(spin);
     }
@@ -124,7 +124,7 @@ impl Ring {
         glommio::spawn_local(Counted { polls: self.polls.clone(), task: Box::pin(task) }).detach();
     }
 
-    /// Says that background work could run: the core does not wait while it lives.
+    /// Holds the core awake while the returned value lives: background work could run.
     pub fn want(&self) -> Wanted<'_> {
         self.wanted.set(self.wanted.get() + 1);
         Wanted(self)
@@ -180,7 +180,7 @@ impl Ring {
         Ok(())
     }
 
-    /// How long the turn to come may wait; `None` when there is something to do.
+    /// The time that the coming turn may wait; `None` when there is something to do.
     fn patience(&self, company: &impl Company) -> Option<Duration> {
         if self.wanted.get() > 0 || self.woken.load(Ordering::Relaxed) > 0 {
             return None;
@@ -295,7 +295,7 @@ impl Wake for AttendedWaker {
 struct Attended<F> {
     future: F,
     woken: Woken,
-    /// As made at the last poll, and what it wakes.
+    /// The waker that was made at the last poll, and the one that it wakes.
     waker: Option<(Waker, Waker)>,
 }
 impl<F: Future + Unpin> Future for Attended<F> {

@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
 };
 
-/// How durable a write is when it completes.
+/// The durability of a write when it completes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Advice {
     Plain,

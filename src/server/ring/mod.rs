@@ -48,14 +48,15 @@ use std::{
 const SUBMISSIONS: u32 = 512;
 /// Completions that fit before the kernel keeps a list of its own.
 const COMPLETIONS: u32 = 4096;
-/// Reads of files in flight from which the core waits for a part of them rather than for the first: a drive that gets
-/// what comes after them one by one serves fewer a second.
+/// The number of file reads in flight from which the core waits for several completions at once instead of the first.
+/// Otherwise each completed read would be followed by one new read alone, and a drive that gets its reads one by one
+/// serves fewer of them a second.
 const READS_MANY: usize = 16;
-/// One in so many of them is waited for.
+/// The part of these reads that is waited for: one in so many.
 const READS_SHARE: usize = 4;
-/// And how long at most, whatever else may come meanwhile.
+/// Time that they are waited for at most, whatever else may come meanwhile.
 const READS_PATIENCE: Duration = Duration::from_micros(100);
-/// Completion of an operation nobody waits for (cancellations).
+/// The user data of an operation that nobody waits for (a cancellation).
 const NOBODY: u64 = u64::MAX;
 
 /// An open file or socket, closed with its last holder. Operations in flight are holders.
@@ -81,7 +82,7 @@ impl Descriptor {
     }
 }
 
-/// What the ring has done, for metrics.
+/// Counters of what the ring has done, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RingCounters {
     /// System calls that submitted or collected.
@@ -107,9 +108,9 @@ pub struct Ring {
     /// Futures of [`Ring::attend`] that were woken and have not run yet.
     woken: Arc<AtomicU32>,
     spin: Cell<Duration>,
-    /// The driver waits for the bell on the ring.
+    /// Whether the driver waits for the bell on the ring.
     listening: Cell<bool>,
-    /// Turns, where other threads see them; only this core writes there.
+    /// The count of turns, where other threads can see it; only this core writes there.
     turns: RefCell<Arc<AtomicU64>>,
     /// An empty list, kept for its memory.
     wakers: RefCell<Vec<Waker>>,
@@ -124,11 +125,11 @@ struct State {
     driver: Option<Waker>,
 }
 
-/// What one turn did.
+/// The outcome of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Turn {
     completed: usize,
-    /// Something could not be submitted or collected yet.
+    /// Whether something could not be submitted or collected yet.
     more: bool,
 }
 
@@ -225,7 +226,7 @@ impl Ring {
         Ok(Turn { completed, more })
     }
 
-    /// How many completions a turn waits for, and how long.
+    /// The number of completions that a turn waits for, and the time that it waits at most.
     fn gathered(&self, patience: Duration) -> (usize, Duration) {
         match self.reads.get() {
             reads if reads >= READS_MANY => (reads / READS_SHARE, READS_PATIENCE.min(patience)),

@@ -10,9 +10,10 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What an operation keeps alive while the kernel works on it.
+/// The buffers and descriptors that an operation keeps alive while the kernel works on it.
 ///
 /// # Safety
+///
 /// Every address that [`Payload::entry`] puts into the entry must stay valid when the payload is moved, until the
 /// payload is dropped: buffers on the heap, descriptors by [`super::Descriptor`].
 pub(super) unsafe trait Payload: 'static {

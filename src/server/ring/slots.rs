@@ -3,7 +3,7 @@
 use super::operation::Orphan;
 use std::task::{Poll, Waker};
 
-/// Slot and use: what the kernel returns with a completion.
+/// The key of an operation, which the kernel returns with the completion: the slot, and how often it has been used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Key {
     index: u32,
@@ -68,7 +68,8 @@ impl Slots {
         self.free = index;
     }
 
-    /// Notes a completion; what must be woken or ended is handed out, to be done without a borrow of the ring.
+    /// Notes a completion. Wakers to wake and orphans to end are handed out, so that this happens without a borrow of
+    /// the ring.
     pub(super) fn complete(
         &mut self,
         key: Key,
@@ -94,7 +95,7 @@ impl Slots {
         }
     }
 
-    /// The result, once; the slot is free after it.
+    /// The result of an operation. It is given out once, and the slot is free afterwards.
     pub(super) fn poll(&mut self, key: Key, waker: &Waker) -> Poll<i32> {
         match &mut self.slots[key.index as usize].1 {
             Slot::Done(result) => {

@@ -16,7 +16,7 @@ use std::{
 
 /// Pieces that one send takes.
 pub const SEND_PIECES_MAX: usize = 512;
-/// Bytes that one send takes: so much goes in the time that a slow reader has.
+/// Bytes of one send at most: they must go within the time that a slow reader is given.
 pub const SEND_BYTES_MAX: usize = 256 * KIB;
 
 struct Accept(Descriptor);
@@ -91,7 +91,7 @@ pub type Pieces = Vec<Bytes>;
 struct Send {
     socket: Descriptor,
     pieces: Pieces,
-    /// Bytes of the first piece that are gone already.
+    /// Bytes of the first piece that have already been sent.
     skip: usize,
     vectors: Vec<libc::iovec>,
     message: Box<libc::msghdr>,
