@@ -3,231 +3,298 @@
 //! A bound is either part of the contract with users (keys, values, contexts), a share of memory or disk that one
 //! core may take, or a time after which something is given up. Bounds that depend on each other are asserted
 //! against each other at compile time, at the end of the file.
+//!
+//! Each says what it was chosen from, and what it costs in memory or time where that is not plain from its value.
 
 use std::time::Duration;
 
+/// Bytes of a kibibyte.
 pub const KIB: usize = 1 << 10;
+/// Bytes of a mebibyte.
 pub const MIB: usize = 1 << 20;
+/// Bytes of a gibibyte.
 pub const GIB: usize = 1 << 30;
 
 // ---- keys and values -------------------------------------------------------------------------------------------
-/// Bytes of a key: 1 to this many.
+/// Bytes of a key: 1 to this many. Keys lie in memtables and in the blocks and indexes of tables, so a long one costs
+/// memory where a long value does not; a block ([`BLOCK_BYTES`]) still holds a few of this length.
 pub const KEY_BYTES_MAX: usize = 1024;
-/// Bytes of a value by default (setting `value_bytes_max`).
+/// Bytes of a value by default (setting `value_bytes_max`). A value is held in memory as a whole by each node that it
+/// passes.
 pub const VALUE_BYTES_MAX: usize = MIB;
-/// Bytes that the setting `value_bytes_max` may be raised to.
+/// Bytes that the setting `value_bytes_max` may be raised to: one value may then be as large as all siblings of a key
+/// together, [`SIBLINGS_BYTES_MAX`].
 pub const VALUE_BYTES_CEILING: usize = 4 * MIB;
-/// Bytes of the content type stored with a raw value.
+/// Bytes of the content type stored with a raw value. It is part of the head, which each comparison of replicas reads;
+/// types in use are shorter.
 pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
-/// Bytes of a context in its text form, `vc:` included: as long as the context of any clock that is stored.
+/// Bytes of a context in its text form, `vc:` included. It holds the context of any clock that may be stored
+/// ([`MERGED_CLOCK_BYTES_MAX`]), and two of them fit an HTTP head.
 pub const CONTEXT_TEXT_BYTES_MAX: usize = 16 * KIB;
-/// Entries of the clock that a client's write may make, and their bytes in the compact form: a context of these stays
-/// within 8 KiB of text. A write that would make a longer one is refused.
+/// Entries of the clock that a client's write may make; a write that would make a longer one is refused. Each node in
+/// each incarnation that wrote the key has one, so this is some hundred crashes of each of its coordinators. 48 KiB in
+/// memory.
 pub const CLOCK_ENTRIES_MAX: usize = 2048;
+/// Bytes of such a clock in the compact form. The context of one, in text, stays within 8 KiB: the length of header
+/// lines that proxies usually take.
 pub const CLOCK_BYTES_MAX: usize = 11 * KIB / 2;
-/// Share of these beyond which the node says that a key has too many writers, in percent.
+/// Percent of [`CLOCK_ENTRIES_MAX`] and [`CLOCK_BYTES_MAX`] beyond which the node says that a key has too many writers,
+/// while writes still succeed.
 pub const CLOCK_ALERT_PERCENT: usize = 50;
 /// Entries of a clock that is written in the narrow form, with a fixed width and 16 bits of incarnation: earlier
-/// versions take so many.
+/// versions of Dynarc take no more.
 pub const NARROW_CLOCK_ENTRIES_MAX: usize = 680;
-/// Entries of the clock of a context that has the narrow form: with more the compact one is much shorter.
+/// Entries of the clock of a context that is given out in the narrow form, which earlier versions read; with more the
+/// compact form is much shorter.
 pub const NARROW_CONTEXT_ENTRIES_MAX: usize = 16;
-/// Single events beside the clock of a context that is accepted from outside; a write makes one.
+/// Single events beside the clock of a context that is accepted from outside. A write adds one, and each replica looks
+/// them up one by one; 25 bytes each at most.
 pub const CONTEXT_DOTS_MAX: usize = 8;
-/// The greatest incarnation of a node in one of its slices. One shift more must fit 64 bits.
+/// The greatest incarnation of a node in one of its slices. The compact form shifts it by one bit more, and that must
+/// fit 64 bits.
 pub const INCARNATION_MAX: u64 = (1 << 62) - 1;
-/// A node's incarnations are at most so many times the starts that others know of, and [`STARTS_UNHEARD`] more: each
-/// start draws [`FAR_INCARNATIONS_DRAWN`] at most, and what follows each other is far less. A context from outside
-/// names no other.
+/// Incarnations that a start of a node may use up, for judging contexts from outside. A start draws one among
+/// [`FAR_INCARNATIONS_DRAWN`] at most, and all that follow each other are far fewer: so twice that.
 pub const INCARNATIONS_EACH_START: u64 = 2 * FAR_INCARNATIONS_DRAWN;
+/// Starts of a node that others may not have heard of yet. A context that names an incarnation beyond what the known
+/// starts and these can have used is refused as forged.
 pub const STARTS_UNHEARD: u64 = 64;
-/// The greatest counter that a context from outside may name.
+/// The greatest counter that a context from outside may name. Half of the range is left, so that no forged context can
+/// use up the numbers of a live node.
 pub const COUNTER_MAX: u64 = u64::MAX >> 1;
-/// Share of the incarnations beyond which the node says so, in percent.
+/// Percent of [`INCARNATION_MAX`] beyond which the node says so: with none left it could take no more writes.
 pub const INCARNATION_ALERT_PERCENT: u64 = 50;
-/// Concurrent values of one key, as far as the writer's coordinator knows; a write beyond gets 409.
+/// Concurrent values of one key, as far as the writer's coordinator knows; a write beyond gets 409, and nothing is
+/// lost. Only clients that write without reading come near it.
 pub const SIBLINGS_MAX: usize = 100;
-/// Bytes of all concurrent values of one key together; a write beyond gets 409.
+/// Bytes of all concurrent values of one key together; a write beyond gets 409. Siblings are read, merged and rewritten
+/// together, so a write to such a key may move this much at each replica.
 pub const SIBLINGS_BYTES_MAX: usize = 4 * MIB;
-/// Superseded write ids remembered in a head, so that a late retry is known to be the same event.
+/// Superseded write ids remembered in a head, so that a late retry is known to be the same event. 29 bytes each at most
+/// in every stored and sent head of the key.
 pub const RECENT_WRITES_MAX: usize = 4;
-/// Replicas of one key.
+/// Replicas of one key. A write goes to all of them at once; more than seven would cost traffic and add little to what
+/// may fail.
 pub const REPLICAS_MAX: usize = 7;
 /// Nodes that may have taken writes for one key without knowing of each other: its home replicas, and as many
 /// stand-ins.
 const COORDINATORS_MAX: usize = 2 * REPLICAS_MAX;
-/// Concurrent values of one key when all that its coordinators took on their own comes together. Merging is never
-/// refused below this.
+/// Concurrent values of one key when all that its coordinators took apart from each other comes together: each kept to
+/// [`SIBLINGS_MAX`]. Merging is never refused below this.
 pub const MERGED_SIBLINGS_MAX: usize = COORDINATORS_MAX * SIBLINGS_MAX;
-/// Bytes of these.
+/// Bytes of these values: 56 MiB, the longest state that a node must hold and send in one piece.
 pub const MERGED_SIBLINGS_BYTES_MAX: usize = COORDINATORS_MAX * SIBLINGS_BYTES_MAX;
-/// Entries of a clock that comes from merging, and their bytes in the compact form. What is stored, sent and given out
-/// as a context stays within these, and a context within these is taken.
+/// Entries of a clock that comes from merging: twice what one writer may make. What is stored, sent and given out as a
+/// context stays within this, and what is within it is always taken.
 pub const MERGED_CLOCK_ENTRIES_MAX: usize = 2 * CLOCK_ENTRIES_MAX;
+/// Bytes of such a clock in the compact form.
 pub const MERGED_CLOCK_BYTES_MAX: usize = 2 * CLOCK_BYTES_MAX;
 
 // ---- tables ----------------------------------------------------------------------------------------------------
-/// Bytes of a table's name.
+/// Bytes of a table's name. It is a prefix of every key of the table, in memory and on disk.
 pub const TABLE_NAME_BYTES_MAX: usize = 64;
-/// Tables of a cluster. Two sides of a partition may make as many each.
+/// Tables of a cluster. Two sides of a partition may make as many each. Every node keeps all of them in memory and in
+/// gossip.
 pub const TABLES_MAX: usize = 256;
 /// Names that tables of a cluster have had, those of dropped ones included: a marker of each stays, so that no disk
 /// that is set back brings its table back. A name can be used again without end.
 pub const TABLE_NAMES_MAX: usize = 2048;
-/// Names that are taken from other nodes: both sides of a partition may have used so many.
+/// Names that are taken from other nodes: both sides of a partition may have used [`TABLE_NAMES_MAX`].
 pub const TABLE_ENTRIES_MAX: usize = 2 * TABLE_NAMES_MAX;
-/// Records that a core looks at to count the keys of a table that is made or dropped.
+/// Records that a core looks at to count the keys of a table that is made or dropped, for what the client is told.
 pub const KEYS_COUNTED_MAX: usize = 50_000;
-/// How long it does; then it says no number.
+/// Time that this counting may take; after it the answer names no number.
 pub const KEYS_COUNTED_WITHIN: Duration = Duration::from_secs(1);
-/// How far a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted.
+/// Time that a stamp from another node may be ahead of the own wall clock; beyond, the write is refused and counted. It
+/// is far above what synchronised clocks differ by, and bounds how long a wrong clock's writes can win.
 pub const SKEW_MAX: Duration = Duration::from_millis(500);
-/// Clocks of other nodes that a node knows; how long such knowledge is preferred to older; and how long an answer may
-/// take that says the time.
+/// Clocks of other nodes that a shard remembers, those measured last: far more than it takes to see whose is wrong.
 pub const CLOCKS_KEPT: usize = 64;
+/// Time for which a measured clock is preferred to older measures.
 pub const CLOCK_FRESH: Duration = Duration::from_secs(60);
+/// Time that an answer may take that says the time; from a slower one the clock cannot be told within useful bounds.
 pub const CLOCK_ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
-/// How long a node that has just started lets writes wait that need a sound clock, until another has said the time.
+/// Time that a node which has just started lets writes wait that need a sound clock, until another node has said the
+/// time; other requests do not wait.
 pub const CLOCK_WAIT: Duration = Duration::from_secs(1);
-/// How far ahead a slice's ceiling of stamps is durably raised.
+/// Time by which a slice's ceiling of stamps is durably raised ahead: one small record a slice each time. After a
+/// crash, until the clock has passed the ceiling, writes are compared with the records that they replace, which costs
+/// each a read.
 pub const STAMP_LEAD: Duration = Duration::from_secs(10);
-/// Stamps of a generation that a shard keeps in memory; it keeps two.
+/// Stamps of a generation that a shard keeps in memory, by the key's token, so that most writes of a table where the
+/// last write wins need no read; it keeps two generations. Some 3 MiB a core.
 pub const STAMPS_KEPT: usize = 32 * 1024;
 /// Requests and messages of a shard that wait for a table to be dropped; more are refused.
 pub const HELD_MAX: usize = 1024;
-/// A shard that may have forgotten its tables asks the other cores of its node and so many nodes, this far apart.
+/// Time between two questions of a shard that may have forgotten its tables; it asks before it serves.
 pub const TABLES_ASKED_EVERY: Duration = Duration::from_millis(100);
+/// Nodes that such a shard asks at a time, beside the other cores of its own node.
 pub const TABLES_ASKED_NODES: usize = 3;
 
 // ---- ring ------------------------------------------------------------------------------------------------------
-/// Virtual nodes of a node by default.
+/// Virtual nodes of a node by default. The share of each node then differs from the mean by about 6 % (1/sqrt 256); a
+/// member entry takes 2 KiB.
 pub const VNODES: usize = 256;
-/// Virtual nodes of a node that are accepted from a peer.
+/// Virtual nodes of a node that are accepted from a peer: 32 KiB of an entry of the member list.
 pub const VNODES_MAX: usize = 4096;
 /// Starts that a node may say it has had: far from where a number ends, and beyond what any node lives to see.
 pub const GENERATION_MAX: u64 = 1 << 40;
-/// Members of a cluster.
+/// Members of a cluster. Each node keeps the whole list in memory and in one file.
 pub const MEMBERS_MAX: usize = 1024;
-/// Nodes of other clusters that a node remembers to have met, and shows.
+/// Nodes of other clusters that a node remembers to have met, and shows: enough to see what is wrong.
 pub const STRANGERS_TOLD_MAX: usize = 16;
-/// Shards of a node.
+/// Shards of a node, one a core at most.
 pub const SHARDS_MAX: usize = 256;
-/// Nanoseconds between two stamps that one core of a node gives out at least: each core has its place within them.
+/// Nanoseconds between two stamps that one core of a node gives out at least: each core has its own place within them,
+/// so that no two cores give out the same stamp.
 pub const STAMP_CORES: u64 = SHARDS_MAX as u64;
-/// Slices of a node: the least that a data directory is made with.
+/// Slices of a node: the least that a data directory is made with. Slices are what is dealt to cores, so the data of
+/// one serves for any number of cores up to this.
 pub const SLICES_MIN: usize = 64;
-/// Slices for each CPU, when that is more than [`SLICES_MIN`].
+/// Slices for each CPU, when that is more than [`SLICES_MIN`]. Each slice has its own memtable, tables and manifest.
 pub const SLICES_PER_CPU: usize = 8;
-/// Slices of a node at most.
+/// Slices of a node at most: [`SLICES_PER_CPU`] for each of [`SHARDS_MAX`] shards.
 pub const SLICES_MAX: usize = 2048;
 
 // ---- time ------------------------------------------------------------------------------------------------------
-/// How long a client's request may take unless it says otherwise.
+/// Time that a client's request may take unless it says otherwise. It leaves room for a replica that is late and
+/// another one that takes its place, several times.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest deadline that a client may ask for.
+/// The longest deadline that a client may ask for. A request that waits holds its place among
+/// [`REQUESTS_IN_FLIGHT_MAX`] for so long.
 pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// A replica that has not answered for so long is replaced by another (write: a hint; read: the next replica).
+/// Time after which a replica that has not answered is replaced by another (write: a hint; read: the next replica). It
+/// is far above what an answer usually takes (milliseconds), and what a request to a silent node costs its client.
 pub const REPLICA_LATE: Duration = Duration::from_millis(300);
-/// A forwarded request goes to another replica when the first has been silent for so long.
+/// Time after which a forwarded request goes to another replica, when the first has been silent. The first one needs up
+/// to [`REPLICA_LATE`] for a silent replica of its own, and must have time to do without it.
 pub const FORWARD_LATE: Duration = Duration::from_millis(1_200);
-/// A node that lets requests wait and says nothing is tried again after so long, doubled up to [`SILENCE_TRIAL_MAX`].
+/// Pause before a node that lets requests wait and says nothing is tried again; it is doubled up to
+/// [`SILENCE_TRIAL_MAX`]. A trial may make one request late by [`REPLICA_LATE`].
 pub const SILENCE_TRIAL_MIN: Duration = Duration::from_secs(1);
+/// The longest of these pauses, and so the longest time that a node which answers again stays unused.
 pub const SILENCE_TRIAL_MAX: Duration = Duration::from_secs(8);
-/// Losses of a node after which it must stay for a while before it is trusted again.
+/// Losses of a node after which it must stay for a while before it is trusted again; restarts of an ordinary day are
+/// fewer.
 pub const FLAPS_FREE: u32 = 3;
-/// That while, doubled with each further loss up to [`FLAP_DAMPING_MAX`].
+/// The first such while; it is doubled with each further loss, up to [`FLAP_DAMPING_MAX`].
 pub const FLAP_DAMPING_MIN: Duration = Duration::from_millis(500);
+/// The longest such while, and so the longest time that a node which has come to stay is left aside.
 pub const FLAP_DAMPING_MAX: Duration = Duration::from_secs(8);
-/// A loss is forgiven for each such time that a node stays.
+/// Time that a node must stay for one of its losses to be forgiven; longer than [`FLAP_DAMPING_MAX`], so that a node
+/// cannot flap and be forgiven.
 pub const FLAP_FORGIVEN_AFTER: Duration = Duration::from_secs(15);
-/// A read is hedged when it takes longer than most, but not before this.
+/// Time before which no read is hedged, however quick most reads are: below it the second read costs more than it
+/// saves.
 pub const HEDGE_DELAY_MIN: Duration = Duration::from_millis(1);
-/// Reads that may be hedged, in percent.
+/// Reads that may be hedged, in percent: the extra load that hedging may cost.
 pub const HEDGE_PERCENT: u64 = 2;
-/// Hedges that a quiet time may save up.
+/// Hedges that a quiet time may save up for a burst.
 pub const HEDGES_SAVED_MAX: u64 = 20;
-/// Reads before anything is known of how long they take.
+/// Reads before anything is known of how long they take: of fewer, the percentile that hedging waits for says little.
+/// Until then [`REPLICA_LATE`] counts.
 pub const HEDGE_SAMPLES_MIN: u32 = 256;
-/// Background writes (hint replay, read repair) are given up after so long and tried again later.
+/// Time after which background writes (hint replay, read repair) are given up, to be tried again later.
 pub const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Gossip rounds are this far apart.
+/// Time between two gossip rounds. News reaches a thousand nodes in some ten rounds or a few more; each round costs a
+/// node a few small messages.
 pub const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
-/// Silence of a member's heartbeat after which it is suspect.
+/// Silence of a member's heartbeat after which it is suspect: five gossip rounds, so that a lost message or two
+/// suspects nobody. Connections that fail count at once, so requests do not wait for this.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(5);
 /// A member is shown as down after so many times the silence that makes it suspect.
 pub const DOWN_AFTER_SUSPICIONS: u32 = 6;
-/// Silence of a member's heartbeat after which it is shown as down.
+/// Silence of a member's heartbeat after which it is shown as down, and gossiped with only now and then. Requests avoid
+/// it from the suspicion on.
 pub const DOWN_AFTER: Duration = Duration::from_secs(SUSPECT_AFTER.as_secs() * DOWN_AFTER_SUSPICIONS as u64);
-/// A stopping node answers those who come late for so long, unless nobody is connected to it.
+/// Time for which a stopping node answers those who come late, unless nobody is connected to it: balancers look at
+/// `/readyz` every few seconds.
 pub const DRAIN: Duration = Duration::from_secs(5);
-/// A stopping node that nobody has been connected to for so long need not wait for late comers.
+/// Time without any connection after which a stopping node need not wait for late comers.
 pub const DRAIN_QUIET: Duration = Duration::from_secs(1);
-/// The most of it that can be set.
+/// The longest drain that can be set.
 pub const DRAIN_MAX: Duration = Duration::from_secs(600);
-/// What a stopping node has in hand after the drain is answered within this time, or not at all.
+/// Time within which a stopping node answers what it has in hand after the drain, or not at all: the deadline that
+/// requests have by default.
 pub const STOP_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// The last words and the closing of files take at most so long; then the process ends without them.
+/// Time that the last words and the closing of files may take; then the process ends without them, which costs the next
+/// start a longer recovery and nothing else.
 pub const STOP_ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// Time between two events of a shard after which others are not blamed for their silence at once: it may have stood
-/// still.
+/// Time between two events of a shard after which it may have stood still itself: then others are not blamed for their
+/// silence at once.
 pub const PAUSE_NOTICED: Duration = Duration::from_secs(1);
-/// Every so many gossip rounds a down member or a seed is tried as well, so that partitions heal.
+/// Gossip rounds after which a down member or a seed is tried as well, so that partitions heal: within some seconds of
+/// their end, for one connection attempt each time.
 pub const GOSSIP_DOWN_EVERY: u64 = 5;
-/// Bytes of a message of news between members (one larger entry still fits); more go in the next.
+/// Bytes of a message of news between members (one larger entry still fits); more go in the next. It is some hundred
+/// members with [`VNODES`] tokens each.
 pub const NEWS_BYTES: usize = 256 * KIB;
-/// A node that has started again waits so long for all members to say what they remember of it. Who is silent until
+/// Time that a node which has started again waits for all members to say what they remember of it. Who is silent until
 /// then may remember more than its disk does.
 pub const RETURN_PATIENCE: Duration = Duration::from_millis(1_500);
-/// A node that forms a cluster of its own, and was not told outright to, listens so long before it serves: a member of
-/// another cluster may know it by its address. Longer than a member waits before it tries a lost one again.
+/// Time that a node listens before it serves, if it forms a cluster of its own and was not told outright to: a member
+/// of another cluster may know it by its address. Longer than [`RECONNECT_MAX`], the time a member waits before it
+/// tries a lost one again.
 pub const LISTEN_FIRST: Duration = Duration::from_millis(1_200);
 /// Pause between two looks at the hints owed to members that are back.
 pub const HINT_INTERVAL: Duration = Duration::from_millis(500);
-/// A peer connection is tried again after this long, doubled up to [`RECONNECT_MAX`].
+/// Pause before a peer connection is tried again, doubled up to [`RECONNECT_MAX`].
 pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// The longest such pause, and so about the longest time before a node that is back is connected.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 // ---- per core: work in hand ------------------------------------------------------------------------------------
 /// Client requests without an answer yet that a shard coordinates at once; more get 429. A queue that takes longer than
 /// [`REQUEST_TIMEOUT`] to serve does work for askers who have gone, and one that does not fit the caches makes each
-/// request dearer: many times what a batch of the log holds is enough.
+/// request dearer: under four times the load that nodes could serve, four thousand places gave three quarters of the
+/// peak and thousands of timeouts, a thousand nearly all of it. This is still many times what a batch of the log holds.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 512;
-/// Requests that have their answer and wait for slower replicas; beyond it new ones get 429. A silent node is waited
-/// for [`REPLICA_LATE`] by all that a core does meanwhile.
+/// Requests that have their answer and still wait for slower replicas; beyond it new ones get 429. A silent node is
+/// waited for [`REPLICA_LATE`] by all that a core does meanwhile: at 50,000 requests a second these are 15,000.
 pub const REQUESTS_ANSWERED_MAX: usize = 16 * 1024;
-/// Bytes of values in requests that a shard coordinates at once, those that reads have got included; more get 429.
+/// Bytes of values in requests that a shard coordinates at once, those that reads have got included; more get 429. So
+/// much memory a core.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 128 * MIB;
-/// Operations that wait for one key's latch; more get 429.
+/// Operations that wait for one key's latch; more get 429. A thousand writes one after the other, each with a sync of 1
+/// to 5 ms, take up to [`REQUEST_TIMEOUT`].
 pub const LATCH_WAITERS_MAX: usize = 1024;
-/// Events that a driver handles before it looks at its engine again.
+/// Events that a driver handles before it looks at its engine again: writes wait for the log that much longer at worst.
 pub const EVENTS_PER_TURN: usize = 256;
-/// Messages from other nodes that wait in a shard's inbox; more are dropped (their senders' deadlines notice).
+/// Messages from other nodes that wait in a shard's inbox; more are dropped, which their senders' deadlines notice.
 pub const INBOX_MESSAGES_MAX: usize = 64 * 1024;
-/// Bytes of those messages; more are dropped.
+/// Bytes of those messages; more are dropped. So much memory a core.
 pub const INBOX_BYTES_MAX: usize = 128 * MIB;
 /// Reads for other shards that a shard has in hand; more are refused.
 pub const FETCHES_MAX: usize = 32 * 1024;
-/// Damaged records that a shard puts together again at once; the others wait until somebody meets them again.
+/// Damaged records that a shard puts together again at once; the others wait until somebody meets them again. Each may
+/// hold a state of [`MERGED_SIBLINGS_BYTES_MAX`].
 pub const REBUILDS_MAX: usize = 32;
-/// Bytes of states from other replicas that a shard has in hand; more are refused.
+/// Bytes of states from other replicas that a shard has in hand; more are refused. So much memory a core: four states
+/// of the greatest length.
 pub const REPLICA_BYTES_IN_FLIGHT_MAX: usize = 256 * MIB;
-/// Bytes queued towards one peer core, for long frames and for others; more are dropped and the peer counts as late.
+/// Bytes queued towards one peer core, for long frames and for others each; more are dropped and the peer counts as
+/// late. It holds the longest frame, and is half a second of a 1 Gbit/s link. So much memory for each peer core that
+/// does not keep up.
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
-/// Messages queued from one core of a node to another.
+/// Messages queued from one core of a node to another: a ring of this many slots for each pair of cores.
 pub const MESH_QUEUE_MESSAGES: usize = 1024;
-/// Dots that are leased durably at once. A crash skips what is left of a block.
+/// Dots that are leased durably at once: one small record for each million writes of a slice. A crash skips what is
+/// left of a block, which costs numbers only.
 pub const DOT_LEASE: u64 = 1 << 20;
 /// Incarnations left out for each start of the node whose lease of a slice is lost.
 pub const INCARNATIONS_OF_START: u64 = 4;
 /// Incarnations left out after the one that a version names and the slice has forgotten: later starts may have taken
 /// some.
 pub const FORGOTTEN_INCARNATIONS: u64 = 64;
-/// As many more at most, at random: a node may forget more than once.
+/// Incarnations among which as many more are drawn at random: a node may forget more than once, and must not come to
+/// the same one again.
 pub const FORGOTTEN_INCARNATIONS_DRAWN: u64 = 1 << 20;
-/// A version that names an incarnation farther ahead than this tells of another copy of the disk, or is forged: then
-/// the next one is not taken after it, but anywhere within [`FAR_INCARNATIONS_DRAWN`].
+/// Incarnations ahead of the own one that a version may name and still be of this disk's past. One farther ahead tells
+/// of another copy of the disk, or is forged: then the next one is not taken after it, but anywhere within
+/// [`FAR_INCARNATIONS_DRAWN`].
 pub const NEAR_INCARNATIONS: u64 = 1 << 24;
-/// Incarnations among which one is drawn when the disk is a copy, or when others know one that is far ahead.
+/// Incarnations among which one is drawn when the disk is a copy, or when others know one that is far ahead: two copies
+/// then take the same one with a chance of one in 10^12.
 pub const FAR_INCARNATIONS_DRAWN: u64 = 1 << 40;
 /// Starts left out when the data directory is an older state or a copy; as many more at most, at random.
 pub const LOST_STARTS: u64 = 256;
@@ -235,177 +302,223 @@ pub const LOST_STARTS: u64 = 256;
 pub const LOST_INCARNATIONS: u64 = 1024;
 
 // ---- hints -----------------------------------------------------------------------------------------------------
-/// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and its range marked.
+/// Hinted bytes that a shard keeps for absent replicas; at the bound the hint is dropped and its range marked. So much
+/// disk a core: half a minute of writes at 130 MB/s.
 pub const HINT_BYTES_MAX: u64 = 4 * GIB as u64;
-/// Hints of one owner in replay at once: at the start, and at most.
+/// Hints of one owner in replay at once, at the start, when nothing is known of how quickly it answers.
 pub const HINT_WINDOW_START: usize = 4;
+/// Hints of one owner in replay at once, at most: half of what a batch of its log holds.
 pub const HINT_WINDOW: usize = 32;
-/// An owner that takes so many times longer to acknowledge a replayed hint than it can, and this on top, gets fewer at
-/// once.
+/// Times that an owner may take longer to acknowledge a replayed hint than at its best, with [`HINT_ANSWER_SLACK`] on
+/// top; beyond that it gets fewer at once. So its own requests stay within about twice their time.
 pub const HINT_ANSWER_TIMES: u32 = 2;
+/// Time on top of that, so that a quick disk's small delays count for nothing.
 pub const HINT_ANSWER_SLACK: Duration = Duration::from_millis(1);
-/// The replay to an owner that is back begins within this, at random.
+/// Time within which the replay to an owner that is back begins, at random, so that not all who owe it something begin
+/// at once.
 pub const HINT_JITTER_MAX: Duration = Duration::from_millis(400);
-/// Marked ranges that could not be gone through as a whole are tried again after so long.
+/// Pause before marked ranges that could not be gone through as a whole are tried again.
 pub const SWEEP_PAUSE: Duration = Duration::from_secs(10);
-/// Hints read by one scan.
+/// Hints read by one scan: twice the window, so that the next ones are there before the window is empty.
 pub const HINT_SCAN: usize = 64;
 
 // ---- frames ----------------------------------------------------------------------------------------------------
 /// Bytes of a frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
-/// Bytes of a frame before the HELLO exchange.
+/// Bytes of a frame before the HELLO exchange: memory that anybody who connects can make a core hold.
 pub const FRAME_BYTES_BEFORE_HELLO: usize = 4 * KIB;
-/// Bytes of a frame: the siblings of one key, merged, their head and the flatbuffer.
+/// Bytes of a frame: the siblings of one key, merged, and a mebibyte for their head and the flatbuffer.
 pub const FRAME_BYTES_MAX: usize = MERGED_SIBLINGS_BYTES_MAX + MIB;
-/// Bytes of a frame that a server takes from a client: one value, a context, a key.
+/// Bytes of a frame that a server takes from a client: one value, and a mebibyte for context, key and flatbuffer.
 pub const REQUEST_FRAME_BYTES_MAX: usize = VALUE_BYTES_CEILING + MIB;
-/// Tables in one flatbuffer, and their depth.
+/// Tables in one flatbuffer: several for each of [`FRAME_VALUES_MAX`] values. A forged frame costs no more work than
+/// this many.
 pub const FLATBUFFER_TABLES_MAX: usize = 16 * 1024;
+/// Depth of the tables in one flatbuffer; verifying them recurses.
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
-/// A frame longer than this is sent after those that are not, and between nodes over a connection of its own.
+/// Bytes beyond which a frame is sent after shorter ones, and between nodes over a connection of its own: 16 KiB hold
+/// up a 1 Gbit/s link for 0.13 ms.
 pub const LONG_FRAME_BYTES: usize = 16 * KIB;
-/// Values in one frame.
+/// Values in one frame: all siblings of a merged key.
 pub const FRAME_VALUES_MAX: usize = MERGED_SIBLINGS_MAX;
-/// Connections that a shard serves; more are told so and closed.
+/// Connections that a shard serves; more are told so and closed. Each takes a descriptor, and a receive buffer while it
+/// is active.
 pub const CONNECTIONS_MAX: usize = 10_000;
-/// Open files without which a node does not start: listening ports, rings, directories, the log and tables of small
-/// stores, and a few connections; and as many more for each shard.
+/// Open files without which a node does not start: listening ports, directories, and a few connections.
 pub const OPEN_FILES_MIN: u64 = 64;
+/// As many more for each shard: its rings, and the log and tables of a small store.
 pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
-/// Open files that are kept for the log and the tables of a node when connections share out the rest.
+/// Open files that are kept for the log and the tables of a node when connections share out the rest: the log must
+/// never wait for a connection to go.
 pub const OPEN_FILES_STORAGE: u64 = 4096;
-/// Connections to a core of nodes that are no members, or not yet known to it as members; more are closed.
+/// Connections to a core of nodes that are no members, or not yet known to it as members; more are closed. Each may
+/// hold frames of twice [`NEWS_BYTES`].
 pub const GUESTS_MAX: usize = 64;
-/// And of those that come from one address.
+/// Guests that come from one address, so that one stranger does not take all places.
 pub const GUESTS_PER_SOURCE: usize = 16;
-/// The gossip of such a node is answered for so long after its last connection.
+/// Time after its last connection for which a guest's gossip is answered: some gossip rounds, so that a newcomer joins.
 pub const GUEST_REMEMBERED: Duration = Duration::from_secs(10);
-/// Connections beyond these that are asked for nothing but whether the node lives.
+/// Connections beyond [`CONNECTIONS_MAX`] that are asked for nothing but whether the node lives: probes get their
+/// answer from a full node too.
 pub const CONNECTIONS_RESERVED: usize = 32;
 /// Bytes of unfinished frames and bodies, and of answers that are not sent yet, that a core holds for its connections;
-/// at it those go that have been held up for [`CONNECTION_HELD_UP`], the longest first.
+/// at it those go that have been held up for [`CONNECTION_HELD_UP`], the longest first. It holds one frame of the
+/// greatest length and many usual ones. So much memory a core.
 pub const CONNECTION_BYTES_MAX: usize = 96 * MIB;
-/// At so many bytes anybody may go.
+/// Bytes of these at which any connection may be closed, however short it has been held up.
 pub const CONNECTION_BYTES_HARD: usize = 2 * CONNECTION_BYTES_MAX;
+/// Time without progress after which a connection counts as held up.
 pub const CONNECTION_HELD_UP: Duration = Duration::from_secs(1);
-/// A connection that has been silent for so long is asked whether its other side is still there, each so often and at
-/// most so many times without an answer.
+/// Silence of a connection after which it is asked whether its other side is still there.
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// Pause between two such questions.
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// Questions without an answer after which the connection is closed: a peer that vanished is noticed within a minute.
 pub const KEEPALIVE_PROBES: u32 = 3;
-/// A kept HTTP connection without a request is closed after so long; longer than what balancers keep theirs for.
+/// Time after which a kept HTTP connection without a request is closed: longer than balancers keep theirs (60 s is
+/// usual), so that none sends a request into a connection that is being closed.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(120);
-/// A connection of the client protocol without a request is closed after so long.
+/// Time after which a connection of the client protocol without a request is closed; clients that vanish are noticed
+/// sooner by keepalive.
 pub const CLIENT_IDLE_MAX: Duration = Duration::from_secs(3600);
-/// A connection that has not finished its HELLO after so long is closed.
+/// Time after which a connection that has not finished its HELLO is closed.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection in the middle of a frame or an HTTP request that sends nothing for so long is closed.
+/// Time after which a connection is closed that sends nothing in the middle of a frame or of an HTTP request.
 pub const STALLED_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection whose reader takes longer for what is sent to it at once, 256 KiB at most, is closed.
+/// Time after which a connection is closed whose reader has not taken what was sent to it at once, 256 KiB at most: 2
+/// KiB a second is too slow.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(120);
-/// Requests in flight on one client connection; reading pauses at the bound.
+/// Requests in flight on one client connection; reading pauses at the bound. Twice what a shard coordinates at once, so
+/// that one connection can keep it busy.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 1024;
-/// Bytes of an HTTP head.
+/// Bytes of an HTTP head: two contexts, and the cookies and traces of proxies.
 pub const HTTP_HEAD_BYTES_MAX: usize = 64 * KIB;
-/// Headers of an HTTP request.
+/// Headers of an HTTP request; each is looked through for every header that is wanted.
 pub const HTTP_HEADERS_MAX: usize = 100;
 /// Bytes of a socket's receive buffer, taken only while a connection is active.
 pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 
 // ---- engine ----------------------------------------------------------------------------------------------------
-/// The unit of O_DIRECT: offsets and lengths are multiples of it.
+/// The unit of O_DIRECT: offsets and lengths are multiples of it, as the usual sectors and pages ask.
 pub const PAGE: usize = 4096;
-/// Bytes of a value-log segment.
+/// Bytes of a segment of the log at most. It holds the longest frame, and a terabyte is some 7,500 of them, each with
+/// an open file.
 pub const SEGMENT_BYTES: usize = 128 * MIB;
-/// A segment takes this part of what is live, within [`SEGMENT_BYTES_USUAL_MIN`] and [`SEGMENT_BYTES`].
+/// Segments among which what is live is spread: a segment takes this part of it, within [`SEGMENT_BYTES_USUAL_MIN`] and
+/// [`SEGMENT_BYTES`]. So the two segments in use cost 3 % of space.
 pub const SEGMENTS_OF_LIVE: u64 = 64;
 /// Bytes of a segment while little is live, unless the file system is small.
 pub const SEGMENT_BYTES_USUAL_MIN: usize = 6 * MIB;
-/// Files of collected segments that a core keeps for reuse.
+/// Files of collected segments that a core keeps for reuse: at most 256 MiB of disk. A file that is written again needs
+/// no space of the file system first.
 pub const FREE_SEGMENTS: usize = 2;
-/// Values shorter than this stay in the record, beside the head.
+/// Bytes below which a value stays in the record, beside the head: it is read with one access, and is rewritten by each
+/// compaction that its record goes through.
 pub const INLINE_VALUE_BYTES: usize = KIB;
-/// Bytes of a batch of the log after which it is sealed (one larger record still fits).
+/// Bytes of a batch of the log after which it is sealed (one larger record still fits): what a drive of 1 GB/s writes
+/// in a millisecond. Larger ones would only make their first writers wait.
 pub const BATCH_BYTES: usize = MIB;
-/// Records of a batch of the log after which it is sealed.
+/// Records of a batch of the log after which it is sealed: what comes after goes with the next one instead of making it
+/// later.
 pub const BATCH_RECORDS: usize = 64;
-/// Damaged places that one core's engine names; more are only counted.
+/// Damaged places that one core's engine names; more are only counted. Some 200 bytes each.
 pub const DAMAGE_PLACES_MAX: usize = 1024;
-/// Batches of the log in flight.
+/// Batches of the log in flight at each head: one at the device while the core frames the next. A third would wait
+/// behind them.
 pub const BATCHES_IN_FLIGHT: usize = 2;
-/// How long a write of `durability = interval` may wait for its sync.
+/// Time that a write of `durability = interval` may wait for its sync, and so what a power cut may cost it.
 pub const SYNC_INTERVAL: Duration = Duration::from_millis(10);
 /// Pause before space is tried again where a file system has bytes left and refused all the same.
 pub const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// When a core's log has rested for about so long, an empty batch proves that the last ones were whole.
+/// Time that a core's log rests before an empty batch proves that the last ones were whole: one page of log for each
+/// time that writes pause so long.
 pub const PROOF_PAUSE: Duration = Duration::from_millis(500);
-/// Bytes of writes that wait for the log of one core; more wait outside.
+/// Bytes of writes that wait for the log of one core; more wait outside. So much memory a core, and it holds the
+/// longest record.
 pub const LOG_QUEUE_BYTES: usize = 64 * MIB;
-/// Bytes of all memtables of a core, active and sealed.
+/// Bytes of all memtables of a core, active and sealed (setting `memtable_bytes`): so much memory a core. Writes slow
+/// down beyond it, to the pace of flushes.
 pub const MEMTABLE_BYTES: usize = 32 * MIB;
-/// Bytes of log after which a slice that pins its oldest part is flushed: bounds recovery time.
+/// Bytes of log after which a slice that pins its oldest part is flushed: it bounds what an opening reads again. With
+/// 512 MiB and a disk of 1 GB/s that is about half a second a core.
 pub const LOG_REPLAY_BYTES: usize = 512 * MIB;
-/// Bytes of an SSTable block before it is closed.
+/// Bytes of a block of a table before it is closed: one page, what a point read costs the disk.
 pub const BLOCK_BYTES: usize = 4 * KIB;
-/// Bytes of an SSTable fragment that compaction aims at.
+/// Bytes of a table that compaction aims at: a compaction step reads and writes some ten of them, 100 ms of a disk at
+/// most.
 pub const TABLE_BYTES: usize = 4 * MIB;
-/// Bytes of a table that are written at once.
+/// Bytes of a table that are written at once. So much memory for each table under way, and as long as a read may wait
+/// behind one write.
 pub const TABLE_WRITE_BYTES: usize = 256 * KIB;
-/// Bytes of a table that a cursor reads at once (one larger block still fits).
+/// Bytes of a table that a cursor reads at once at most (one larger block still fits). So much memory for each table of
+/// a scan or a compaction.
 pub const TABLE_READ_AHEAD_BYTES: usize = 128 * KIB;
-/// Bytes that the first read of a scan takes from a table; doubled up to [`TABLE_READ_AHEAD_BYTES`].
+/// Bytes that the first read of a scan takes from a table, doubled up to [`TABLE_READ_AHEAD_BYTES`]: short scans read
+/// little.
 pub const TABLE_READ_FIRST_BYTES: usize = 16 * KIB;
 /// Bytes that [`BLOCK_BYTES`] may be raised to: places within a block are 16 bits wide.
 pub const BLOCK_BYTES_MAX: usize = 32 * KIB;
-/// Levels of a slice, level 0 included.
+/// Levels of a slice, level 0 included; each is [`LEVEL_FACTOR`] times the one above.
 pub const LEVELS: usize = 7;
-/// Tables of level 0 in one slice that start a compaction.
+/// Tables of level 0 in one slice that start a compaction. Each is looked into by every read of the slice that its
+/// filter does not spare.
 pub const LEVEL0_TABLES: usize = 4;
-/// Times [`LEVEL0_TABLES`] at which level 0 is compacted however small it is beside level 1.
+/// Times [`LEVEL0_TABLES`] at which level 0 is compacted however small it is beside level 1; until then it waits to be
+/// worth the rewriting. Beyond it writes slow down.
 pub const LEVEL0_PATIENCE: usize = 3;
-/// Share of delete records that makes a table worth compacting by itself, in percent.
+/// Percent of delete records that makes a table worth compacting by itself.
 pub const TABLE_DELETES_PERCENT: u64 = 30;
-/// Growth from one level to the next.
+/// Growth from one level to the next. A record is rewritten some half as many times on each level that it passes.
 pub const LEVEL_FACTOR: usize = 10;
-/// Bits of filter for each key: about 1 % false positives.
+/// Bits of filter for each key: about 1 % false positives, for 1.25 bytes of memory a key.
 pub const FILTER_BITS_PER_KEY: usize = 10;
-/// Bytes of table blocks that a core caches.
+/// Bytes of table blocks that a core caches (setting `block_cache_bytes`). So much memory a core.
 pub const BLOCK_CACHE_BYTES: usize = 32 * MIB;
-/// Bytes of values that a core caches.
+/// Bytes of values that a core caches (setting `value_cache_bytes`). So much memory a core.
 pub const VALUE_CACHE_BYTES: usize = 64 * MIB;
-/// Bytes of filters and indexes of all tables of a core, some 300 M keys' worth; beyond, the deepest tables do without
-/// filters.
+/// Bytes of filters and indexes of all tables of a core: some 300 million keys at 1.66 bytes each. Beyond, the deepest
+/// tables do without filters.
 pub const TABLE_MEMORY_BYTES: usize = 512 * MIB;
-/// Share of dead bytes in a sealed segment below which it is never worth collecting, in percent.
+/// Percent of dead bytes in a sealed segment below which it is never worth collecting: to gain one byte nine would be
+/// copied.
 pub const SEGMENT_DEAD_PERCENT: u64 = 10;
 /// Bytes of segments in use, in percent of what is live, at which collection begins; [`SPACE_SEGMENTS`] come on top.
+/// Together with [`SPACE_PERCENT_MAX`] it was chosen by measurement, so that the log takes 1.5 times of what is live at
+/// most while everything is replaced at full speed. A lower one copies more for each byte that is written.
 pub const SPACE_PERCENT_START: u64 = 113;
-/// At which collection goes as fast as it can; at as much again more, writes go at the pace of collection.
+/// Bytes of segments in use, in percent of what is live, at which collection goes as fast as it can. At as much again
+/// above it as it is above [`SPACE_PERCENT_START`], writes go at the pace of collection.
 pub const SPACE_PERCENT_MAX: u64 = 121;
-/// Segments that do not count as space in use: those that are being filled, and those in reserve.
+/// Segments that do not count as space in use: those that are being filled, and those in reserve. No collection could
+/// give them back.
 pub const SPACE_SEGMENTS: u64 = 2;
-/// Share of a file system in use at which a node turns read-only, in percent.
+/// Percent of a file system in use at which a node turns read-only: deletes, flushes and compactions need the rest to
+/// give space back.
 pub const DISK_FULL_PERCENT: u64 = 95;
-/// Seconds of recent writes that background work may be behind before the node says so.
+/// Time of recent writes that background work may be behind before the node says so.
 pub const BACKLOG_ALERT: Duration = Duration::from_secs(30);
-/// Bytes a second that background work does at least: a backlog is reckoned in seconds of this rate or a greater one.
+/// Bytes a second that count as the least rate of background work: a backlog is told in seconds of this rate or a
+/// greater one, so that the little that an idle node leaves is no alarm.
 pub const BACKLOG_RATE_MIN: u64 = 4 * MIB as u64;
-/// Files that a core's reserve of space consists of.
+/// Files that a core's reserve of space consists of: 12 MiB of disk a core at most.
 pub const RESERVE_PIECES: usize = 6;
-/// How many of them the log may have for deletes; the others are for flush and collection, and the last for a start.
+/// Pieces of them that the log may have for deletes; the others are for flush and collection, and the last one for a
+/// start.
 pub const RESERVE_PIECES_LOG: usize = 2;
-/// Bytes of one of them; less on a small file system.
+/// Bytes of one piece; less on a small file system.
 pub const RESERVE_PIECE_BYTES_MAX: usize = 2 * MIB;
-/// Shares of a file system that segments, and memtables with the log behind them, take at most: on a small one they are
-/// smaller.
+/// Part of a file system that one segment takes at most, as one in so many: on a small one segments are smaller, so
+/// that some can be collected while others are written.
 pub const SEGMENT_SHARE: u64 = 32;
+/// Part of a file system that memtables, or the log behind them, take at most, as one in so many.
 pub const REPLAY_SHARE: u64 = 16;
-/// Bytes by which a segment grows when space is short.
+/// Bytes by which a segment grows when space is short: little enough for deletes to go on with.
 pub const SHORT_STEP_BYTES: usize = 64 * KIB;
-/// Bytes below which these do not shrink.
+/// Bytes of a segment below which no file system is small enough to shrink it further; twice as many for memtables and
+/// the log behind them.
 pub const SEGMENT_BYTES_MIN: usize = 256 * KIB;
-/// Keys returned by one scan at most.
+/// Keys returned by one scan at most: some 100 KiB to 4 MiB of keys in memory, and a bound on how long one scan holds
+/// tables open.
 pub const SCAN_KEYS_MAX: usize = 4096;
 
 const _: () = {
