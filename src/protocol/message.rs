@@ -19,23 +19,24 @@ pub struct ClientToken(pub u64);
 
 // ---- what a client asks ----------------------------------------------------------------------------------------
 
-/// One operation on one key, from a client or forwarded.
+/// An operation on one key, from a client or forwarded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     pub key: Key,
     pub operation: Operation,
     pub consistency: Consistency,
-    /// Answered by then, whatever happens.
+    /// The time by which the request is answered, whatever happens.
     pub deadline: Instant,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
-    /// What is answered covers `context`: whoever has it has seen that much before.
+    /// A read. Its answer covers `context`: whoever has the answer has seen that much before.
     Get { context: Option<Context> },
-    /// A sibling that supersedes what `context` covers; no context: concurrent with all there is.
+    /// A write of a new sibling that supersedes what `context` covers; without a context it is concurrent with all
+    /// there is.
     Put { context: Option<Context>, value: Value, write_id: WriteId },
-    /// Drops what `context` covers; no context: what the coordinator has seen.
+    /// A delete of what `context` covers; without a context, of what the coordinator has seen.
     Delete { context: Option<Context>, write_id: WriteId },
 }
 impl Operation {
@@ -63,8 +64,8 @@ pub type Response = Result<Answer, Failure>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// What the key holds: no entries and an empty clock (never written), no entries and a clock (deleted), one value,
-    /// or siblings.
+    /// The state of the key: no entries and an empty clock (never written), no entries and a clock (deleted), one
+    /// value, or siblings.
     Got(Siblings),
     /// The context of what was written: it covers the new value and all that it supersedes.
     Written(Context),
@@ -78,22 +79,22 @@ pub struct Envelope {
     pub from: Address,
     pub to: Address,
     pub exchange: u64,
-    /// After this nobody waits for the work: it is dropped.
+    /// The time after which nobody waits for the work: it is dropped then.
     pub deadline: Instant,
     pub message: Message,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// Coordinate this for me. Only a shard that owns the key coordinates; it never forwards again within a node
-    /// boundary more than once (`hops`).
+    /// A request to coordinate, sent to a shard that owns the key: only such a shard coordinates. `hops` counts how
+    /// often the request has been passed from shard to shard; after the second time it is not passed on any more.
     ///
-    /// `stamp`: where the last write wins, that of the node that took the request from its client. The write is the
-    /// same event then, however often and late it is passed on.
+    /// `stamp` is given where the last write wins: the stamp of the node that took the request from its client. So the
+    /// write is the same event, however often and late it is passed on.
     Forward {
         request: Request,
         hops: u8,
-        /// What the sender goes by of the key's table.
+        /// The word on the key's table that the sender goes by.
         word: TableWord,
         stamp: Option<Dot>,
     },
@@ -104,9 +105,9 @@ pub enum Message {
         key: Key,
         siblings: Siblings,
         purpose: Purpose,
-        /// What the sender goes by of the key's table, and the drop that the state comes after.
+        /// The word on the key's table that the sender goes by, and the drop of the table that the state comes after.
         word: TableWord,
-        /// Which of the entries has the dot that the sender minted for this very write.
+        /// The index of the entry whose dot the sender minted for this very write.
         fresh: Option<u16>,
     },
     Replicated(Result<(), Refusal>),
@@ -115,12 +116,12 @@ pub enum Message {
     Fetch {
         key: Key,
         depth: Depth,
-        /// As of a state that is sent.
+        /// The word on the key's table that the sender goes by.
         word: TableWord,
     },
     Fetched(Result<Fetched, Refusal>),
 
-    /// In the place of any of these answers: nothing was done, for there is newer word of the key's table.
+    /// An answer in the place of any of these: nothing was done, because there is newer word of the key's table.
     TableNews(TableEntry),
 
     /// Gossip, first move: what I know of everybody, in short.
@@ -143,33 +144,33 @@ pub enum Message {
         news: Vec<News>,
     },
 
-    /// This node has started again, and here is its entry: what did you know of it?
+    /// A question after a start, with the node's own entry: what did the other know of this node?
     Returned {
         cluster: ClusterId,
         member: Member,
     },
-    /// So much, before it said so.
+    /// The answer: the other's entry for that node as it was before the question came.
     Remembered {
         cluster: ClusterId,
         entry: Option<DigestEntry>,
     },
 
-    /// Between the shards of one node. From shard 0: the member list, empty if it is the one sent last, and whom to
-    /// route around.
+    /// The member list, from shard 0 to the other shards of its node, and whom to route around; the list is empty if it
+    /// is the one sent last.
     View {
         members: Vec<Member>,
         avoided: Vec<NodeId>,
         standing: NodeStanding,
     },
 
-    /// What time is it with you? Asked with the own clock, and answered with that and the time of the wall clock.
+    /// A question for the time, with the asker's own clock; and its answer, with that and the time of the wall clock.
     Clock {
         asked: Instant,
         /// Nanoseconds since 1970. `None`: a question.
         wall: Option<u64>,
     },
-    /// From shard 0 to its siblings on the same node: what other nodes' clocks show more than the own monotonic one, in
-    /// nanoseconds, as far as most of them agree.
+    /// The time by other nodes' clocks, from shard 0 to the other shards of its node: how far they are ahead of the own
+    /// monotonic clock, in nanoseconds, as far as most of them agree.
     Reference {
         earliest: i64,
         latest: i64,
@@ -193,7 +194,8 @@ impl Message {
         }
     }
 
-    /// What counts of the words of a node that is no member: gossip, as far as it is about that node, where it is.
+    /// The part of a message that counts if its sender is no member: gossip, as far as it is about that node at that
+    /// address. `None`: nothing of it.
     pub fn of_guest(mut self, node: NodeId, ip: IpAddr) -> Option<Message> {
         match &mut self {
             Message::GossipDigest { entries, .. } => entries.retain(|entry| entry.node == node),
@@ -243,7 +245,7 @@ const DOT_BYTES: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
     Short,
-    /// For more than [`LONG_FRAME_BYTES`].
+    /// The connection for frames longer than [`LONG_FRAME_BYTES`].
     Long,
 }
 impl Lane {
@@ -277,8 +279,8 @@ pub enum Fetched {
     Nothing,
     Head(Head),
     Full(Siblings),
-    /// What a replica holds whose disk may have lost records of the key: it may lack what it acknowledged, so it counts
-    /// for nothing until all others have answered. The head alone, or with all values.
+    /// The state at a replica whose disk may have lost records of the key. It may lack what the replica acknowledged,
+    /// so it counts for nothing until all others have answered. The head alone, or with all values.
     Doubted {
         head: Head,
         values: Option<Values>,
@@ -296,7 +298,7 @@ pub enum Refusal {
     Damaged = 3,
     /// The shard's storage has failed.
     Failed = 4,
-    /// It does not serve this key, or is not ready.
+    /// The replica does not serve this key, or is not ready.
     NotMine = 5,
     /// The work was dropped because its deadline had passed.
     Expired = 6,
@@ -313,7 +315,7 @@ pub enum Refusal {
 /// The replica knows the dot itself as that of another write.
 pub const DOT_OF_ANOTHER_WRITE: u64 = u64::MAX;
 impl Refusal {
-    /// Of the peer protocol.
+    /// The number of the refusal in the peer protocol.
     pub fn number(self) -> u8 {
         match self {
             Refusal::Overloaded => 1,
@@ -329,19 +331,19 @@ impl Refusal {
     }
 }
 
-/// How a node stands, as its shards tell each other.
+/// The standing of a node, as its shards tell each other.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeStanding {
     pub cluster: ClusterId,
     /// Shard 0 says: the node knows its cluster and its own past well enough to serve.
     pub settled: bool,
-    /// How often any shard has met a sign that the node's disk is an older state or a copy.
+    /// The number of times that any shard has met a sign that the node's disk is an older state or a copy.
     pub signs: u32,
     /// Nodes of other clusters that shard 0 has met.
     pub strangers: Vec<Stranger>,
 }
 
-/// How much a shard's word on tables is worth.
+/// The worth of a shard's word on tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Certainty {
@@ -349,14 +351,14 @@ pub enum Certainty {
     Sure = 0,
     /// The record is whole; what happened since it was written is not known.
     Unheard = 1,
-    /// There is no record yet, or what it said may be lost.
+    /// The shard has no record yet, or what its record said may be lost.
     Lost = 2,
 }
 
-/// What one shard says to another about tables.
+/// The message of one shard to another about tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Words {
-    /// Of its whole registry.
+    /// The digest of the sender's whole registry.
     pub digest: u64,
     pub news: Vec<TableEntry>,
     /// Whether it wants to hear what the other knows better.
@@ -376,7 +378,7 @@ pub struct DigestEntry {
 /// Something newer about a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
-    /// Only its heartbeat moved.
+    /// A heartbeat alone; nothing else has changed.
     Heartbeat {
         node: NodeId,
         generation: u64,
@@ -386,7 +388,7 @@ pub enum News {
     Member(Member),
 }
 impl News {
-    /// Bytes in a frame, about.
+    /// Bytes that the piece takes in a frame, estimated.
     fn bytes(&self) -> usize {
         match self {
             News::Heartbeat { .. } => 4 * DOT_BYTES,

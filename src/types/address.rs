@@ -26,8 +26,8 @@ impl FromStr for NodeId {
     }
 }
 
-/// Which cluster a node belongs to: random bits drawn once, when the cluster is formed, and kept by every member. Zero:
-/// none yet, or a version that names none.
+/// The cluster that a node belongs to: random bits drawn once, when the cluster is formed, and kept by every member.
+/// Zero: none yet, or a version of Dynarc that names none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ClusterId(pub u64);
 
@@ -47,7 +47,7 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// One core's worth of a node: 0 .. shards.
+/// A shard of a node, by number: one core and all that it owns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ShardId(pub u16);
 
@@ -55,7 +55,7 @@ pub struct ShardId(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SliceId(pub u16);
 
-/// Where a message goes: a shard of a node. A core of this node and a core of another are addressed alike.
+/// The address of a shard: where a message goes. A core of this node and a core of another are addressed alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Address {
     pub node: NodeId,

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-/// What a node says of itself; only `Removed` is written by an operator through another node.
+/// The state of a member, as the node says of itself; only `Removed` is written by an operator through another node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum MemberState {
@@ -17,8 +17,8 @@ pub enum MemberState {
     Removed = 5,
 }
 
-/// One member. Each entry has one writer, its own node. Newer is the greater (generation, revision); the heartbeat
-/// counts within a generation.
+/// A member of the cluster. Each entry has one writer, its own node. The newer of two is the one with the greater
+/// (generation, revision); the heartbeat counts within a generation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
     pub id: NodeId,
@@ -36,7 +36,7 @@ pub struct Member {
     pub heartbeat: u64,
 }
 impl Member {
-    /// Where its first core listens for peers.
+    /// The address at which its first core listens for peers.
     pub fn peer_address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.ports.peer)
     }
@@ -47,7 +47,7 @@ impl Member {
 pub struct Stranger {
     pub node: NodeId,
     pub cluster: ClusterId,
-    /// Where it listens for peers.
+    /// The address at which it listens for peers.
     pub at: SocketAddr,
 }
 

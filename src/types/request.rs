@@ -1,13 +1,13 @@
 //! What a client says besides key and value.
 
-/// How many replicas must answer.
+/// The number of replicas that must answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Level {
     One,
     /// More than half of N.
     Quorum,
     All,
-    /// This many; more than N is refused.
+    /// A given number; more than N is refused.
     Count(u8),
 }
 impl Level {

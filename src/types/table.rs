@@ -4,7 +4,7 @@ use super::NodeId;
 use crate::limits::{REPLICAS_MAX, TABLE_NAME_BYTES_MAX};
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-/// When a write is acknowledged.
+/// The moment at which a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Durability {
     /// After the sync of its batch.
@@ -27,7 +27,7 @@ impl Durability {
     }
 }
 
-/// What becomes of concurrent writes of one key.
+/// The fate of concurrent writes of one key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Conflict {
     /// All are kept, for a reader to merge.
@@ -62,7 +62,7 @@ impl TableName {
     pub fn is_default(&self) -> bool {
         self.as_str() == TableName::DEFAULT
     }
-    /// What stands before the first colon of a key, if that may be a table's name.
+    /// The part of a key before its first colon, if it may be a table's name.
     pub fn of_key(key: &[u8]) -> Option<&str> {
         let end = key.iter().take(TABLE_NAME_BYTES_MAX + 1).position(|b| *b == b':')?;
         std::str::from_utf8(&key[..end]).ok()
@@ -89,7 +89,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// How the keys of a table are kept.
+/// The settings of a table: how its keys are kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TableSettings {
     /// Replicas of a key: 1 to [`REPLICAS_MAX`].
@@ -113,7 +113,7 @@ impl TableSettings {
     }
 }
 
-/// What is wrong with a table, or with a change of one. Nothing was changed.
+/// The error of a table's settings, or of a change of a table. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TableError {
     #[error(
@@ -185,7 +185,7 @@ pub struct Making {
     pub node: NodeId,
 }
 
-/// What is known of a table: the newest word on it, and what counts whichever word is the newest.
+/// The knowledge of a table: the newest word on it, and what counts whichever word is the newest.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TableEntry {
     pub name: TableName,
@@ -201,7 +201,8 @@ pub struct TableEntry {
     pub kept: u64,
     /// The two latest makings, the later one first.
     pub made: [Making; 2],
-    /// As the newest word says; `None`: dropped, and kept as a marker so that nobody brings the table back.
+    /// The settings that the newest word gives; `None`: the table is dropped, and the entry kept as a marker so that
+    /// nobody brings it back.
     pub settings: Option<TableSettings>,
 }
 impl TableEntry {
@@ -224,8 +225,8 @@ impl TableEntry {
             ..newer.clone()
         }
     }
-    /// How the table keeps its keys. Where one of this name that keeps concurrent values was made apart from one that
-    /// does not, all are kept: nothing that was acknowledged under either is lost.
+    /// The settings in force. Where a table of this name that keeps concurrent values was made apart from one that does
+    /// not, all are kept: nothing that was acknowledged under either is lost.
     pub fn in_force(&self) -> Option<TableSettings> {
         let settings = self.settings?;
         let conflict = if self.kept > self.dropped { Conflict::Siblings } else { settings.conflict };
@@ -236,7 +237,8 @@ impl TableEntry {
         let [latest, other] = self.made;
         (self.settings.is_some() && other.version > self.dropped).then_some((latest, other))
     }
-    /// Which life of the table its records are written in: one more than the drop before it; 0: they do not say.
+    /// The life of the table that its records are written in: one more than the drop before it; 0: the records do not
+    /// say.
     pub fn life(&self) -> u64 {
         if self.settings.is_none() || self.made[0].version == 0 || self.name.is_default() {
             0
@@ -249,7 +251,8 @@ impl TableEntry {
     }
 }
 
-/// Which word on a key's table somebody goes by, in short. Who go by the same one agree on what becomes of the key.
+/// The word on a key's table that somebody goes by, in short. Those who go by the same one agree on what becomes of the
+/// key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct TableWord {
     pub version: u64,

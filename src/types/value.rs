@@ -3,7 +3,7 @@
 use crate::limits::MEDIA_TYPE_BYTES_MAX;
 use bytes::Bytes;
 
-/// What the bytes of a value are.
+/// The kind of bytes that a value has.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Media {
     /// A JSON text, kept byte for byte.
@@ -41,7 +41,7 @@ impl Media {
     }
 }
 
-/// One value with its end-to-end checksum (CRC-32C of `bytes`).
+/// A value with its end-to-end checksum (CRC-32C of `bytes`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Value {
     pub media: Media,

@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 const DATA: u8 = 0;
 const HINT: u8 = 1;
 const SYSTEM: u8 = 2;
-/// Bytes before the user's key.
+/// Bytes of a data key before the user's key: the space and the token.
 const DATA_FIXED: usize = 9;
 const HINT_FIXED: usize = 18;
 
@@ -39,7 +39,7 @@ pub fn all_records() -> (Bytes, Bytes) {
     (Bytes::from_static(&[DATA]), Bytes::from_static(&[HINT]))
 }
 
-/// What a hint is. A key may have one of each for one owner: a node that stood in for it as coordinator, and parks
+/// The form of a hint. A key may have one of each for one owner: this node stood in for it as coordinator, and parks
 /// what another node coordinated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
@@ -120,7 +120,8 @@ pub fn user_key(engine_key: &[u8]) -> Option<&[u8]> {
         _ => None,
     }
 }
-/// What all engine keys of a table's data, and of hints of it, have in common: the space, and where the name stands.
+/// The parts that all engine keys of a table's data, and of hints of it, have in common: the space, and the place of
+/// the table's name.
 pub const TABLE_SPACES: [(u8, usize); 2] = [(DATA, DATA_FIXED), (HINT, HINT_FIXED)];
 
 /// Whether it is a record of the shard itself.
@@ -182,7 +183,7 @@ pub fn parse_lease(head: &[u8]) -> Option<LeaseRecord> {
     (incarnation <= INCARNATION_MAX).then_some(LeaseRecord { incarnation, clean, far, ceiling, start })
 }
 
-/// What a hint's record says: `kind u8, stamp u64`, then for a parked state its head.
+/// The head of a hint's record: `kind u8, stamp u64`, then for a parked state its head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HintHead {
     /// Changes with every write of the hint, so that a delivered hint is dropped only if it is still the same.
@@ -191,9 +192,10 @@ pub struct HintHead {
 }
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HintKind {
-    /// This node is a replica itself: the owner gets what the key's own record holds at delivery.
+    /// A marker: this node is a replica of the key itself, and the owner gets what the key's own record holds at
+    /// delivery.
     Marker,
-    /// This node only stands in: the state lies in the hint.
+    /// A parked state: this node only stands in for the owner, and the state lies in the hint.
     Parked(Head),
 }
 impl HintHead {

@@ -39,13 +39,15 @@ use crate::{
     types::{NodeId, SliceId},
 };
 
-/// What is stored of a lease.
+/// The stored record of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaseRecord {
     pub incarnation: u64,
-    /// The slice was closed in good order: every dot minted is durable here, and `ceiling` is the next counter.
+    /// Whether the slice was closed in good order: then every dot minted is durable here, and `ceiling` is the next
+    /// counter.
     pub clean: bool,
-    /// The incarnation was chosen apart from those that others may know: that they name much later ones tells nothing.
+    /// Whether the incarnation was chosen far from those that others may know: then that they name much later ones
+    /// tells nothing.
     pub far: bool,
     /// The first counter that has not been leased.
     pub ceiling: u64,
@@ -57,17 +59,18 @@ pub struct LeaseRecord {
 struct Lease {
     incarnation: u64,
     next: u64,
-    /// Counters below are durably leased.
+    /// The counter below which all are durably leased.
     ceiling: u64,
-    /// As in the record.
+    /// The same as in the record.
     far: bool,
-    /// No incarnation is left.
+    /// Whether no incarnation is left.
     spent: bool,
-    /// Others may hold a dot of this incarnation that the own copy lost: none is minted until the next one is durable.
+    /// Whether others may hold a dot of this incarnation that the own copy lost: then none is minted until the next
+    /// incarnation is durable.
     doubted: bool,
     /// The greatest incarnation of this node that any version has named.
     named: u64,
-    /// This record is being stored.
+    /// The record that is being stored, if one is.
     renewing: Option<LeaseRecord>,
 }
 
@@ -93,11 +96,11 @@ impl Leases {
     pub fn with_draw(self, draw: u64) -> Leases {
         Leases { draw, ..self }
     }
-    /// Leases so many dots at once.
+    /// Sets the number of dots that are leased at once.
     pub fn with_block(self, block: u64) -> Leases {
         Leases { block: block.max(2), ..self }
     }
-    /// Takes a slice up where its last record left it. Returns the record to make durable before the first dot is
+    /// Goes on with a slice where its last record left it. Returns the record to make durable before the first dot is
     /// minted; `None` when the incarnations are used up.
     pub fn begin(&mut self, slice: SliceId, last: Option<LeaseRecord>) -> Option<LeaseRecord> {
         let known = last.map_or(0, |last| last.incarnation.min(INCARNATION_MAX));
@@ -124,15 +127,16 @@ impl Leases {
         let ceiling = next.checked_add(self.block)?;
         (incarnation <= INCARNATION_MAX).then_some(LeaseRecord { incarnation, clean: false, far, ceiling, start })
     }
-    /// As [`Leases::begin`] for a slice whose last lease may be lost or of another life: `last` is one that was written
-    /// at some time. Leaves out more incarnations than can have been used since: as many as this and all earlier starts
-    /// may have taken. A disk that is `copied`, or an older state, does not know all starts: there as many more are
-    /// left out as this start has drawn, the same for all slices, so that neither two copies nor two returns to one
-    /// state go on as one actor.
+    /// Begins like [`Leases::begin`], for a slice whose last lease may be lost or of another life; `last` is a record
+    /// that was written at some time. It leaves out more incarnations than can have been used since: as many as this
+    /// and all earlier starts may have taken. A disk that is `copied`, or an older state, does not know all starts.
+    /// There as many more are left out as this start has drawn, the same for all slices, so that neither two copies nor
+    /// two returns to one state go on as one actor.
     pub fn begin_far(&mut self, slice: SliceId, last: Option<LeaseRecord>, copied: bool) -> Option<LeaseRecord> {
         let known = last.map_or(0, |last| last.incarnation);
         let starts = self.start.saturating_mul(INCARNATIONS_OF_START);
-        // One start after the other may find this same record, when a rotten medium takes each one's own: they differ.
+        // On a rotten medium each start may lose its own record and find this same old one. They must not choose alike,
+        // so the start's number is part of the choice.
         let least = if known < starts { starts } else { known.saturating_add(starts % LOST_INCARNATIONS) };
         let drawn = if copied { self.draw % FAR_INCARNATIONS_DRAWN } else { 0 };
         let incarnation = least.saturating_add(LOST_INCARNATIONS).saturating_add(drawn);
@@ -216,8 +220,8 @@ impl Leases {
     pub fn greatest(&self) -> u64 {
         self.slices.values().map(|lease| lease.incarnation).max().unwrap_or(0)
     }
-    /// Others may hold any number of dots of lives that this disk does not remember: the slice goes on far away from
-    /// them.
+    /// Makes the slice go on far away from its present incarnation, since others may hold any number of dots of lives
+    /// that this disk does not remember.
     pub fn doubt_far(&mut self, slice: SliceId) {
         if let Some(lease) = self.slices.get_mut(&slice) {
             lease.doubted = true;
@@ -225,7 +229,7 @@ impl Leases {
             lease.named = lease.named.max(lease.incarnation + NEAR_INCARNATIONS + 1);
         }
     }
-    /// In order.
+    /// The slices that have leases, in order.
     pub fn slices(&self) -> Vec<SliceId> {
         let mut slices: Vec<SliceId> = self.slices.keys().copied().collect();
         slices.sort_unstable();
@@ -280,7 +284,7 @@ impl Leases {
         }
         lease.ceiling = record.ceiling;
     }
-    /// What to store at an orderly stop, when no task is in hand: slices in doubt are left out.
+    /// The records to store at an orderly stop, when no task is in hand; slices in doubt are left out.
     pub fn clean(&self) -> Vec<(SliceId, LeaseRecord)> {
         let sound = self.slices.iter().filter(|(_, l)| !l.spent && !l.doubted && l.renewing.is_none());
         let start = self.start;
