@@ -7,7 +7,7 @@
 //! Reading order: [`types`], [`disk`] (the seam), [`open`] (what users call), [`store`] (what the futures share),
 //! [`wal`] (the log), [`memtable`], [`flush`], [`settle`] (what is dead), [`manifest`], [`table`], [`compaction`],
 //! [`compact`], [`collect`], [`reserve`], [`drops`], [`recover`], [`leftovers`], [`damage`]; [`admission`] slows writes
-//! down, [`snapshot`] serves who walks many records.
+//! down, `snapshot` serves who walks many records.
 //!
 //! Invariants:
 //! - nothing is acknowledged, nor shown to a read, before its batch and all before it are durable;

@@ -8,7 +8,7 @@
 //! What has been read is synced before it is served: a crash of the process alone leaves written batches that no sync
 //! has covered, and what a client once read must not vanish at the next power cut.
 //!
-//! What is there must agree with the [roll](super::wal::roll): a segment that it names and that is missing, or ends too
+//! What is there must agree with the [roll]: a segment that it names and that is missing, or ends too
 //! soon, has lost records, and so has a slice whose manifest has fewer records than it says. Slices that may have lost
 //! any are in doubt from then on.
 //!

@@ -9,7 +9,7 @@
 //! What was found is only in memory: the manifest hears of it with the flush. Two rules keep it from being counted
 //! twice. Only the newest record of a key in any table counts as live, and nothing takes that away but a flush of the
 //! slice, or a compaction under a drop: so in a slice with drops nothing is looked up, and when a drop arrives, what
-//! was found before is taken back ([`Slice::take_back`]).
+//! was found before is taken back (`Store::take_back`).
 
 use super::{
     disk::Disk,

@@ -1,7 +1,7 @@
 //! The real disk: files past the page cache, over the core's ring.
 //!
 //! Each core has a [queue](super::queue) of its own, so that a flush of many megabytes never stands before a read that
-//! a client waits for: background accesses go in pieces of [`PIECE_BYTES`], a few at a time.
+//! a client waits for: background accesses go in pieces of `PIECE_BYTES`, a few at a time.
 //!
 //! Every length is checked: a short write is carried on (the kernel then names the error that cut it), and one that
 //! makes no progress is an error.

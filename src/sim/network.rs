@@ -6,7 +6,7 @@
 //! kept of TCP: a forwarded request arrives once or not at all. Whoever coordinates a second copy of it, later, could
 //! do what its client was told had not been done. All other messages may arrive twice.
 //!
-//! Each core has connections of its own ([`super::links`]), and hears of those alone.
+//! Each core has connections of its own (`super::links`), and hears of those alone.
 
 use super::{
     cluster::{Cluster, End},

@@ -1,7 +1,7 @@
 //! A mark before the head of a record: which life of the key's table it was written in.
 //!
 //! The storage engine knows no heads, but it drops groups of records by their marks: so the mark comes first, in a form
-//! of its own. A head without one begins with its version, which is less than [`SIGN`]. The ruler is in
+//! of its own. A head without one begins with its version, which is less than `SIGN`. The ruler is in
 //! `schema/record.md`.
 
 use bytes::BufMut;

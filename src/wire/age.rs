@@ -11,7 +11,7 @@
 //! only until one comes without a wait.
 //!
 //! Clocks do not keep pace for ever. While frames come, the least difference is that of the last
-//! [`WINDOW`] or two; over a silence it may grow by [`DRIFT`].
+//! `WINDOW` or two; over a silence it may grow by `DRIFT`.
 
 use super::{Frame, Header};
 use crate::types::Instant;

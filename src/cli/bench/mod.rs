@@ -3,13 +3,13 @@
 //! - Open loop unless told otherwise: operations start by a schedule, whatever the answers do, and a latency counts
 //!   from the scheduled start. `--closed` measures service time and says so. A run that achieves under 99 % of its
 //!   rate is invalid: it measured a queue that grows, not a store.
-//! - One generator for every protocol: [`dialect`] turns operations into bytes, all the rest is shared.
+//! - One generator for every protocol: `dialect` turns operations into bytes, all the rest is shared.
 //! - A thread drives many connections over one epoll; each connection carries many requests.
 //! - Histograms have three digits, are kept by kind and second, and are merged, never averaged.
 //! - It measures itself: `--null` against an echo in this process, `--stall-test` shows that a pause of the server is
 //!   seen, and every report says how late the generator was and how much of the time it was idle.
 //!
-//! Order of reading: [`workload`], [`schedule`], [`dialect`], [`drive`], [`report`].
+//! Order of reading: `workload`, `schedule`, `dialect`, `drive`, `report`.
 
 mod compare;
 mod dialect;

@@ -8,7 +8,7 @@
 //! [`super::health`], but that one who cannot be reached is gossiped with now and then only.
 //!
 //! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine
-//! also says who is of this cluster at all ([`cluster`]), and what the others remember of this node ([`past`]).
+//! also says who is of this cluster at all (`cluster`), and what the others remember of this node (`past`).
 //!
 //! The machine runs on shard 0; the other shards of the node are told its view.
 

@@ -98,7 +98,7 @@ impl VersionVector {
         let at = self.0.partition_point(|d| d.actor.node() < node);
         self.0.get(at).is_some_and(|d| d.actor.node() == node)
     }
-    /// The stamp in it, if there is one: see [`stamp`](super::stamp).
+    /// The stamp in it, if there is one: see `stamp`.
     pub fn stamp(&self) -> Option<Dot> {
         self.0.iter().copied().filter(|dot| dot.is_stamp()).max_by_key(|dot| (dot.counter, dot.actor))
     }

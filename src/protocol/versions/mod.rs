@@ -8,7 +8,7 @@
 //! - A dot (actor, counter) names one event and is never used twice.
 //! - A clock that covers a dot has seen that event: every state is the merge of whole states, so a plain vector of
 //!   maxima is enough and nothing is ever pruned from it.
-//! - In tables where the last write wins, dots are stamps: see [`stamp`].
+//! - In tables where the last write wins, dots are stamps: see `stamp`.
 //! - A deleted key is a clock without entries: the tombstone.
 //! - A write that a client sends twice carries one [`WriteId`](crate::types::WriteId). If two coordinators give it two
 //!   dots, both stay in the state (to drop one would look like superseding it) and readers are shown one

@@ -85,7 +85,7 @@ unsafe impl Payload for Receive {
     }
 }
 
-/// Bytes to send, in order: at most [`SEND_PIECES_MAX`] and [`SEND_BYTES_MAX`] go in one operation.
+/// Bytes to send, in order: at most [`SEND_PIECES_MAX`] and `SEND_BYTES_MAX` go in one operation.
 pub type Pieces = Vec<Bytes>;
 
 struct Send {

@@ -7,16 +7,16 @@
 //!
 //! - I1: an acknowledged write, or one that any read has shown, is in the end among the siblings, or was superseded by
 //!   a writer who had seen it (or by a blind delete that may have come after it), and so was that one, up to a sibling;
-//!   and its dot is known ([`ending`]).
+//!   and its dot is known (`ending`).
 //! - I2: no read shows a value beside one whose writer had seen it; in the end, none that an acknowledged write has
 //!   superseded. One dot names one write.
-//! - I3: every value read was written to that key, whole ([`value`]).
+//! - I3: every value read was written to that key, whole (`value`).
 //! - I4: in the end, and wherever quorums overlap, none that an acknowledged delete has superseded.
 //! - I6, I7: see [`floor`].
 //! - I9: a write whose outcome is `not_applied` never appears.
 //! - I10: see [`rings`]. I12: see [`bounds`].
 //!
-//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see [`winner`]. Keys of tables that
+//! In a table where the last write wins, I1, I2, I4, I6 and I7 make place for I8: see `winner`. Keys of tables that
 //! are made and dropped meanwhile are judged by what they were written in: see [`lives`].
 //!
 //! I5 and I11 are judged where they are seen: after healing by the run, at the clients' sockets by the cluster.
