@@ -32,6 +32,8 @@
 //!
 //! - Gossip is heard at once and `settled` never seems to fall, since an older or lower bound only makes floors later.
 //! - A node that is down is one that takes no step. Coming back is the crash.
+//! - A session is one step. One that breaks off is a repair message that arrives alone.
+//! - A client has read what some home knows when it writes, or nothing.
 //! - A bound is at most the greatest time of the events so far: above all events it says no more.
 //! - That `settled` is at most every member's mint clock serves progress alone (a fresh write is not refused for being
 //!   late), so the model has one mint clock.
@@ -140,6 +142,8 @@ const HOLDS_WIDER: &[Bounds] = &[
     Bounds { losses: 1, late: HINTS, ..CALM },
     Bounds { events: 3, losses: 1, ..ONE },
     Bounds { events: 3, crashes: 1, late: HINTS, ..ONE },
+    Bounds { losses: 2, ..ONE },
+    Bounds { events: 3, losses: 2, ..FLAT_ONE },
 ];
 
 const UNSEEN: &str = "an event at or below a floor is not seen by every home";

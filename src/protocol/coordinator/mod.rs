@@ -51,7 +51,7 @@ pub enum Asker {
     Nobody,
 }
 
-/// What the coordinator wants done. `operation` numbers come back with the answer.
+/// The work that the coordinator asks for. The answer names the same `operation` number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
     Send {
@@ -98,13 +98,13 @@ pub enum Act {
     Late {
         core: Address,
     },
-    /// It was begun by word of its table that is not the newest: begin it again.
+    /// A request that was begun by word of its table that is not the newest: begin it again.
     Again {
         asker: Asker,
         request: Request,
-        /// As it came here, or what it was stamped with since.
+        /// The stamp that it came with, or was given since.
         stamp: Option<Dot>,
-        /// As it came here.
+        /// The number of times that it had been passed from shard to shard when it came here.
         hops: u8,
     },
     /// A replica says that it knows this fresh dot, and has no such write. `known`: see [`Refusal::KnownDot`].
@@ -127,19 +127,19 @@ struct Op {
     bytes: usize,
     deadline: Instant,
     began: Instant,
-    /// When the timer of this operation fires.
+    /// The time at which the timer of this operation fires.
     alarm: Instant,
-    /// What it is for: a read may be hedged before anything counts as late.
+    /// Whether the timer is the one that hedges a read, which fires before anything counts as late.
     hedges: bool,
-    /// How it is passed on, once, when this node cannot do it: to the other home replicas. Whoever has forwarded it
-    /// here is told why it was not done and asks them by itself; only where nothing can be told, for the disk says
-    /// nothing, is it passed on once more.
+    /// The way in which the request is passed on, once, when this node cannot do it: to the other home replicas.
+    /// Whoever has forwarded it here is told why it was not done and asks them by itself; only where nothing can be
+    /// told, because the disk says nothing, is it passed on once more.
     relay: Option<Box<Route>>,
     /// Whether the asker has its answer; what follows is repair and bookkeeping.
     replied: bool,
-    /// That it was done, if it is a write.
+    /// Whether the asker was told that it was done, if it is a write.
     acknowledged: bool,
-    /// As it came, with the stamp that it had and the shards that it had passed.
+    /// The request as it came, with the stamp that it had and the shards that it had passed.
     request: Request,
     stamp: Option<Dot>,
     hops: u8,
@@ -184,13 +184,13 @@ pub struct Coordinator {
     bytes: usize,
     /// Requests in hand whose askers still wait.
     open: usize,
-    /// Of the gets coordinated here, and of those passed on.
+    /// Hedging of the gets coordinated here, and of those passed on.
     get_hedge: hedge::Hedge,
     forward_hedge: hedge::Hedge,
     pub counters: Counters,
 }
 
-/// What has happened since the start.
+/// Counters of what has happened since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     pub gets: u64,
@@ -281,7 +281,7 @@ impl Coordinator {
         let op = Op::new(now, asker, (again, stamp, hops), (alarm, hedge.is_some()), work);
         self.insert(id, Op { relay, ..op });
     }
-    /// This node cannot do it: another home replica is asked to.
+    /// Passes an operation on to another home replica, since this node cannot do it.
     fn pass_on(
         &mut self,
         now: Instant,
@@ -723,7 +723,8 @@ fn expired(now: Instant, deadline: Instant) -> Option<Failure> {
     (now >= deadline).then(|| Failure::new(ErrorCode::Deadline, Outcome::NotApplied, "the deadline has passed"))
 }
 
-/// How a request is passed on if need be: to the other healthy home replicas, once. `None`: there is nobody else.
+/// The way in which a request is passed on if need be: to the other healthy home replicas, once. `None`: there is
+/// nobody else.
 fn relay(
     me: Address,
     asker: Asker,
