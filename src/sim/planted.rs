@@ -666,7 +666,7 @@ fn spoil_fetched(planted: Planted, answer: &mut Result<Fetched, Refusal>, spoile
             Ok(Fetched::Full(siblings)) => &mut siblings.head,
             Ok(Fetched::Nothing) | Err(_) => return false,
         };
-        return std::mem::take(&mut head.recent).len() > 0;
+        return !std::mem::take(&mut head.recent).is_empty();
     }
     let forget = match (planted, &*answer) {
         (Planted::ErrorAsNotFound, _) => spoiler.chance(0.3),
