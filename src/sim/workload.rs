@@ -214,7 +214,7 @@ impl Workload {
             return None;
         };
         if let Some(context) = &context {
-            self.judge(self.history.borrow().check_seen(key, context, &siblings));
+            self.judge(self.history.borrow().check_seen(key, context, &floor, &siblings));
         }
         if everywhere && siblings.head.is_empty() {
             let text = format!(

@@ -6,7 +6,10 @@
 //! *floor* of a read that starts now. Its answer must know every dot of the floor and show nothing that was superseded
 //! there. Writes for which stand-ins may have counted have no floor.
 
-use super::{EventId, History, Invariant, Kind, Verdict, winner::Stamp};
+use super::{
+    EventId, History, Invariant, Kind, Verdict,
+    winner::{Stamp, stamp_of},
+};
 use crate::{
     limits::{CLOCK_ENTRIES_MAX, CONTEXT_DOTS_MAX},
     protocol::versions::{Context, Dot, Siblings, VersionVector},
@@ -148,13 +151,16 @@ impl History {
         }
         Ok(())
     }
-    /// A read that passed a context shows nothing older than that (I7).
-    pub fn check_seen(&self, key: u32, context: &Context, siblings: &Siblings) -> Verdict {
+    /// A read that passed a context shows nothing older than that (I7). Where the last write wins a stamp is later than
+    /// all stamps below it, and than all that was written before the table was made; a key's table may have become such
+    /// a one since the context was read. `floor`: from before the request.
+    pub fn check_seen(&self, key: u32, context: &Context, floor: &Floor, siblings: &Siblings) -> Verdict {
         let (head, name) = (&siblings.head, self.key(key));
         let named = || context.clock.entries().iter().chain(&context.dots).copied();
+        let wins = self.may_win(key, floor.stretch);
         let knows = |dot: Dot| {
-            let later = |own: &Dot| own.is_stamp() && (own.counter, own.actor) >= (dot.counter, dot.actor);
-            let overwritten = self.stamped && head.clock.entries().iter().any(later);
+            let later = |own: &Dot| own.is_stamp() && (!dot.is_stamp() || stamp_of(*own) >= stamp_of(dot));
+            let overwritten = wins && head.clock.entries().iter().any(later);
             overwritten || head.clock.covers(dot) || head.recent.iter().any(|superseded| superseded.dot == dot)
         };
         match named().find(|dot| !knows(*dot)) {

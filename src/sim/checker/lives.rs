@@ -64,6 +64,15 @@ impl History {
         let table = self.table_of.get(key as usize).copied().flatten()?;
         self.stretches[table].get(stretch as usize).copied().flatten()
     }
+    /// Whether an answer to a request that was begun in this stretch, and has come now, may be by the rule that the last
+    /// write wins.
+    pub(super) fn may_win(&self, key: u32, stretch: u32) -> bool {
+        if !self.has_table(key) {
+            return self.stamped;
+        }
+        let settled = self.settled(key, stretch).filter(|_| stretch == self.stretch(key));
+        settled.is_none_or(|of| of.conflict == Some(Conflict::LastWriteWins))
+    }
     /// What a write was for certain written in, every attempt of it.
     fn written_in(&self, id: EventId) -> Option<Settled> {
         let event = &self.events[id.0 as usize];
