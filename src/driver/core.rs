@@ -359,8 +359,8 @@ async fn count_hints<D: Disk>(engine: &Engine<D>, slices: &[SliceId]) -> Result<
 type TablesFound = (Vec<(SliceId, Vec<(TableEntry, u64)>)>, Vec<SliceId>);
 
 /// What the slices' records say of tables, and the slices of which that is in doubt, those that have `lost` all among
-/// them. A record that is damaged is taken to say what another slice's does: they are written together, and to drop a
-/// table twice would lose what was written in between.
+/// them. A record that is damaged is taken to say what another slice's does, since they are written together, but for
+/// drops that can be carried out twice: see [`tables::Drops::assume`].
 async fn load_tables<D: Disk>(
     engine: &Engine<D>,
     slices: &[SliceId],
@@ -385,7 +385,8 @@ async fn load_tables<D: Disk>(
             Err(error) => return Err(error),
         }
     }
-    let sound = found.first().map(|(_, entries)| entries.clone()).unwrap_or_default();
+    let mut sound = found.first().map(|(_, entries)| entries.clone()).unwrap_or_default();
+    sound.iter_mut().for_each(|(entry, done)| *done = entry.whole.min(*done));
     in_doubt.extend(damaged.iter().filter(|slice| !in_doubt.contains(slice)).copied().collect::<Vec<_>>());
     found.extend(damaged.into_iter().map(|slice| (slice, sound.clone())));
     Ok((found, in_doubt))

@@ -1,14 +1,15 @@
 //! Whoever makes, alters and drops the tables of a run, under all its faults.
 //!
 //! One task a table changes it now and then, by way of any node; now and then two nodes make it apart, of two kinds.
-//! After each change it looks until all nodes that serve, most of all there are, go by the same word, and tells the
-//! history: what is written from then on until the next change belongs for certain to the table, or to the table
+//! After each change it looks until all nodes that serve, most of all there are and those among them that were asked, go
+//! by the same word, and tells the history: what is written from then on until the next change belongs for certain to the table, or to the table
 //! `default` ([`super::checker::lives`]).
 
 use super::{
     checker::{Invariant, lives::Settled},
     cluster::Cluster,
     executor::Life,
+    plan::NodeSet,
     prng::Prng,
     sockets::Ask,
     workload::Workload,
@@ -37,6 +38,9 @@ pub struct Operator {
     names: Vec<TableName>,
     /// By table, whether the last change is known everywhere.
     settled: RefCell<Vec<bool>>,
+    /// By table, who was asked to change it since it was settled: one that is away may bring a change that nobody else
+    /// has heard of, answered or not.
+    asked: RefCell<Vec<NodeSet>>,
 }
 
 /// The name of a run's table.
@@ -57,6 +61,7 @@ impl Operator {
             active: Cell::new(count),
             names: (0..count).map(name_of).collect(),
             settled: RefCell::new(vec![true; count]),
+            asked: RefCell::new(vec![NodeSet::default(); count]),
         });
         let mut prng = Prng::stream(cluster.plan.seed, "operator");
         for table in 0..count {
@@ -130,6 +135,7 @@ impl Operator {
     fn ask(self: &Rc<Self>, table: usize, kind: TableChangeKind, prng: &mut Prng) -> Asked {
         let (cluster, name) = (self.cluster.clone(), self.names[table].clone());
         let node = prng.index(cluster.node_count());
+        self.asked.borrow_mut()[table].add(node);
         let shard = prng.below(u64::from(cluster.shard_count(node))) as u16;
         cluster.count(|c| c.table_changes += 1);
         Box::pin(async move {
@@ -142,6 +148,7 @@ impl Operator {
     fn look(&self, table: usize) -> bool {
         let Some(settled) = self.agreed(table) else { return false };
         if !std::mem::replace(&mut self.settled.borrow_mut()[table], true) {
+            self.asked.borrow_mut()[table] = NodeSet::default();
             self.cluster.note(60, table as u64, || format!("{} is settled: {settled:?}", self.names[table]));
             self.workload.history.borrow_mut().table_settled(table, settled);
         }
@@ -150,7 +157,7 @@ impl Operator {
     fn agreed(&self, table: usize) -> Option<Settled> {
         let (cluster, now) = (&self.cluster, self.cluster.executor.now());
         let mut word: Option<Option<TableEntry>> = None;
-        let mut serving = 0;
+        let mut serving = NodeSet::default();
         for node in (0..cluster.node_count()).filter(|node| cluster.listening(*node)) {
             if cluster.paused(node) || now.since(cluster.disturbed(node)) < CALM {
                 return None;
@@ -160,7 +167,7 @@ impl Operator {
             if !handles.iter().all(|handle| handle.ready()) {
                 continue;
             }
-            serving += 1;
+            serving.add(node);
             // A node that is made not to hear is what the history is to notice.
             for handle in handles.iter().filter(|_| !cluster.is_deaf(node)) {
                 let entry = handle.tables().entry(self.names[table].as_str()).cloned();
@@ -170,7 +177,8 @@ impl Operator {
                 word = Some(entry);
             }
         }
-        if serving * 2 <= cluster.node_count() {
+        if serving.len() * 2 <= cluster.node_count() || !self.asked.borrow()[table].iter().all(|n| serving.contains(n))
+        {
             return None;
         }
         let entry = word?;

@@ -226,6 +226,9 @@ impl NodeSet {
     pub fn of(nodes: &[usize]) -> NodeSet {
         NodeSet(nodes.iter().fold(0, |set, node| set | 1 << node))
     }
+    pub fn add(&mut self, node: usize) {
+        self.0 |= 1 << node;
+    }
     pub fn contains(self, node: usize) -> bool {
         self.0 >> node & 1 != 0
     }

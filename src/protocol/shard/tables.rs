@@ -275,6 +275,7 @@ impl Shard {
         let slices = std::mem::take(&mut self.tables.in_doubt);
         self.tables.doubters.clear();
         self.tables.drops.assume(&slices, &self.tables.registry);
+        self.tables.drops_due = true;
         self.save_tables(None, out);
     }
 
