@@ -92,8 +92,7 @@ impl Operator {
                 return;
             }
             self.settled.borrow_mut()[table] = false;
-            let now = self.cluster.executor.now();
-            self.workload.history.borrow_mut().table_changes(now, table);
+            self.workload.history.borrow_mut().table_changes(table);
             self.change(table, &mut prng).await;
             for _ in 0..LOOKS_MAX {
                 self.cluster.executor.sleep(LOOK_EVERY).await;

@@ -24,7 +24,7 @@ pub use plan::{Home, Plan};
 pub use put::KNOWN_TO;
 
 use crate::{
-    limits::{BACKGROUND_TIMEOUT, FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
+    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
     protocol::{
         message::{ClientToken, Depth, Lane, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
@@ -46,9 +46,9 @@ pub enum Asker {
     Shard {
         address: Address,
         exchange: u64,
+        /// It has said by which word of the key's table, and takes newer word of it for an answer.
+        takes_news: bool,
     },
-    /// Nobody any more: the write is acknowledged, and is done again by newer word of its table.
-    Nobody,
 }
 
 /// The work that the coordinator asks for. The answer names the same `operation` number.
@@ -107,6 +107,12 @@ pub enum Act {
         /// The number of times that it had been passed from shard to shard when it came here.
         hops: u8,
     },
+    /// As `Again`, of what another shard has passed on: it is told the newest word of the key's table, and begins again.
+    TellNews {
+        to: Address,
+        exchange: u64,
+        key: Key,
+    },
     /// A replica says that it knows this fresh dot, and has no such write. `known`: see [`Refusal::KnownDot`].
     KnownDot {
         key: Key,
@@ -137,8 +143,6 @@ struct Op {
     relay: Option<Box<Route>>,
     /// Whether the asker has its answer; what follows is repair and bookkeeping.
     replied: bool,
-    /// Whether the asker was told that it was done, if it is a write.
-    acknowledged: bool,
     /// The request as it came, with the stamp that it had and the shards that it had passed.
     request: Request,
     stamp: Option<Dot>,
@@ -165,7 +169,6 @@ impl Op {
             hedges,
             relay: None,
             replied: false,
-            acknowledged: false,
             request,
             stamp,
             hops,
@@ -441,8 +444,10 @@ impl Coordinator {
         self.rearm(operation, alarm);
     }
     /// Who was asked by message number `exchange` has done nothing, for it had newer word of the key's table; `word` is
-    /// what this shard goes by now. What was begun by another is begun again; a write whose asker has its answer, too,
-    /// so that those who know better have it as well.
+    /// what this shard goes by now. What was begun by another is begun again, by the shard that has it from its client:
+    /// that one alone knows whether the client has its answer. A write that is acknowledged is not: it would come to be
+    /// of the table that the newer word is of, and go with it when that is dropped. Who has refused it is owed it as it
+    /// is.
     pub fn outdated(&mut self, now: Instant, exchange: u64, word: TableWord, out: &mut Vec<Act>) {
         let operation = exchange >> 8;
         let Some(op) = self.ops.get(&operation) else { return };
@@ -451,42 +456,23 @@ impl Coordinator {
             Work::Get(get) => (get.word(), Message::Fetched(Err(Refusal::NotMine))),
             Work::Forward(forward) => (forward.word(), Message::Fetched(Err(Refusal::NotMine))),
         };
-        // Done again it comes after what was written since, or drops it: only soon after the answer, and not without a
-        // context.
-        let repeatable = match &op.request.operation {
-            Operation::Put { .. } => true,
-            Operation::Delete { context, .. } => context.is_some(),
-            Operation::Get { .. } => false,
-        };
-        let soon = now.since(op.began) < REPLICA_LATE;
-        // Acknowledged before its table was dropped, it has gone with the table.
-        let gone = word.dropped > begun.dropped;
-        let asker = match op.replied {
-            _ if begun == word || now >= op.deadline => None,
-            false => Some(op.asker),
-            true if op.acknowledged && repeatable && soon && !gone && matches!(op.work, Work::Put(_)) => {
-                Some(Asker::Nobody)
-            }
-            true => None,
-        };
-        match asker {
-            Some(asker) => {
-                let mut request = op.request.clone();
-                if asker == Asker::Nobody {
-                    request.deadline = now + BACKGROUND_TIMEOUT;
-                }
-                // What others may have of it already stays the same write.
-                let stamp = match &op.work {
-                    Work::Put(put) => put.stamp().or(op.stamp),
-                    Work::Forward(forward) => forward.stamp(),
-                    Work::Get(_) => None,
-                };
-                let hops = op.hops;
-                self.remove(operation);
-                out.push(Act::Again { asker, request, stamp, hops });
-            }
-            None => self.answered(now, exchange, refused, out),
+        if op.replied || begun == word || now >= op.deadline {
+            return self.answered(now, exchange, refused, out);
         }
+        // What others may have of it already stays the same write.
+        let stamp = match &op.work {
+            Work::Put(put) => put.stamp().or(op.stamp),
+            Work::Forward(forward) => forward.stamp(),
+            Work::Get(_) => None,
+        };
+        let (asker, request, hops) = (op.asker, op.request.clone(), op.hops);
+        self.remove(operation);
+        out.push(match asker {
+            Asker::Shard { address, exchange, takes_news: true } => {
+                Act::TellNews { to: address, exchange, key: request.key }
+            }
+            Asker::Client(_) | Asker::Shard { .. } => Act::Again { asker, request, stamp, hops },
+        });
     }
     /// A core cannot be reached over this lane: what was asked of it that way is not going to be answered.
     pub fn unreachable(&mut self, now: Instant, core: Address, lane: Lane, out: &mut Vec<Act>) {
@@ -610,7 +596,6 @@ impl Coordinator {
         {
             op.relay = None;
             op.replied = true;
-            op.acknowledged = response.is_ok();
             self.open -= 1;
             match &op.work {
                 Work::Get(_) if response.is_ok() => self.get_hedge.record(now.since(op.began)),
@@ -733,7 +718,7 @@ fn relay(
     plan: &Plan,
 ) -> Option<Box<Route>> {
     let from = match asker {
-        Asker::Client(_) | Asker::Nobody => me.node,
+        Asker::Client(_) => me.node,
         Asker::Shard { address, .. } => address.node,
     };
     let others = plan.healthy().filter(|home| home.node != me.node && home.node != from);
@@ -834,5 +819,42 @@ mod tests {
         let word = TableWord { version: 7, ..TableWord::default() };
         coordinator.outdated(Instant::ZERO, exchange, word, &mut out);
         assert_eq!(out, [Act::Again { asker, request, stamp, hops: 1 }]);
+    }
+
+    /// Whoever has passed it on may have an answer from another by now: begun again here it would be of a table that
+    /// was made since.
+    #[test]
+    fn what_was_passed_on_is_begun_again_by_who_has_it_from_its_client() {
+        let at = |node| Address { node: NodeId(node), shard: ShardId(0) };
+        let (me, to, homes) = (at(1), at(7), [at(1), at(2), at(3)]);
+        let homes = homes.map(|address| Home { address, healthy: true }).into_iter().collect();
+        let plan = Plan {
+            n: 3,
+            homes,
+            spares: SmallVec::new(),
+            sloppy: false,
+            needed: 2,
+            stands_in: false,
+            conflict: Conflict::Siblings,
+            word: TableWord::default(),
+        };
+        let key = Key::new("k").expect("a key");
+        let operation = Operation::Get { context: None };
+        let deadline = Instant::ZERO + crate::limits::REQUEST_TIMEOUT;
+        let request = Request { key: key.clone(), operation, consistency: Consistency::default(), deadline };
+        for takes_news in [true, false] {
+            let (mut coordinator, mut out) = (Coordinator::new(me, 0), Vec::new());
+            let asker = Asker::Shard { address: to, exchange: 9, takes_news };
+            coordinator.begin(Instant::ZERO, asker, (request.clone(), None, 1), plan.clone(), &mut out);
+            let Some(Act::Send { exchange, .. }) = out.pop() else { panic!("another is asked") };
+            out.clear();
+            let word = TableWord { version: 7, ..TableWord::default() };
+            coordinator.outdated(Instant::ZERO, exchange, word, &mut out);
+            let expected = match takes_news {
+                true => Act::TellNews { to, exchange: 9, key: key.clone() },
+                false => Act::Again { asker, request: request.clone(), stamp: None, hops: 1 },
+            };
+            assert_eq!((out, coordinator.len()), (vec![expected], 0));
+        }
     }
 }

@@ -548,7 +548,8 @@ impl Shard {
                     return out.push(Effect::Send(self.envelope(from, exchange, deadline, news)));
                 }
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
-                self.request(now, Asker::Shard { address: from, exchange }, request, Passage { hops, stamp }, out);
+                let asker = Asker::Shard { address: from, exchange, takes_news: word.is_said() };
+                self.request(now, asker, request, Passage { hops, stamp }, out);
             }
             Message::Replicate { key, siblings, purpose, word, fresh } => {
                 let refused = match self.gate_state(&key, word, &siblings.head) {

@@ -99,7 +99,7 @@ impl Shard {
             return self.reply(asker, Err(failure), out);
         }
         let from = match asker {
-            Asker::Client(_) | Asker::Nobody => self.me.node,
+            Asker::Client(_) => self.me.node,
             Asker::Shard { address, .. } => address.node,
         };
         let others = targets.iter().filter(|t| t.node != self.me.node && t.node != from);
@@ -225,9 +225,8 @@ impl Shard {
             }
         };
         match asker {
-            Asker::Nobody => {}
             Asker::Client(client) => out.push(Effect::Reply { client, response }),
-            Asker::Shard { address, exchange } => {
+            Asker::Shard { address, exchange, .. } => {
                 // The asker's own deadline decides whether it still wants the answer.
                 let message = Message::Forwarded(response);
                 let deadline = Instant::NEVER;
@@ -285,6 +284,11 @@ impl Shard {
                 Act::Reply { asker, response } => self.reply(asker, response, out),
                 Act::Again { asker, request, stamp, hops } => {
                     self.begin_again(now, asker, request, Passage { hops, stamp }, out);
+                }
+                Act::TellNews { to, exchange, key } => {
+                    // An entry is never forgotten, and newer word was heard of this one.
+                    let Some(news) = self.news_of(&key) else { unreachable!("newer word of no table") };
+                    out.push(Effect::Send(self.envelope(to, exchange, Instant::NEVER, news)));
                 }
                 Act::KnownDot { key, dot, known } => {
                     if self.replica.is_forgotten(self.slice(&key), dot, known) {

@@ -220,7 +220,7 @@ impl Shard {
         passage: Passage,
         out: &mut Vec<Effect>,
     ) {
-        if request.operation.is_write() && asker != Asker::Nobody {
+        if request.operation.is_write() {
             self.tables.begun.insert(asker);
         }
         self.request(now, asker, request, passage, out);

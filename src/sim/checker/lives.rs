@@ -10,17 +10,12 @@
 
 use super::{End, EventId, History, Invariant, Kind, Seen, Verdict, winner};
 use crate::{
-    limits::{REPLICA_LATE, REQUEST_TIMEOUT_MAX},
     protocol::{
         ring::FixedMap,
         versions::{Context, Siblings},
     },
-    types::{Conflict, Instant},
+    types::Conflict,
 };
-use std::time::Duration;
-
-/// So long after its answer, at most, a write may be done again by newer word of its table.
-const REACH: Duration = REPLICA_LATE.saturating_mul(2);
 
 /// What all nodes go by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,14 +38,9 @@ impl History {
     pub fn has_table(&self, key: u32) -> bool {
         self.table_of.get(key as usize).copied().flatten().is_some()
     }
-    /// The table is about to change. A write that was acknowledged just before may be done again by who did not know of
-    /// the change, and so belong to what comes after it: its coordinator is soon told by those who do.
-    pub fn table_changes(&mut self, now: Instant, table: usize) {
+    /// The table is about to change.
+    pub fn table_changes(&mut self, table: usize) {
         self.stretches[table].push(None);
-        let of_table = |key: u32| self.table_of.get(key as usize).copied().flatten() == Some(table);
-        for event in self.events.iter_mut().rev().take_while(|event| now.since(event.started) < REQUEST_TIMEOUT_MAX) {
-            event.reaches |= now.since(event.ended) < REACH && of_table(event.key);
-        }
     }
     pub fn table_settled(&mut self, table: usize, settled: Settled) {
         self.stretches[table].push(Some(settled));
@@ -140,8 +130,7 @@ impl History {
             return Ok(());
         }
         // Whoever wrote to the key in a life that is over, or while a table was made or dropped, has taken it along.
-        let reaches = |id: &EventId| self.events[id.0 as usize].reaches;
-        let before = |id: &EventId| !reaches(id) && self.written_in(*id).is_some_and(|of| of.conflict.is_none());
+        let before = |id: &EventId| self.written_in(*id).is_some_and(|of| of.conflict.is_none());
         let all = || history.puts.iter().chain(&history.deletes).filter(effective);
         let untouched = all().all(|id| before(id) || in_life(id).is_some());
         let kept = |id: &EventId| in_life(id).is_some() || (untouched && before(id));

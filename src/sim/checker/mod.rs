@@ -164,8 +164,6 @@ struct Event {
     /// The stretches of its key's table: see [`lives`].
     began_in: u32,
     ended_in: u32,
-    /// It may have been done again after a change of its table.
-    reaches: bool,
     /// Of an acknowledged write, if it has one.
     stamp: winner::Stamp,
     /// An attempt before the last may still take effect, whatever the last was answered with.
@@ -291,7 +289,6 @@ impl History {
             attempts: 0,
             began_in,
             ended_in: began_in,
-            reaches: false,
             stamp: winner::Stamp::default(),
             lingers: false,
             shown: false,
