@@ -213,7 +213,7 @@ impl Default for Waits {
             unknown_kinds: false,
             untold_set_backs: false,
             wild_clocks: false,
-            table_changes: true,
+            table_changes: false,
             unanswered: false,
         }
     }

@@ -431,9 +431,12 @@ impl Cluster {
         let deaf = self.is_deaf(to);
         let deceived = planted == Planted::LateWriteTaken || deaf || self.is_deaf(from);
         match &mut envelope.message {
+            // As one says it that knows of no tables either: whoever heard that there is more would ask without end.
+            Message::Tables(words) if deaf && from != to && planted == Planted::UnknownTable => {
+                (words.digest, words.news) = (0, Vec::new());
+            }
             Message::Tables(words) if deaf && from != to => {
                 words.news.iter_mut().for_each(|entry| hide(planted, entry, &known));
-                words.news.retain(|_| planted == Planted::MissedDrop);
             }
             Message::TableNews(entry) if deaf && from != to => {
                 hide(planted, entry, &known);

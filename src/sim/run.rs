@@ -25,7 +25,7 @@ use crate::{
         replica::keys::data_key,
         versions::{Head, Siblings},
     },
-    types::{Conflict, Consistency, ErrorCode, Instant, Key, Level, MemberView},
+    types::{Conflict, Consistency, ErrorCode, Instant, Key, Level, MemberView, SliceId},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -290,7 +290,7 @@ impl Run {
         !self.failed() && self.wait(end.since(self.executor().now()), || idle() && self.hints() == 0)
     }
     /// Hints that wait, and ranges that are marked. A range that damage does not let be walked stays marked; and what
-    /// is owed to a record that names a lost value waits for a new disk.
+    /// is owed to a record that names a lost value, or to a slice that is set aside, waits for a new disk.
     fn hints(&self) -> u64 {
         let stats: Vec<CoreStats> = self.cluster.handles().iter().map(|handle| handle.stats()).collect();
         let rots = self.cluster.plan.faults.unsound.is_some();
@@ -300,11 +300,16 @@ impl Run {
             stats.shard.hints_pending + if damaged { 0 } else { stats.shard.ranges_marked }
         };
         let owed = stats.into_iter().map(of).sum();
-        if rots && lost && owed > 0 {
+        if rots && owed > 0 && (lost || self.any_slice_is_aside()) {
             self.cluster.excuse(|e| e.owed_and_lost_to_rot += 1);
             return 0;
         }
         owed
+    }
+
+    fn any_slice_is_aside(&self) -> bool {
+        let slices = || (0..self.cluster.plan.slices).map(SliceId);
+        self.cluster.handles().iter().any(|handle| slices().any(|slice| handle.engine().is_aside(slice)))
     }
 
     /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
