@@ -165,7 +165,11 @@ impl Run {
         if !ended && !self.failed() {
             self.cluster.violate(Invariant::I11, "clients still wait long after their deadlines");
         }
-        if !self.wait(self.cluster.plan.heal_max, || operator.ended()) && !self.failed() {
+        let known = self.wait(self.cluster.plan.heal_max, || {
+            self.start_the_ended();
+            operator.ended()
+        });
+        if !known && !self.failed() {
             operator.complain();
         }
         looks.stop();

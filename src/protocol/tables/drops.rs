@@ -59,16 +59,14 @@ impl Drops {
             (!slices.is_empty()).then(|| Due { name: entry.name.clone(), version: entry.dropped, whole, slices })
         })
     }
-    /// What the slices' records say is in doubt, and with it which drops they had carried out. One that takes all of a
-    /// name is taken to be done, since done twice it would lose what was written in between. All others are done again:
-    /// they take what was written in the lives that are over, and some of it may be there still.
+    /// What the slices' records say is in doubt: they may have lost drops that they had carried out, and what they had
+    /// noted of those. A drop that takes all of a name is taken to be done, since done twice it would lose what was
+    /// written in between. All others are done again: they take what was written in the lives that are over, and some
+    /// of it may be there still.
     pub fn assume(&mut self, slices: &[SliceId], tables: &Tables) {
-        for entry in tables.entries().filter(|entry| entry.whole > 0) {
+        for entry in tables.entries().filter(|entry| entry.dropped > 0) {
             let by_slice = self.done.entry(entry.name.clone()).or_default();
-            slices.iter().for_each(|slice| {
-                let done = by_slice.entry(*slice).or_default();
-                *done = entry.whole.max(*done);
-            });
+            by_slice.extend(slices.iter().map(|slice| (*slice, entry.whole)));
         }
     }
     /// It is done, and durably known to be.
@@ -113,6 +111,9 @@ mod tests {
         assert_eq!((due.version, due.whole, &due.slices[..]), (2, false, &[SLICE][..]));
         drops.carried_out(&due);
         assert_eq!((drops.due(&tables), drops.of(SLICE, "cart")), (None, 2));
+        // That it was done is noted, and what did it may be lost.
+        drops.assume(&[SLICE], &tables);
+        assert_eq!(drops.due(&tables), Some(due));
         // One that takes all of the name would take what was written since.
         let whole = tables.entries().map(|entry| TableEntry { whole: entry.dropped, ..entry.clone() }).collect();
         let tables = Tables::new(usual, whole, Certainty::Sure);

@@ -8,9 +8,10 @@ use crate::{
         versions::{Actor, Entry, Head, VersionVector},
     },
     sim::plan::Plan,
-    types::{Address, Member, MemberState, NodeId, Ports, Token},
+    types::{Address, Conflict, Member, MemberState, NodeId, Ports, Token},
 };
 use bounds::Bounds;
+use lives::Settled;
 use rings::Rings;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -301,4 +302,25 @@ fn a_delete_that_wins_late_is_noticed() {
     let late = h.begin(Instant(10_000_000_000), Kind::Put, 0, Seen::new(), Context::default());
     h.finish(Instant(11_000_000_000), late, End::Acknowledged, None);
     assert_eq!(broken(h.check_final(0, &state(&[stamp(5, 1)], &[]))), Some(Invariant::I8));
+}
+
+#[test]
+fn a_stamp_is_later_than_what_was_seen_only_where_the_last_write_wins() {
+    let mut h = history();
+    h.set_tables(vec![Some(0)], 1);
+    let stamp = |time| Dot::stamp(time, NodeId(2));
+    let context = |dot| Context::from(VersionVector::from_dots([dot]));
+    let (before, earlier, later) = (context(dot(1, 1)), context(stamp(40)), context(stamp(60)));
+    let shown = state(&[stamp(50)], &[]);
+    let kinds = [(Some(Conflict::Siblings), Some(Invariant::I7)), (Some(Conflict::LastWriteWins), None)];
+    for (conflict, expected) in kinds {
+        h.table_changes(0);
+        // While the change is on its way, nobody can say by which rule an answer is.
+        assert_eq!(broken(h.check_seen(0, &before, &h.floor(0, 2), &shown)), None);
+        h.table_settled(0, Settled { dropped: 0, conflict });
+        let floor = h.floor(0, 2);
+        assert_eq!(broken(h.check_seen(0, &before, &floor, &shown)), expected, "{conflict:?}");
+        assert_eq!(broken(h.check_seen(0, &earlier, &floor, &shown)), None);
+        assert_eq!(broken(h.check_seen(0, &later, &floor, &shown)), Some(Invariant::I7));
+    }
 }
