@@ -166,7 +166,7 @@ impl Run {
             self.cluster.violate(Invariant::I11, "clients still wait long after their deadlines");
         }
         let known = self.wait(self.cluster.plan.heal_max, || {
-            self.start_the_ended();
+            start_the_ended(&self.cluster);
             operator.ended()
         });
         if !known && !self.failed() {
