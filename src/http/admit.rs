@@ -1,9 +1,11 @@
 //! Whether a request is meant for this node, from its head alone; everything that is bound to fail ends here, before a
 //! body is sent.
 //!
-//! A page from elsewhere must not reach a node on loopback through the browser of somebody who can. So such a node
-//! answers to addresses, to `localhost`, and to names without a dot, which nobody can point at it from outside; and no
-//! node takes writes that a page of another origin makes.
+//! A page from elsewhere must not reach a node through the browser of somebody who can. No node takes writes that a
+//! page of another origin makes. A page may also have its own name point at a node, and is of the node's origin then. So
+//! there are names that nobody can point at a node from outside: addresses, `localhost`, and names without a dot. A node
+//! on loopback answers to no others. One that other machines reach answers programs by any name, that of a load balancer
+//! for example, which it cannot know; but what a page writes it takes under those names only.
 
 use super::{Head, Headers, Problem, Routed, problem::shown, route};
 use crate::types::Media;
@@ -68,10 +70,14 @@ fn name(host: &str) -> String {
     name.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase()
 }
 
+/// Whether nobody outside can have the name point at this node.
+fn is_own(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok() || !name.contains(['.', ':']) || name.ends_with(".localhost")
+}
+
 fn check_host(host: &str) -> Result<(), Problem> {
     let name = name(host);
-    let local = name.parse::<IpAddr>().is_ok() || !name.contains(['.', ':']) || name.ends_with(".localhost");
-    if local {
+    if is_own(&name) {
         return Ok(());
     }
     let detail = format!(
@@ -82,12 +88,14 @@ fn check_host(host: &str) -> Result<(), Problem> {
     Err(Problem::new(421, "foreign_host", detail))
 }
 
-/// A write by a page of another origin. Browsers say so themselves; other clients send neither header.
+/// A write by a page of another origin, or by one whose name may have been pointed here. Browsers say who writes; other
+/// clients send neither header.
 fn check_origin(head: &Head, host: &str) -> Result<(), Problem> {
     if matches!(head.method(), "GET" | "HEAD" | "OPTIONS") {
         return Ok(());
     }
-    let origins = (0..2).filter_map(|index| head.value("origin", index));
+    let mut origins = (0..2).filter_map(|index| head.value("origin", index)).peekable();
+    let by_page = origins.peek().is_some();
     let same = |origin: &[u8]| {
         let origin = std::str::from_utf8(origin).unwrap_or_default();
         origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
@@ -97,6 +105,15 @@ fn check_origin(head: &Head, host: &str) -> Result<(), Problem> {
     if foreign || elsewhere {
         let detail = "a page of another origin asks for this write; write from a page that this node serves, or from a \
                       program";
+        return Err(Problem::new(403, "foreign_origin", detail));
+    }
+    let name = name(host);
+    if by_page && !is_own(&name) {
+        let detail = format!(
+            "a page writes under the name {}, which anybody may have pointed at this node: write from a page under the \
+             node's address, or from a program, which sends no Origin",
+            shown(&name)
+        );
         return Err(Problem::new(403, "foreign_origin", detail));
     }
     Ok(())
@@ -206,6 +223,25 @@ mod tests {
         assert_eq!(write("\nSec-Fetch-Site: cross-site"), 403);
         assert_eq!(write("\nSec-Fetch-Site: same-site"), 403);
         assert_eq!(write("\nSec-Fetch-Site: none"), 200);
+    }
+
+    #[test]
+    fn a_page_whose_own_name_points_here_does_not_write_and_a_program_may_use_the_name_of_a_balancer() {
+        for (host, own) in [
+            ("rebound.example:7700", false),
+            ("10.1.2.3.rebound.example", false),
+            ("10.1.2.3:7700", true),
+            ("[fd00::1]:7700", true),
+            ("db-1:7700", true),
+        ] {
+            for method in ["PUT", "DELETE"] {
+                let write = format!("{method} /v1/keys/k HTTP/1.1\nHost: {host}");
+                assert_eq!(status(&write, false), 200, "a program at {host}");
+                let by_page = format!("{write}\nOrigin: http://{host}");
+                assert_eq!(status(&by_page, false), if own { 200 } else { 403 }, "a page at {host}");
+            }
+            assert_eq!(status(&format!("GET /v1/keys/k HTTP/1.1\nHost: {host}"), false), 200, "{host}");
+        }
     }
 
     #[test]
