@@ -341,8 +341,8 @@ pub const FLATBUFFER_DEPTH_MAX: usize = 8;
 pub const LONG_FRAME_BYTES: usize = 16 * KIB;
 /// Values in one frame: all siblings of a merged key.
 pub const FRAME_VALUES_MAX: usize = MERGED_SIBLINGS_MAX;
-/// Connections that a shard serves; more are told so and closed. Each takes a descriptor, and a receive buffer while it
-/// is active.
+/// Connections of clients that a shard serves; more are told so and closed. Each takes a descriptor, and a receive
+/// buffer while it is active.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Open files without which a node does not start: listening ports, directories, and a few connections.
 pub const OPEN_FILES_MIN: u64 = 64;
@@ -351,6 +351,15 @@ pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
 /// Open files that are kept for the log and the tables of a node when connections share out the rest: the log must
 /// never wait for a connection to go.
 pub const OPEN_FILES_STORAGE: u64 = 4096;
+/// Connections to a core from cores of other nodes: two of each core of a large cluster. Beyond them, and beyond what
+/// each address may have, those go that have been silent for the longest.
+pub const CALLS_MAX: usize = 10_000;
+/// Those that come from one address, and half of all at most: a node needs two for each of its cores.
+pub const CALLS_PER_SOURCE: usize = 4 * SHARDS_MAX;
+/// Those of one core from one address: the two that it needs, and two that it has left behind.
+pub const CALLS_PER_CORE: usize = 4;
+/// One in so many of the open files that are not kept for the storage is for other nodes.
+pub const CALLS_SHARE: usize = 4;
 /// Connections to a core of nodes that are no members, or not yet known to it as members; more are closed. Each may
 /// hold frames of twice [`NEWS_BYTES`].
 pub const GUESTS_MAX: usize = 64;
@@ -361,9 +370,9 @@ pub const GUEST_REMEMBERED: Duration = Duration::from_secs(10);
 /// Connections beyond [`CONNECTIONS_MAX`] that are asked for nothing but whether the node lives: probes get their
 /// answer from a full node too.
 pub const CONNECTIONS_RESERVED: usize = 32;
-/// Bytes of unfinished frames and bodies, and of answers that are not sent yet, that a core holds for its connections;
-/// at it those go that have been held up for [`CONNECTION_HELD_UP`], the longest first. It holds one frame of the
-/// greatest length and many usual ones. So much memory a core.
+/// Bytes of unfinished frames and bodies, of answers that are not sent yet, and of messages that wait for other nodes,
+/// that a core holds for its connections; at it those go that have been held up for [`CONNECTION_HELD_UP`], the longest
+/// first. It holds one frame of the greatest length and many usual ones. So much memory a core.
 pub const CONNECTION_BYTES_MAX: usize = 96 * MIB;
 /// Bytes of these at which any connection may be closed, however short it has been held up.
 pub const CONNECTION_BYTES_HARD: usize = 2 * CONNECTION_BYTES_MAX;

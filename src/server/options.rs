@@ -49,6 +49,8 @@ pub struct ServeOptions {
     pub io_memory_bytes: usize,
     /// Client and HTTP connections that one core serves; more are told so and closed.
     pub connections_max: usize,
+    /// Connections of other nodes that one core serves; beyond them those go that say the least.
+    pub calls_max: usize,
     /// How long a stopping node goes on telling those who come late to go elsewhere, unless nobody is connected to it.
     pub drain: Duration,
 }
@@ -108,6 +110,7 @@ impl ServeOptions {
             spin_before_park: Duration::ZERO,
             io_memory_bytes: 64 * limits::KIB,
             connections_max: limits::CONNECTIONS_MAX,
+            calls_max: limits::CALLS_MAX,
             drain: limits::DRAIN,
         }
     }

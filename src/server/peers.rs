@@ -6,7 +6,7 @@
 //! was looked for under another name hears of it.
 //!
 //! A connection carries messages one way, from the core that made it; answers come back over the other core's own
-//! connection. It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
+//! connection ([`super::callers`]). It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
 //! A connection that is refused, reset, silent for too long or answered by a stranger makes the core unreachable: what
 //! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
 //!
@@ -16,23 +16,17 @@
 use super::{
     clock,
     ring::{Pieces, Ring},
-    socket::{Ended, Gather, Inlet, Listener, Socket},
+    socket::Socket,
     watch::Watch,
     world::{ServerWorld, count},
 };
 use crate::{
     driver::world::Arrival,
-    limits::{
-        FRAME_BYTES_MAX, GUEST_REMEMBERED, GUESTS_MAX, GUESTS_PER_SOURCE, HELLO_TIMEOUT, NEWS_BYTES,
-        PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN,
-    },
+    limits::{GUEST_REMEMBERED, GUESTS_MAX, GUESTS_PER_SOURCE, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Lane, Message},
     protocol::ring::FixedMap,
     types::{Address, ClusterId, Instant, MemberState, NodeId, Ports, Stranger},
-    wire::{
-        self, Age, ConnectionPurpose, FEATURES, Frame, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, Trust,
-        WireError, age,
-    },
+    wire::{self, ConnectionPurpose, FEATURES, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, WireError, age},
 };
 use futures_util::future::{Either, select};
 use std::{
@@ -150,7 +144,7 @@ impl Peers {
         let own = self.cluster();
         !own.is_none() && !hello.cluster.is_none() && hello.cluster != own
     }
-    fn check_cluster(&self, hello: &PeerHello) -> Result<(), String> {
+    pub(super) fn check_cluster(&self, hello: &PeerHello) -> Result<(), String> {
         if !self.is_stranger(hello) {
             return Ok(());
         }
@@ -170,7 +164,7 @@ impl Peers {
     }
     /// A member of a cluster looks for another node here. Whoever has just formed a cluster of its own has lost that
     /// node's directory, most likely: it must not serve.
-    fn hear_sought(&self, hello: &PeerHello) -> Option<String> {
+    pub(super) fn hear_sought(&self, hello: &PeerHello) -> Option<String> {
         let sought = hello.sought.filter(|sought| *sought != self.own.address.node)?;
         let alone = self.world().is_some_and(|w| w.handle.get().is_none_or(|h| h.members().len() == 1));
         let cluster = self.cluster();
@@ -196,7 +190,7 @@ impl Peers {
         strangers.insert(hello.node, Contact { ip: hello.ip, ports: hello.ports });
         self.learn_revision(hello);
     }
-    fn learn_revision(&self, hello: &PeerHello) {
+    pub(super) fn learn_revision(&self, hello: &PeerHello) {
         let mut revisions = self.revisions.borrow_mut();
         if hello.revision >= PEER_REVISION {
             revisions.remove(&hello.node);
@@ -229,14 +223,14 @@ impl Peers {
     }
 
     /// Whether a node may say anything: a member, or one that answered when this node called.
-    fn is_known(&self, node: NodeId) -> bool {
+    pub(super) fn is_known(&self, node: NodeId) -> bool {
         let member = self.world().and_then(|world| world.handle.get().and_then(|h| h.member(node)));
         let gone = |state| matches!(state, MemberState::Left | MemberState::Removed);
         member.map_or_else(|| self.strangers.borrow().contains_key(&node), |member| !gone(member.state))
     }
 
     /// Lets a node in that is no member, or not yet known here as one: from where it says it is, and few at once.
-    fn admit_guest(self: &Rc<Self>, hello: &PeerHello, socket: &Socket) -> Result<Guest, String> {
+    pub(super) fn admit_guest(self: &Rc<Self>, hello: &PeerHello, socket: &Socket) -> Result<Guest, String> {
         let from = socket.peer_ip().map_err(|e| e.to_string())?;
         if from != hello.ip {
             return Err(format!("{} says that it is at {} and calls from {from}", hello.node, hello.ip));
@@ -255,32 +249,33 @@ impl Peers {
         Ok(Guest { peers: self.clone(), node: hello.node })
     }
 
+    /// This node's HELLO to one that calls.
+    pub(super) fn answer_to(&self, hello: &PeerHello) -> PeerHello {
+        self.own.hello(self.cluster(), hello.purpose, None)
+    }
+
     /// Encodes a message for a core of another node and queues it. An error: it cannot be sent.
     pub fn send(self: &Rc<Self>, encoder: &mut FrameEncoder, envelope: &Envelope) -> Result<(), WireError> {
         let revision = self.revision(envelope.to.node);
         let pieces = wire::encode_peer(encoder.speaking(revision), envelope, clock::now())?;
         let lane = envelope.message.lane();
+        let Some(world) = self.world() else { return Ok(()) };
         // There are routes to members only, whoever is named by a message.
         let routed = self.routes.borrow().contains_key(&(envelope.to, lane));
-        if !routed && self.contact(envelope.to).is_none() {
-            self.world().inspect(|world| world.drop_message());
-            return Ok(());
-        }
-        let route = self.route(envelope.to, lane);
-        if !route.push(pieces, revision)
-            && let Some(world) = self.world()
+        if (!routed && self.contact(envelope.to).is_none())
+            || !self.route(&world, envelope.to, lane).push(pieces, revision)
         {
             world.drop_message();
         }
         Ok(())
     }
 
-    fn route(self: &Rc<Self>, to: Address, lane: Lane) -> Rc<Route> {
+    fn route(self: &Rc<Self>, world: &ServerWorld, to: Address, lane: Lane) -> Rc<Route> {
         let mut routes = self.routes.borrow_mut();
         if let Some(route) = routes.get(&(to, lane)) {
             return route.clone();
         }
-        let route = Rc::new(Route::new(to, lane));
+        let route = Rc::new(Route::new(to, lane, world.watches.start_toward_peer()));
         routes.insert((to, lane), route.clone());
         self.ring.spawn(self.clone().keep_route(route.clone()));
         route
@@ -297,27 +292,38 @@ impl Peers {
                 self.routes.borrow_mut().remove(&(route.to, route.lane));
                 return;
             };
-            let met = self.connect(&route, contact).await;
             let Some(world) = self.world() else { return };
+            let watch = route.watch.borrow().clone();
+            let connecting = Box::pin(self.connect(&route, contact));
+            let met = match select(connecting, pin!(watch.until_evicted())).await {
+                Either::Left((met, _)) => met,
+                Either::Right(_) => Err(io::Error::other("too much waits for it")),
+            };
             match met {
                 Ok((socket, mut decoder, revision)) => {
                     pause = RECONNECT_MIN;
+                    watch.attach(&socket);
                     if route.revision.get() != revision {
                         self.forget(&route);
                     }
                     world.inbox.push(Arrival::PeerReachable(route.to, route.lane));
                     let error = self.pump(&route, &socket, &mut decoder).await;
+                    route.under_way.set(0);
                     socket.close();
                     tracing::debug!(to = %route.to, error, "a peer connection has ended");
                 }
                 Err(error) => tracing::debug!(to = %route.to, %error, "a peer cannot be reached"),
             }
-            drop(world);
             self.forget(&route);
-            let Some(world) = self.world() else { return };
             world.inbox.push(Arrival::PeerUnreachable(route.to, route.lane));
+            // What gathers until the next try may be too much as well.
+            let watch = route.renew_watch(&world);
             drop(world);
-            self.ring.pause(pause).await;
+            if let Either::Right(_) = select(self.ring.pause(pause), pin!(watch.until_evicted())).await {
+                self.forget(&route);
+                let Some(world) = self.world() else { return };
+                route.renew_watch(&world);
+            }
             pause = (pause * 2).min(RECONNECT_MAX);
         }
     }
@@ -398,7 +404,8 @@ impl Peers {
             loop {
                 route.wait_for_work().await;
                 let pieces = route.take();
-                let (emptied, result) = socket.send_all(pieces).await;
+                let watch = route.watch.borrow().clone();
+                let (emptied, result) = socket.send_watched(pieces, &watch).await;
                 route.recycle(emptied);
                 if let Err(e) = result {
                     return e.to_string();
@@ -480,25 +487,39 @@ struct Route {
     queue: RefCell<Pieces>,
     bytes: Cell<usize>,
     messages: Cell<usize>,
+    /// Bytes that have left the queue and are being sent.
+    under_way: Cell<usize>,
     /// What is queued is encoded for this one.
     revision: Cell<u16>,
+    /// Counts the bytes toward the budget of the core.
+    watch: RefCell<Rc<Watch>>,
     waker: RefCell<Option<Waker>>,
     /// An emptied list, for reuse.
     spare: RefCell<Pieces>,
 }
 
 impl Route {
-    fn new(to: Address, lane: Lane) -> Route {
+    fn new(to: Address, lane: Lane, watch: Rc<Watch>) -> Route {
         Route {
             to,
             lane,
             queue: RefCell::default(),
             bytes: Cell::new(0),
             messages: Cell::new(0),
+            under_way: Cell::new(0),
             revision: Cell::new(PEER_REVISION),
+            watch: RefCell::new(watch),
             waker: RefCell::default(),
             spare: RefCell::default(),
         }
+    }
+    /// What counts its bytes from now on, anew if it had too many.
+    fn renew_watch(&self, world: &ServerWorld) -> Rc<Watch> {
+        let mut watch = self.watch.borrow_mut();
+        if watch.is_evicted() {
+            *watch = world.watches.start_toward_peer();
+        }
+        watch.clone()
     }
     /// `false` when the queue is full.
     fn push(&self, pieces: wire::Pieces, revision: u16) -> bool {
@@ -508,12 +529,13 @@ impl Route {
         }
         self.revision.set(revision);
         let bytes = self.bytes.get() + pieces.bytes();
-        if bytes > PEER_QUEUE_BYTES_MAX {
+        if bytes + self.under_way.get() > PEER_QUEUE_BYTES_MAX || self.watch.borrow().is_evicted() {
             return false;
         }
         self.bytes.set(bytes);
         self.messages.set(self.messages.get() + 1);
         self.queue.borrow_mut().extend(pieces.into_parts());
+        self.hold();
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -528,19 +550,25 @@ impl Route {
             Poll::Pending
         })
     }
+    fn hold(&self) {
+        self.watch.borrow().hold_outgoing(self.bytes.get() + self.under_way.get());
+    }
     fn take(&self) -> Pieces {
-        self.bytes.set(0);
+        self.under_way.set(self.bytes.replace(0));
         self.messages.set(0);
         self.queue.replace(std::mem::take(&mut self.spare.borrow_mut()))
     }
     fn recycle(&self, mut emptied: Pieces) {
+        self.under_way.set(0);
+        self.hold();
         emptied.clear();
         *self.spare.borrow_mut() = emptied;
     }
-    /// Forgets everything; says how many messages that were.
+    /// Forgets everything that is not on its way; says how many messages that were.
     fn clear(&self) -> usize {
         self.bytes.set(0);
         self.queue.borrow_mut().clear();
+        self.hold();
         self.messages.replace(0)
     }
 }
@@ -556,7 +584,7 @@ struct Presence {
 }
 
 /// A connection of a node that is no member: it may introduce itself, and has to be one soon.
-struct Guest {
+pub(super) struct Guest {
     peers: Rc<Peers>,
     node: NodeId,
 }
@@ -569,125 +597,46 @@ impl Drop for Guest {
     }
 }
 
-// ---- incoming --------------------------------------------------------------------------------------------------
-
-/// Serves this core's peer port. An error means that the port is lost.
-pub async fn serve(world: Rc<ServerWorld>, listener: Listener) -> io::Result<()> {
-    let open = Rc::new(Cell::new(0usize));
-    loop {
-        let socket = listener.accept().await?;
-        if open.get() >= crate::limits::CONNECTIONS_MAX {
-            continue;
-        }
-        open.set(open.get() + 1);
-        let (ring, world, open) = (world.ring.clone(), world.clone(), open.clone());
-        ring.spawn(async move {
-            if let Err(error) = receive(&world, socket).await {
-                tracing::debug!(error, "an incoming peer connection has ended");
-            }
-            open.set(open.get() - 1);
-        });
-    }
-}
-
-async fn receive(world: &Rc<ServerWorld>, socket: Socket) -> Result<(), String> {
-    let watch = world.watches.start(&socket);
-    watch.set_deadline(clock::now() + HELLO_TIMEOUT);
-    let mut incoming = Incoming {
-        watch: watch.clone(),
-        inlet: Inlet::new(socket.clone(), watch.clone()),
-        decoder: FrameDecoder::new(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::{CONNECTION_BYTES_MAX, MIB},
+        protocol::message::{Operation, Request},
+        server::watch::Watches,
+        types::{Consistency, Key, Media, ShardId, TableWord, Value, WriteId},
     };
-    let Some(frame) = incoming.next(|_| (), || false).await? else { return Ok(()) };
-    let read = clock::now();
-    let hello = wire::decode_peer_hello(&frame).map_err(text)?;
-    let own = world.peers.own.hello(world.peers.cluster(), hello.purpose, None);
-    let pieces = wire::encode_peer_hello(&mut FrameEncoder::new(), &own).map_err(text)?;
-    socket.send_all(pieces.into_parts().into_vec()).await.1.map_err(|e| e.to_string())?;
-    if hello.node == world.address.node {
-        return Err("this node called itself".to_string());
-    }
-    if let Some(reason) = world.peers.hear_sought(&hello) {
-        world.give_up(reason.clone());
-        return Err(reason);
-    }
-    world.peers.check_cluster(&hello)?;
-    world.peers.learn_revision(&hello);
-    let mut age = Age::new(hello.clock, read);
-    let known = || world.peers.is_known(hello.node);
-    let mut guest = if known() { None } else { Some(world.peers.admit_guest(&hello, &socket)?) };
-    incoming.decoder.set_limit(if guest.is_some() { 2 * NEWS_BYTES } else { FRAME_BYTES_MAX });
-    if guest.is_none() {
-        watch.relax();
-    }
-    // A frame that is cut off in the middle is noticed by its silence; a guest has the time of the HELLO for all it
-    // says.
-    while let Some(frame) = incoming.next(|bytes| watch.progressed(bytes), known).await? {
-        if guest.is_some() && known() {
-            guest = None;
-            incoming.decoder.set_limit(FRAME_BYTES_MAX);
-        }
-        if guest.is_none() {
-            watch.relax();
-        }
-        watch.hold_incoming(incoming.decoder.buffered());
-        let sent = age.sent(&frame, clock::now());
-        let envelope = match wire::decode_peer(&frame, sent, Trust::Verify) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                world.refuse(Address { node: hello.node, shard: hello.shard }, &frame, &error);
-                continue;
-            }
+
+    /// Three cores that take nothing on would have held 180 MiB, and twice that with what was being sent.
+    #[test]
+    fn what_waits_for_other_nodes_has_the_budget_of_all_connections() {
+        const FRAME: usize = 4 * MIB;
+        let watches = Watches::default();
+        let core = |number: u64| Address { node: NodeId(number), shard: ShardId(0) };
+        let routes: Vec<Route> =
+            (1..=4).map(|number| Route::new(core(number), Lane::Long, watches.start_toward_peer())).collect();
+        let value = Value::new(Media::octets(), vec![0; FRAME]);
+        let push = |route: &Route| {
+            let (context, write_id, deadline) = (None, WriteId(1), Instant(1));
+            let operation = Operation::Put { context, value: value.clone(), write_id };
+            let (key, consistency) = (Key::new("k").expect("a key"), Consistency::default());
+            let request = Request { key, operation, consistency, deadline };
+            let message = Message::Forward { request, hops: 0, word: TableWord::default(), stamp: None };
+            let envelope = Envelope { from: core(9), to: route.to, exchange: 0, deadline, message };
+            let pieces = wire::encode_peer(&mut FrameEncoder::new(), &envelope, Instant(0)).expect("it fits");
+            route.push(pieces, PEER_REVISION)
         };
-        if envelope.from.node != hello.node {
-            return Err(format!("{} speaks for {}", hello.node, envelope.from.node));
-        }
-        // This node may have joined a cluster since, and not this one.
-        world.peers.check_cluster(&hello)?;
-        count(&world.traffic, |t| t.peer_messages_received += 1);
-        if guest.is_none() {
-            world.arrive(envelope);
-        } else if let Some(message) = envelope.message.of_guest(hello.node, hello.ip) {
-            world.arrive(Envelope { message, ..envelope });
-        } else {
-            world.drop_message();
-        }
-    }
-    Ok(())
-}
-
-fn text(error: WireError) -> String {
-    error.to_string()
-}
-
-/// Frames of an incoming connection.
-struct Incoming {
-    watch: Rc<Watch>,
-    inlet: Inlet,
-    decoder: FrameDecoder,
-}
-
-impl Incoming {
-    /// The next frame; `None` when the other side has closed between two. `pending` hears of bytes of an unfinished
-    /// one. Between two a node that has become a member, as `known` says, may be silent for as long as it likes.
-    async fn next(&mut self, pending: impl Fn(usize), known: impl Fn() -> bool) -> Result<Option<Frame>, String> {
-        loop {
-            if let Some(frame) = self.decoder.next_frame().map_err(text)? {
-                return Ok(Some(frame));
-            }
-            // What has begun has its limit, also when it came with the end of another frame.
-            if !self.decoder.is_clear() {
-                pending(0);
-            }
-            match self.inlet.fill(&mut self.decoder).await {
-                Ok(bytes) if !self.decoder.is_clear() => pending(bytes),
-                Ok(_) => {}
-                Err(Ended::Closed) if self.decoder.is_clear() => return Ok(None),
-                Err(Ended::Closed) => return Err("closed in the middle of a frame".to_string()),
-                Err(Ended::Expired) if self.decoder.is_clear() && known() => self.watch.relax(),
-                Err(Ended::Expired) => return Err("silent in the middle of a frame".to_string()),
-                Err(Ended::Broken(e)) => return Err(e.to_string()),
-            }
-        }
+        let slow = &routes[0];
+        assert!(push(slow) && slow.take().len() > 1, "it is being sent");
+        assert_eq!(watches.bytes() / MIB, FRAME / MIB, "it still takes its memory");
+        let pushed = routes.iter().map(|route| (0..20).filter(|_| push(route)).count()).collect::<Vec<_>>();
+        assert!(pushed[0] < 20, "at most {PEER_QUEUE_BYTES_MAX} bytes for one core, {pushed:?}");
+        assert!(watches.bytes() <= 2 * CONNECTION_BYTES_MAX, "{}", watches.bytes());
+        let evicted: Vec<bool> = routes.iter().map(|route| route.watch.borrow().is_evicted()).collect();
+        assert!(evicted[0] && !evicted[3], "who has been held up for the longest goes first: {evicted:?}");
+        assert!(!push(slow), "nothing waits for it until it is connected anew");
+        assert_eq!(watches.outgoing(), 0, "no client waits for these");
+        drop(routes);
+        assert_eq!(watches.bytes(), 0);
     }
 }

@@ -164,7 +164,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         disk_stalls: shard.disk_stalls,
         connections: traffic.connections,
         http_requests_begun: world.begun.get() as u64,
-        connections_given_up: world.watches.given_up(),
+        connections_given_up: world.watches.given_up() + world.callers.given_up(),
         connection_bytes: world.watches.bytes() as u64,
         http_requests: traffic.http_requests,
         client_requests: traffic.client_requests,

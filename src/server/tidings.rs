@@ -1,10 +1,13 @@
 //! What happens to the cluster, in the log of each node that it concerns: a member that is suspected, down or back,
 //! hints that begin to gather and are drained, tables that are made, altered or dropped, requests that find too few
-//! replicas.
+//! replicas, a disk that hangs.
 //!
 //! Each is said once when it happens. A core looks once a second, so what begins and ends within one is not told.
 
-use crate::types::{Instant, MemberView, NodeId, TableName, TableSettings};
+use crate::{
+    limits::REPLICA_LATE,
+    types::{Instant, MemberView, NodeId, TableName, TableSettings},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -14,6 +17,11 @@ use std::{
 /// Requests that failed for want of replicas are told of at most so often; and so long without one means that it is
 /// over.
 const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// A disk that has answered for so long is well again: under load one that hangs now and then does so often.
+const STALL_OVER: Duration = Duration::from_secs(10);
+/// That it hangs is told of at most so often.
+const STALL_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What a core knows now.
 pub struct Sight {
@@ -26,6 +34,9 @@ pub struct Sight {
     pub hints_pending: u64,
     /// Requests that failed since the start because too few replicas answered.
     pub failures: u64,
+    /// Whether the core's disk answers no writes now, and how often that has been so since the start.
+    pub stalled: bool,
+    pub stalls: u64,
 }
 
 /// One thing that has happened.
@@ -40,6 +51,8 @@ pub enum News {
     TableMadeApart { name: TableName },
     QuorumLost { failures: u64 },
     QuorumRegained,
+    DiskStalled { times: u64 },
+    DiskAnswers { lasted: Duration, times: u64 },
 }
 
 /// What was last told.
@@ -56,6 +69,20 @@ pub struct Tidings {
     failing: Option<Instant>,
     /// When failures were last told of.
     told: Option<Instant>,
+    /// Stalls of the disk that have been seen.
+    stalls: u64,
+    stalling: Option<Stalling>,
+    /// When a stall was last told of.
+    stall_told: Option<Instant>,
+}
+
+/// A disk that hangs, or does so again and again.
+struct Stalling {
+    since: Instant,
+    /// When it was last seen to hang.
+    latest: Instant,
+    times: u64,
+    told: bool,
 }
 
 impl Tidings {
@@ -83,7 +110,27 @@ impl Tidings {
             news.push(if hints { News::HintsBegun { pending: sight.hints_pending } } else { News::HintsDrained });
         }
         self.failures_are(now, sight.failures, &mut news);
+        self.stalls_are(now, sight.stalled, sight.stalls, &mut news);
         news
+    }
+    fn stalls_are(&mut self, now: Instant, stalled: bool, stalls: u64, news: &mut Vec<News>) {
+        let times = stalls - std::mem::replace(&mut self.stalls, stalls);
+        if stalled || times > 0 {
+            let begun = || Stalling { since: now, latest: now, times: 0, told: false };
+            let stalling = self.stalling.get_or_insert_with(begun);
+            (stalling.latest, stalling.times) = (now, stalling.times + times);
+        }
+        let Some(stalling) = &mut self.stalling else { return };
+        if !stalling.told && self.stall_told.is_none_or(|told| now.since(told) >= STALL_TOLD_EVERY) {
+            (stalling.told, self.stall_told) = (true, Some(now));
+            news.push(News::DiskStalled { times: stalling.times });
+        }
+        if !stalled && now.since(stalling.latest) >= STALL_OVER {
+            if stalling.told {
+                news.push(News::DiskAnswers { lasted: stalling.latest.since(stalling.since), times: stalling.times });
+            }
+            self.stalling = None;
+        }
     }
     /// The tables of a node that has just started are no news.
     fn tables_are(&mut self, tables: BTreeMap<TableName, TableSettings>, news: &mut Vec<News>) {
@@ -142,6 +189,16 @@ impl News {
             }
             News::QuorumLost { failures } => tracing::warn!(shard, failures, "requests fail: too few replicas answer"),
             News::QuorumRegained => tracing::info!(shard, "requests find enough replicas again"),
+            News::DiskStalled { times } => {
+                tracing::warn!(
+                    shard,
+                    times,
+                    "the disk answers no writes for more than {REPLICA_LATE:?}; other replicas take them meanwhile"
+                );
+            }
+            News::DiskAnswers { lasted, times } => {
+                tracing::info!(shard, times, within = ?lasted, "the disk answers writes again");
+            }
         }
     }
 }
@@ -164,6 +221,8 @@ mod tests {
             made_apart: BTreeSet::new(),
             hints_pending,
             failures,
+            stalled: false,
+            stalls: 0,
         }
     }
     fn states(news: &[News]) -> Vec<&'static str> {
@@ -177,6 +236,8 @@ mod tests {
             News::TableDropped { .. } => "dropped",
             News::QuorumLost { .. } => "lost",
             News::QuorumRegained => "regained",
+            News::DiskStalled { .. } => "stalled",
+            News::DiskAnswers { .. } => "answers",
         };
         news.iter().map(name).collect()
     }
@@ -221,13 +282,35 @@ mod tests {
         let mut tidings = Tidings::default();
         let mut look = |tables: &[(&str, u8)]| {
             let tables = tables.iter().map(|(table, n)| (name(table), settings(*n))).collect();
-            states(&tidings.look(
-                at(1),
-                Sight { members: Vec::new(), tables, made_apart: BTreeSet::new(), hints_pending: 0, failures: 0 },
-            ))
+            states(&tidings.look(at(1), Sight { members: Vec::new(), tables, ..sight(MemberView::Up, 0, 0) }))
         };
         assert!(look(&[("default", 3), ("a", 3)]).is_empty(), "known before the start");
         assert_eq!(look(&[("default", 3), ("a", 2), ("b", 3)]), ["altered", "made"]);
         assert_eq!(look(&[("default", 3), ("b", 3)]), ["dropped"]);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_now_and_then_is_told_of_once_and_so_is_its_end() {
+        let mut tidings = Tidings::default();
+        let mut look = |second: u64, stalled: bool, stalls: u64| {
+            tidings.look(at(second), Sight { members: Vec::new(), stalled, stalls, ..sight(MemberView::Up, 0, 0) })
+        };
+        let mut told = Vec::new();
+        // Under load it hangs for a moment in every second.
+        for second in 1..=30 {
+            told.extend(look(second, second % 2 == 0, second * 2));
+        }
+        assert_eq!(told, [News::DiskStalled { times: 2 }]);
+        assert!(look(39, false, 60).is_empty());
+        assert_eq!(look(40, false, 60), [News::DiskAnswers { lasted: Duration::from_secs(29), times: 60 }]);
+        assert!(look(45, false, 61).is_empty() && look(56, false, 61).is_empty(), "not again within the minute");
+        assert_eq!(look(70, true, 62), [News::DiskStalled { times: 1 }]);
+        assert!(look(200, true, 62).is_empty() && look(201, false, 62).is_empty());
+        assert_eq!(look(211, false, 62), [News::DiskAnswers { lasted: Duration::from_secs(130), times: 1 }]);
+        // One that lasts is told of as soon as that may be.
+        assert_eq!(states(&look(220, true, 63)), ["stalled"]);
+        assert_eq!(states(&look(231, false, 63)), ["answers"]);
+        assert!(look(240, true, 64).is_empty() && look(279, true, 64).is_empty());
+        assert_eq!(states(&look(280, true, 64)), ["stalled"]);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Time limits are not timers: each connection has a [`Watch`], and one sweep a second looks at all of them. Memory of
 //! connections is what clients and peers make a core keep for them and do not come to fetch: unfinished frames and
-//! bodies, answers on their way. It counts toward one budget; beyond it those go that have not got on for the longest.
+//! bodies, answers on their way, messages to cores of other nodes. It counts toward one budget; beyond it those go that
+//! have not got on for the longest.
 
 use super::{clock, kernel, ring::Ring, socket::Socket};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future, poll_fn},
     os::fd::OwnedFd,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker},
@@ -30,7 +31,10 @@ const PLACES_SHARE: usize = 128;
 /// The limits of one connection.
 pub struct Watch {
     list: Rc<WatchList>,
-    socket: Weak<OwnedFd>,
+    /// None as long as a core of another node is not connected.
+    socket: RefCell<Weak<OwnedFd>>,
+    /// What goes out is for a core of another node, which this one has called.
+    toward_peer: bool,
     /// When what is coming in has to be whole.
     deadline: Cell<Instant>,
     /// When what is being sent has to be gone.
@@ -136,9 +140,28 @@ impl Watch {
         self.list.given_up.set(self.list.given_up.get() + 1);
         self.evicted.set(true);
         self.close();
+        self.wake();
+    }
+    /// Whether it had to go for the memory that it held.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.get()
+    }
+    /// Ready when it is. For one waiter at a time.
+    pub fn until_evicted(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| {
+            self.listen(cx);
+            if self.evicted.get() { Poll::Ready(()) } else { Poll::Pending }
+        })
+    }
+    /// The connection that is watched from now on.
+    pub fn attach(&self, socket: &Socket) {
+        *self.socket.borrow_mut() = socket.downgrade();
+        if self.evicted.get() {
+            self.close();
+        }
     }
     fn close(&self) {
-        if let Some(socket) = self.socket.upgrade() {
+        if let Some(socket) = self.socket.borrow().upgrade() {
             kernel::close_both_ways(&*socket);
         }
     }
@@ -239,9 +262,17 @@ impl WatchList {
 
 impl Watches {
     pub fn start(&self, socket: &Socket) -> Rc<Watch> {
+        self.add(socket.downgrade(), false)
+    }
+    /// For what waits for a core of another node, whether it is connected or not.
+    pub fn start_toward_peer(&self) -> Rc<Watch> {
+        self.add(Weak::new(), true)
+    }
+    fn add(&self, socket: Weak<OwnedFd>, toward_peer: bool) -> Rc<Watch> {
         let watch = Rc::new(Watch {
             list: self.0.clone(),
-            socket: socket.downgrade(),
+            socket: RefCell::new(socket),
+            toward_peer,
             deadline: Cell::new(Instant::NEVER),
             send_deadline: Cell::new(Instant::NEVER),
             waiting_since: Cell::new(Instant::NEVER),
@@ -268,9 +299,9 @@ impl Watches {
     pub fn bytes(&self) -> usize {
         self.0.bytes.get()
     }
-    /// Bytes that are to be sent, those on their way included.
+    /// Bytes that are to be sent to clients, those on their way included.
     pub fn outgoing(&self) -> usize {
-        self.0.each().iter().map(|watch| watch.outgoing.get()).sum()
+        self.0.each().iter().filter(|watch| !watch.toward_peer).map(|watch| watch.outgoing.get()).sum()
     }
     /// Connections given up for their place or their memory, or because nobody read on.
     pub fn given_up(&self) -> u64 {

@@ -3,6 +3,7 @@
 
 use super::{
     backlog::BacklogWatch,
+    callers::Callers,
     clock,
     disk::RingDisk,
     mesh::{Mesh, Parcel},
@@ -55,6 +56,7 @@ pub struct ServerWorld {
     pub inbox: Inbox,
     pub mesh: Rc<Mesh>,
     pub peers: Rc<Peers>,
+    pub callers: Rc<Callers>,
     pub watches: Watches,
     pub replies: Replies,
     /// The node is stopping: what clients ask for from now on is not begun.
@@ -81,6 +83,7 @@ impl ServerWorld {
             inbox: Inbox::new(),
             mesh,
             peers,
+            callers: Rc::default(),
             watches: Watches::default(),
             replies: Replies::default(),
             draining: Cell::new(false),

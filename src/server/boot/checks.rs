@@ -3,7 +3,9 @@
 use super::StartError;
 use crate::{
     engine::disk::{PageBuffer, lacks_room},
-    limits::{KIB, OPEN_FILES_MIN, OPEN_FILES_PER_SHARD_MIN, OPEN_FILES_STORAGE, PAGE, SHARDS_MAX},
+    limits::{
+        CALLS_MAX, CALLS_SHARE, KIB, OPEN_FILES_MIN, OPEN_FILES_PER_SHARD_MIN, OPEN_FILES_STORAGE, PAGE, SHARDS_MAX,
+    },
     server::{kernel, options::ServeOptions, ring::Ring},
 };
 use std::{
@@ -76,10 +78,10 @@ pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
     )))
 }
 
-/// How many connections each core may serve with this limit of open files. What the storage needs, half of the limit or
+/// How many connections of clients, and of other nodes, each core may serve with this limit of open files. What the storage needs, half of the limit or
 /// [`OPEN_FILES_STORAGE`], is not for connections: the log must never wait for one of them to go. Refused below what a
 /// node needs that serves hardly anybody; warned of when `connections_max` connections a core cannot be had.
-pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Result<usize, StartError> {
+pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Result<Places, StartError> {
     let needed = OPEN_FILES_MIN + OPEN_FILES_PER_SHARD_MIN * u64::from(shards);
     if limit < needed {
         return Err(StartError::Failed(format!(
@@ -93,12 +95,21 @@ pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Res
     }
     let left = limit - OPEN_FILES_STORAGE.min(limit / 2);
     let share = usize::try_from(left).unwrap_or(usize::MAX) / usize::from(shards.max(1));
-    Ok(connections_max.min(share))
+    let calls = (share / CALLS_SHARE).min(CALLS_MAX);
+    Ok(Places { clients: connections_max.min(share - calls), calls })
+}
+/// Connections that one core serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Places {
+    pub clients: usize,
+    /// Of other nodes.
+    pub calls: usize,
 }
 
 /// Files that may be open at once when every connection is in use.
 pub(super) fn open_files_wanted(shards: usize, connections_max: usize) -> u64 {
-    shards as u64 * connections_max as u64 + OPEN_FILES_STORAGE
+    let calls = connections_max / (CALLS_SHARE - 1);
+    shards as u64 * (connections_max + calls) as u64 + OPEN_FILES_STORAGE
 }
 
 /// Plain text on the network is for loopback, or for those who say so.
@@ -268,9 +279,9 @@ mod tests {
     #[test]
     fn connections_leave_the_storage_its_files() {
         assert!(open_files(40, 1, 1000).is_err_and(|e| e.to_string().contains("ulimit -n")));
-        assert_eq!(open_files(256, 1, 10_000).ok(), Some(128));
-        assert_eq!(open_files(1 << 20, 4, 10_000).ok(), Some(10_000));
-        assert_eq!(open_files(4096, 4, 10_000).ok(), Some(512));
+        assert_eq!(open_files(256, 1, 10_000).ok(), Some(Places { clients: 96, calls: 32 }));
+        assert_eq!(open_files(1 << 20, 4, 10_000).ok(), Some(Places { clients: 10_000, calls: 10_000 }));
+        assert_eq!(open_files(4096, 4, 10_000).ok(), Some(Places { clients: 384, calls: 128 }));
     }
 
     #[test]

@@ -8,13 +8,13 @@ use crate::{
     },
     engine::{Background, Engine},
     http::HttpLimits,
-    limits::{CLOCK_ALERT_PERCENT, INCARNATION_ALERT_PERCENT, INCARNATION_MAX, REPLICA_LATE, SKEW_MAX},
+    limits::{CLOCK_ALERT_PERCENT, INCARNATION_ALERT_PERCENT, INCARNATION_MAX, SKEW_MAX},
     server::{
-        clients, clock,
+        callers, clients, clock,
         disk::RingDisk,
         mesh::{Mesh, MeshEnds, MeshTurn, Parcel},
         options::ServeOptions,
-        peers::{self, PeerSelf, Peers},
+        peers::{PeerSelf, Peers},
         report::Reports,
         ring::{Bell, Ring},
         socket::Listener,
@@ -265,7 +265,7 @@ impl SharesManager for Urgency {
 /// Keeps the backlog's figures up to date, and says when there is too much, when a clock is wrong, or when the node's
 /// identity is in doubt.
 async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingDisk>) {
-    let (mut alarms, mut refused, mut long, mut off, mut stalled) = (0, 0, 0, 0, (false, 0));
+    let (mut alarms, mut refused, mut long, mut off) = (0, 0, 0, 0);
     let (mut tidings, mut told) = (Tidings::default(), false);
     loop {
         world.ring.pause(BACKLOG_PERIOD).await;
@@ -279,6 +279,8 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
             made_apart: if first { handle.tables().made_apart() } else { BTreeSet::new() },
             hints_pending: stats.shard.hints_pending,
             failures: stats.shard.requests.failures,
+            stalled: stats.shard.disk_stalled,
+            stalls: stats.shard.disk_stalls,
         };
         tidings.look(clock::now(), sight).iter().for_each(|news| news.tell(shard));
         world.backlog.look(clock::now(), world.address.shard, stats.engine);
@@ -296,7 +298,6 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
                  new writes: replace it by one with an empty data directory"
             );
         }
-        stalled = tell_stall(stalled, (stats.shard.disk_stalled, stats.shard.disk_stalls), world.address.shard);
         if stats.shard.identity_alarms > alarms {
             alarms = stats.shard.identity_alarms;
             tracing::error!(
@@ -348,21 +349,6 @@ fn tell_clock(known: i64, off: i64) -> i64 {
         (_, _) => {}
     }
     off
-}
-
-/// Says that the disk hangs, and that it answers again; gives whether it hangs, and how often it has.
-fn tell_stall((was, known): (bool, u64), (is, count): (bool, u64), shard: ShardId) -> (bool, u64) {
-    if count > known {
-        tracing::warn!(
-            shard = shard.0,
-            times = count - known,
-            "the disk answers no writes for more than {REPLICA_LATE:?}; other replicas take them meanwhile"
-        );
-    }
-    if !is && (was || count > known) {
-        tracing::info!(shard = shard.0, "the disk answers writes again");
-    }
-    (is, count)
 }
 
 /// Runs a core until the node stops.
@@ -442,7 +428,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
         random: RefCell::new(fastrand::Rng::with_seed(super::random())),
         date: Date::default(),
     });
-    failures.watch("the peer port", peers::serve(world.clone(), listen(core.sockets.peer)));
+    failures.watch("the peer port", callers::serve(world.clone(), listen(core.sockets.peer), core.options.calls_max));
     failures.watch(
         "the client port",
         clients::serve(world.clone(), listen(core.sockets.client), core.options.connections_max),

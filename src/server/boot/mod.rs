@@ -92,8 +92,8 @@ pub fn run(options: ServeOptions) -> Result<(), StartError> {
         checks::address(reach.ip, options.insecure)?;
         bind(reach, &signals)
     })?;
-    let connections_max = checks::open_files(open_files, identity.shards, options.connections_max)?;
-    let options = ServeOptions { connections_max, ..options };
+    let places = checks::open_files(open_files, identity.shards, options.connections_max)?;
+    let options = ServeOptions { connections_max: places.clients, calls_max: places.calls, ..options };
     let node = Node::start(&options, &identity, &cpus, sockets)?;
     let outcome = node.serve(&options, &identity, &signals);
     drop(std::fs::remove_file(options.data.join("pid")));
