@@ -63,13 +63,19 @@ impl RingDisk {
         self.queue.set_urgency(urgency);
     }
 
-    /// Opens a file. A want of descriptors or memory passes: connections come and go, and another process may have
-    /// taken all that the machine has. A storage that failed for it would have to be started again.
     async fn open_patiently(&self, path: &str, flags: i32) -> io::Result<Descriptor> {
+        self.patiently(path, || self.ring.open(&self.root, path, flags)).await
+    }
+    /// Opens a file or a directory. A want of descriptors or memory is waited out: a storage that failed for it would
+    /// have to be started again.
+    async fn patiently<T, F>(&self, path: &str, open: impl Fn() -> F) -> io::Result<T>
+    where
+        F: Future<Output = io::Result<T>>,
+    {
         let mut waited = Duration::ZERO;
         loop {
-            match self.ring.open(&self.root, path, flags).await {
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            match open().await {
+                Err(e) if kernel::lacks_descriptors(&e) => {
                     if waited.as_secs().is_multiple_of(10) && waited.subsec_nanos() == 0 {
                         tracing::warn!(path, error = %e, "a file of the storage cannot be opened: waiting until it can");
                     }
@@ -126,7 +132,11 @@ impl Disk for RingDisk {
     async fn list(&self, directory: &str) -> io::Result<Vec<(String, u64)>> {
         let path = if directory.is_empty() { self.path.clone() } else { self.absolute(directory)? };
         // Rare (start and clean-up), and the ring has no operation for it.
-        glommio::executor().spawn_blocking(move || names(&path)).await
+        let read = || {
+            let path = path.clone();
+            glommio::executor().spawn_blocking(move || names(&path))
+        };
+        self.patiently(directory, read).await
     }
 
     async fn create_dir(&self, directory: &str) -> io::Result<()> {

@@ -198,6 +198,18 @@ pub fn file_system_bytes(file: impl AsFd) -> io::Result<(u64, u64)> {
     Ok((status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize))
 }
 
+/// Files that the file system which holds an open file has places for, and those that are free; none where it makes them
+/// as they are needed.
+pub fn file_system_files(file: impl AsFd) -> io::Result<Option<(u64, u64)>> {
+    let status = rustix::fs::fstatvfs(file)?;
+    Ok((status.f_files > 0).then_some((status.f_files, status.f_favail)))
+}
+
+/// Whether there is a want of descriptors or memory: it passes, since connections and other processes come and go.
+pub fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// What lies at a path in the place of a file; nothing when it is one, or when there is nothing.
 pub fn not_a_file(path: &Path) -> Option<&'static str> {
     let kind = std::fs::symlink_metadata(path).ok()?.file_type();

@@ -277,17 +277,19 @@ impl Begun {
     fn error(&self) -> io::Result<()> {
         match self.fault {
             None | Some(Fault::BitFlip) | Some(Fault::Stop) => Ok(()),
-            Some(Fault::NoSpace) => Err(no_space(None)),
+            Some(Fault::NoSpace) => Err(no_space(None, self.io)),
             Some(Fault::Error) => Err(io::Error::other("input/output error")),
             Some(Fault::ShortWrite) => Err(io::Error::new(io::ErrorKind::WriteZero, "short write")),
         }
     }
 }
-fn no_space(lie: Option<Lie>) -> io::Error {
+/// The file system has no room for this access, in one of the ways in which it may have none.
+fn no_space(lie: Option<Lie>, io: u64) -> io::Error {
     if lie == Some(Lie::FullAsError) {
         return io::Error::other("input/output error");
     }
-    io::Error::new(io::ErrorKind::StorageFull, "no space left on device")
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull, TooManyLinks};
+    [StorageFull, QuotaExceeded, FileTooLarge, TooManyLinks][(io % 4) as usize].into()
 }
 fn not_found(path: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, path.to_string())

@@ -149,17 +149,28 @@ pub(crate) fn is_in_use(path: &Path) -> io::Result<bool> {
     Ok(taken(File::open(path))? || taken(File::open(path.join("lock")))?)
 }
 
+/// How to mend what keeps files from being made, where that can be told.
+pub(super) fn hint(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        _ if lacks_room(error) => Some(
+            "make room first: bytes, places for files (df -i), or what this user may have of them (quota, ulimit -f); a \
+             node that runs goes on and takes no values, deletes free space",
+        ),
+        _ if kernel::lacks_descriptors(error) => {
+            Some("too many files are open, here or on the whole machine: ulimit -n, sysctl fs.file-max")
+        }
+        io::ErrorKind::PermissionDenied => Some("it must be writable for the user that runs Dynarc"),
+        io::ErrorKind::ReadOnlyFilesystem => Some("its file system is mounted read-only"),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Some("it is not a directory"),
+        _ => None,
+    }
+}
+
 /// Makes the directory if need be, takes it for this process, and tries what the engine will do there.
 pub(super) fn data_directory(path: &Path) -> Result<DirectoryLock, StartError> {
     let shown = path.display();
     let refused = |what: &str, error: &io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied => "; it must be writable for the user that runs Dynarc",
-            io::ErrorKind::ReadOnlyFilesystem => "; its file system is mounted read-only",
-            io::ErrorKind::StorageFull => "; make room first",
-            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "; it is not a directory",
-            _ => "",
-        };
+        let hint = hint(error).map(|hint| format!("; {hint}")).unwrap_or_default();
         StartError::Failed(format!("the data directory {shown} cannot be used: {what}: {error}{hint}"))
     };
     make_directory(path).map_err(|e| refused("making it", &e))?;
@@ -274,6 +285,20 @@ mod tests {
             let error = data_directory(memory.path()).map(drop).expect_err("memory").to_string();
             assert!(error.contains("tmpfs"), "{error}");
         }
+    }
+
+    #[test]
+    fn every_way_in_which_room_runs_out_is_told_as_that() {
+        for code in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EMLINK] {
+            let told = hint(&io::Error::from_raw_os_error(code)).unwrap_or_default();
+            assert!(told.contains("make room"), "{code}: {told}");
+        }
+        for code in [libc::EMFILE, libc::ENFILE] {
+            let told = hint(&io::Error::from_raw_os_error(code)).unwrap_or_default();
+            assert!(told.contains("ulimit -n"), "{code}: {told}");
+        }
+        assert!(hint(&io::Error::from_raw_os_error(libc::EROFS)).is_some_and(|told| told.contains("read-only")));
+        assert_eq!(hint(&io::Error::from_raw_os_error(libc::EIO)), None);
     }
 
     #[test]

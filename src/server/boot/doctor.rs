@@ -173,6 +173,7 @@ fn look_at_data(data: &Path, findings: &mut Vec<Finding>) {
         }
     }
     findings.push(look_at_space(data));
+    findings.extend(look_at_places(data));
     match try_syncs(data) {
         Ok(trial) => {
             findings.push(finding("o_direct", Verdict::Good, "works", ""));
@@ -192,10 +193,7 @@ fn look_at_data(data: &Path, findings: &mut Vec<Finding>) {
                     "this file system cannot reserve space (fallocate), as ext2 and ext3 cannot: choose one on ext4 or XFS"
                 }
                 io::ErrorKind::InvalidInput => "this file system has no O_DIRECT: choose one on ext4 or XFS",
-                io::ErrorKind::PermissionDenied => "it must be writable for the user that runs Dynarc",
-                io::ErrorKind::StorageFull => "make room; a running node is read-only, deletes free space",
-                io::ErrorKind::ReadOnlyFilesystem => "its file system is mounted read-only",
-                _ => "Dynarc must be able to write there past the page cache",
+                _ => checks::hint(&error).unwrap_or("Dynarc must be able to write there past the page cache"),
             };
             findings.push(finding("o_direct", Verdict::Bad, error.to_string(), mend));
         }
@@ -210,6 +208,19 @@ fn try_syncs(data: &Path) -> io::Result<probe::Trial> {
     let removed = fs::remove_dir(&scratch);
     let trial = trial?;
     removed.map(|()| trial)
+}
+
+/// Whether there are places for more files.
+fn look_at_places(data: &Path) -> Option<Finding> {
+    let (total, free) = fs::File::open(data).and_then(kernel::file_system_files).ok().flatten()?;
+    let percent = total.saturating_sub(free).saturating_mul(100) / total;
+    let verdict = match free {
+        0 => Verdict::Bad,
+        _ if percent >= DISK_POOR_PERCENT => Verdict::Poor,
+        _ => Verdict::Good,
+    };
+    let mend = "without places for files a node takes no more values: remove files (df -i)";
+    Some(finding("disk files", verdict, format!("{percent} % of {total} places for files in use"), mend))
 }
 
 fn look_at_space(data: &Path) -> Finding {

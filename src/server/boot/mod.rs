@@ -518,7 +518,7 @@ fn announce(options: &ServeOptions, identity: &Identity) -> Result<(), StartErro
     let pid = std::process::id();
     let path = options.data.join("pid");
     match std::fs::write(&path, format!("{pid}\n")) {
-        Err(error) if lacks_room(&error) => {
+        Err(error) if lacks_room(&error) || kernel::lacks_descriptors(&error) => {
             tracing::warn!(%error, "the process id could not be written");
         }
         written => written.map_err(|e| StartError::Failed(format!("{}: {e}", path.display())))?,

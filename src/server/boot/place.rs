@@ -54,8 +54,9 @@ pub(super) fn take(data: &Path) -> Result<(), StartError> {
         File::open(data.join("node"))?.sync_all()
     };
     match write() {
-        // A full disk must not keep a node down; its next start counts as that of a copy.
-        Err(e) if lacks_room(&e) => Ok(()),
+        // A full disk, or a machine without descriptors, must not keep a node down; its next start counts as that of a
+        // copy.
+        Err(e) if lacks_room(&e) || kernel::lacks_descriptors(&e) => Ok(()),
         written => written.map_err(|e| StartError::Failed(format!("cannot write {}: {e}", path.display()))),
     }
 }

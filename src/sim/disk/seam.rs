@@ -175,7 +175,7 @@ impl VirtualFile {
     fn write_fate(&self, begun: &Begun, end: u64, pages: usize) -> (usize, io::Result<()>) {
         let growth = end.saturating_sub(self.inode.borrow().visible.length);
         if begun.fault != Some(Fault::Stop) && !self.disk.state.borrow().fits(growth) {
-            return (0, Err(no_space(self.disk.state.borrow().lie)));
+            return (0, Err(no_space(self.disk.state.borrow().lie, begun.io)));
         }
         match begun.error() {
             Err(e) if begun.fault == Some(Fault::NoSpace) => (0, Err(e)),
@@ -276,7 +276,7 @@ impl DiskFile for VirtualFile {
         self.disk.end(&begun).await;
         begun.error()?;
         self.inode.borrow_mut().complete(number);
-        if fits { Ok(()) } else { Err(no_space(self.disk.state.borrow().lie)) }
+        if fits { Ok(()) } else { Err(no_space(self.disk.state.borrow().lie, begun.io)) }
     }
 
     fn len(&self) -> io::Result<u64> {
