@@ -600,6 +600,8 @@ impl<D: Disk> Store<D> {
             device_reads: counters.device_reads.get() + self.blocks.reads(),
             replayed_bytes: counters.replayed_bytes.get(),
             memtable_bytes: self.memtable_bytes.get() as u64,
+            value_cache_bytes: self.options.value_cache_bytes as u64,
+            block_cache_bytes: self.options.block_cache_bytes as u64,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
             collections: counters.collections.get(),

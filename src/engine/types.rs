@@ -185,6 +185,9 @@ pub struct EngineStats {
     /// Places known to be damaged: see `Engine::damage`.
     pub damaged_places: u64,
     pub memory_bytes: u64,
+    /// What the caches may take at most.
+    pub value_cache_bytes: u64,
+    pub block_cache_bytes: u64,
     /// Filters and indexes of tables; part of `memory_bytes`.
     pub table_memory_bytes: u64,
     /// Batches of the log that were read at the opening, those of other shards' records included.

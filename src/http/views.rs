@@ -190,6 +190,10 @@ figures! {
     backlog_alert: Greatest,
     /// Bytes of memory held by memtables, caches, filters and requests in hand.
     memory_bytes: Gauge,
+    /// Bytes that the caches of values may take.
+    value_cache_bytes: Gauge,
+    /// Bytes that the caches of table blocks, with short values in them, may take.
+    block_cache_bytes: Gauge,
     /// Durable batches of the log, one sync each.
     syncs: Counter,
     /// Writes acknowledged after their sync.
@@ -256,7 +260,7 @@ figures! {
     http_requests_begun: Gauge,
     /// Connections given up: their place or their memory was needed, or nobody read what was sent.
     connections_given_up: Counter,
-    /// Bytes held for connections: unfinished frames and bodies, answers not sent yet.
+    /// Bytes held for connections: unfinished frames and bodies, answers and messages not sent yet.
     connection_bytes: Gauge,
     /// HTTP requests answered.
     http_requests: Counter,

@@ -132,6 +132,8 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         collection_backlog_seconds: backlog.collection_seconds,
         backlog_alert: u64::from(backlog.alert),
         memory_bytes: engine.memory_bytes,
+        value_cache_bytes: engine.value_cache_bytes,
+        block_cache_bytes: engine.block_cache_bytes,
         syncs: engine.syncs,
         durable_writes: engine.durable_writes,
         gets: shard.requests.gets,

@@ -107,6 +107,23 @@ pub fn log_growth(before: &[Option<LogCounts>], after: &[Option<LogCounts>]) -> 
     (sum, nodes)
 }
 
+/// What the caches of a node may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+pub struct CacheBytes {
+    pub value_cache_bytes: u64,
+    pub block_cache_bytes: u64,
+}
+
+/// Those of all nodes that say so, together, and how many these are.
+pub fn cache_bytes(nodes: &[SocketAddr]) -> (CacheBytes, usize) {
+    let told = nodes.iter().filter_map(|node| serde_json::from_slice::<CacheBytes>(&get(*node, "/v1/node").ok()?).ok());
+    told.fold((CacheBytes::default(), 0), |(sum, count), one| {
+        let value_cache_bytes = sum.value_cache_bytes + one.value_cache_bytes;
+        let block_cache_bytes = sum.block_cache_bytes + one.block_cache_bytes;
+        (CacheBytes { value_cache_bytes, block_cache_bytes }, count + 1)
+    })
+}
+
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 

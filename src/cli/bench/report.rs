@@ -1,12 +1,13 @@
 //! What a run came to: verdict, table, JSON, lines per second.
 
 use super::{
-    environment::{CpuTime, Environment, LogCounts},
+    environment::{CacheBytes, CpuTime, Environment, LogCounts},
     latency::{Percentiles, Tally, longest_gap},
     plan::{Pace, Plan},
     session::{Mark, Outcome},
     workload::{Kind, Mix},
 };
+use crate::limits::INLINE_VALUE_BYTES;
 use comfy_table::{CellAlignment, Table, presets};
 use std::{collections::BTreeMap, fmt::Write as _, io::Write};
 
@@ -48,6 +49,8 @@ pub struct Report {
     pub longest_gap_at_seconds: f64,
     pub generator: Generator,
     pub durability: Option<Durability>,
+    /// What reads, those of updates among them, may have found in memory.
+    pub caches: Option<Caches>,
     pub machine: Machine,
     pub marks: Vec<Marked>,
     pub environment: Environment,
@@ -88,6 +91,16 @@ pub struct Durability {
     pub durable_writes: u64,
     pub writes_per_sync: f64,
     pub syncs_per_second: f64,
+}
+/// The memory for what is read, of all nodes together, beside what all keys would need.
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
+pub struct Caches {
+    pub nodes: usize,
+    /// Short values lie in table blocks, beside their keys.
+    pub of_blocks: bool,
+    pub bytes: u64,
+    /// The greatest share of the keys whose values can be there.
+    pub keys_share: f64,
 }
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Machine {
@@ -135,6 +148,8 @@ pub struct Surroundings {
     pub cpu: (CpuTime, CpuTime),
     /// What the nodes' logs grew by, and how many nodes that is.
     pub log: (LogCounts, usize),
+    /// What the nodes' caches may take, and how many nodes say so.
+    pub caches: (CacheBytes, usize),
     pub wall_seconds: f64,
 }
 
@@ -192,6 +207,7 @@ impl Report {
                 cpu_us_per_operation: outcome.cpu_seconds * 1e6 / total.ended.max(1) as f64,
             },
             durability: Durability::of(around.log, around.wall_seconds),
+            caches: if plan.load { None } else { Caches::of(around.caches, plan.keys, plan.value_bytes) },
             machine: Machine { steal, idle },
             marks: outcome.marks.iter().map(|mark| Marked::of(mark, &outcome.seconds)).collect(),
             environment: around.environment.clone(),
@@ -247,6 +263,15 @@ impl Report {
                 d.durable_writes, d.syncs, d.nodes, d.writes_per_sync, d.syncs_per_second
             )?,
             None => writeln!(out, "durability   not verified (no GET /v1/node)")?,
+        }
+        if let Some(c) = self.caches {
+            let (kind, percent) = (if c.of_blocks { "blocks" } else { "values" }, c.keys_share * 100.0);
+            let mib = c.bytes as f64 / 1_048_576.0;
+            writeln!(
+                out,
+                "caches       {mib:.0} MiB for {kind} on {} nodes: at most {percent:.0} % of the keys",
+                c.nodes
+            )?;
         }
         let debug = if e.debug_build { ", DEBUG BUILD" } else { "" };
         writeln!(
@@ -326,6 +351,18 @@ impl Durability {
     }
 }
 
+/// What a cached value, or a record in a block, takes beside its bytes, about.
+const CACHED_BESIDE_BYTES: u64 = 128;
+
+impl Caches {
+    fn of((caches, nodes): (CacheBytes, usize), keys: u64, value_bytes: usize) -> Option<Caches> {
+        let of_blocks = value_bytes < INLINE_VALUE_BYTES;
+        let bytes = if of_blocks { caches.block_cache_bytes } else { caches.value_cache_bytes };
+        let needed = keys as f64 * (value_bytes as u64 + CACHED_BESIDE_BYTES) as f64;
+        (nodes > 0).then(|| Caches { nodes, of_blocks, bytes, keys_share: (bytes as f64 / needed).min(1.0) })
+    }
+}
+
 /// Everything that makes a run not count.
 /// Share of gets that may find nothing in a run that measures gets.
 const MISSING_MAX: f64 = 0.01;
@@ -401,6 +438,15 @@ mod tests {
             [time(1.234), time(45.67), time(999.4), time(1_500.0), time(2_345_678.0)],
             ["1.23 us", "45.7 us", "999 us", "1.50 ms", "2.35 s"]
         );
+    }
+    #[test]
+    fn what_the_caches_hold_follows_from_their_size_and_that_of_the_keys() {
+        let caches = CacheBytes { value_cache_bytes: 192 << 20, block_cache_bytes: 96 << 20 };
+        let long = Caches::of((caches, 3), 100_000, 10_240).expect("known");
+        assert!(!long.of_blocks && (long.keys_share - 0.194).abs() < 0.001, "{long:?}");
+        let short = Caches::of((caches, 3), 100_000, 100).expect("known");
+        assert!(short.of_blocks && short.keys_share == 1.0, "{short:?}");
+        assert_eq!(Caches::of((caches, 0), 100_000, 100), None, "nobody said");
     }
     #[test]
     fn a_mark_tells_what_it_changed() {

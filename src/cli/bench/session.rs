@@ -118,6 +118,7 @@ fn measure(args: &BenchArgs, mut plan: Plan, target: &Target) -> Result<Report, 
         environment,
         cpu: (cpu, CpuTime::read()),
         log: environment::log_growth(&log, &environment::log_counts(&nodes)),
+        caches: environment::cache_bytes(&nodes),
         wall_seconds,
     };
     if let Some(path) = &args.csv {
