@@ -562,3 +562,36 @@ fn after() { crate::limits::PAGE; }
     assert_eq!(parts("TableManager"), ["", "table", "manager"]);
     assert_eq!(parts("read_info"), ["read", "info"]);
 }
+
+/// Licences under which a dependency may come; of an expression with OR one alternative suffices. MPL-2.0 binds changes
+/// to its own files alone, and nobody here changes them.
+const LICENCES: &[&str] =
+    &["0BSD", "Apache-2.0", "BSD-2-Clause", "BSL-1.0", "MIT", "MPL-2.0+", "Unicode-3.0", "Unlicense", "Zlib"];
+
+/// What `cargo deny` looks at but for advisories, which need a network: all dependencies come from the registry, and
+/// each has a licence that goes with this one.
+#[test]
+fn dependencies_come_from_the_registry_under_licences_that_go_with_this_one() {
+    let arguments = ["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform"];
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(arguments)
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    assert!(packages.len() > 50, "{} packages", packages.len());
+    for package in packages.iter().filter(|package| package["name"] != "dynarc") {
+        let (name, source) = (&package["name"], package["source"].as_str().unwrap_or("a path"));
+        assert!(source.starts_with("registry+https://github.com/rust-lang/crates.io-index"), "{name} is from {source}");
+        let licence = package["license"].as_str().unwrap_or_default();
+        let allowed = |part: &str| LICENCES.contains(&part.trim_matches(['(', ')', ' ']));
+        let alternatives = licence.split(" OR ").flat_map(|alternative| alternative.split('/'));
+        // `(MIT OR Apache-2.0) AND Unicode-3.0` falls into parts that are all looked at.
+        let parts = alternatives.flat_map(|alternative| alternative.split(" AND "));
+        let fits = if licence.contains(" AND ") { parts.clone().all(allowed) } else { parts.clone().any(allowed) };
+        assert!(fits, "{name} has the licence {licence:?}");
+    }
+}
