@@ -2,9 +2,9 @@
 
 use crate::{bad_input::connect, node::Cluster, wait};
 use dynarc::{
-    limits::GUESTS_PER_SOURCE,
+    limits::{CALLS_PER_CORE, CONNECTION_BYTES_HARD, CONNECTION_BYTES_MAX, GUESTS_PER_SOURCE, MIB},
     protocol::message::{Depth, Envelope, Message, News},
-    types::{Address, ClusterId, Instant, Key, Member, MemberState, NodeId, Ports, ShardId, TableWord, Token},
+    types::{Address, ClusterId, Instant, Key, Member, MemberState, NodeId, Ports, TableWord, Token},
     wire::{ConnectionPurpose, FrameEncoder, PEER_REVISION, PeerHello, encode_peer, encode_peer_hello},
 };
 use std::{
@@ -18,11 +18,14 @@ const PEER: u16 = 9000;
 const OTHER_CORE: u16 = 7;
 
 fn hello(node: NodeId, ip: IpAddr, ports: Ports, cluster: ClusterId) -> Vec<u8> {
+    hello_of(Address::new(node, 0), ip, ports, cluster)
+}
+fn hello_of(core: Address, ip: IpAddr, ports: Ports, cluster: ClusterId) -> Vec<u8> {
     let hello = PeerHello {
         revision: PEER_REVISION,
         features: 0,
-        node,
-        shard: ShardId(0),
+        node: core.node,
+        shard: core.shard,
         generation: 1,
         ip,
         ports,
@@ -118,17 +121,71 @@ fn few_strangers_are_listened_to_at_once() {
         open.push(stream);
     }
     // All but a few are closed after the HELLO of the node.
-    let closed = |stream: &mut std::net::TcpStream| {
-        let mut rest = Vec::new();
-        stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
-        match stream.read_to_end(&mut rest) {
-            Ok(_) => true,
-            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-        }
-    };
     wait::until(Duration::from_secs(20), "most are closed", || {
-        open.retain_mut(|stream| !closed(stream));
+        open.retain_mut(|stream| !is_closed(stream));
         if open.len() <= GUESTS_PER_SOURCE { Ok(()) } else { Err(format!("{} are open", open.len())) }
     });
+    cluster.nodes[0].assert_runs();
+}
+
+/// Whether the other side has closed it.
+fn is_closed(stream: &mut std::net::TcpStream) -> bool {
+    let mut rest = Vec::new();
+    stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+/// Whoever knows a member's name has no more places than that member needs, and what it begins to say and does not
+/// finish takes no more memory than all connections may take.
+#[test]
+fn who_says_that_it_is_a_member_has_few_places_and_little_memory() {
+    let mut cluster = Cluster::start("callers", 2);
+    let figures = |cluster: &Cluster| cluster.http(0).get("/v1/node").unwrap().json();
+    let member = cluster.http(1).get("/v1/node").unwrap().json()["id"].clone();
+    let member = NodeId(u64::from_str_radix(member.as_str().expect("an id"), 16).expect("a number"));
+    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let call = |shard: u16| {
+        let mut stream = connect(&cluster, PEER);
+        let hello = hello_of(Address::new(member, shard), ip, Ports::default(), ClusterId::NONE);
+        stream.write_all(&hello).expect("it is read");
+        stream
+    };
+    let mut open: Vec<_> = (0..40).map(|_| call(7)).collect();
+    wait::until(Duration::from_secs(20), "most are closed", || {
+        open.retain_mut(|stream| !is_closed(stream));
+        if open.len() <= CALLS_PER_CORE { Ok(()) } else { Err(format!("{} are open", open.len())) }
+    });
+    assert_eq!(open.len(), CALLS_PER_CORE, "these may stay");
+
+    // The beginning of a frame of 50 MiB, from each of 60 cores.
+    let mut begun = vec![0; 5 * MIB];
+    begun[..4].copy_from_slice(&(50 * MIB as u32).to_le_bytes());
+    begun[4..8].copy_from_slice(&100u32.to_le_bytes());
+    begun[16..18].copy_from_slice(&35u16.to_le_bytes());
+    begun[20..22].copy_from_slice(&0xd1a1u16.to_le_bytes());
+    let cut_off: Vec<_> = (100..160)
+        .map(|shard| {
+            let mut stream = call(shard);
+            // One that has had to go already does not take it all.
+            drop(stream.write_all(&begun));
+            stream
+        })
+        .collect();
+    wait::until(Duration::from_secs(20), "some have gone", || {
+        let seen = figures(&cluster);
+        let of = |name: &str| seen[name].as_u64().expect("a number");
+        assert!(of("connection_bytes") <= CONNECTION_BYTES_HARD as u64, "{seen}");
+        assert!(of("resident_bytes") < 2 * CONNECTION_BYTES_HARD as u64, "{seen}");
+        if of("connection_bytes") <= CONNECTION_BYTES_MAX as u64 && of("connections_given_up") > 40 {
+            Ok(())
+        } else {
+            Err(seen.to_string())
+        }
+    });
+    drop(cut_off);
+    assert_eq!(cluster.http(0).get("/v1/cluster").unwrap().status, 200);
     cluster.nodes[0].assert_runs();
 }
