@@ -220,6 +220,9 @@ pub const STOP_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// Time that the last words and the closing of files may take; then the process ends without them, which costs the next
 /// start a longer recovery and nothing else.
 pub const STOP_ENDS_WITHIN: Duration = Duration::from_secs(20);
+/// Time for which it is believed that a member is stopping, unless it has started again: no stop takes longer.
+pub const PARTING_MAX: Duration =
+    Duration::from_secs(DRAIN_MAX.as_secs() + STOP_ANSWERS_WITHIN.as_secs() + STOP_ENDS_WITHIN.as_secs());
 /// Time between two events of a shard after which it may have stood still itself: then others are not blamed for their
 /// silence at once.
 pub const PAUSE_NOTICED: Duration = Duration::from_secs(1);

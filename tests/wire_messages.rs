@@ -61,6 +61,25 @@ fn client_and_server_messages_survive_their_frames() {
     }
 }
 
+/// Kind 70 as revision 2 has it; nobody who speaks revision 1 is sent it.
+#[test]
+fn a_node_that_parts_says_so_in_these_bytes() {
+    let message = Message::Parting { generation: 0x1234 };
+    let (from, to) = (Address::new(NodeId(1), 0), Address::new(NodeId(2), 0));
+    let envelope = Envelope { from, to, exchange: 2, deadline: NOW + std::time::Duration::from_secs(5), message };
+    let mut encoder = FrameEncoder::new();
+    let bytes = encode_peer(encoder.speaking(2), &envelope, NOW).expect("known").to_bytes();
+    assert_eq!(hex(&bytes), PARTING);
+    let frame = only_frame(&bytes).expect("sound");
+    assert_eq!(decode_peer(&frame, NOW, Trust::Verify).expect("sound"), envelope);
+    assert_eq!(encode_peer(encoder.speaking(1), &envelope, NOW), Err(WireError::Unspoken(70)));
+}
+const PARTING: &str = "480000002800000002000000000000004600581ba2d10000404b4c0026c228ab\
+                       0c00000008001c000400140008000000000001000000000000000200000000003412000000000000";
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn peer_hello_survives_its_frame() {
     let hello = PeerHello {

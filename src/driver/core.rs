@@ -19,7 +19,7 @@ use crate::{
     },
     limits::{EVENTS_PER_TURN, KEYS_COUNTED_MAX, MEMBERS_MAX, SCAN_KEYS_MAX},
     protocol::{
-        message::{Depth, Refusal},
+        message::{Depth, Envelope, Refusal},
         replica::{self, Leases, Stored, keys, stamps::UNKNOWN},
         ring::{Placement, Ring},
         shard::{Birth, Effect, Event, Shard, ShardStats},
@@ -175,6 +175,10 @@ impl<W: World, D: Disk> Handle<W, D> {
     /// Nodes of other clusters that this one has met.
     pub fn strangers(&self) -> Vec<Stranger> {
         self.shard.borrow().strangers().to_vec()
+    }
+    /// Members that are stopping, or have since they said so.
+    pub fn parting(&self) -> Vec<NodeId> {
+        self.shard.borrow().parting().to_vec()
     }
     /// Whether requests are served.
     pub fn ready(&self) -> bool {
@@ -524,7 +528,7 @@ impl<W: World, D: Disk> Driver<W, D> {
             engine.close().await
         };
         let mut closed = pin!(closed);
-        // Other nodes see that this one is gone.
+        // What is left tells of others, and nobody waits for it.
         let mut unanswered = Vec::new();
         poll_fn(|cx| {
             let closed = closed.as_mut().poll(cx);
@@ -579,11 +583,15 @@ impl<W: World, D: Disk> Driver<W, D> {
             }
             Arrival::Request { client, request } => events.push(Event::Request { client, request }),
             Arrival::TableChange { client, change } => events.push(Event::TableChange { client, change }),
-            Arrival::Message(envelope) => events.push(Event::Message(envelope)),
+            Arrival::Message(envelope) => match self.declined(&envelope) {
+                Some(answer) => self.world.send(answer),
+                None => events.push(Event::Message(envelope)),
+            },
             Arrival::PeerReachable(core, lane) => events.push(Event::PeerReachable(core, lane)),
             Arrival::PeerUnreachable(core, lane) => events.push(Event::PeerUnreachable(core, lane)),
             Arrival::Stranger(stranger) => events.push(Event::Stranger(stranger)),
             Arrival::Wake => events.push(Event::Wake),
+            Arrival::Drain => events.push(Event::Drain),
             Arrival::Stop => {
                 self.stopping = true;
                 events.push(Event::Wake);
@@ -591,6 +599,17 @@ impl<W: World, D: Disk> Driver<W, D> {
         }
     }
 
+    /// What a core of another node is told that asks for something after this one was told to stop, so that it goes on
+    /// with others at once. The other cores of this node may need it to finish what they have in hand.
+    fn declined(&self, envelope: &Envelope) -> Option<Envelope> {
+        let own = self.identity.node;
+        if !self.stopping || envelope.from.node == own {
+            return None;
+        }
+        let Envelope { from, to, exchange, deadline, .. } = *envelope;
+        let message = envelope.message.declined()?;
+        Some(Envelope { from: to, to: from, exchange, deadline, message })
+    }
     fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
         self.shard.borrow_mut().handle(self.world.now(), event, effects);
     }
@@ -702,3 +721,6 @@ fn refusal(error: EngineError) -> Refusal {
         EngineError::Damaged(_) => Refusal::Damaged,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,8 @@ pub enum Arrival {
     Stranger(Stranger),
     /// The instant asked for with [`World::wake_at`] has come.
     Wake,
+    /// The node will stop soon, and serves until then: others are told.
+    Drain,
     /// Finish what is in hand and stop.
     Stop,
 }
@@ -48,6 +50,7 @@ impl Arrival {
             | Arrival::PeerUnreachable(..)
             | Arrival::Stranger(_)
             | Arrival::Wake
+            | Arrival::Drain
             | Arrival::Stop => 0,
         }
     }

@@ -7,8 +7,8 @@ use super::versions::{Context, Dot, Head, Siblings, Values};
 use crate::{
     limits::LONG_FRAME_BYTES,
     types::{
-        Address, ClusterId, Consistency, Failure, Instant, Key, Member, NodeId, Stranger, TableEntry, TableWord, Value,
-        WriteId,
+        Address, ClusterId, Consistency, ErrorCode, Failure, Instant, Key, Member, NodeId, Outcome, Stranger,
+        TableEntry, TableWord, Value, WriteId,
     },
 };
 use std::net::IpAddr;
@@ -155,6 +155,12 @@ pub enum Message {
         entry: Option<DigestEntry>,
     },
 
+    /// The word of shard 0 of a node that is stopping, in this start of it, to those of the others: it serves for a
+    /// moment still.
+    Parting {
+        generation: u64,
+    },
+
     /// The member list, from shard 0 to the other shards of its node, and whom to route around; the list is empty if it
     /// is the one sent last.
     View {
@@ -215,12 +221,39 @@ impl Message {
             | Message::TableNews(_)
             | Message::Returned { .. }
             | Message::Remembered { .. }
+            | Message::Parting { .. }
             | Message::View { .. }
             | Message::Clock { .. }
             | Message::Reference { .. }
             | Message::Tables(_) => return None,
         }
         Some(self)
+    }
+    /// What is answered to it by a node that is stopping and begins nothing any more, if an answer is waited for.
+    pub fn declined(&self) -> Option<Message> {
+        match self {
+            Message::Forward { .. } => {
+                let detail = "the node that the request was passed on to is stopping";
+                let failure = Failure::new(ErrorCode::NotReady, Outcome::NotApplied, detail);
+                Some(Message::Forwarded(Err(failure)))
+            }
+            Message::Replicate { .. } => Some(Message::Replicated(Err(Refusal::NotMine))),
+            Message::Fetch { .. } => Some(Message::Fetched(Err(Refusal::NotMine))),
+            Message::Forwarded(_)
+            | Message::Replicated(_)
+            | Message::Fetched(_)
+            | Message::TableNews(_)
+            | Message::GossipDigest { .. }
+            | Message::GossipDelta { .. }
+            | Message::GossipNews { .. }
+            | Message::Returned { .. }
+            | Message::Remembered { .. }
+            | Message::Parting { .. }
+            | Message::View { .. }
+            | Message::Clock { .. }
+            | Message::Reference { .. }
+            | Message::Tables(_) => None,
+        }
     }
     /// The connection between two cores that it takes.
     pub fn lane(&self) -> Lane {
@@ -341,6 +374,8 @@ pub struct NodeStanding {
     pub signs: u32,
     /// Nodes of other clusters that shard 0 has met.
     pub strangers: Vec<Stranger>,
+    /// Members that are stopping, or have since they said so: others are asked first.
+    pub parting: Vec<NodeId>,
 }
 
 /// The worth of a shard's word on tables.

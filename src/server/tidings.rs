@@ -27,6 +27,8 @@ const STALL_TOLD_EVERY: Duration = Duration::from_secs(60);
 pub struct Sight {
     /// The other members; empty on cores that do not watch them.
     pub members: Vec<(NodeId, IpAddr, MemberView)>,
+    /// Those of them that are stopping, or have since they said so.
+    pub parting: Vec<NodeId>,
     /// The tables; empty on cores that do not tell of them.
     pub tables: BTreeMap<TableName, TableSettings>,
     /// Those that two nodes have made, neither knowing of the other.
@@ -42,23 +44,57 @@ pub struct Sight {
 /// One thing that has happened.
 #[derive(Clone, PartialEq, Debug)]
 pub enum News {
-    Member { node: NodeId, ip: IpAddr, was: Option<MemberView>, is: MemberView, lasted: Duration },
-    HintsBegun { pending: u64 },
+    Member {
+        node: NodeId,
+        ip: IpAddr,
+        was: Option<MemberView>,
+        is: MemberView,
+        lasted: Duration,
+    },
+    MemberParting {
+        node: NodeId,
+    },
+    /// One that had said so does not answer any more.
+    MemberStopped {
+        node: NodeId,
+        ip: IpAddr,
+    },
+    HintsBegun {
+        pending: u64,
+    },
     HintsDrained,
-    TableMade { name: TableName, settings: TableSettings },
-    TableAltered { name: TableName, settings: TableSettings },
-    TableDropped { name: TableName },
-    TableMadeApart { name: TableName },
-    QuorumLost { failures: u64 },
+    TableMade {
+        name: TableName,
+        settings: TableSettings,
+    },
+    TableAltered {
+        name: TableName,
+        settings: TableSettings,
+    },
+    TableDropped {
+        name: TableName,
+    },
+    TableMadeApart {
+        name: TableName,
+    },
+    QuorumLost {
+        failures: u64,
+    },
     QuorumRegained,
-    DiskStalled { times: u64 },
-    DiskAnswers { lasted: Duration, times: u64 },
+    DiskStalled {
+        times: u64,
+    },
+    DiskAnswers {
+        lasted: Duration,
+        times: u64,
+    },
 }
 
 /// What was last told.
 #[derive(Default)]
 pub struct Tidings {
     members: BTreeMap<NodeId, (MemberView, Instant)>,
+    parting: Vec<NodeId>,
     tables: Option<BTreeMap<TableName, TableSettings>>,
     made_apart: BTreeSet<TableName>,
     hints: bool,
@@ -95,11 +131,18 @@ impl Tidings {
                 known => {
                     let was = known.map(|(was, _)| *was);
                     let lasted = known.map_or(Duration::ZERO, |(_, since)| now.since(*since));
-                    news.push(News::Member { node, ip, was, is, lasted });
+                    let stopped = sight.parting.contains(&node) && matches!(is, MemberView::Suspect);
+                    news.push(match stopped {
+                        true => News::MemberStopped { node, ip },
+                        false => News::Member { node, ip, was, is, lasted },
+                    });
                     self.members.insert(node, (is, now));
                 }
             }
         }
+        let parting = sight.parting.iter().filter(|node| !self.parting.contains(node));
+        news.extend(parting.map(|node| News::MemberParting { node: *node }));
+        self.parting = sight.parting;
         self.tables_are(sight.tables, &mut news);
         let apart = sight.made_apart.difference(&self.made_apart);
         news.extend(apart.map(|name| News::TableMadeApart { name: name.clone() }));
@@ -179,6 +222,8 @@ impl News {
                 tracing::info!(%node, %ip, was = was.name(), seconds, "a member is up again");
             }
             News::Member { node, ip, is, .. } => tracing::info!(%node, %ip, state = is.name(), "a member has changed"),
+            News::MemberParting { node } => tracing::info!(%node, "a member is stopping: others are asked first"),
+            News::MemberStopped { node, ip } => tracing::info!(%node, %ip, "a member has stopped, as it had said"),
             News::HintsBegun { pending } => tracing::info!(shard, pending, "keeping writes for members that are away"),
             News::HintsDrained => tracing::info!(shard, "all writes kept for other members are delivered"),
             News::TableMade { name, settings } => tracing::info!(table = %name, ?settings, "a table is made"),
@@ -217,6 +262,7 @@ mod tests {
         let ip = IpAddr::from([127, 0, 0, 2]);
         Sight {
             members: vec![(B, ip, view)],
+            parting: Vec::new(),
             tables: BTreeMap::new(),
             made_apart: BTreeSet::new(),
             hints_pending,
@@ -228,6 +274,8 @@ mod tests {
     fn states(news: &[News]) -> Vec<&'static str> {
         let name = |news: &News| match news {
             News::Member { is, .. } => is.name(),
+            News::MemberParting { .. } => "parting",
+            News::MemberStopped { .. } => "stopped",
             News::HintsBegun { .. } => "begun",
             News::HintsDrained => "drained",
             News::TableMade { .. } => "made",
@@ -253,6 +301,21 @@ mod tests {
         let back = tidings.look(at(64), sight(MemberView::Up, 0, 0));
         assert_eq!(states(&back), ["up", "drained"]);
         assert!(matches!(back[0], News::Member { lasted, .. } if lasted == Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn who_stops_in_order_is_no_alarm_until_it_is_away_for_long() {
+        let mut tidings = Tidings::default();
+        let mut look = |second: u64, view: MemberView, parting: &[NodeId]| {
+            states(&tidings.look(at(second), Sight { parting: parting.to_vec(), ..sight(view, 0, 0) }))
+        };
+        assert_eq!(look(0, MemberView::Up, &[]), ["up"]);
+        assert_eq!(look(1, MemberView::Up, &[B]), ["parting"]);
+        assert!(look(2, MemberView::Up, &[B]).is_empty());
+        assert_eq!(look(3, MemberView::Suspect, &[B]), ["stopped"]);
+        assert_eq!(look(40, MemberView::Down, &[B]), ["down"]);
+        assert_eq!(look(50, MemberView::Up, &[]), ["up"]);
+        assert_eq!(look(60, MemberView::Suspect, &[]), ["suspect"]);
     }
 
     #[test]

@@ -619,6 +619,16 @@ impl Cluster {
             });
         });
     }
+    /// Tells a node that it will be asked to stop; it serves meanwhile.
+    pub fn drain(&self, index: usize) {
+        self.count(|c| c.drains += 1);
+        self.note(12, index as u64, || format!("node {index} will be asked to stop"));
+        for shard in 0..self.shard_count(index) {
+            if let Some(inbox) = self.inbox(index, shard) {
+                inbox.push(Arrival::Drain);
+            }
+        }
+    }
     /// Asks a node to stop in good order, as SIGTERM does.
     pub fn stop(self: &Rc<Self>, index: usize) {
         let life = {

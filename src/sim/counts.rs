@@ -35,6 +35,8 @@ fault_counts! {
     reshards true,
     /// In good order.
     stops true,
+    /// Of these, after the node had told the others.
+    drains false,
     pauses true,
     /// Directions of single links.
     links_cut true,

@@ -15,6 +15,9 @@ use super::{
 use crate::{limits::KIB, protocol::message::Lane};
 use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
 
+/// How long a node that stops in good order serves on, at most.
+const DRAIN_MAX: Duration = Duration::from_secs(4);
+
 /// The schedule of a run.
 pub struct Faults {
     cluster: Rc<Cluster>,
@@ -143,13 +146,22 @@ impl Faults {
             Spoiled::ForeignPage => c.foreign_pages += 1,
         });
     }
-    /// In good order. Now and then the machine loses its power right after.
+    /// In good order, mostly after a while in which the others know. Now and then the machine loses its power right
+    /// after.
     async fn stop(self: Rc<Self>, mut prng: Prng) {
         if self.down() >= self.plan.down_max {
             return;
         }
         let Some(node) = self.pick_running(&mut prng) else { return };
         let life = self.cluster.life(node);
+        if prng.chance(0.7) {
+            self.cluster.drain(node);
+            self.cluster.executor.sleep(prng.duration(Duration::ZERO, DRAIN_MAX)).await;
+            // Meanwhile another fault may have ended it, or all faults are over.
+            if self.cluster.life(node) != life || !self.cluster.listening(node) || self.stop.get() {
+                return;
+            }
+        }
         self.cluster.stop(node);
         while self.cluster.lives(node, life) {
             self.cluster.executor.sleep(Duration::from_millis(50)).await;

@@ -507,6 +507,7 @@ fn name(message: &Message) -> &'static str {
         Message::TableNews(_) => "table news",
         Message::Clock { .. } => "clock",
         Message::Reference { .. } => "reference",
+        Message::Parting { .. } => "parting",
     }
 }
 

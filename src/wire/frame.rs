@@ -70,9 +70,10 @@ pub enum Kind {
     TableNews = 46,
     Clock = 48,
     Reference = 49,
+    Parting = 70,
 }
 impl Kind {
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 25] = [
         Kind::ClientHello,
         Kind::Request,
         Kind::RingRequest,
@@ -97,6 +98,7 @@ impl Kind {
         Kind::TableNews,
         Kind::Clock,
         Kind::Reference,
+        Kind::Parting,
     ];
     fn from_number(number: u16) -> Option<Kind> {
         Self::ALL.into_iter().find(|k| *k as u16 == number)

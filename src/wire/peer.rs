@@ -216,6 +216,10 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Remembered::create(builder, &args);
             encoder.finish(label(Kind::Remembered), root, [].iter())
         }
+        Message::Parting { generation } => {
+            let root = fb::Parting::create(builder, &fb::PartingArgs { route, generation: *generation });
+            encoder.finish(label(Kind::Parting), root, [].iter())
+        }
         Message::View { members, avoided, standing } => {
             if standing.strangers.len() > STRANGERS_TOLD_MAX {
                 return Err(WireError::Unsendable("more strangers than are told"));
@@ -225,7 +229,8 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let strangers: Vec<_> = standing.strangers.iter().map(|s| put_stranger(builder, s)).collect();
             let strangers = Some(builder.create_vector(&strangers));
             let (cluster, settled, signs) = (standing.cluster.0, standing.settled, standing.signs);
-            let args = fb::ViewArgs { route, members, avoided, cluster, settled, signs, strangers };
+            let parting = Some(put_nodes(builder, &standing.parting)?);
+            let args = fb::ViewArgs { route, members, avoided, cluster, settled, signs, strangers, parting };
             let root = fb::View::create(builder, &args);
             encoder.finish(label(Kind::View), root, [].iter())
         }
@@ -428,6 +433,7 @@ pub fn answer_unread(kind: Kind) -> Option<Message> {
         | Kind::GossipDelta
         | Kind::GossipNews
         | Kind::View
+        | Kind::Parting
         | Kind::Tables
         | Kind::TableNews
         | Kind::Returned
@@ -516,6 +522,10 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let entry = table.entry().map(take_digest_entry).transpose()?;
             (table.route(), Message::Remembered { cluster: ClusterId(table.cluster()), entry })
         }
+        Kind::Parting => {
+            let table = frame.root::<fb::Parting>()?;
+            (table.route(), Message::Parting { generation: fields::take_generation(table.generation())? })
+        }
         Kind::View => {
             let table = frame.root::<fb::View>()?;
             let (members, avoided) = (fields::take_members(table.members())?, take_nodes(table.avoided())?);
@@ -572,7 +582,9 @@ fn take_standing(table: fb::View<'_>) -> Result<NodeStanding, WireError> {
         Some(strangers) => strangers.iter().map(take).collect::<Result<_, WireError>>()?,
         None => Vec::new(),
     };
-    Ok(NodeStanding { cluster: ClusterId(table.cluster()), settled: table.settled(), signs: table.signs(), strangers })
+    let parting = table.parting().map(take_nodes).transpose()?.unwrap_or_default();
+    let (cluster, settled, signs) = (ClusterId(table.cluster()), table.settled(), table.signs());
+    Ok(NodeStanding { cluster, settled, signs, strangers, parting })
 }
 fn take_purpose(table: fb::Replicate<'_>) -> Result<Purpose, WireError> {
     Ok(match table.purpose() {

@@ -42,6 +42,13 @@ fn a_stop_finishes_what_is_in_hand_and_sends_late_comers_elsewhere() {
         let reply = Http::new(ip).get("/readyz").map_err(|e| e.to_string())?;
         if reply.status == 503 && reply.text().contains("stopping") { Ok(()) } else { Err(format!("{reply:?}")) }
     });
+    // The others know that before it is gone, and do not take it for lost.
+    for other in &cluster.nodes[1..] {
+        wait::until(Duration::from_secs(10), "the others know", || {
+            let log = other.log_tail();
+            if log.contains("a member is stopping") { Ok(()) } else { Err(log) }
+        });
+    }
     let late = http.put("late", "1", None).expect("an answer");
     assert_eq!((late.status, late.problem().as_str()), (503, "not_ready"), "{}", late.text());
     assert!(late.header("retry-after").is_some() && late.header("connection") == Some("close"), "{late:?}");

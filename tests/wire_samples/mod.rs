@@ -199,7 +199,7 @@ fn stamp(rng: &mut Rng) -> Option<Dot> {
     rng.bool().then(|| Dot::stamp(rng.u64(1..), node(rng)))
 }
 
-pub const PEER_KINDS: u8 = 16;
+pub const PEER_KINDS: u8 = 17;
 /// A message of the `kind`-th kind.
 pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
     match kind {
@@ -250,6 +250,7 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         13 => Message::Clock { asked: Instant(rng.u64(..)), wall: rng.bool().then(|| rng.u64(..)) },
         14 => Message::Reference { earliest: rng.i64(..), latest: rng.i64(..) },
         11 => Message::Returned { cluster: cluster(rng), member: member(rng) },
+        15 => Message::Parting { generation: rng.u64(..=GENERATION_MAX) },
         12 => Message::Remembered { cluster: cluster(rng), entry: rng.bool().then(|| digest_entry(rng)) },
         _ => Message::View {
             members: many(rng, member),
@@ -263,6 +264,7 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
                     cluster: cluster(rng),
                     at: std::net::SocketAddr::new(ip(rng), rng.u16(..)),
                 }),
+                parting: many(rng, node),
             },
         },
     }

@@ -9,6 +9,8 @@
 //! The cores of a node are told apart, since one port may be cut off and the others not; and so are the two lanes to a
 //! core, since a way that lets short frames pass may lose long ones. A node is lost when each of its cores is.
 //!
+//! A node that is stopping says so: it is asked last while it is there, and its going is no loss.
+//!
 //! The machine decides nothing else, sends nothing and wants no timer: it is asked when a request is planned.
 
 use crate::{
@@ -25,6 +27,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Standing {
     Usable,
+    /// Its node is stopping: it does what it is asked for a moment still.
+    Parting,
     /// It is back after several losses: only if the others do not suffice.
     Doubtful,
     /// A request would wait for nothing.
@@ -63,11 +67,11 @@ impl Core {
         std::iter::once(&self.short).chain((lane == Lane::Long).then_some(&self.long))
     }
     /// Notes that it was lost, or came back.
-    fn settle(&mut self, now: Instant) -> u64 {
+    fn settle(&mut self, now: Instant, parting: bool) -> u64 {
         // Heartbeats that come late now and then are no loss.
         let silent = self.silent;
         let links = [&mut self.short, &mut self.long];
-        links.into_iter().map(|link| link.settle(now, silent)).max().unwrap_or(0)
+        links.into_iter().map(|link| link.settle(now, silent, parting)).max().unwrap_or(0)
     }
 }
 impl Link {
@@ -75,7 +79,7 @@ impl Link {
         Link { fails: false, changed: now, present: true, losses: 0 }
     }
     /// Gives how many returns are not trusted at once: none or one.
-    fn settle(&mut self, now: Instant, silent: bool) -> u64 {
+    fn settle(&mut self, now: Instant, silent: bool, parting: bool) -> u64 {
         let present = !(self.fails || silent);
         if present == self.present {
             return 0;
@@ -86,7 +90,9 @@ impl Link {
             return u64::from(self.losses > FLAPS_FREE);
         }
         let forgiven = lasted.as_nanos() / FLAP_FORGIVEN_AFTER.as_nanos();
-        self.losses = self.losses.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX)).saturating_add(1);
+        self.losses = self.losses.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        // Who has said that it stops is not lost.
+        self.losses = self.losses.saturating_add(u32::from(!parting));
         0
     }
 }
@@ -97,6 +103,8 @@ pub struct Health {
     cores: FixedMap<Address, Core>,
     /// The nodes that the gossip hears nothing of, or that shard 0 has lost.
     avoided: Vec<NodeId>,
+    /// Those that are stopping, or have.
+    parting: Vec<NodeId>,
     /// Times that a core was lost because it let requests wait.
     pub silences: u64,
     /// Times that a core that came back was not trusted at once.
@@ -109,18 +117,19 @@ impl Health {
         if self.avoided.contains(&core.node) {
             return Standing::Away;
         }
+        let well = if self.is_parting(core.node) { Standing::Parting } else { Standing::Usable };
         match self.cores.get(&core) {
-            None => Standing::Usable,
+            None => well,
             Some(c) if c.links(lane).any(|link| link.fails) => Standing::Away,
             Some(c) if c.silent => {
                 if now >= c.trial {
-                    Standing::Usable
+                    well
                 } else {
                     Standing::Away
                 }
             }
             Some(c) if c.links(lane).any(|link| now < link.changed + damping(link.losses)) => Standing::Doubtful,
-            Some(_) => Standing::Usable,
+            Some(_) => well,
         }
     }
     /// Whether the connections to each of a node's cores fail.
@@ -129,7 +138,11 @@ impl Health {
     }
     /// Whether none of a node's cores is worth a request.
     pub fn misses(&self, now: Instant, node: NodeId, shards: u16) -> bool {
-        cores(node, shards).all(|core| self.standing(now, core, Lane::Short) != Standing::Usable)
+        cores(node, shards).all(|core| self.standing(now, core, Lane::Short) > Standing::Parting)
+    }
+    /// Whether it has said that it is stopping.
+    fn is_parting(&self, node: NodeId) -> bool {
+        self.parting.contains(&node)
     }
     /// Whether a connection to the core has been seen to fail, and has not come back.
     pub fn is_cut(&self, core: Address) -> bool {
@@ -138,12 +151,13 @@ impl Health {
 
     /// A connection to the core works, or fails.
     pub fn connection(&mut self, now: Instant, core: Address, lane: Lane, works: bool) {
+        let parting = self.is_parting(core.node);
         let core = self.core(now, core);
         core.link(lane).fails = !works;
         if works {
             core.silent = false;
         }
-        self.dampings += core.settle(now);
+        self.dampings += core.settle(now, parting);
     }
     /// It has said something.
     pub fn heard(&mut self, now: Instant, core: Address) {
@@ -151,7 +165,7 @@ impl Health {
         core.heard = now;
         if core.silent {
             core.silent = false;
-            self.dampings += core.settle(now);
+            self.dampings += core.settle(now, false);
         }
     }
     /// This shard stood still until now: what the others said meanwhile is still to be read.
@@ -175,13 +189,17 @@ impl Health {
         core.silent = true;
         core.trial_pause = SILENCE_TRIAL_MIN;
         core.trial = now + core.trial_pause;
-        core.settle(now);
+        core.settle(now, false);
         self.silences += 1;
         true
     }
     /// The nodes that are to be routed around.
     pub fn avoid(&mut self, nodes: &[NodeId]) {
         self.avoided = nodes.to_vec();
+    }
+    /// The nodes that are stopping, or have: others are asked first.
+    pub fn part(&mut self, nodes: &[NodeId]) {
+        self.parting = nodes.to_vec();
     }
     /// Forgets the cores that a node no longer has.
     pub fn keep(&mut self, exists: impl Fn(Address) -> bool) {
@@ -301,6 +319,25 @@ mod tests {
         health.connection(now, B, Lane::Short, false);
         health.connection(now, B, Lane::Short, true);
         assert_eq!(health.standing(now, B, Lane::Short), Standing::Usable);
+    }
+
+    #[test]
+    fn a_node_that_stops_in_order_is_asked_last_and_trusted_at_once_when_it_is_back() {
+        let mut health = Health::default();
+        let mut now = at(0);
+        for _ in 0..12 {
+            health.part(&[B.node]);
+            assert_eq!(health.standing(now, B, Lane::Long), Standing::Parting);
+            assert!(!health.misses(now, B.node, 1), "it is there");
+            health.connection(now, B, Lane::Short, false);
+            assert_eq!(health.standing(now, B, Lane::Short), Standing::Away);
+            now = now + Duration::from_millis(100);
+            health.connection(now, B, Lane::Short, true);
+            assert_eq!(health.standing(now, B, Lane::Short), Standing::Parting, "its new start is not heard of yet");
+            health.part(&[]);
+            assert_eq!(health.standing(now, B, Lane::Short), Standing::Usable);
+        }
+        assert_eq!(health.dampings, 0);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //! A node is its id, not an address: a member that comes back elsewhere tells all others its new entry. The machine
 //! also says who is of this cluster at all (`cluster`), and what the others remember of this node (`past`).
 //!
+//! A node that is stopping tells all others, who ask it last until it has started again ([`super::health`]).
+//!
 //! The machine runs on shard 0; the other shards of the node are told its view.
 
 mod cluster;
@@ -19,7 +21,7 @@ mod past;
 use cluster::Forming;
 
 use crate::{
-    limits::{GOSSIP_DOWN_EVERY, MEMBERS_MAX},
+    limits::{GOSSIP_DOWN_EVERY, MEMBERS_MAX, PARTING_MAX},
     protocol::message::{DigestEntry, Message, News},
     types::{ClusterId, Instant, Member, MemberState, MemberView, NodeId, Ports, Stranger},
 };
@@ -61,10 +63,12 @@ struct Peer {
     spoken: bool,
     /// It names no cluster: it runs a version that has none, and answers no questions about the past.
     nameless: bool,
+    /// The start of it that is stopping, and for how long that is believed.
+    parting: Option<(u64, Instant)>,
 }
 impl Peer {
     fn new(member: Member, now: Instant) -> Peer {
-        Peer { member, heard: now, unreachable: false, answered: true, spoken: false, nameless: false }
+        Peer { member, heard: now, unreachable: false, answered: true, spoken: false, nameless: false, parting: None }
     }
 }
 
@@ -97,6 +101,8 @@ pub struct Membership {
     pub identity_alarms: u64,
     /// Where else this node is said to run.
     twin: Option<(IpAddr, Ports)>,
+    /// This node is stopping.
+    parts: bool,
 }
 
 impl Membership {
@@ -130,6 +136,7 @@ impl Membership {
             changed: true,
             identity_alarms: 0,
             twin: None,
+            parts: false,
         }
     }
     pub fn next_deadline(&self) -> Instant {
@@ -172,6 +179,28 @@ impl Membership {
     pub fn avoided(&self, now: Instant) -> Vec<NodeId> {
         let healthy = |id| self.view(now, id).is_some_and(MemberView::healthy);
         self.peers.keys().copied().filter(|id| !healthy(*id)).collect()
+    }
+    /// This node is stopping, as all are told; once a round somebody is told again.
+    pub fn part(&mut self, out: &mut Vec<Act>) {
+        self.parts = true;
+        let message = Message::Parting { generation: self.me.generation };
+        let there = self.peers.values().filter(|p| !matches!(p.member.state, MemberState::Left | MemberState::Removed));
+        out.extend(there.map(|peer| Act::Say { to: peer.member.id, message: message.clone() }));
+    }
+    /// A member says that it is stopping, in this start of it.
+    pub fn parting_arrived(&mut self, now: Instant, from: NodeId, generation: u64) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        // What comes late may be of an earlier start.
+        if peer.parting.is_none_or(|(known, _)| generation >= known) {
+            peer.parting = Some((generation, now + PARTING_MAX));
+        }
+    }
+    /// Members that are stopping, or have and have not started again, in order.
+    pub fn parting(&self, now: Instant) -> Vec<NodeId> {
+        let parts = |peer: &&Peer| {
+            peer.parting.is_some_and(|(generation, until)| generation >= peer.member.generation && now < until)
+        };
+        self.peers.values().filter(parts).map(|peer| peer.member.id).collect()
     }
     /// Whether any entry but for heartbeats has changed since the last call.
     pub fn take_changed(&mut self) -> bool {
@@ -225,6 +254,8 @@ impl Membership {
         let none_live = live.is_empty();
         if let Some(peer) = self.choose(&live) {
             out.push(Act::Say { to: peer, message: self.digest() });
+            let parting = Message::Parting { generation: self.me.generation };
+            out.extend(self.parts.then_some(Act::Say { to: peer, message: parting }));
         }
         // By chance it may not be one of those for long, and nobody else may hear of it: it is asked before it is
         // suspect.
@@ -306,6 +337,47 @@ mod tests {
         assert_eq!(membership.view(now, moved.id), Some(MemberView::Up));
         say(&mut membership);
         assert_eq!(place(&membership), Some(moved.ip));
+    }
+
+    #[test]
+    fn a_member_that_is_stopping_is_so_until_it_has_started_again() {
+        let timing = Timing {
+            interval: Duration::from_secs(1),
+            suspect_after: Duration::from_secs(5),
+            down_after: Duration::from_secs(30),
+        };
+        let now = Instant::ZERO;
+        let mut membership = Membership::new(member(1), (2..=4).map(member).collect(), vec![], timing, 7, now);
+        let mut out = Vec::new();
+        membership.part(&mut out);
+        let told: Vec<NodeId> = out
+            .iter()
+            .map(|act| match act {
+                Act::Say { to, message: Message::Parting { generation: 1 } } => *to,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [NodeId(2), NodeId(3), NodeId(4)]);
+        membership.tick(now, &mut out);
+        let again = |act: &&Act| matches!(act, Act::Say { message: Message::Parting { .. }, .. });
+        assert_eq!(out.iter().filter(again).count(), 4, "somebody is told once more");
+
+        let (b, c) = (NodeId(2), NodeId(3));
+        for node in [b, c, NodeId(77)] {
+            membership.parting_arrived(now, node, 1);
+        }
+        assert_eq!(membership.parting(now), [b, c]);
+        let later = now + Duration::from_secs(60);
+        let news = vec![News::Member(Member { generation: 2, ..member(2) })];
+        membership.news_arrived(later, b, ClusterId::NONE, news, &mut out);
+        assert_eq!(membership.parting(later), [c], "that was its life before");
+        // Late word of the life before, and again when this one is to end.
+        membership.parting_arrived(later, b, 1);
+        assert_eq!(membership.parting(later), [c]);
+        membership.parting_arrived(later, b, 2);
+        membership.parting_arrived(later, b, 1);
+        assert_eq!(membership.parting(later), [b, c]);
+        assert!(membership.parting(later + PARTING_MAX).is_empty());
     }
 
     /// Seed 45 of the simulator: two nodes on one side of a partition, whose link was well, missed each other by

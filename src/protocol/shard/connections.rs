@@ -1,9 +1,10 @@
-//! What becomes of connections to the cores of other nodes, routed to the machines that want to know.
+//! What becomes of connections to the cores of other nodes, and of nodes that say that they go, routed to the machines
+//! that want to know.
 
 use super::{Effect, Shard};
 use crate::{
     protocol::message::Lane,
-    types::{Address, Instant, Member, ShardId},
+    types::{Address, Instant, Member, NodeId, ShardId},
 };
 
 impl Shard {
@@ -29,6 +30,19 @@ impl Shard {
             }
             self.run_gossip(now, Vec::new(), out);
         }
+    }
+    /// Who is routed around, and who is asked last, from now on.
+    pub(super) fn heed(&mut self, avoided: &[NodeId], parting: &[NodeId]) {
+        self.health.avoid(avoided);
+        self.health.part(parting);
+    }
+    /// Members that are stopping, or have since they said so.
+    pub fn parting(&self) -> &[NodeId] {
+        &self.standing.parting
+    }
+    /// A node says that it is stopping.
+    pub(super) fn part_told(&mut self, now: Instant, node: NodeId, generation: u64, out: &mut Vec<Effect>) {
+        self.gossip(now, out, |membership, _| membership.parting_arrived(now, node, generation));
     }
     /// One core of a node is lost: whether the others are still there is asked now, not when they are needed.
     fn look_after(&self, now: Instant, lost: Address, out: &mut Vec<Effect>) {

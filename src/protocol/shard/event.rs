@@ -26,6 +26,8 @@ pub enum Event {
     /// A connection to a core of another node works, or fails.
     PeerReachable(Address, Lane),
     PeerUnreachable(Address, Lane),
+    /// The node will stop soon, and serves until then.
+    Drain,
     /// A node of another cluster was met.
     Stranger(Stranger),
     /// Time has passed: look at the timers.

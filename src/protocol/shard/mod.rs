@@ -468,6 +468,7 @@ impl Shard {
             Event::Message(envelope) => self.message(now, envelope, out),
             Event::PeerReachable(core, lane) => self.connection(now, core, lane, true, out),
             Event::PeerUnreachable(core, lane) => self.connection(now, core, lane, false, out),
+            Event::Drain => self.gossip(now, out, |m, acts| m.part(acts)),
             Event::Stranger(stranger) => self.gossip(now, out, |m, _| m.met_stranger(stranger)),
             Event::Wake => self.wake(now, out),
             Event::Space { short } => self.replica.short_of_space = short,
@@ -601,6 +602,7 @@ impl Shard {
             Message::Remembered { cluster, entry } => self.gossip(now, out, |m, acts| {
                 m.remembered_arrived(now, from.node, cluster, entry, acts);
             }),
+            Message::Parting { generation } => self.part_told(now, from.node, generation, out),
             Message::Tables(words) => self.tables_told(now, from, words, out),
             Message::Clock { asked, wall } => self.clock_told(now, (from, exchange), (asked, wall), out),
             Message::Reference { earliest, latest } if from.node == self.me.node => {
@@ -616,7 +618,7 @@ impl Shard {
                     self.doubt_all(now, out);
                 }
                 if from.shard.0 == 0 {
-                    self.health.avoid(&avoided);
+                    self.heed(&avoided, &standing.parting);
                     self.avoided = avoided;
                     if !members.is_empty() {
                         self.set_members(members);
@@ -715,12 +717,13 @@ impl Shard {
             settled: membership.settled(),
             signs: self.standing.signs + u32::from(doubt),
             strangers: membership.strangers().to_vec(),
+            parting: membership.parting(now),
         };
         // The new view comes first: what is said may go to a member that is new in it.
         if changed || avoided != self.avoided || standing != self.standing {
             // Tokens take space: the list goes to the other shards only when it is another.
             let members: Vec<Member> = membership.members().filter(|_| changed).cloned().collect();
-            self.health.avoid(&avoided);
+            self.heed(&avoided, &standing.parting);
             (self.avoided, self.standing) = (avoided, standing);
             if changed {
                 let others = members.iter().filter(|m| m.id != self.me.node).cloned().collect();

@@ -26,7 +26,7 @@ impl Shard {
         let (token, table) = (key.token(), self.tables.registry.of(key.as_bytes()));
         let homes = self.ring.walk(token, usize::from(table.n));
         let others = homes.iter().filter(|node| **node != self.me.node);
-        let healthy = |core: &Address| self.standing(now, *core, Lane::Short) == Standing::Usable;
+        let healthy = |core: &Address| self.standing(now, *core, Lane::Short) <= Standing::Parting;
         let usable = |node: &NodeId| self.ring.address(*node, token).filter(healthy);
         let Some(others) = others.map(usable).collect::<Option<Vec<Address>>>() else { return };
         if self.is_dropping(&key) {

@@ -144,7 +144,7 @@ impl Shard {
     }
 
     /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
-    /// then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after
+    /// then those that are stopping, then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after
     /// them.
     fn targets(&self, now: Instant, request: &Request, sloppy: bool, homes: &[NodeId]) -> Vec<Address> {
         let (token, lane) = (request.key.token(), Lane::of(request.operation.bytes()));
@@ -155,15 +155,20 @@ impl Shard {
             let others = cores.iter().filter(|core| core.node != self.me.node);
             others.filter(move |core| self.standing(now, **core, lane) == wanted)
         };
-        let targets: Vec<Address> =
-            own.chain(with(Standing::Usable)).chain(with(Standing::Doubtful)).copied().collect();
+        let targets: Vec<Address> = own
+            .chain([Standing::Usable, Standing::Parting, Standing::Doubtful].into_iter().flat_map(with))
+            .copied()
+            .collect();
         if targets.is_empty() && sloppy { self.spares(now, token, homes.len(), lane) } else { targets }
     }
-    /// Healthy nodes clockwise after the homes, this one perhaps among them: their cores.
+    /// Healthy nodes clockwise after the homes, this one perhaps among them: their cores. Those that are stopping come
+    /// last.
     fn spares(&self, now: Instant, token: Token, homes: usize, lane: Lane) -> Vec<Address> {
         let all = self.ring.walk(token, self.ring.node_count().min(homes + limits::REPLICAS_MAX));
         let after = all.iter().skip(homes).filter_map(|node| self.ring.address(*node, token));
-        after.filter(|core| self.standing(now, *core, lane) == Standing::Usable).collect()
+        let after: smallvec::SmallVec<[Address; 8]> = after.collect();
+        let with = |wanted| after.iter().copied().filter(move |core| self.standing(now, *core, lane) == wanted);
+        with(Standing::Usable).chain(with(Standing::Parting)).collect()
     }
 
     fn check(&self, request: &Request, hops: u8) -> Result<(), Failure> {
@@ -205,10 +210,12 @@ impl Shard {
             nodes.iter().filter_map(|node| self.ring.address(*node, token)).collect();
         let standings: smallvec::SmallVec<[Standing; 4]> =
             cores.iter().map(|core| self.standing(now, *core, lane)).collect();
-        // Those that are not trusted yet are asked before a request fails; a read prefers them to stand-ins.
-        let usable = standings.iter().filter(|s| **s == Standing::Usable).count() + usize::from(stands_in);
-        let enough = usable + if is_write { spares.len() } else { 0 } >= needed;
-        let worst = if enough { Standing::Usable } else { Standing::Doubtful };
+        // Those that are not trusted yet are asked before a request fails; a read prefers them to stand-ins. One that is
+        // stopping is to have what is written, and is read from when the others do not suffice.
+        let rest = usize::from(stands_in) + if is_write { spares.len() } else { 0 };
+        let suffice = |worst: &Standing| standings.iter().filter(|s| *s <= worst).count() + rest >= needed;
+        let best = if is_write { Standing::Parting } else { Standing::Usable };
+        let worst = [best, Standing::Parting].into_iter().find(suffice).unwrap_or(Standing::Doubtful);
         let home = |(core, standing): (&Address, &Standing)| Home { address: *core, healthy: *standing <= worst };
         let homes = cores.iter().zip(&standings).map(home).collect();
         let spares = spares.into();
@@ -434,7 +441,7 @@ impl Shard {
         let mut acts = Vec::new();
         let (ring, tables) = (&*self.ring, &self.tables.registry);
         let homes = |key: &Key| ring.walk(key.token(), usize::from(tables.of(key.as_bytes()).n));
-        let usable = |core| self.health.standing(now, core, Lane::Short) == Standing::Usable;
+        let usable = |core| self.health.standing(now, core, Lane::Short) <= Standing::Parting;
         step(&mut self.hints, View { ring, homes: &homes, usable: &usable }, &mut acts);
         self.run_hints(now, acts, out);
     }

@@ -301,7 +301,7 @@ impl Shard {
         if source == self.me.node {
             let others = self.members.iter().map(|m| m.id).filter(|id| *id != self.me.node);
             for first in others.map(|node| Address { node, shard: ShardId(0) }) {
-                if self.standing(now, first, Lane::Short) == Standing::Usable {
+                if self.standing(now, first, Lane::Short) <= Standing::Parting {
                     self.tell(now, first, message.clone(), out);
                 }
             }

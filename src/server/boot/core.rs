@@ -279,6 +279,7 @@ async fn watch_backlog(world: Rc<ServerWorld>, handle: Handle<ServerWorld, RingD
             made_apart: if first { handle.tables().made_apart() } else { BTreeSet::new() },
             hints_pending: stats.shard.hints_pending,
             failures: stats.shard.requests.failures,
+            parting: if first { handle.parting() } else { Vec::new() },
             stalled: stats.shard.disk_stalled,
             stalls: stats.shard.disk_stalls,
         };
@@ -468,8 +469,8 @@ fn take_parcels(
     move |parcel| match parcel {
         None => {
             let Some(phase) = stopping.follow(&stop) else { return };
-            if phase >= Phase::Draining {
-                world.draining.set(true);
+            if phase >= Phase::Draining && !world.draining.replace(true) {
+                world.inbox.push(Arrival::Drain);
             }
             if phase >= Phase::Answering {
                 world.watches.stop();

@@ -3751,6 +3751,7 @@ impl<'a> View<'a> {
   pub const VT_SETTLED: ::flatbuffers::VOffsetT = 12;
   pub const VT_SIGNS: ::flatbuffers::VOffsetT = 14;
   pub const VT_STRANGERS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_PARTING: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3763,6 +3764,7 @@ impl<'a> View<'a> {
   ) -> ::flatbuffers::WIPOffset<View<'bldr>> {
     let mut builder = ViewBuilder::new(_fbb);
     builder.add_cluster(args.cluster);
+    if let Some(x) = args.parting { builder.add_parting(x); }
     if let Some(x) = args.strangers { builder.add_strangers(x); }
     builder.add_signs(args.signs);
     if let Some(x) = args.avoided { builder.add_avoided(x); }
@@ -3823,6 +3825,14 @@ impl<'a> View<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Stranger>>>>(View::VT_STRANGERS, None)}
   }
+  /// Members that are stopping, or have since they said so.
+  #[inline]
+  pub fn parting(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(View::VT_PARTING, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for View<'_> {
@@ -3838,6 +3848,7 @@ impl ::flatbuffers::Verifiable for View<'_> {
      .visit_field::<bool>("settled", Self::VT_SETTLED, false)?
      .visit_field::<u32>("signs", Self::VT_SIGNS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Stranger>>>>("strangers", Self::VT_STRANGERS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("parting", Self::VT_PARTING, false)?
      .finish();
     Ok(())
   }
@@ -3850,6 +3861,7 @@ pub struct ViewArgs<'a> {
     pub settled: bool,
     pub signs: u32,
     pub strangers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Stranger<'a>>>>>,
+    pub parting: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
 }
 impl<'a> Default for ViewArgs<'a> {
   #[inline]
@@ -3862,6 +3874,7 @@ impl<'a> Default for ViewArgs<'a> {
       settled: false,
       signs: 0,
       strangers: None,
+      parting: None,
     }
   }
 }
@@ -3900,6 +3913,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ViewBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(View::VT_STRANGERS, strangers);
   }
   #[inline]
+  pub fn add_parting(&mut self, parting: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(View::VT_PARTING, parting);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ViewBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ViewBuilder {
@@ -3927,6 +3944,7 @@ impl ::core::fmt::Debug for View<'_> {
       ds.field("settled", &self.settled());
       ds.field("signs", &self.signs());
       ds.field("strangers", &self.strangers());
+      ds.field("parting", &self.parting());
       ds.finish()
   }
 }
@@ -4194,6 +4212,122 @@ impl ::core::fmt::Debug for Reference<'_> {
       ds.field("route", &self.route());
       ds.field("earliest", &self.earliest());
       ds.field("latest", &self.latest());
+      ds.finish()
+  }
+}
+pub enum PartingOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 70, revision 2. Shard 0 of a node that is stopping to those of the others: for a moment it serves still, and others are
+/// asked first. It counts for this start of the node.
+pub struct Parting<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Parting<'a> {
+  type Inner = Parting<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Parting<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_GENERATION: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Parting { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PartingArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Parting<'bldr>> {
+    let mut builder = PartingBuilder::new(_fbb);
+    builder.add_generation(args.generation);
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Parting::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn generation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Parting::VT_GENERATION, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Parting<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("generation", Self::VT_GENERATION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PartingArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub generation: u64,
+}
+impl<'a> Default for PartingArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    PartingArgs {
+      route: None, // required field
+      generation: 0,
+    }
+  }
+}
+
+pub struct PartingBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartingBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Parting::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_generation(&mut self, generation: u64) {
+    self.fbb_.push_slot::<u64>(Parting::VT_GENERATION, generation, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartingBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PartingBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Parting<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Parting::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Parting<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Parting");
+      ds.field("route", &self.route());
+      ds.field("generation", &self.generation());
       ds.finish()
   }
 }
