@@ -1,7 +1,10 @@
 //! What does the engine cost a read and a write when the device costs nothing? The disk is the simulator's, in memory.
 
 use bytes::Bytes;
-use divan::{Bencher, counter::BytesCount};
+use divan::{
+    Bencher,
+    counter::{BytesCount, ItemsCount},
+};
 use dynarc::{
     engine::{
         Engine,
@@ -98,4 +101,27 @@ fn get_head(bencher: Bencher, value_bytes: usize) {
 #[divan::bench(args = SIZES)]
 fn get(bencher: Bencher, value_bytes: usize) {
     read(bencher, value_bytes, Want::Full);
+}
+
+const FOLDED: u64 = 200_000;
+
+/// A walk over heads, as repair does it: the heads of so many keys of one slice, most of them in tables.
+#[divan::bench(sample_count = 10, sample_size = 1)]
+fn fold(bencher: Bencher) {
+    let rig = Rig::open();
+    for first in (0..FOLDED).step_by(64) {
+        let one = |number| {
+            let change = Change::Put { head: Bytes::from_static(&[3; 80]), values: [value(64)].into_iter().collect() };
+            Write { slice: SliceId(0), key: place(number).1, change }
+        };
+        let write = rig.engine.write((first..first + 64).map(one).collect(), Durability::Sync);
+        rig.executor.block_on(write).expect("the disk does not fail");
+    }
+    bencher.counter(ItemsCount::new(FOLDED)).bench_local(|| {
+        let mut bytes = 0;
+        let visit = |_: &[u8], head: &[u8]| bytes += head.len();
+        let folding = rig.engine.fold(SliceId(0), &[0], &[1], visit);
+        assert_eq!(rig.executor.block_on(folding), Ok(FOLDED));
+        bytes
+    });
 }

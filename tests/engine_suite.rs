@@ -15,6 +15,8 @@ mod crash;
 mod drops;
 #[path = "engine_suite/errors.rs"]
 mod errors;
+#[path = "engine_suite/folds.rs"]
+mod folds;
 #[path = "engine_suite/interval.rs"]
 mod interval;
 #[path = "engine_suite/log_reader.rs"]

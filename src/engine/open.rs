@@ -10,7 +10,7 @@ use super::{
     flush, leftovers,
     memtable::{ENTRY_OVERHEAD, pointers},
     recover, reserve,
-    snapshot::{Snapshot, recent, walk},
+    snapshot::{Snapshot, fold, recent, walk},
     store::{Store, count},
     types::{
         Change, Durability, ENGINE_KEY_BYTES_MAX, EngineOptions, EngineStats, Record, Stored, StoredValue,
@@ -239,6 +239,38 @@ impl<D: Disk> Engine<D> {
         walk(store, memory, &tables, &drops, from, to, limit).await
     }
 
+    /// Shows `visitor` all keys and heads of `[from, to)`, in order, as they are at this moment, deleted keys left out;
+    /// gives how many there were. Stops no write, flush or collection, leaves the caches as they are, and never touches
+    /// the log. `Damaged` if some of it cannot be read: what was shown before is not all.
+    pub async fn fold(
+        &self,
+        slice: SliceId,
+        from: &[u8],
+        to: &[u8],
+        visitor: impl FnMut(&[u8], &[u8]),
+    ) -> Result<u64, EngineError> {
+        let result = self.fold_inner(slice, (from, to), visitor).await;
+        if let Err(EngineError::Damaged(what)) = &result {
+            self.0.met(Damage::of_read(slice, from, what));
+        }
+        result
+    }
+    async fn fold_inner(
+        &self,
+        slice: SliceId,
+        (from, to): (&[u8], &[u8]),
+        visitor: impl FnMut(&[u8], &[u8]),
+    ) -> Result<u64, EngineError> {
+        let store = &self.0;
+        store.check()?;
+        let slice = store.serving(slice)?;
+        let sealed = slice.sealed.borrow().clone().unwrap_or_default();
+        let drops = slice.drops.borrow().clone();
+        let memory = recent(&drops, &slice.active.borrow(), &sealed, from, to, usize::MAX);
+        let tables = slice.tables.borrow().clone();
+        fold(store, memory, &tables, &drops, (from, to), visitor).await
+    }
+
     /// The heads of a slice as they are now, whatever is written later.
     pub fn snapshot(&self, slice: SliceId) -> Result<Snapshot<D>, EngineError> {
         self.0.check()?;
@@ -341,6 +373,10 @@ impl<D: Disk> Engine<D> {
     /// them again.
     pub async fn losses_noted(&self) -> Result<(), EngineError> {
         roll::settle(&self.0).await
+    }
+    /// What a slice may have lost has been fetched from whoever else had it: what is read of it is in doubt no longer.
+    pub async fn doubt_ended(&self, slice: SliceId) -> Result<(), EngineError> {
+        roll::end_doubt(&self.0, slice).await
     }
     /// Whether a slice is set aside: every call for it gives `Damaged`.
     pub fn is_aside(&self, slice: SliceId) -> bool {

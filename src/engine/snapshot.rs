@@ -1,5 +1,5 @@
-//! The heads of one slice as they were at one moment, to be walked in pages while writes, flushes, compactions and
-//! collections go on: for repair and transfer, which compare a range over many messages.
+//! The heads of one slice as they were at one moment, to be walked while writes, flushes, compactions and collections
+//! go on: in pages, or as one fold over a range, which copies nothing out of the tables.
 //!
 //! A snapshot holds the tables of its moment (their files stay open after they are removed) and a copy of what was in
 //! memory: at most a memtable's budget, keys and heads shared with it. It never touches the log, so it keeps no
@@ -102,6 +102,42 @@ pub(super) async fn walk<D: Disk>(
         }
     }
     Ok(found)
+}
+
+/// Shows a visitor keys and heads of `[from, to)`, in order and in place; gives how many there were. `memory`: the
+/// records in memory of that range. Holds the tables of its moment open until it ends.
+pub(super) async fn fold<D: Disk>(
+    store: &Store<D>,
+    memory: Vec<(Bytes, u64, Stored)>,
+    tables: &TableSet<D>,
+    drops: &Drops,
+    (from, to): (&[u8], &[u8]),
+    mut visitor: impl FnMut(&[u8], &[u8]),
+) -> Result<u64, EngineError> {
+    store.check()?;
+    if from >= to {
+        return Ok(0);
+    }
+    if let Some(doubt) = tables.first_doubt(from, to) {
+        tables.doubt(&doubt, None)?;
+    }
+    let mut sources = vec![AnySource::Memory(MemorySource::new(memory))];
+    sources.extend(tables.sources(from, to, Lane::Background).into_iter().map(AnySource::Run));
+    let mut cursor = MergeCursor::open(sources, from).await?;
+    let (mut visited, mut steps) = (0, 0usize);
+    while let Some(source) = cursor.next().await? {
+        let Some((key, sequence)) = source.peek().filter(|(key, _)| *key < to) else { break };
+        if let Some(head) = source.head_bytes()?.filter(|head| !drops.hides(key, sequence, head)) {
+            visitor(key, head);
+            visited += 1;
+        }
+        steps += 1;
+        if steps.is_multiple_of(RECORDS_PER_BREATH) {
+            store.disk.breathe().await;
+            store.check()?;
+        }
+    }
+    Ok(visited)
 }
 
 /// The records of both memtables, the active one's first, up to the `limit`-th that is neither a delete record nor

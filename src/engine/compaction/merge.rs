@@ -20,6 +20,8 @@ pub trait Source {
     fn stored(&self) -> Result<Option<Stored>, EngineError>;
     /// The head of the record that it stands on, copied out; `None` for a delete record and at the end.
     fn head(&self) -> Result<Option<Bytes>, EngineError>;
+    /// The same in place.
+    fn head_bytes(&self) -> Result<Option<&[u8]>, EngineError>;
     /// Moves to the next record.
     fn advance(&mut self) -> impl Future<Output = Result<(), EngineError>>;
 }
@@ -84,9 +86,11 @@ impl<D: Disk> Source for RunCursor<D> {
         self.record().map(|record| record.stored()).transpose().map_err(|flaw| self.damaged(flaw))
     }
     fn head(&self) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.head_bytes()?.map(Bytes::copy_from_slice))
+    }
+    fn head_bytes(&self) -> Result<Option<&[u8]>, EngineError> {
         let Some(record) = self.record() else { return Ok(None) };
-        let head = record.head().map_err(|flaw| self.damaged(flaw))?;
-        Ok(head.map(Bytes::copy_from_slice))
+        record.head().map_err(|flaw| self.damaged(flaw))
     }
     async fn advance(&mut self) -> Result<(), EngineError> {
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
@@ -121,6 +125,12 @@ impl Source for MemorySource {
     fn head(&self) -> Result<Option<Bytes>, EngineError> {
         Ok(self.records.get(self.at).and_then(|(.., stored)| match stored {
             Stored::Put { head, .. } => Some(head.clone()),
+            Stored::Delete => None,
+        }))
+    }
+    fn head_bytes(&self) -> Result<Option<&[u8]>, EngineError> {
+        Ok(self.records.get(self.at).and_then(|(.., stored)| match stored {
+            Stored::Put { head, .. } => Some(&head[..]),
             Stored::Delete => None,
         }))
     }
@@ -168,6 +178,12 @@ impl<D: Disk> Source for AnySource<D> {
         match self {
             AnySource::Memory(source) => source.head(),
             AnySource::Run(source) => source.head(),
+        }
+    }
+    fn head_bytes(&self) -> Result<Option<&[u8]>, EngineError> {
+        match self {
+            AnySource::Memory(source) => source.head_bytes(),
+            AnySource::Run(source) => source.head_bytes(),
         }
     }
     async fn advance(&mut self) -> Result<(), EngineError> {

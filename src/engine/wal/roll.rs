@@ -456,6 +456,21 @@ pub async fn settle<D: Disk>(store: &Store<D>) -> Result<(), EngineError> {
     store.slices().for_each(|slice| slice.newly_lost.set(false));
     Ok(())
 }
+/// What a slice may have lost is there again: later openings have no doubt of it.
+pub async fn end_doubt<D: Disk>(store: &Store<D>, slice: SliceId) -> Result<(), EngineError> {
+    let _held = store.roll.latch.hold().await;
+    let slice = store.slice(slice)?;
+    if !slice.may_have_lost.get() {
+        return Ok(());
+    }
+    let mut roll = compose(store);
+    roll.doubted.remove(&slice.id);
+    roll.fresh.remove(&slice.id);
+    write(store, roll).await?;
+    slice.may_have_lost.set(false);
+    slice.newly_lost.set(false);
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests {
