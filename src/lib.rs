@@ -15,9 +15,9 @@
 //! 2. [`protocol`], the brain, pure: [`protocol::versions`] (which values are concurrent), [`protocol::ring`] (who owns
 //!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
 //!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
-//!    [`protocol::rebuild`] (records that the medium damaged), [`protocol::health`] (who can be asked),
-//!    [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is wrong), [`protocol::tables`], and
-//!    [`protocol::shard`], which routes between them.
+//!    [`protocol::rebuild`] (records that the medium damaged), [`protocol::repair`] (replicas compared, for ever),
+//!    [`protocol::health`] (who can be asked), [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is wrong),
+//!    [`protocol::tables`], and [`protocol::shard`], which routes between them.
 //! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
 //! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
 //!    [`engine::disk::Disk`].
@@ -63,6 +63,8 @@
 //! - Health is that of a core and a lane of connections, not of a node: what one cut port says is about that port.
 //! - A node stops in phases that its control plane leads all cores through: what one core has in hand may need the
 //!   others.
+//! - Of repair the comparison is there, and no purge yet: tombstones stay for ever, and sums are of whole states. The
+//!   answer to the first question of a session tells both sides that they agree, so most sessions are two messages.
 //! - A node that is no member may gossip of itself and nothing else, until there is a key to know members by.
 
 // Printing that fails ends a process with `println!` and its kin; `cli::output` says what becomes of it instead.

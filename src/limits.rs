@@ -325,6 +325,43 @@ pub const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 /// Hints read by one scan: twice the window, so that the next ones are there before the window is empty.
 pub const HINT_SCAN: usize = 64;
 
+// ---- repair ----------------------------------------------------------------------------------------------------
+/// Each two homes of an arc compare it once in this time at least.
+pub const REPAIR_PASS: Duration = Duration::from_secs(3600);
+/// Share of this after which an arc is due again, in percent.
+pub const REPAIR_DUE_PERCENT: u32 = 75;
+/// Sessions that a shard drives at once, and questions of others that it works on; more are refused.
+pub const REPAIR_SESSIONS: usize = 4;
+pub const REPAIR_QUESTIONS: usize = 32;
+/// Keys of a leaf, about.
+pub const LEAF_KEYS: u64 = 128;
+/// Leaves of an arc: of one with more keys than these have, leaves have more.
+pub const LEAVES_MAX: u64 = 16 * 1024;
+/// Sums of one message.
+pub const SUMS_MAX: usize = 64;
+/// Bytes of keys and heads in one message, about: one larger head still fits.
+pub const KEYS_BYTES: usize = 32 * KIB;
+/// Keys that are read at once to be compared.
+pub const REPAIR_SCAN: usize = 256;
+/// Keys of one message: each has a byte at least.
+pub const KEYS_LISTED_MAX: usize = REPAIR_SCAN;
+/// Rows of leaves that a shard keeps.
+pub const LEAVES_KEPT: usize = 4 * MIB / 48;
+/// Leaves of an arc that were written to, beyond which all of it is folded again.
+pub const TOUCHED_MAX: usize = 64;
+/// Bytes of values a second that a node asks for and sends on its own account.
+pub const REPAIR_BYTES_PER_SECOND: u64 = 32 * MIB as u64;
+/// Records a second that a shard walks on its own account: 2 % of a core that walks a million; so many times as many
+/// when an arc is late.
+pub const FOLDED_PER_SECOND: u64 = 20_000;
+pub const FOLDED_WHEN_LATE: u64 = 8;
+/// Sessions wait for hints that their other side is owed, so long at most.
+pub const REPAIR_HINTS_WAIT: Duration = Duration::from_secs(600);
+/// An answer of the other side is waited for so long at most.
+pub const REPAIR_TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Keys that may be refused one after another before a session ends: it is not about these keys then.
+pub const REPAIR_REFUSED_MAX: usize = 32;
+
 // ---- frames ----------------------------------------------------------------------------------------------------
 /// Bytes of a frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -566,6 +603,8 @@ const _: () = {
     assert!(
         REPLICA_LATE.as_nanos() <= SILENCE_TRIAL_MIN.as_nanos() && HEDGE_DELAY_MIN.as_nanos() < REPLICA_LATE.as_nanos()
     );
+    assert!(REPAIR_SCAN <= SCAN_KEYS_MAX && REPAIR_DUE_PERCENT < 100 && SUMS_MAX as u64 <= LEAVES_MAX);
+    assert!(REPAIR_TIMEOUT_MAX.as_nanos() <= REQUEST_TIMEOUT_MAX.as_nanos() && KEYS_BYTES < FRAME_BYTES_MAX);
     assert!(HINT_WINDOW_START <= HINT_WINDOW && HINT_JITTER_MAX.as_nanos() < HINT_INTERVAL.as_nanos());
     assert!(FLAP_DAMPING_MAX.as_nanos() < FLAP_FORGIVEN_AFTER.as_nanos());
     assert!(SPACE_PERCENT_START > 100 && SPACE_PERCENT_START < SPACE_PERCENT_MAX);

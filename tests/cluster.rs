@@ -36,6 +36,8 @@ mod identity;
 mod promises;
 #[path = "cluster/refused_starts.rs"]
 mod refused_starts;
+#[path = "cluster/repair.rs"]
+mod repair;
 #[path = "cluster/rolling.rs"]
 mod rolling;
 #[path = "cluster/slices.rs"]

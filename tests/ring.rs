@@ -70,6 +70,40 @@ fn a_preference_list_is_the_next_distinct_nodes_clockwise() {
 }
 
 #[test]
+fn a_node_knows_the_arcs_that_it_is_a_home_of() {
+    for (seed, count, vnodes) in [(1, 1, 1), (2, 1, 9), (3, 3, 8), (4, 7, 20), (5, 12, 3)] {
+        let mut members = members(seed, count, vnodes);
+        if count > 2 {
+            // Two nodes have one token, and one has the last there is.
+            let shared = members[0].tokens[0];
+            for (node, more) in [(1, shared), (2, Token(u64::MAX))] {
+                let tokens: BTreeSet<Token> = members[node].tokens.iter().copied().chain([more]).collect();
+                members[node].tokens = tokens.into_iter().collect();
+            }
+        }
+        let ring = Ring::new(&members);
+        for n in [1, 2, 3, 5] {
+            for node in ring.nodes() {
+                let spans = ring.home_spans(node, n);
+                assert!(spans.windows(2).all(|two| two[0].last < two[1].first));
+                let edges =
+                    members.iter().flat_map(|m| m.tokens.iter().copied()).flat_map(|t| [t.0, t.0.wrapping_add(1)]);
+                let tokens = keys(200).chain(edges.map(Token)).chain([Token(0), Token(u64::MAX)]);
+                for token in tokens {
+                    let span = spans.iter().find(|span| span.contains(token));
+                    assert_eq!(span.is_some(), ring.walk(token, n).contains(&node), "{node} of {count}: {token:?}");
+                    if let Some(span) = span {
+                        assert_eq!(ring.walk(span.first, n), ring.walk(span.last, n));
+                        let placement = ring.placement(node).expect("a member");
+                        assert_eq!(placement.slice_of(span.first), placement.slice_of(span.last));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn one_node_more_or_less_moves_about_its_share() {
     let all = members(9, 19, VNODES);
     let (before, after) = (Ring::new(&all[..18]), Ring::new(&all));

@@ -31,12 +31,17 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "protocol::message",
             "protocol::replica::keys",
             "protocol::replica::Stored",
+            "protocol::pace",
         ],
     ),
+    ("protocol::pace", &["limits"]),
     ("protocol::rebuild", MACHINE),
     ("protocol::clocks", MACHINE),
     ("protocol::tables", MACHINE),
-    ("protocol::repair", MACHINE),
+    (
+        "protocol::repair",
+        &["types", "limits", "protocol::ring", "protocol::versions", "protocol::message", "protocol::pace"],
+    ),
     ("protocol::shard", &["types", "limits", "protocol"]),
     ("engine", &["types", "limits"]),
     (

@@ -437,10 +437,59 @@ fn what_an_older_revision_does_not_know_is_said_in_its_own_words() {
     }
     for &refusal in wire_samples::REFUSALS {
         let refused = |refusal| Message::Replicated(Err(refusal));
-        assert_eq!(told(encoder.speaking(2), refused(refusal)), refused(refusal));
+        assert_eq!(told(encoder.speaking(3), refused(refusal)), refused(refusal));
+        let second = if refusal.number() < Refusal::NotYet.number() { refusal } else { Refusal::NotMine };
+        assert_eq!(told(encoder.speaking(2), refused(refusal)), refused(second));
         let old = if refusal.number() <= Refusal::ClockAhead.number() { refusal } else { Refusal::NotMine };
         assert_eq!(told(encoder.speaking(1), refused(refusal)), refused(old));
     }
+}
+
+/// Repair as revision 3 says it first.
+const FIRST_OF_REPAIR: &[u8] = b"\x98\0\0\0x\0\0\0U\0\0\0\0\0\0\0<\0X\x1b\xa2\xd1\0\0\x80\x84\x1e\0\xaf\x98\xfe{\
+    \x18\0\0\0\0\0\0\0\0\0\x0e\0`\0\x08\0X\0\x18\0\x07\0@\0\x0e\0\0\0\0\0\0@\x03\0\"\x11\0\0\0\0\x01\0D3\0\0\0\0\
+    \x05\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\
+    xiZK<-\x1e\x0f\xef\xcd\xab\x89gE#\x01\x02\0\0\0\0\0\0\0\t\0\0\0\0\0\0\0";
+
+#[test]
+fn repair_is_said_to_those_alone_who_know_it() {
+    let part = Part { span: Span { first: Token(5), last: Token(1 << 60) }, replicas: 3, homes: 7, tables: 8 };
+    let own = Some(Sum { count: 2, sum: 0x0123_4567_89ab_cdef << 64 | 0x0f1e_2d3c_4b5a_6978 });
+    let envelope = Envelope {
+        from: Address::new(NodeId(0x1122), 3),
+        to: Address::new(NodeId(0x3344), 1),
+        exchange: 0x55,
+        deadline: NOW + std::time::Duration::from_secs(2),
+        message: Message::Sums { session: 9, part, shift: 64, own },
+    };
+    let mut encoder = FrameEncoder::new();
+    let bytes = encode_peer(encoder.speaking(3), &envelope, NOW).expect("fits").to_bytes();
+    assert_eq!(bytes, FIRST_OF_REPAIR);
+    assert_eq!(decode_peer(&only_frame(FIRST_OF_REPAIR).expect("sound"), NOW, Trust::Verify), Ok(envelope));
+    for kind in 15..20 {
+        let envelope = wire_samples::envelope(&mut Rng::with_seed(1), kind);
+        for revision in [1, 2] {
+            let told = encode_peer(encoder.speaking(revision), &envelope, NOW);
+            assert!(matches!(told, Err(WireError::Unspoken(60..=64))), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn questions_of_repair_that_would_cost_too_much_are_refused() {
+    let mut encoder = FrameEncoder::new();
+    let mut refused = |message, field| {
+        let envelope = Envelope { message, ..wire_samples::envelope(&mut Rng::with_seed(1), 4) };
+        let bytes = encode_peer(&mut encoder, &envelope, NOW).expect("fits").to_bytes();
+        assert_eq!(decode_peer(&only_frame(&bytes).expect("sound"), NOW, Trust::Verify), Err(WireError::Field(field)));
+    };
+    let part = |first, last| Part { span: Span { first, last }, replicas: 3, homes: 7, tables: 8 };
+    let sums = |part, shift| Message::Sums { session: 9, part, shift, own: None };
+    refused(sums(part(Token(0), Token(u64::MAX)), 57), "shift");
+    refused(sums(part(Token(0), Token(5)), 65), "shift");
+    refused(sums(part(Token(6), Token(5)), 64), "tokens");
+    refused(Message::Keys { part: part(Token(6), Token(5)), after: None }, "tokens");
+    refused(Message::Keyed(Ok(Listed { heads: Vec::new(), more: true })), "keys");
 }
 
 // ---- limits ----------------------------------------------------------------------------------------------------

@@ -98,11 +98,12 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             figure(busy),
             figure(|n| output::grouped(n.figures.puts + n.figures.deletes)),
             figure(|n| output::grouped(n.figures.hints_pending)),
+            figure(|n| age(n.figures.repair_oldest_arc_seconds)),
             figure(|n| output::bytes(n.figures.table_bytes + n.figures.segment_bytes)),
             figure(|n| output::bytes(n.resident_bytes)),
         ]
     });
-    let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "disk", "memory"];
+    let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "repaired", "disk", "memory"];
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
     let name = cluster.cluster.as_ref().map_or(String::new(), |id| format!("cluster {id}, "));
     let (count, digest) = (cluster.members.len(), &cluster.ring_digest);
@@ -125,11 +126,20 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             full.join(", ")
         ),
     };
-    output::fitting_table(titles, rows, &["shards", "busy", "owned", "memory", "id"])
+    output::fitting_table(titles, rows, &["shards", "busy", "owned", "memory", "repaired", "id"])
         + &summary
         + &hint
         + &late.collect::<String>()
         + &strangers.collect::<String>()
+}
+
+/// How long ago the oldest arc was compared, in few characters.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
 }
 
 pub fn ring(args: RingArgs) -> Result<(), Stop> {

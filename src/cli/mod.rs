@@ -19,6 +19,7 @@ mod keys;
 mod load;
 mod look;
 mod output;
+mod repair;
 mod serve;
 mod settings;
 mod simulate;
@@ -68,6 +69,9 @@ enum Command {
     /// Show the tables, make, alter or drop one
     #[command(after_help = tables::EXAMPLE)]
     Table(tables::TableArgs),
+    /// Show how far replicas have been compared, or compare them now
+    #[command(after_help = repair::EXAMPLE)]
+    Repair(repair::RepairArgs),
     /// Print what a file of a data directory holds and verify its checksums
     #[command(after_help = inspect::EXAMPLE)]
     Inspect(inspect::InspectArgs),
@@ -154,6 +158,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => look::status(args),
         Command::Ring(args) => look::ring(args),
         Command::Table(args) => tables::run(args),
+        Command::Repair(args) => repair::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),

@@ -248,6 +248,7 @@ pub async fn start<W: World, D: Disk>(
         tables_in_doubt,
         stamps,
         behind,
+        doubted: slices.iter().copied().filter(|slice| engine.may_have_lost(*slice)).collect(),
         copied: identity.copied,
         seed,
     };
@@ -590,11 +591,12 @@ impl<W: World, D: Disk> Driver<W, D> {
             Arrival::PeerReachable(core, lane) => events.push(Event::PeerReachable(core, lane)),
             Arrival::PeerUnreachable(core, lane) => events.push(Event::PeerUnreachable(core, lane)),
             Arrival::Stranger(stranger) => events.push(Event::Stranger(stranger)),
+            Arrival::Repair { key } => events.push(Event::Repair { key }),
             Arrival::Wake => events.push(Event::Wake),
             Arrival::Drain => events.push(Event::Drain),
             Arrival::Stop => {
                 self.stopping = true;
-                events.push(Event::Wake);
+                events.push(Event::Stop);
             }
         }
     }
@@ -621,6 +623,7 @@ impl<W: World, D: Disk> Driver<W, D> {
             Event::Loaded { result: Err(Refusal::Failed), .. }
                 | Event::Stored { result: Err(Refusal::Failed), .. }
                 | Event::Scanned { result: Err(Refusal::Failed), .. }
+                | Event::Folded { result: Err(Refusal::Failed), .. }
         );
         failed.then(|| {
             let unsaved = || self.unsaved.as_ref().map(|error| format!("the members cannot be saved: {error}"));
@@ -666,6 +669,35 @@ impl<W: World, D: Disk> Driver<W, D> {
                     self.calls.push(Box::pin(async move {
                         let result = engine.scan(slice, &from, &to, limit).await.map_err(refusal);
                         Completion::Event(Event::Scanned { io, result })
+                    }));
+                }
+                Effect::Fold { io, slice, spans, mut summing } => {
+                    let engine = self.engine.clone();
+                    self.calls.push(Box::pin(async move {
+                        let mut result = Ok(());
+                        for (from, to) in &spans {
+                            let visit = |engine_key: &[u8], head: &[u8]| {
+                                if let Some((token, key)) = keys::parse_data(engine_key) {
+                                    summing.take(token, key, head);
+                                }
+                            };
+                            if result.is_ok() {
+                                result = engine.fold(slice, from, to, visit).await.map(drop);
+                            }
+                        }
+                        let result = result.map_err(refusal).and_then(|()| summing.finish());
+                        Completion::Event(Event::Folded { io, result })
+                    }));
+                }
+                Effect::EndDoubt { io, slice } => {
+                    let engine = self.engine.clone();
+                    self.calls.push(Box::pin(async move {
+                        let result = match engine.doubt_ended(slice).await {
+                            // It stays in doubt: the next start ends that.
+                            Err(EngineError::Full) => Ok(()),
+                            ended => ended.map_err(refusal),
+                        };
+                        Completion::Event(Event::Stored { io, result })
                     }));
                 }
                 Effect::SaveMembers { members, generation, cluster, company } => {

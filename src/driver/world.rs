@@ -5,7 +5,7 @@
 
 use crate::{
     protocol::message::{Envelope, Lane, Message, Request, Response},
-    types::{Address, Instant, Stranger, TableChange},
+    types::{Address, Instant, Key, Stranger, TableChange},
 };
 use std::{
     cell::RefCell,
@@ -32,6 +32,8 @@ pub enum Arrival {
     PeerUnreachable(Address, Lane),
     /// A node of another cluster was met.
     Stranger(Stranger),
+    /// The arc of this key, or all of them, are to be compared with their other homes soon.
+    Repair { key: Option<Key> },
     /// The instant asked for with [`World::wake_at`] has come.
     Wake,
     /// The node will stop soon, and serves until then: others are told.
@@ -49,6 +51,7 @@ impl Arrival {
             | Arrival::PeerReachable(..)
             | Arrival::PeerUnreachable(..)
             | Arrival::Stranger(_)
+            | Arrival::Repair { .. }
             | Arrival::Wake
             | Arrival::Drain
             | Arrival::Stop => 0,

@@ -40,6 +40,11 @@ pub enum Routed {
         key: Option<Key>,
     },
     Node,
+    Repair,
+    /// What of a key, or of all there is, is compared soon.
+    RepairNow {
+        key: Option<Key>,
+    },
     Metrics,
     Healthz,
     Readyz,
@@ -97,8 +102,12 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
     if let Some(name) = path.strip_prefix("/v1/tables/") {
         return route_table(method, name, query, headers);
     }
+    if path == "/v1/repair" && method == "POST" {
+        return Ok(Routed::RepairNow { key: ring_key(query)? });
+    }
     let routed = match path {
         "/v1/tables" => Routed::Tables,
+        "/v1/repair" => Routed::Repair,
         "/v1/cluster" => Routed::Cluster,
         "/v1/ring" => Routed::Ring { key: None },
         "/v1/node" => Routed::Node,
@@ -109,7 +118,8 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
         _ => return Err(Problem::not_found(format!("there is nothing at {}; see /openapi.json", shown(path)))),
     };
     if !matches!(method, "GET" | "HEAD") {
-        return Err(Problem::method_not_allowed(method, "GET, HEAD"));
+        let allowed = if routed == Routed::Repair { "GET, HEAD, POST" } else { "GET, HEAD" };
+        return Err(Problem::method_not_allowed(method, allowed));
     }
     if let Routed::Ring { .. } = routed {
         return Ok(Routed::Ring { key: ring_key(query)? });

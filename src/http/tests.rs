@@ -258,7 +258,11 @@ fn routes_and_methods() {
     let plus = Key::new(&b"a b+c d"[..]).ok();
     assert_eq!(route_to("GET", "/v1/ring?key=a+b%2Bc%20d"), Ok(Routed::Ring { key: plus }));
     let key = Key::new(&b"a\0b"[..]).ok();
-    assert_eq!(route_to("GET", "/v1/ring?key=a%00b"), Ok(Routed::Ring { key }));
+    assert_eq!(route_to("GET", "/v1/ring?key=a%00b"), Ok(Routed::Ring { key: key.clone() }));
+    assert_eq!(route_to("GET", "/v1/repair"), Ok(Routed::Repair));
+    assert_eq!(route_to("POST", "/v1/repair"), Ok(Routed::RepairNow { key: None }));
+    assert_eq!(route_to("POST", "/v1/repair?key=a%00b"), Ok(Routed::RepairNow { key: key.clone() }));
+    assert_eq!(route_to("PUT", "/v1/repair").expect_err("405").reply().header("allow"), Some("GET, HEAD, POST"));
     assert_eq!(route_to("GET", "/v1/ring?key=").expect_err("empty").status, 400);
     assert_eq!(route_to("GET", "/v1/ring?kee=a").expect_err("unknown").status, 400);
     assert_eq!(route_to("GET", "/v1/node?x=1").expect_err("unknown").status, 400);

@@ -234,6 +234,20 @@ figures! {
     ranges_marked: Gauge,
     /// Times that such a range was gone through and its owner given what it lacked.
     ranges_swept: Counter,
+    /// Seconds since the two homes of some arc of the ring were last seen to hold the same, of the oldest such pair.
+    repair_oldest_arc_seconds: Greatest,
+    /// Arcs that this node is a home of, counted with each other home.
+    repair_arcs: Gauge,
+    /// Those of them that have not been compared for longer than a pass of repair.
+    repair_arcs_late: Gauge,
+    /// Leaves of arcs whose keys were compared, since their sums differed.
+    repair_leaves_differed: Counter,
+    /// Values that repair has sent, or fetched, since one home lacked them.
+    repair_values_sent: Counter,
+    /// Bytes of the sums, lists and values of repair.
+    repair_bytes: Counter,
+    /// Slices that may have lost records, until they have been compared with all other homes.
+    slices_doubted: Gauge,
     /// Damaged records that were put together again from the other home replicas.
     records_rebuilt: Counter,
     /// Times that one could not be, since a value that it names is held by nobody else.
@@ -343,6 +357,40 @@ impl NodeView {
         shards.iter().for_each(|s| figures.add(&s.figures));
         let version = env!("CARGO_PKG_VERSION").to_owned();
         NodeView { id: id.to_string(), address, version, uptime_seconds, resident_bytes, figures, shards }
+    }
+}
+
+/// `/v1/repair`: how far the answering node has compared what it holds with the other homes of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RepairView {
+    pub id: String,
+    pub address: IpAddr,
+    /// Arcs, with each other home.
+    pub arcs: u64,
+    /// Longer ago than a pass.
+    pub arcs_late: u64,
+    /// Since the oldest of them was compared.
+    pub oldest_arc_seconds: u64,
+    pub leaves_differed: u64,
+    pub values_sent: u64,
+    pub bytes: u64,
+    /// Slices that may have lost records and have not been compared as a whole since.
+    pub slices_doubted: u64,
+}
+impl RepairView {
+    pub fn new(node: &NodeView) -> RepairView {
+        let figures = &node.figures;
+        RepairView {
+            id: node.id.clone(),
+            address: node.address,
+            arcs: figures.repair_arcs,
+            arcs_late: figures.repair_arcs_late,
+            oldest_arc_seconds: figures.repair_oldest_arc_seconds,
+            leaves_differed: figures.repair_leaves_differed,
+            values_sent: figures.repair_values_sent,
+            bytes: figures.repair_bytes,
+            slices_doubted: figures.slices_doubted,
+        }
     }
 }
 

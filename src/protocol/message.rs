@@ -7,11 +7,11 @@ use super::versions::{Context, Dot, Head, Siblings, Values};
 use crate::{
     limits::LONG_FRAME_BYTES,
     types::{
-        Address, ClusterId, Consistency, ErrorCode, Failure, Instant, Key, Member, NodeId, Outcome, Stranger,
+        Address, ClusterId, Consistency, ErrorCode, Failure, Instant, Key, Member, NodeId, Outcome, Span, Stranger,
         TableEntry, TableWord, Value, WriteId,
     },
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Add};
 
 /// A client's request in hand, by the number that the world gave it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -182,6 +182,28 @@ pub enum Message {
         latest: i64,
     },
 
+    /// Repair: what do the states of this part come to with you? Blocks of 2^`shift` tokens, at most
+    /// [`SUMS_MAX`](crate::limits::SUMS_MAX) of them; 64: all of it as one. `session` is the asker's number, and `own`
+    /// what a whole arc comes to with the asker: if that is the same, both know that they agree.
+    Sums {
+        session: u64,
+        part: Part,
+        shift: u8,
+        own: Option<Sum>,
+    },
+    Summed(Result<Summed, Refusal>),
+    /// Which keys do you have there, after this one in the order of tokens, and in which state?
+    Keys {
+        part: Part,
+        after: Option<Key>,
+    },
+    Keyed(Result<Listed, Refusal>),
+    /// What either of us had of this arc when the session began, both of us have now.
+    Agreed {
+        session: u64,
+        part: Part,
+    },
+
     /// The tables, from any shard to any other: how its whole registry hashes, what it has to tell, and whether it
     /// wants to hear what the other knows better.
     Tables(Words),
@@ -225,6 +247,11 @@ impl Message {
             | Message::View { .. }
             | Message::Clock { .. }
             | Message::Reference { .. }
+            | Message::Sums { .. }
+            | Message::Summed(_)
+            | Message::Keys { .. }
+            | Message::Keyed(_)
+            | Message::Agreed { .. }
             | Message::Tables(_) => return None,
         }
         Some(self)
@@ -239,7 +266,12 @@ impl Message {
             }
             Message::Replicate { .. } => Some(Message::Replicated(Err(Refusal::NotMine))),
             Message::Fetch { .. } => Some(Message::Fetched(Err(Refusal::NotMine))),
-            Message::Forwarded(_)
+            Message::Sums { .. } => Some(Message::Summed(Err(Refusal::NotMine))),
+            Message::Keys { .. } => Some(Message::Keyed(Err(Refusal::NotMine))),
+            Message::Summed(_)
+            | Message::Keyed(_)
+            | Message::Agreed { .. }
+            | Message::Forwarded(_)
             | Message::Replicated(_)
             | Message::Fetched(_)
             | Message::TableNews(_)
@@ -257,12 +289,13 @@ impl Message {
     }
     /// The connection between two cores that it takes.
     pub fn lane(&self) -> Lane {
-        let heads = |head: &Head| head.entries.len() * ENTRY_BYTES + head.clock.len() * DOT_BYTES;
+        let heads = head_bytes;
         let rest = match self {
             Message::Forwarded(Ok(Answer::Got(siblings)))
             | Message::Replicate { siblings, .. }
             | Message::Fetched(Ok(Fetched::Full(siblings))) => heads(&siblings.head),
             Message::Fetched(Ok(Fetched::Head(head) | Fetched::Doubted { head, .. })) => heads(head),
+            Message::Keyed(Ok(listed)) => listed.bytes(),
             Message::GossipDelta { news, .. } | Message::GossipNews { news, .. } => news.iter().map(News::bytes).sum(),
             _ => 0,
         };
@@ -273,6 +306,11 @@ impl Message {
 /// Bytes of an entry of a head, and of a dot of its clock, in a frame.
 const ENTRY_BYTES: usize = 64;
 const DOT_BYTES: usize = 16;
+
+/// Bytes of a head in a frame, about.
+fn head_bytes(head: &Head) -> usize {
+    head.entries.len() * ENTRY_BYTES + head.clock.len() * DOT_BYTES
+}
 
 /// Two cores speak over two connections, so that what is long delays nobody. Each may fail by itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -344,6 +382,8 @@ pub enum Refusal {
     /// The write's stamp is of long ago, or far behind that of what is stored: it has lost, and does not count as
     /// stored.
     ClockBehind = 10,
+    /// The two do not go by the same members, tables or drops: gossip comes first.
+    NotYet = 20,
 }
 /// The replica knows the dot itself as that of another write.
 pub const DOT_OF_ANOTHER_WRITE: u64 = u64::MAX;
@@ -360,7 +400,59 @@ impl Refusal {
             Refusal::ClockAhead => 7,
             Refusal::KnownDot(_) => 8,
             Refusal::ClockBehind => 10,
+            Refusal::NotYet => 20,
         }
+    }
+}
+
+/// A part of an arc that two of its homes compare.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Part {
+    pub span: Span,
+    /// Keys of tables with at least so many replicas: those that both are homes of.
+    pub replicas: u8,
+    /// What the sender takes for the arc and its homes.
+    pub homes: u64,
+    /// What the sender knows of tables, and which drops it has carried out.
+    pub tables: u64,
+}
+
+/// Of a set of states: how many they are, and the sum of their hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sum {
+    pub count: u32,
+    /// Modulo 2^128.
+    pub sum: u128,
+}
+impl Add for Sum {
+    type Output = Sum;
+    fn add(self, other: Sum) -> Sum {
+        Sum { count: self.count.saturating_add(other.count), sum: self.sum.wrapping_add(other.sum) }
+    }
+}
+
+/// The sums of all blocks that a part touches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Summed {
+    /// That which was asked for, or a greater one: nothing is known of smaller blocks.
+    pub shift: u8,
+    pub sums: Vec<Sum>,
+}
+
+/// Keys and heads, in the order of tokens, then of keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    pub heads: Vec<(Key, Head)>,
+    /// There are others after them; at least one is listed then.
+    pub more: bool,
+}
+impl Listed {
+    /// Bytes in a frame, about.
+    pub fn bytes(&self) -> usize {
+        self.heads.iter().map(|(key, head)| Listed::bytes_of(key, head)).sum()
+    }
+    pub fn bytes_of(key: &Key, head: &Head) -> usize {
+        key.as_bytes().len() + head_bytes(head) + DOT_BYTES
     }
 }
 

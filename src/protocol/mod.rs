@@ -1,7 +1,7 @@
 //! THE BRAIN, pure: no async, no clock, no I/O. Time and randomness are arguments, effects are data.
 //!
-//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, health, membership,
-//! clocks, tables) never import each other; the shard owns one of each and only routes.
+//! Read in the order of the `mod` lines. The machines (replica, coordinator, hints, rebuild, repair, health,
+//! membership, clocks, tables) never import each other; the shard owns one of each and only routes.
 #![forbid(unsafe_code)]
 
 pub mod versions;
@@ -10,6 +10,8 @@ pub mod ring;
 
 pub mod message;
 
+pub mod pace;
+
 pub mod replica;
 
 pub mod coordinator;
@@ -17,6 +19,8 @@ pub mod coordinator;
 pub mod hints;
 
 pub mod rebuild;
+
+pub mod repair;
 
 pub mod health;
 

@@ -8,7 +8,7 @@ use super::ring::{Bell, Company};
 use crate::{
     http::views::ShardView,
     limits::{MESH_QUEUE_MESSAGES, PEER_QUEUE_BYTES_MAX},
-    types::ShardId,
+    types::{Key, ShardId},
     wire::Pieces,
 };
 use glommio::channels::spsc_queue::{self, Consumer, Producer};
@@ -27,6 +27,10 @@ pub enum Parcel {
         from: ShardId,
     },
     Report(Box<ShardView>),
+    /// What of a key, or of all there is, is compared soon.
+    Repair {
+        key: Option<Key>,
+    },
 }
 
 impl Parcel {
@@ -35,6 +39,7 @@ impl Parcel {
             Parcel::Frame(pieces) => pieces.bytes(),
             Parcel::ReportWanted { .. } => 0,
             Parcel::Report(_) => size_of::<ShardView>(),
+            Parcel::Repair { key } => key.as_ref().map_or(0, |key| key.as_bytes().len()),
         }
     }
 }

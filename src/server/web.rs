@@ -10,6 +10,7 @@
 
 use super::{
     clock,
+    mesh::Parcel,
     report::{self, Reports},
     ring::Pieces,
     socket::{Ended, Inlet, Listener, Socket},
@@ -31,7 +32,7 @@ use crate::{
         STALLED_TIMEOUT,
     },
     protocol::message::Response,
-    types::{ErrorCode, Failure, Outcome, TableChange, TableChangeKind, TableName},
+    types::{ErrorCode, Failure, Outcome, ShardId, TableChange, TableChangeKind, TableName},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
@@ -360,7 +361,8 @@ impl Requests {
             Ok(routed) => routed,
             Err(problem) => return self.refuse(&problem, &head, body).await,
         };
-        if self.web.world.draining.get() && matches!(routed, Routed::Key(_) | Routed::Table { .. }) {
+        let asks = matches!(routed, Routed::Key(_) | Routed::Table { .. } | Routed::RepairNow { .. });
+        if self.web.world.draining.get() && asks {
             return self.refuse(&Problem::not_ready(STOPPING), &head, body).await;
         }
         if self.place != Place::Usual && !matches!(routed, Routed::Healthz | Routed::Readyz) {
@@ -642,6 +644,13 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
         }
         Routed::Ring { key: Some(key) } => http::json_reply(&report::key_ring(handle, &key)),
         Routed::Node => http::json_reply(&web.reports.node(&web.world).await),
+        Routed::Repair => http::json_reply(&views::RepairView::new(&web.reports.node(&web.world).await)),
+        Routed::RepairNow { key } => {
+            let others: Vec<ShardId> = web.world.mesh.others().collect();
+            others.into_iter().for_each(|shard| web.world.mesh.send(shard, Parcel::Repair { key: key.clone() }));
+            web.world.inbox.push(Arrival::Repair { key });
+            http::json_reply(&views::RepairView::new(&web.reports.node(&web.world).await))
+        }
         Routed::Metrics => {
             let node = web.reports.node(&web.world).await;
             http::metrics_reply(&views::Metrics { node, cluster: cluster() })

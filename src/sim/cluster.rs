@@ -500,6 +500,7 @@ impl Cluster {
             suspect_after: self.plan.suspect_after,
             down_after: self.plan.suspect_after * 5,
             hint_bytes_max: self.plan.hint_bytes_max,
+            repair_pass: self.plan.repair_pass,
             bounds: self.plan.bounds,
             ..Settings::default()
         };

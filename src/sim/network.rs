@@ -508,6 +508,11 @@ fn name(message: &Message) -> &'static str {
         Message::Clock { .. } => "clock",
         Message::Reference { .. } => "reference",
         Message::Parting { .. } => "parting",
+        Message::Sums { .. } => "sums",
+        Message::Summed(_) => "summed",
+        Message::Keys { .. } => "keys",
+        Message::Keyed(_) => "keyed",
+        Message::Agreed { .. } => "agreed",
     }
 }
 
@@ -520,6 +525,11 @@ fn describe(message: &Message) -> String {
         Message::Fetch { key, depth, .. } => format!("fetch {key:?} {depth:?}"),
         Message::Forward { request, hops, stamp, .. } => format!("forward {:?} hops {hops} {stamp:?}", request.key),
         Message::Replicated(result) => format!("replicated {result:?}"),
+        Message::Sums { session, part, shift, .. } => format!("sums {session} {:?} shift {shift}", part.span),
+        Message::Summed(result) => format!("summed {:?}", result.as_ref().map(|summed| summed.sums.len())),
+        Message::Keys { part, after } => format!("keys {:?} after {after:?}", part.span),
+        Message::Keyed(result) => format!("keyed {:?}", result.as_ref().map(|listed| listed.heads.len())),
+        Message::Agreed { session, part } => format!("agreed {session} {:?}", part.span),
         other => name(other).to_string(),
     }
 }

@@ -150,6 +150,8 @@ pub struct Plan {
     pub engine: EngineOptions,
     /// Bytes of hints that a shard keeps: in some runs so few that writes go on without them.
     pub hint_bytes_max: u64,
+    /// Each two homes of a key compare what they hold once in this time; zero: never.
+    pub repair_pass: Duration,
     /// Other bounds of a shard, some of them small.
     pub bounds: ShardBounds,
     /// What a kernel keeps of one connection for a process that does not read.
@@ -286,6 +288,7 @@ impl Plan {
             workload: draw_workload(&mut prng),
             engine: draw_engine(&mut prng),
             hint_bytes_max: HINT_BYTES_MAX,
+            repair_pass: Duration::ZERO,
             planted: None,
         };
         if prng.chance(0.15) {
@@ -338,6 +341,11 @@ impl Plan {
             let mut prng = Prng::stream(seed, "spoilt files");
             plan.faults.stray_writes = prng.coin();
             plan.faults.spoilt_files = sometimes(&mut prng, 0.6, Prng::unit);
+        }
+        // In some runs nothing but hints and reads makes replicas equal, so that these are seen to do their part.
+        let mut prng = Prng::stream(seed, "passes of repair");
+        if prng.chance(0.75) {
+            plan.repair_pass = prng.duration(Duration::from_secs(5), Duration::from_secs(20));
         }
         let mut prng = Prng::stream(seed, "tables");
         if prng.chance(0.3) && !plan.waits.table_changes {

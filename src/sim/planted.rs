@@ -14,7 +14,7 @@ use crate::{
     driver::{core::Settings, world::Arrival},
     limits::{KIB, SKEW_MAX},
     protocol::{
-        message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Refusal, Request, Response},
+        message::{Answer, Envelope, Fetched, Message, News, Operation, Purpose, Refusal, Request, Response, Summed},
         tables::Tables,
         versions::{Actor, Dot, Head, Siblings, VersionVector},
     },
@@ -137,6 +137,12 @@ planted! {
     HiddenValues "hidden-values",
     /// A replica takes what its own disk has damaged for nothing, and what that may have lost is not in doubt.
     OwnDamageAsNothing "own-damage-as-nothing",
+    /// What repair sends is acknowledged and not stored.
+    RepairNotStored "repair-not-stored",
+    /// Sums are told to be equal that are not, as those would be that leave clocks out, or in which equal terms cancel.
+    EqualSums "equal-sums",
+    /// Lists of keys lack their last one.
+    ShortLists "short-lists",
     /// Nothing proves which segments of the log must be there, and where each must end.
     UnprovenEnds "unproven-ends",
 }
@@ -162,6 +168,8 @@ impl Plan {
         );
         // Keys of tables that come and go are judged less strictly.
         self.tables.count = 0;
+        // What others leave undone is not to be made good by it.
+        self.repair_pass = Duration::ZERO;
         let often = self.duration / 10;
         match planted {
             Planted::SkippedSync => self.faults.power_cut_every = self.duration / 3,
@@ -275,6 +283,14 @@ impl Plan {
                 (self.n, self.r, self.w) = (3, 1, 3);
             }
             Planted::HiddenValues => {}
+            Planted::RepairNotStored | Planted::EqualSums | Planted::ShortLists => {
+                self.repair_pass = Duration::from_secs(5);
+                self.lose_disks(&mut Prng::stream(self.seed, "planted"));
+                (self.faults.wipe_every, self.faults.restore_every) = (often, Duration::ZERO);
+                // Nobody reads what was lost.
+                (self.workload.keys, self.workload.zipf) = (300, 0.0);
+                self.workload.mix[2] += 8;
+            }
             Planted::OwnDamageAsNothing => self.rot_away(),
             Planted::UnprovenEnds => {
                 self.rot_away();
@@ -373,6 +389,20 @@ impl Cluster {
                     restamp(siblings, Dot { counter: wall, ..stamp });
                     true
                 })
+            }
+            Message::Replicate { purpose: Purpose::Repair, .. } if planted == Planted::RepairNotStored => {
+                self.struck();
+                self.acknowledge_falsely(&envelope);
+                return None;
+            }
+            Message::Sums { own: Some(own), .. } if planted == Planted::EqualSums => {
+                let answer = Message::Summed(Ok(Summed { shift: u64::BITS as u8, sums: vec![*own] }));
+                self.struck();
+                self.answer_falsely(&envelope, answer);
+                return None;
+            }
+            Message::Keyed(Ok(listed)) if planted == Planted::ShortLists && !listed.more => {
+                listed.heads.pop().is_some()
             }
             Message::Replicate { purpose: Purpose::Hint { .. }, .. } if planted == Planted::NobodyStandsIn => {
                 self.struck();
@@ -537,8 +567,8 @@ impl Cluster {
     /// Says the same once more, as if it were the answer to what another replica was sent.
     fn double(self: &Rc<Self>, envelope: &Envelope) {
         // The number of a request's message is in the middle, and the first two are those to the other homes.
-        const OTHER: u64 = 1 << 2;
-        let Some(receiver) = self.index_of(envelope.to.node).filter(|_| envelope.exchange & 3 == 0) else { return };
+        const OTHER: u64 = 1 << 3;
+        let Some(receiver) = self.index_of(envelope.to.node).filter(|_| envelope.exchange & 7 == 0) else { return };
         let Some(inbox) = self.inbox(receiver, envelope.to.shard.0) else { return };
         let deadline = self.local_now(receiver) + Duration::from_secs(5);
         inbox.push(Arrival::Message(Envelope { exchange: envelope.exchange ^ OTHER, deadline, ..envelope.clone() }));
@@ -557,10 +587,13 @@ impl Cluster {
     }
     /// Answers a state as if it had been stored.
     fn acknowledge_falsely(self: &Rc<Self>, envelope: &Envelope) {
+        self.answer_falsely(envelope, Message::Replicated(Ok(())));
+    }
+    fn answer_falsely(self: &Rc<Self>, envelope: &Envelope, message: Message) {
         let Some(receiver) = self.index_of(envelope.to.node).filter(|node| self.listening(*node)) else { return };
         let Envelope { from, to, exchange, .. } = *envelope;
         let deadline = self.local_now(receiver) + Duration::from_secs(5);
-        self.send(receiver, Envelope { from: to, to: from, exchange, deadline, message: Message::Replicated(Ok(())) });
+        self.send(receiver, Envelope { from: to, to: from, exchange, deadline, message });
     }
 
     /// The defects of what is made of clients' requests.

@@ -48,7 +48,7 @@ pub struct Report {
     pub reads: u64,
     pub values_read: u64,
     pub excuses: Excuses,
-    /// Keys whose replicas hints alone had not made equal: reads (and one day anti-entropy) had to.
+    /// Keys whose replicas hints alone had not made equal: repair or reads had to.
     pub unequal_before_reads: usize,
     pub faults: FaultCounts,
     pub coverage: Coverage,
@@ -211,6 +211,7 @@ impl Run {
                 self.cluster.violate(Invariant::I5, format!("no node has ended, and hints left {text}"));
             }
         }
+        self.wait_for_repair();
         self.read_all_keys();
         self.executor().run_for(REPAIR_PAUSE);
         for (text, _) in self.unequal_keys() {
@@ -316,9 +317,36 @@ impl Run {
         self.cluster.handles().iter().any(|handle| slices().any(|slice| handle.engine().is_aside(slice)))
     }
 
-    /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale. Until
-    /// anti-entropy exists this is what makes up for hints that died with their coordinator. With an unsound medium not
-    /// all replicas can be read: each node is asked then, for a quorum.
+    /// After two passes all replicas are equal without a read, and the next pass sends no value. On an unsound medium
+    /// arcs that cannot be walked stay as they are.
+    fn wait_for_repair(&self) {
+        let plan = &self.cluster.plan;
+        if plan.repair_pass.is_zero() || plan.faults.unsound.is_some() || self.failed() {
+            return;
+        }
+        self.executor().run_for(plan.repair_pass * 2 + REPAIR_PAUSE);
+        for (text, _) in self.unequal_keys() {
+            self.cluster.violate(Invariant::I5, format!("two passes of repair left {text}"));
+        }
+        let sent = || self.cluster.handles().iter().map(|handle| handle.stats().shard.repair.values_sent).sum::<u64>();
+        let before = sent();
+        self.executor().run_for(plan.repair_pass);
+        let more = sent() - before;
+        if more > 0 {
+            self.cluster.violate(Invariant::I5, format!("repair sent {more} values between equal replicas"));
+        }
+        for handle in self.cluster.handles() {
+            let oldest = handle.stats().shard.repair.oldest;
+            if oldest > plan.repair_pass * 2 {
+                let text = format!("{} has not compared an arc for {oldest:?}", handle.address());
+                self.cluster.violate(Invariant::I5, text);
+            }
+        }
+    }
+
+    /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale: in runs
+    /// without repair this is what makes up for hints that died with their coordinator. With an unsound medium not all
+    /// replicas can be read: each node is asked then, for a quorum.
     fn read_all_keys(&self) {
         let keys: VecDeque<(u32, Key)> =
             self.workload.history.borrow().keys().map(|(index, key)| (index, key.clone())).collect();

@@ -8,6 +8,7 @@ mod key;
 pub mod mark;
 mod member;
 mod request;
+mod span;
 mod table;
 mod value;
 
@@ -18,6 +19,7 @@ pub use instant::Instant;
 pub use key::{Key, KeyError};
 pub use member::{Member, MemberState, MemberView, Stranger};
 pub use request::{Consistency, Level, WriteId};
+pub use span::Span;
 pub use table::{
     Conflict, Durability, Making, TableChange, TableChangeKind, TableEntry, TableError, TableName, TableSettings,
     TableWish, TableWord,

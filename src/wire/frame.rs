@@ -70,10 +70,15 @@ pub enum Kind {
     TableNews = 46,
     Clock = 48,
     Reference = 49,
+    Sums = 60,
+    Summed = 61,
+    Keys = 62,
+    Keyed = 63,
+    Agreed = 64,
     Parting = 70,
 }
 impl Kind {
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 30] = [
         Kind::ClientHello,
         Kind::Request,
         Kind::RingRequest,
@@ -98,6 +103,11 @@ impl Kind {
         Kind::TableNews,
         Kind::Clock,
         Kind::Reference,
+        Kind::Sums,
+        Kind::Summed,
+        Kind::Keys,
+        Kind::Keyed,
+        Kind::Agreed,
         Kind::Parting,
     ];
     fn from_number(number: u16) -> Option<Kind> {
@@ -105,7 +115,11 @@ impl Kind {
     }
     /// The revision of the protocol that brought it: nobody who speaks an earlier one knows it.
     fn since(self) -> u16 {
-        if self as u16 <= Kind::Tables as u16 { 1 } else { 2 }
+        match self as u16 {
+            ..=43 => 1,
+            44..=59 => 2,
+            60.. => 3,
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod frame;
 mod generated;
 mod outbox;
 mod peer;
+mod repair;
 mod stream;
 
 pub use age::Age;
@@ -44,7 +45,8 @@ pub const CLIENT_REVISION: u16 = 2;
 /// Highest revision of the peer protocol that this Dynarc speaks.
 ///
 /// 2: frames carry the sender's clock; refusals from 8 on, codes from 11 on and kinds from 44 on are known.
-pub const PEER_REVISION: u16 = 2;
+/// 3: kinds from 60 on and refusals from 20 on are known: repair.
+pub const PEER_REVISION: u16 = 3;
 /// The revision of both protocols from which on frames tell the sender's clock.
 const CLOCK_REVISION: u16 = 2;
 /// Features that this Dynarc offers in a HELLO; none are defined yet.

@@ -5,12 +5,14 @@ use super::{
     fields::{self, Builder, Reader},
     frame::{Label, micros_left},
     generated as fb,
+    repair::{put_listed, put_part, put_sum, take_listed, take_part, take_shift, take_sum},
 };
 use crate::{
-    limits::{MEMBERS_MAX, STRANGERS_TOLD_MAX, TABLE_ENTRIES_MAX},
+    limits::{KEYS_LISTED_MAX, MEMBERS_MAX, STRANGERS_TOLD_MAX, SUMS_MAX, TABLE_ENTRIES_MAX},
     protocol::{
         message::{
-            Certainty, Depth, DigestEntry, Envelope, Fetched, Message, News, NodeStanding, Purpose, Refusal, Words,
+            Certainty, Depth, DigestEntry, Envelope, Fetched, Listed, Message, News, NodeStanding, Purpose, Refusal,
+            Summed, Words,
         },
         versions::{Head, Siblings, Values},
     },
@@ -243,6 +245,54 @@ pub fn encode_peer(encoder: &mut FrameEncoder, envelope: &Envelope, now: Instant
             let root = fb::Reference::create(builder, &args);
             encoder.finish(label(Kind::Reference), root, [].iter())
         }
+        Message::Sums { session, part, shift, own } => {
+            let (part, own) = (put_part(*part), own.map(|own| put_sum(&own)));
+            let args = fb::SumsArgs { route, session: *session, part: Some(&part), shift: *shift, own: own.as_ref() };
+            let root = fb::Sums::create(builder, &args);
+            encoder.finish(label(Kind::Sums), root, [].iter())
+        }
+        Message::Summed(result) => {
+            let base = fb::SummedArgs { route, ..Default::default() };
+            let args = match result {
+                Ok(Summed { sums, .. }) if sums.len() > SUMS_MAX => {
+                    return Err(WireError::Unsendable("more sums than a message may have"));
+                }
+                Ok(Summed { shift, sums }) => {
+                    let sums = Some(builder.create_vector_from_iter(sums.iter().map(put_sum)));
+                    fb::SummedArgs { shift: *shift, sums, ..base }
+                }
+                Err(refusal) => fb::SummedArgs { refusal: put_refusal(*refusal, revision), ..base },
+            };
+            let root = fb::Summed::create(builder, &args);
+            encoder.finish(label(Kind::Summed), root, [].iter())
+        }
+        Message::Keys { part, after } => {
+            let part = put_part(*part);
+            let after = after.as_ref().map(|key| fields::put_bytes(builder, key.as_bytes()));
+            let root = fb::Keys::create(builder, &fb::KeysArgs { route, part: Some(&part), after });
+            encoder.finish(label(Kind::Keys), root, [].iter())
+        }
+        Message::Keyed(result) => {
+            let base = fb::KeyedArgs { route, ..Default::default() };
+            let args = match result {
+                Ok(Listed { heads, .. }) if heads.len() > KEYS_LISTED_MAX => {
+                    return Err(WireError::Unsendable("more keys than a message may have"));
+                }
+                Ok(Listed { heads, more }) => {
+                    let keys = heads.iter().map(|(key, head)| put_listed(builder, key, head, revision));
+                    let keys = keys.collect::<Result<Vec<_>, WireError>>()?;
+                    fb::KeyedArgs { keys: Some(builder.create_vector(&keys)), more: *more, ..base }
+                }
+                Err(refusal) => fb::KeyedArgs { refusal: put_refusal(*refusal, revision), ..base },
+            };
+            let root = fb::Keyed::create(builder, &args);
+            encoder.finish(label(Kind::Keyed), root, [].iter())
+        }
+        Message::Agreed { session, part } => {
+            let part = put_part(*part);
+            let root = fb::Agreed::create(builder, &fb::AgreedArgs { route, session: *session, part: Some(&part) });
+            encoder.finish(label(Kind::Agreed), root, [].iter())
+        }
         Message::TableNews(entry) => {
             let table = Some(put_table(builder, entry));
             let root = fb::TableNews::create(builder, &fb::TableNewsArgs { route, table });
@@ -276,7 +326,12 @@ fn put_purpose(purpose: Purpose) -> (u8, u64) {
 }
 /// A refusal that came with a later revision is said to others as that of somebody who does not serve the key.
 fn put_refusal(refusal: Refusal, revision: u16) -> u8 {
-    let known = revision >= 2 || refusal.number() <= Refusal::ClockAhead.number();
+    let since = match refusal.number() {
+        ..=7 => 1,
+        8..=19 => 2,
+        20.. => 3,
+    };
+    let known = revision >= since;
     if known { refusal.number() } else { Refusal::NotMine.number() }
 }
 fn put_depth(depth: Depth) -> u8 {
@@ -417,6 +472,8 @@ pub fn answer_unread(kind: Kind) -> Option<Message> {
         }
         Kind::Replicate => Some(Message::Replicated(Err(Refusal::Failed))),
         Kind::Fetch => Some(Message::Fetched(Err(Refusal::Failed))),
+        Kind::Sums => Some(Message::Summed(Err(Refusal::Failed))),
+        Kind::Keys => Some(Message::Keyed(Err(Refusal::Failed))),
         Kind::Unknown
         | Kind::ClientHello
         | Kind::Request
@@ -439,6 +496,9 @@ pub fn answer_unread(kind: Kind) -> Option<Message> {
         | Kind::Returned
         | Kind::Remembered
         | Kind::Clock
+        | Kind::Summed
+        | Kind::Keyed
+        | Kind::Agreed
         | Kind::Reference => None,
     }
 }
@@ -558,6 +618,46 @@ fn take_message(frame: &Frame, deadline: Instant, trust: Trust) -> Result<(&fb::
             let table = frame.root::<fb::Reference>()?;
             (table.route(), Message::Reference { earliest: table.earliest(), latest: table.latest() })
         }
+        Kind::Sums => {
+            let table = frame.root::<fb::Sums>()?;
+            let (session, part, shift) = (table.session(), take_part(table.part())?, take_shift(table.shift())?);
+            if part.span.block_count(shift) > SUMS_MAX as u64 {
+                return Err(WireError::Field("shift"));
+            }
+            (table.route(), Message::Sums { session, part, shift, own: table.own().map(take_sum) })
+        }
+        Kind::Summed => {
+            let table = frame.root::<fb::Summed>()?;
+            let result = match (table.refusal(), table.sums()) {
+                (0, Some(sums)) if sums.len() <= SUMS_MAX => {
+                    Ok(Summed { shift: take_shift(table.shift())?, sums: sums.iter().map(take_sum).collect() })
+                }
+                (0, _) => return Err(WireError::Field("sums")),
+                (number, _) => Err(take_refusal(number, 0)?),
+            };
+            (table.route(), Message::Summed(result))
+        }
+        Kind::Keys => {
+            let table = frame.root::<fb::Keys>()?;
+            let after = table.after().map(|key| fields::take_key(frame, key)).transpose()?;
+            (table.route(), Message::Keys { part: take_part(table.part())?, after })
+        }
+        Kind::Keyed => {
+            let table = frame.root::<fb::Keyed>()?;
+            let result = match (table.refusal(), table.keys()) {
+                (0, Some(keys)) if keys.len() <= KEYS_LISTED_MAX && (!keys.is_empty() || !table.more()) => {
+                    let heads = keys.iter().map(take_listed).collect::<Result<_, WireError>>()?;
+                    Ok(Listed { heads, more: table.more() })
+                }
+                (0, _) => return Err(WireError::Field("keys")),
+                (number, _) => Err(take_refusal(number, 0)?),
+            };
+            (table.route(), Message::Keyed(result))
+        }
+        Kind::Agreed => {
+            let table = frame.root::<fb::Agreed>()?;
+            (table.route(), Message::Agreed { session: table.session(), part: take_part(table.part())? })
+        }
         Kind::Unknown => return Err(WireError::UnknownKind(frame.header().number)),
         Kind::ClientHello
         | Kind::Request
@@ -604,7 +704,8 @@ fn take_depth(number: u8) -> Result<Depth, WireError> {
 }
 fn take_refusal(number: u8, known: u64) -> Result<Refusal, WireError> {
     use Refusal::*;
-    let refusals = [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(known), ClockBehind];
+    let refusals =
+        [Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(known), ClockBehind, NotYet];
     refusals.into_iter().find(|r| r.number() == number).ok_or(WireError::Field("refusal"))
 }
 fn take_digest_entry(entry: &fb::DigestEntry) -> Result<DigestEntry, WireError> {

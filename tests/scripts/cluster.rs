@@ -101,7 +101,13 @@ pub struct Stage {
 
 impl Default for Stage {
     fn default() -> Stage {
-        let quiet = Settings { gossip_interval: NEVER, suspect_after: NEVER, down_after: NEVER, ..Settings::default() };
+        let quiet = Settings {
+            gossip_interval: NEVER,
+            suspect_after: NEVER,
+            down_after: NEVER,
+            repair_pass: Duration::ZERO,
+            ..Settings::default()
+        };
         Stage {
             nodes: BTreeMap::new(),
             now: Instant(20_000_000_000),
@@ -306,7 +312,7 @@ impl Stage {
         let mut letters = words;
         if let [rest @ .., "gossip", interval] = words {
             let interval = parse_time(interval)?;
-            let settings = Settings::default();
+            let settings = Settings { repair_pass: Duration::ZERO, ..Settings::default() };
             self.settings =
                 Settings { gossip_interval: interval, hint_bytes_max: self.settings.hint_bytes_max, ..settings };
             letters = rest;
@@ -383,6 +389,7 @@ impl Stage {
             tables_in_doubt: if newcomer { vec![SliceId(0)] } else { Vec::new() },
             hints: owed.into_iter().map(|(owner, (count, bytes))| (owner, count, bytes)).collect(),
             behind,
+            doubted: node.doubted.then_some(SliceId(0)).into_iter().collect(),
             copied: false,
             seed: letter as u64 ^ (node.starts - 1) << 8,
         };
@@ -444,9 +451,12 @@ impl Stage {
                     (node.known, node.cluster, node.company) = (members, cluster, company);
                 }
             }
-            io @ (Effect::Load { .. } | Effect::Store { .. } | Effect::DropTable { .. } | Effect::Scan { .. }) => {
-                self.disk(letter, io);
-            }
+            io @ (Effect::Load { .. }
+            | Effect::Store { .. }
+            | Effect::DropTable { .. }
+            | Effect::Scan { .. }
+            | Effect::Fold { .. }
+            | Effect::EndDoubt { .. }) => self.disk(letter, io),
         }
     }
     fn disk(&mut self, letter: char, io: Effect) {
@@ -493,6 +503,7 @@ impl Stage {
                 let line = format!("{letter} disk: scan finds {}", found.len());
                 (Event::Scanned { io, result: Ok(found) }, line)
             }
+            Effect::Fold { .. } | Effect::EndDoubt { .. } => unreachable!("these nodes compare nothing"),
             Effect::Send(_) | Effect::SendToSeed { .. } | Effect::Reply { .. } | Effect::SaveMembers { .. } => return,
         };
         if self.trace_disk {
@@ -614,7 +625,12 @@ impl Stage {
             | Message::Remembered { .. }
             | Message::Clock { .. }
             | Message::Reference { .. }
-            | Message::View { .. } => return None,
+            | Message::View { .. }
+            | Message::Sums { .. }
+            | Message::Summed(_)
+            | Message::Keys { .. }
+            | Message::Keyed(_)
+            | Message::Agreed { .. } => return None,
             Message::TableNews(news) => format!("refused: newer word of {}", news.name),
             Message::Tables(Words { news, wanted, .. }) => {
                 if !self.trace_gossip {

@@ -121,7 +121,7 @@ pub fn response(rng: &mut Rng) -> Response {
 }
 pub const REFUSALS: &[Refusal] = {
     use Refusal::*;
-    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(0), ClockBehind]
+    &[Overloaded, DiskFull, Damaged, Failed, NotMine, Expired, ClockAhead, KnownDot(0), ClockBehind, NotYet]
 };
 fn refusal(rng: &mut Rng) -> Refusal {
     REFUSALS[rng.usize(0..REFUSALS.len())]
@@ -199,7 +199,16 @@ fn stamp(rng: &mut Rng) -> Option<Dot> {
     rng.bool().then(|| Dot::stamp(rng.u64(1..), node(rng)))
 }
 
-pub const PEER_KINDS: u8 = 17;
+fn part(rng: &mut Rng) -> Part {
+    let (a, b) = (Token(rng.u64(..)), Token(rng.u64(..)));
+    let span = Span { first: a.min(b), last: a.max(b) };
+    Part { span, replicas: rng.u8(..), homes: rng.u64(..), tables: rng.u64(..) }
+}
+fn sum(rng: &mut Rng) -> Sum {
+    Sum { count: rng.u32(..), sum: rng.u128(..) }
+}
+
+pub const PEER_KINDS: u8 = 22;
 /// A message of the `kind`-th kind.
 pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
     match kind {
@@ -250,7 +259,25 @@ pub fn message(rng: &mut Rng, kind: u8, deadline: Instant) -> Message {
         13 => Message::Clock { asked: Instant(rng.u64(..)), wall: rng.bool().then(|| rng.u64(..)) },
         14 => Message::Reference { earliest: rng.i64(..), latest: rng.i64(..) },
         11 => Message::Returned { cluster: cluster(rng), member: member(rng) },
-        15 => Message::Parting { generation: rng.u64(..=GENERATION_MAX) },
+        15 => {
+            let part = part(rng);
+            let shift = part.span.shift_for(rng.u64(1..=64));
+            Message::Sums { session: rng.u64(..), part, shift, own: rng.bool().then(|| sum(rng)) }
+        }
+        16 => Message::Summed(match rng.bool() {
+            true => Ok(Summed { shift: rng.u8(0..=64), sums: many(rng, sum) }),
+            false => Err(refusal(rng)),
+        }),
+        17 => Message::Keys { part: part(rng), after: rng.bool().then(|| key(rng)) },
+        18 => Message::Keyed(match rng.u8(0..4) {
+            0 => Err(refusal(rng)),
+            _ => {
+                let heads = many(rng, |rng| (key(rng), siblings(rng).head));
+                Ok(Listed { more: !heads.is_empty() && rng.bool(), heads })
+            }
+        }),
+        19 => Message::Agreed { session: rng.u64(..), part: part(rng) },
+        20 => Message::Parting { generation: rng.u64(..=GENERATION_MAX) },
         12 => Message::Remembered { cluster: cluster(rng), entry: rng.bool().then(|| digest_entry(rng)) },
         _ => Message::View {
             members: many(rng, member),

@@ -365,6 +365,7 @@ fn refused(refusal: Refusal) -> Failure {
         Refusal::NotMine
         | Refusal::ClockAhead
         | Refusal::ClockBehind
+        | Refusal::NotYet
         | Refusal::DiskFull
         | Refusal::Expired
         | Refusal::Failed

@@ -29,12 +29,10 @@
 //! tried again after [`SWEEP_PAUSE`].
 
 use crate::{
-    limits::{
-        BACKGROUND_TIMEOUT, HINT_ANSWER_SLACK, HINT_ANSWER_TIMES, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN,
-        HINT_WINDOW, HINT_WINDOW_START, SWEEP_PAUSE,
-    },
+    limits::{BACKGROUND_TIMEOUT, HINT_INTERVAL, HINT_JITTER_MAX, HINT_SCAN, HINT_WINDOW, SWEEP_PAUSE},
     protocol::{
         message::{Depth, Fetched, Message, Purpose, Refusal},
+        pace::Pace,
         replica::{
             Stored,
             keys::{
@@ -135,13 +133,7 @@ struct Owed {
     /// Whether the owner has been seen to be back; its replay may begin at `not_before`.
     back: bool,
     /// Deliveries in flight at once.
-    window: usize,
-    /// Quick answers since the window last grew; and answers still to come of those that were asked for before it last
-    /// shrank, which say nothing new.
-    quick: usize,
-    shrunk: usize,
-    /// The time that the owner takes to answer when little is asked of it: the least seen, forgotten slowly.
-    best: Duration,
+    pace: Pace,
 }
 impl Owed {
     fn new(count: u64, bytes: u64) -> Owed {
@@ -156,10 +148,7 @@ impl Owed {
             next_round: Instant::ZERO,
             stuck: false,
             back: false,
-            window: HINT_WINDOW_START,
-            quick: 0,
-            shrunk: 0,
-            best: BACKGROUND_TIMEOUT,
+            pace: Pace::default(),
         }
     }
     fn is_empty(&self) -> bool {
@@ -185,24 +174,6 @@ impl Owed {
         match swept {
             Some(slice) => Some((What::Records(slice), [slice].into())),
             None => (self.count > 0).then(|| (What::Hints, slices.iter().copied().collect())),
-        }
-    }
-    /// Adapts the window to an answer of the owner, which took so long; `well` says that it was not a refusal.
-    fn pace(&mut self, took: Duration, well: bool) {
-        self.shrunk = self.shrunk.saturating_sub(1);
-        self.best = took.min(self.best + self.best / 128);
-        if !well || took > self.best * HINT_ANSWER_TIMES + HINT_ANSWER_SLACK {
-            // Answers to what was sent before it shrank say nothing new.
-            if self.shrunk == 0 {
-                self.window = (self.window / 2).max(1);
-                self.shrunk = self.window;
-            }
-            self.quick = 0;
-        } else {
-            self.quick += 1;
-            if self.quick >= self.window {
-                (self.window, self.quick) = ((self.window + 1).min(HINT_WINDOW), 0);
-            }
         }
     }
 }
@@ -339,6 +310,14 @@ impl Hints {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.owners.values().any(|o| !o.is_empty()).then_some(self.next_look)
     }
+    /// Whether hints are kept for this node.
+    pub fn owes(&self, owner: NodeId) -> bool {
+        self.owners.get(&owner).is_some_and(|owed| owed.count > 0)
+    }
+    /// Whether it is noted to lack something of the slice.
+    pub fn is_marked(&self, owner: NodeId, slice: SliceId) -> bool {
+        self.owners.get(&owner).is_some_and(|owed| owed.marked.contains(&slice))
+    }
     /// Ranges in which an owner lacks something, and each owner counts by itself.
     pub fn ranges_marked(&self) -> u64 {
         self.owners.values().map(|o| o.marked.len() as u64).sum()
@@ -419,7 +398,7 @@ impl Hints {
     fn pump(&mut self, now: Instant, owner: NodeId, view: View<'_>, out: &mut Vec<Act>) {
         let Some(owed) = self.owners.get_mut(&owner) else { return };
         let Some(walk) = &mut owed.walk else { return };
-        while walk.in_flight < owed.window && !walk.failed {
+        while walk.in_flight < owed.pace.window && !walk.failed {
             let Some((slice, key, head)) = walk.waiting.pop_front() else { break };
             self.next += 1;
             let begun = match walk.what {
@@ -604,7 +583,7 @@ impl Hints {
     ) {
         let Some(d) = self.deliveries.get(&delivery) else { return };
         if let Some(owed) = self.owners.get_mut(&d.owner) {
-            owed.pace(now.since(d.sent), result.is_ok());
+            owed.pace.answered(now.since(d.sent), result.is_ok());
         }
         if let Err(refusal) = result {
             return self.refused(now, delivery, refusal, view, out);
@@ -655,7 +634,7 @@ impl Hints {
         }
         if !ok {
             owed.not_before = now + HINT_INTERVAL;
-            owed.window = HINT_WINDOW_START.min(owed.window);
+            owed.pace.lost();
         }
     }
 }

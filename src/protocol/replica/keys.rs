@@ -7,7 +7,7 @@ use super::LeaseRecord;
 use crate::{
     limits::INCARNATION_MAX,
     protocol::versions::{Head, HeadError},
-    types::{Key, KeyError, NodeId, Token, mark},
+    types::{Key, KeyError, NodeId, Span, Token, mark},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -32,6 +32,18 @@ pub fn data_from(token: Token) -> Bytes {
     out.put_u8(DATA);
     out.put_u64(token.0);
     out.freeze()
+}
+
+/// Bounds of the data keys of some tokens: from, to (excluded).
+pub fn data_of(span: Span) -> (Bytes, Bytes) {
+    let to = span.last.0.checked_add(1).map_or(Bytes::from_static(&[HINT]), |next| data_from(Token(next)));
+    (data_from(span.first), to)
+}
+/// Token and user's key of a data key.
+pub fn parse_data(engine_key: &[u8]) -> Option<(Token, &[u8])> {
+    let (fixed, key) = engine_key.split_first_chunk::<DATA_FIXED>()?;
+    let (space, token) = fixed.split_first_chunk::<1>()?;
+    (*space == [DATA]).then_some((Token(u64::from_be_bytes(token.try_into().ok()?)), key))
 }
 
 /// Bounds of all data keys.

@@ -29,7 +29,7 @@ use crate::{
         ring::{FixedMap, Nodes},
         versions::{Context, Dot, Head, Siblings, Values},
     },
-    types::{Conflict, Instant, Key, NodeId, ShardBounds, SliceId, Value, WriteId},
+    types::{Conflict, Instant, Key, NodeId, ShardBounds, SliceId, Token, Value, WriteId},
 };
 use bytes::Bytes;
 use keys::{HintForm, data_key, hint_key};
@@ -235,6 +235,8 @@ pub struct Replica<O> {
     pub hints_ended: Vec<NodeId>,
     /// Slices in which an owner is noted to be behind; likewise.
     pub marked: Vec<(NodeId, SliceId)>,
+    /// Tokens of keys of which something has been stored; taken by the repair machine.
+    pub touched: Vec<Token>,
     /// Hints that were found damaged when another one took their place; likewise.
     pub hints_lost: u64,
     /// Owners of hints and marks of the changes that are being put together.
@@ -272,6 +274,7 @@ impl<O: Clone> Replica<O> {
             hints_kept: Vec::new(),
             hints_ended: Vec::new(),
             marked: Vec::new(),
+            touched: Vec::new(),
             hints_lost: 0,
             noted: Nodes::new(),
             identity_alarms: 0,
@@ -483,6 +486,7 @@ impl<O: Clone> Replica<O> {
         }
         if let Some(task) = self.tasks.get_mut(&id) {
             self.hints_ended.extend(std::mem::take(&mut task.noted));
+            self.touched.push(task.key.token());
         }
         if let (Err(_), Some(task)) = (result, self.tasks.get(&id))
             && matches!(task.work, Work::Put { .. })

@@ -6,7 +6,7 @@ mod placement;
 
 pub use placement::Placement;
 
-use crate::types::{Address, Member, MemberState, NodeId, Token};
+use crate::types::{Address, Member, MemberState, NodeId, Span, Token};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3, Xxh3Builder};
@@ -110,6 +110,50 @@ impl Ring {
             }
         }
         nodes
+    }
+    /// The arcs that a node is among the first `count` nodes of, in order: each holds the tokens between two neighbouring
+    /// ones of the ring, so all of its keys have one walk. That around the end of the ring counts as two.
+    pub fn home_spans(&self, node: NodeId, count: usize) -> Vec<Span> {
+        let vnodes = self.vnodes.len();
+        let mut ends: Vec<usize> = Vec::new();
+        for own in (0..vnodes).filter(|at| self.vnodes[*at].1 == node) {
+            let mut others = Nodes::new();
+            // Backwards from an own token, as long as not too many others come before it.
+            for back in 0..vnodes {
+                let at = (own + vnodes - back) % vnodes;
+                let owner = self.vnodes[at].1;
+                if back > 0 && owner == node {
+                    break;
+                }
+                if owner != node && !others.contains(&owner) {
+                    others.push(owner);
+                }
+                if others.len() >= count {
+                    break;
+                }
+                ends.push(at);
+            }
+        }
+        let mut spans = Vec::new();
+        for at in ends {
+            let upto = self.vnodes[at].0;
+            let before = self.vnodes[..at].iter().rev().map(|(token, _)| *token).find(|token| *token < upto);
+            match before {
+                Some(before) => spans.push(Span { first: Token(before.0 + 1), last: upto }),
+                None => {
+                    spans.push(Span { first: Token(0), last: upto });
+                    let last = self.vnodes[vnodes - 1].0;
+                    if last.0 < u64::MAX {
+                        spans.push(Span { first: Token(last.0 + 1), last: Token(u64::MAX) });
+                    }
+                }
+            }
+        }
+        spans.sort_unstable();
+        spans.dedup();
+        // Where two nodes have one token the arc ends at the first of them only.
+        spans.retain(|span| self.walk(span.last, count).contains(&node));
+        spans
     }
     /// The shard of `node` that serves `token`.
     pub fn address(&self, node: NodeId, token: Token) -> Option<Address> {

@@ -19,6 +19,7 @@ impl Shard {
             let mut acts = Vec::new();
             self.coordinator.unreachable(now, core, lane, &mut acts);
             self.lose_deliveries(now, core, out);
+            self.with_repair(now, out, |repair, view, acts| repair.unreachable(now, core, view, acts));
             self.run_acts(now, acts, out);
         }
         if let Some(membership) = &mut self.membership {

@@ -3,9 +3,10 @@
 use crate::{
     protocol::{
         message::{ClientToken, Depth, Envelope, Lane, Message, Refusal, Request, Response},
+        repair::sums::{Row, Summing},
         replica::{Change, Stored},
     },
-    types::{Address, ClusterId, Durability, Member, SliceId, Stranger, TableChange, TableName},
+    types::{Address, ClusterId, Durability, Key, Member, SliceId, Stranger, TableChange, TableName},
 };
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -32,6 +33,12 @@ pub enum Event {
     Stranger(Stranger),
     /// Time has passed: look at the timers.
     Wake,
+    /// The arc of this key, or all of them, are to be compared soon.
+    Repair {
+        key: Option<Key>,
+    },
+    /// The core is about to stop: nothing is begun of its own accord any more.
+    Stop,
     /// Whether the disk takes no more values; told when that changes.
     Space {
         short: bool,
@@ -50,6 +57,11 @@ pub enum Event {
     Scanned {
         io: u64,
         result: Result<Vec<(Bytes, Bytes)>, Refusal>,
+    },
+    /// What the visitor of a fold has made of all that it was shown.
+    Folded {
+        io: u64,
+        result: Result<Vec<Row>, Refusal>,
     },
 }
 
@@ -91,6 +103,19 @@ pub enum Effect {
         from: Bytes,
         to: Bytes,
         limit: usize,
+    },
+    /// Keys and heads of these ranges are shown to the visitor.
+    Fold {
+        io: u64,
+        slice: SliceId,
+        /// From, to (excluded).
+        spans: Vec<(Bytes, Bytes)>,
+        summing: Summing,
+    },
+    /// What the slice may have lost is there again: it is in doubt no longer, durably. Answered by `Stored`.
+    EndDoubt {
+        io: u64,
+        slice: SliceId,
     },
     /// The others have changed, or this node's generation or cluster: save them for the next start. Nobody waits.
     SaveMembers {

@@ -8,11 +8,14 @@ mod clock;
 mod connections;
 mod event;
 mod rebuild;
+mod repair;
 mod requests;
+mod stats;
 mod tables;
 
 use connections::exists;
 pub use event::{Effect, Event};
+pub use stats::ShardStats;
 
 use super::{
     clocks::{Clocks, Reference},
@@ -22,6 +25,7 @@ use super::{
     membership::{self, Membership, Timing},
     message::{Certainty, Envelope, Lane, Message, NodeStanding, Refusal},
     rebuild::Rebuild,
+    repair::Repair,
     replica::{Change, Leases, Replica, Step, Stored, stamps::Stamps},
     ring::{FixedMap, Placement, Ring, owns},
     stall::Stall,
@@ -59,6 +63,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Hinted bytes that a shard keeps for absent replicas.
     pub hint_bytes_max: u64,
+    /// Each two homes of a key compare what they hold once in this time; zero: never.
+    pub repair_pass: Duration,
     pub bounds: ShardBounds,
 }
 impl Default for Settings {
@@ -75,6 +81,7 @@ impl Default for Settings {
             down_after: limits::DOWN_AFTER,
             request_timeout: limits::REQUEST_TIMEOUT,
             hint_bytes_max: limits::HINT_BYTES_MAX,
+            repair_pass: limits::REPAIR_PASS,
             bounds: ShardBounds::default(),
         }
     }
@@ -119,58 +126,25 @@ pub struct Birth {
     pub tables_in_doubt: Vec<SliceId>,
     /// Where hints have been dropped: owners lack something of these slices.
     pub behind: Vec<(NodeId, SliceId)>,
+    /// Slices that may have lost records.
+    pub doubted: Vec<SliceId>,
     /// The data directory is a copy, or an older state, of one that has been used elsewhere or later.
     pub copied: bool,
     pub seed: u64,
-}
-
-/// Counters and gauges of one shard's protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ShardStats {
-    pub requests: coordinator::Counters,
-    pub in_flight: u64,
-    pub hints_pending: u64,
-    pub hints_pending_bytes: u64,
-    pub hints_stored: u64,
-    pub hints_delivered: u64,
-    pub hints_delivered_bytes: u64,
-    pub hints_dropped: u64,
-    /// Ranges in which an absent replica lacks something because of a dropped hint.
-    pub ranges_marked: u64,
-    /// Times that such a range was gone through, and its owner given what it lacked.
-    pub ranges_swept: u64,
-    /// Damaged records that were put together again from the other home replicas.
-    pub records_rebuilt: u64,
-    /// Times that one could not be, since a value that it names is held by nobody else.
-    pub rebuilds_refused: u64,
-    /// Signs that this node's disk is an older state or a copy, or that another node uses its name.
-    pub identity_alarms: u64,
-    /// The greatest incarnation of this node in any slice.
-    pub greatest_incarnation: u64,
-    /// Stores of keys whose clock is near its bound.
-    pub clocks_long: u64,
-    pub expired_messages: u64,
-    /// Writes refused because their stamp was too far ahead of this node's clock, or behind it.
-    pub stamps_refused: u64,
-    /// By how many milliseconds the node's clock is ahead of the others' (behind: negative) beyond doubt; 0 as long as
-    /// it is not further off than they take.
-    pub clock_off_millis: i64,
-    /// Writes refused here, where the last one wins, because of this node's clock.
-    pub clock_refusals: u64,
-    /// Times that a peer was lost because it let requests wait, and that one that came back was not trusted at once.
-    pub silences: u64,
-    pub dampings: u64,
-    /// Whether the disk answers no writes now, and how often that has been so.
-    pub disk_stalled: bool,
-    pub disk_stalls: u64,
 }
 
 /// Whose task or read it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Origin {
     Operation(u64),
-    Remote { to: Address, exchange: u64, deadline: Instant },
+    Remote {
+        to: Address,
+        exchange: u64,
+        deadline: Instant,
+    },
     Delivery(u64),
+    /// A key that the repair machine has in hand.
+    Repair(u64),
     Nobody,
 }
 
@@ -220,6 +194,10 @@ pub struct Shard {
     replica: Replica<Origin>,
     hints: Hints,
     rebuild: Rebuild,
+    repair: Repair,
+    classes: repair::KnownClasses,
+    /// Limits of the scans that the repair machine has asked for.
+    repair_scans: FixedMap<u64, usize>,
     tables: TableState,
     /// What the hints machine has asked for.
     delivering: FixedMap<u64, Delivering>,
@@ -251,14 +229,16 @@ mod io_tag {
     pub const HINTS: u64 = 3;
     pub const GATHER: u64 = 4;
     pub const TABLES: u64 = 5;
+    pub const REPAIR: u64 = 6;
 }
 /// Lowest bits of exchange numbers.
 mod exchange_tag {
-    pub const BITS: u32 = 2;
+    pub const BITS: u32 = 3;
     pub const COORDINATOR: u64 = 0;
     pub const HINTS: u64 = 1;
     pub const GOSSIP: u64 = 2;
     pub const REBUILD: u64 = 3;
+    pub const REPAIR: u64 = 4;
 }
 
 impl Shard {
@@ -276,6 +256,7 @@ impl Shard {
             leases,
             hints,
             behind,
+            doubted,
             copied,
             stamps,
             tables,
@@ -283,7 +264,7 @@ impl Shard {
             seed,
         } = birth;
         let placement = Placement::new(&member.tokens, member.slices, member.shards);
-        let slices = placement.slices_of(me.shard);
+        let (slices, shards) = (placement.slices_of(me.shard), placement.shards());
         let timing = Timing {
             interval: settings.gossip_interval,
             suspect_after: settings.suspect_after,
@@ -329,6 +310,9 @@ impl Shard {
             tables: TableState::new(registry, Drops::new(slices.clone(), &tables), tables_in_doubt),
             delivering: FixedMap::default(),
             hints: Hints::new(slices, hints::Found { hints, marks: behind }, settings.hint_bytes_max, first, now),
+            repair: Repair::new(me, settings.repair_pass, shards, first, now).doubting(doubted),
+            classes: repair::KnownClasses::new(settings.table()),
+            repair_scans: FixedMap::default(),
             settings,
             rebuild: Rebuild::new(first),
             membership,
@@ -393,34 +377,6 @@ impl Shard {
         let missed = member.id != self.me.node && self.health.misses(now, member.id, member.shards);
         if view.healthy() && missed { MemberView::Suspect } else { view }
     }
-    pub fn stats(&self) -> ShardStats {
-        ShardStats {
-            requests: self.coordinator.counters,
-            in_flight: self.coordinator.len() as u64,
-            hints_pending: self.hints.count(),
-            hints_pending_bytes: self.hints.bytes(),
-            hints_stored: self.hints.stored,
-            hints_delivered: self.hints.delivered,
-            hints_delivered_bytes: self.hints.delivered_bytes,
-            hints_dropped: self.hints.dropped,
-            ranges_marked: self.hints.ranges_marked(),
-            ranges_swept: self.hints.swept,
-            records_rebuilt: self.replica.rebuilt,
-            rebuilds_refused: self.replica.rebuilds_refused,
-            identity_alarms: self.replica.identity_alarms
-                + self.membership.as_ref().map_or(0, |m| m.identity_alarms + u64::from(self.copied)),
-            greatest_incarnation: self.replica.greatest_incarnation(),
-            clocks_long: self.replica.clocks_long,
-            expired_messages: self.expired_messages,
-            stamps_refused: self.replica.stamps.refused,
-            clock_off_millis: self.clock.off.map_or(0, |off| off / 1_000_000),
-            clock_refusals: self.clock.refusals,
-            silences: self.health.silences,
-            dampings: self.health.dampings,
-            disk_stalled: self.stall.is_known(),
-            disk_stalls: self.stall.count,
-        }
-    }
     /// Nothing of a client's or another shard's is in hand.
     pub fn is_idle(&self) -> bool {
         let machines = self.coordinator.is_empty() && self.replica.is_empty() && self.tables.is_idle();
@@ -434,8 +390,9 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Instant> {
         let membership = self.membership.as_ref().map(|m| m.next_deadline());
         let held = self.tables.next_deadline();
-        let rebuild = self.rebuild.next_deadline();
-        let own = [self.coordinator.next_deadline(), self.hints.next_deadline(), rebuild, self.stall.next_deadline()];
+        let (rebuild, repair) = (self.rebuild.next_deadline(), self.repair.next_deadline());
+        let [requests, hints] = [self.coordinator.next_deadline(), self.hints.next_deadline()];
+        let own = [requests, hints, rebuild, repair, self.stall.next_deadline()];
         own.into_iter().chain([membership, held, self.clock.next_deadline()]).flatten().min()
     }
     /// Of a core, for what travels by this lane.
@@ -471,18 +428,29 @@ impl Shard {
             Event::Drain => self.gossip(now, out, |m, acts| m.part(acts)),
             Event::Stranger(stranger) => self.gossip(now, out, |m, _| m.met_stranger(stranger)),
             Event::Wake => self.wake(now, out),
+            Event::Repair { key } => self.repair.wish(now, key.as_ref()),
+            Event::Stop => {
+                self.repair.stop();
+                self.wake(now, out);
+            }
             Event::Space { short } => self.replica.short_of_space = short,
             Event::Loaded { io, result, doubted } => self.loaded(now, io, (result, doubted), out),
             Event::Stored { io, result } if io & io_tag::MASK == io_tag::TABLES => {
                 self.tables_stored(now, io >> io_tag::BITS, result, out);
             }
-            // Of a mark that goes: if it stays, the range is swept once more some day.
-            Event::Stored { io, .. } if io & io_tag::MASK == io_tag::HINTS => {}
+            // Of a mark that goes: if it stays, the range is swept once more some day. So with a doubt.
+            Event::Stored { io, .. } if matches!(io & io_tag::MASK, io_tag::HINTS | io_tag::REPAIR) => {}
             Event::Stored { io, result } => {
                 let mut steps = Vec::new();
                 self.replica.stored(now, io >> io_tag::BITS, result, &mut steps);
                 self.run_steps(now, steps, out);
             }
+            Event::Scanned { io, result } if io & io_tag::MASK == io_tag::REPAIR => {
+                self.repair_scanned(now, io >> io_tag::BITS, result, out);
+            }
+            Event::Folded { io, result } => self.with_repair(now, out, |repair, view, acts| {
+                repair.folded(now, io >> io_tag::BITS, result, view, acts);
+            }),
             Event::Scanned { io, result } => {
                 self.with_hints(now, out, |hints, view, acts| {
                     hints.scanned(now, io >> io_tag::BITS, result, view, acts);
@@ -507,6 +475,9 @@ impl Shard {
         self.stop_waiting_for_the_time(now, out);
         self.ask_for_tables(now, out);
         self.rebuild.expire(now);
+        if self.repair.next_deadline().is_some_and(|due| due <= now) {
+            self.with_repair(now, out, |repair, view, acts| repair.tick(now, view, acts));
+        }
         if let Some(membership) = &mut self.membership
             && membership.next_deadline() <= now
         {
@@ -584,8 +555,13 @@ impl Shard {
                 out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
             }
             Message::TableNews(news) => self.table_news(now, from, exchange, news, out),
-            answer @ (Message::Replicated(_) | Message::Fetched(_) | Message::Forwarded(_)) => {
-                self.answered(now, exchange, answer, out);
+            answer @ (Message::Replicated(_)
+            | Message::Fetched(_)
+            | Message::Forwarded(_)
+            | Message::Summed(_)
+            | Message::Keyed(_)) => self.answered(now, exchange, answer, out),
+            asked @ (Message::Sums { .. } | Message::Keys { .. } | Message::Agreed { .. }) => {
+                self.repair_asked(now, (from, exchange, deadline), asked, out);
             }
             Message::GossipDigest { cluster, entries } => self.gossip(now, out, |m, acts| {
                 m.digest_arrived(now, from.node, cluster, &entries, acts);
@@ -651,6 +627,13 @@ impl Shard {
                 self.rebuild.answered(number, result, &mut acts);
                 self.run_rebuild(now, acts, out);
             }
+            (exchange_tag::REPAIR, message) => self.with_repair(now, out, |repair, view, acts| match message {
+                Message::Summed(result) => repair.summed(now, number, result, view, acts),
+                Message::Keyed(result) => repair.keyed(now, number, result, acts),
+                Message::Fetched(result) => repair.fetched(now, number, result, view, acts),
+                Message::Replicated(result) => repair.replicated(now, number, result, view, acts),
+                _ => {}
+            }),
             _ => {}
         }
     }
@@ -679,6 +662,9 @@ impl Shard {
             }
             io_tag::FETCH => self.fetched(now, number, (result.and_then(siblings), doubted), out),
             io_tag::GATHER => self.gathered(now, number, (result, doubted), out),
+            io_tag::REPAIR => self.with_repair(now, out, |repair, view, acts| {
+                repair.loaded(now, number, result.and_then(siblings), view, acts);
+            }),
             _ => {
                 let result = self.still_owed(number, result);
                 self.with_hints(now, out, |hints, view, acts| hints.loaded(now, number, result, view, acts));

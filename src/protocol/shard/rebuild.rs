@@ -13,6 +13,7 @@ impl Shard {
         let key = match tag {
             io_tag::COORDINATOR => self.coordinator.key_of(number).cloned(),
             io_tag::FETCH => self.fetches.get(&number).map(|fetch| fetch.key.clone()),
+            io_tag::REPAIR => self.repair.key_of(number).cloned(),
             io_tag::HINTS => self.delivering.get(&number).filter(|d| d.record).map(|d| d.key.clone()),
             _ => None,
         };

@@ -366,6 +366,7 @@ impl Shard {
             self.hints.written(owner);
         }
         self.hints.dropped += std::mem::take(&mut self.replica.hints_lost);
+        self.replica.touched.drain(..).for_each(|token| self.repair.touched(token));
         if std::mem::take(&mut self.replica.signs) > 0 {
             self.meet_sign(now, out);
         }
@@ -423,6 +424,9 @@ impl Shard {
                 };
                 let message = Message::Replicated(result.map_err(refusal));
                 out.push(Effect::Send(Envelope { from: self.me, to, exchange, deadline, message }));
+            }
+            Origin::Repair(item) => {
+                self.with_repair(now, out, |repair, view, acts| repair.merged(now, item, result.is_ok(), view, acts));
             }
             Origin::Delivery(delivery) => {
                 self.with_hints(now, out, |hints, view, acts| hints.dropped(now, delivery, result.is_ok(), view, acts));
@@ -738,7 +742,9 @@ fn failure(rejection: Rejection) -> Failure {
             ),
             Refusal::Expired => (ErrorCode::Deadline, Outcome::NotApplied, "the deadline passed in the queue"),
             Refusal::KnownDot(_) => (ErrorCode::Internal, Outcome::Unknown, "the own copy knows the write's dot"),
-            Refusal::NotMine => (ErrorCode::NotReady, Outcome::NotApplied, "this shard does not serve the key"),
+            Refusal::NotMine | Refusal::NotYet => {
+                (ErrorCode::NotReady, Outcome::NotApplied, "this shard does not serve the key")
+            }
             Refusal::Failed => (ErrorCode::Internal, Outcome::Unknown, "the storage of this shard has failed"),
         },
     };

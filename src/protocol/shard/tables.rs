@@ -104,6 +104,10 @@ impl TableState {
         let saves = self.saves.values().flatten().map(|(_, deadline)| *deadline);
         self.held.iter().map(Held::deadline).chain(ask).chain(saves).min()
     }
+    /// Whether all drops that are known are carried out.
+    pub fn drops_done(&self) -> bool {
+        !self.drops_due && self.in_hand.is_none()
+    }
     pub fn is_idle(&self) -> bool {
         self.saves.is_empty() && self.in_hand.is_none() && self.held.is_empty()
     }
@@ -207,6 +211,9 @@ impl Shard {
                 let mut acts = Vec::new();
                 self.rebuild.answered(number, Err(Refusal::Expired), &mut acts);
                 self.run_rebuild(now, acts, out);
+            }
+            exchange_tag::REPAIR => {
+                self.with_repair(now, out, |repair, view, acts| repair.outdated(now, number, view, acts));
             }
             _ => {}
         }
@@ -364,6 +371,7 @@ impl Shard {
             && result.is_ok()
         {
             self.tables.drops.carried_out(&due);
+            self.repair.forget_sums();
             self.release(now, out);
         }
     }

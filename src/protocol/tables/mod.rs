@@ -117,6 +117,10 @@ impl Tables {
     pub fn made_apart(&self) -> BTreeSet<TableName> {
         self.entries.values().filter(|entry| entry.made_apart().is_some()).map(|entry| entry.name.clone()).collect()
     }
+    /// Equal where two registries hold the same entries.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
     /// All entries, markers too.
     pub fn entries(&self) -> impl Iterator<Item = &TableEntry> {
         self.entries.values()

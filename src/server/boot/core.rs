@@ -479,6 +479,7 @@ fn take_parcels(
         Some(Parcel::Frame(pieces)) => world.arrive_from_core(pieces),
         Some(Parcel::ReportWanted { from }) => world.mesh.send(from, Parcel::Report(Box::new(reports.own(&world)))),
         Some(Parcel::Report(report)) => reports.take(*report),
+        Some(Parcel::Repair { key }) => world.inbox.push(Arrival::Repair { key }),
     }
 }
 

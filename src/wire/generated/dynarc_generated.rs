@@ -456,6 +456,392 @@ impl<'a> DigestEntry {
 
 }
 
+/// A part of an arc that two of its homes compare: tokens from `first` to `last`, both included, and the keys of tables with
+/// at least so many `replicas`. `homes`: what the sender takes for the arc and its homes, hashed; `tables`: what it knows of
+/// tables, hashed. Where either differs nothing is compared (refusal 20).
+// struct Part, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Part(pub [u8; 40]);
+impl Default for Part { 
+  fn default() -> Self { 
+    Self([0; 40])
+  }
+}
+impl ::core::fmt::Debug for Part {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Part")
+      .field("first", &self.first())
+      .field("last", &self.last())
+      .field("homes", &self.homes())
+      .field("tables", &self.tables())
+      .field("replicas", &self.replicas())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Part {}
+impl<'a> ::flatbuffers::Follow<'a> for Part {
+  type Inner = &'a Part;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Part>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Part {
+  type Inner = &'a Part;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Part>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Part {
+    type Output = Part;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Part as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Part {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Part {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    first: u64,
+    last: u64,
+    homes: u64,
+    tables: u64,
+    replicas: u8,
+  ) -> Self {
+    let mut s = Self([0; 40]);
+    s.set_first(first);
+    s.set_last(last);
+    s.set_homes(homes);
+    s.set_tables(tables);
+    s.set_replicas(replicas);
+    s
+  }
+
+  pub fn first(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_first(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn last(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_last(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn homes(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_homes(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn tables(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_tables(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn replicas(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_replicas(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// The sum modulo 2^128 of the hashes of so many states.
+// struct Sum, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Sum(pub [u8; 24]);
+impl Default for Sum { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for Sum {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Sum")
+      .field("low", &self.low())
+      .field("high", &self.high())
+      .field("count", &self.count())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Sum {}
+impl<'a> ::flatbuffers::Follow<'a> for Sum {
+  type Inner = &'a Sum;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Sum>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Sum {
+  type Inner = &'a Sum;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Sum>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Sum {
+    type Output = Sum;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Sum as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Sum {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Sum {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    low: u64,
+    high: u64,
+    count: u32,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_low(low);
+    s.set_high(high);
+    s.set_count(count);
+    s
+  }
+
+  pub fn low(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_low(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn high(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_high(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn count(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_count(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -5278,7 +5664,7 @@ impl<'a> Replicated<'a> {
     unsafe { self._tab.get::<Route>(Replicated::VT_ROUTE, None).unwrap()}
   }
   /// 0 done, 1 overloaded, 2 disk full, 3 damaged, 4 failed, 5 not mine, 6 expired, 7 clock ahead; since revision 2: 8 known
-  /// dot, 10 clock behind.
+  /// dot, 10 clock behind; since revision 3: 20 not yet.
   #[inline]
   pub fn refusal(&self) -> u8 {
     // Safety:
@@ -5853,6 +6239,856 @@ impl ::core::fmt::Debug for TableNews<'_> {
     let mut ds = f.debug_struct("TableNews");
       ds.field("route", &self.route());
       ds.field("table", &self.table());
+      ds.finish()
+  }
+}
+pub enum SumsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 60, revision 3. Asks for the sums of the blocks of 2^shift tokens that the part touches, at most 64. The asker's
+/// number of the session. `own`: what a whole arc comes to with the asker; where that is the same with the answerer, both
+/// agree, and no `Agreed` follows.
+pub struct Sums<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Sums<'a> {
+  type Inner = Sums<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Sums<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PART: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SHIFT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_OWN: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Sums { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SumsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Sums<'bldr>> {
+    let mut builder = SumsBuilder::new(_fbb);
+    builder.add_session(args.session);
+    if let Some(x) = args.own { builder.add_own(x); }
+    if let Some(x) = args.part { builder.add_part(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_shift(args.shift);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Sums::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Sums::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn part(&self) -> &'a Part {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Part>(Sums::VT_PART, None).unwrap()}
+  }
+  #[inline]
+  pub fn shift(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Sums::VT_SHIFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn own(&self) -> Option<&'a Sum> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Sum>(Sums::VT_OWN, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Sums<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<Part>("part", Self::VT_PART, true)?
+     .visit_field::<u8>("shift", Self::VT_SHIFT, false)?
+     .visit_field::<Sum>("own", Self::VT_OWN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SumsArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub session: u64,
+    pub part: Option<&'a Part>,
+    pub shift: u8,
+    pub own: Option<&'a Sum>,
+}
+impl<'a> Default for SumsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SumsArgs {
+      route: None, // required field
+      session: 0,
+      part: None, // required field
+      shift: 0,
+      own: None,
+    }
+  }
+}
+
+pub struct SumsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SumsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Sums::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(Sums::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_part(&mut self, part: &Part) {
+    self.fbb_.push_slot_always::<&Part>(Sums::VT_PART, part);
+  }
+  #[inline]
+  pub fn add_shift(&mut self, shift: u8) {
+    self.fbb_.push_slot::<u8>(Sums::VT_SHIFT, shift, 0);
+  }
+  #[inline]
+  pub fn add_own(&mut self, own: &Sum) {
+    self.fbb_.push_slot_always::<&Sum>(Sums::VT_OWN, own);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SumsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SumsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Sums<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Sums::VT_ROUTE,"route");
+    self.fbb_.required(o, Sums::VT_PART,"part");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Sums<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Sums");
+      ds.field("route", &self.route());
+      ds.field("session", &self.session());
+      ds.field("part", &self.part());
+      ds.field("shift", &self.shift());
+      ds.field("own", &self.own());
+      ds.finish()
+  }
+}
+pub enum SummedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 61, revision 3. `shift` is that which was asked for, or a greater one.
+pub struct Summed<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Summed<'a> {
+  type Inner = Summed<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Summed<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SHIFT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SUMS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Summed { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SummedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Summed<'bldr>> {
+    let mut builder = SummedBuilder::new(_fbb);
+    if let Some(x) = args.sums { builder.add_sums(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_shift(args.shift);
+    builder.add_refusal(args.refusal);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Summed::VT_ROUTE, None).unwrap()}
+  }
+  /// 0: there are sums.
+  #[inline]
+  pub fn refusal(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Summed::VT_REFUSAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shift(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Summed::VT_SHIFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sums(&self) -> Option<::flatbuffers::Vector<'a, Sum>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Sum>>>(Summed::VT_SUMS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Summed<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u8>("refusal", Self::VT_REFUSAL, false)?
+     .visit_field::<u8>("shift", Self::VT_SHIFT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Sum>>>("sums", Self::VT_SUMS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SummedArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub refusal: u8,
+    pub shift: u8,
+    pub sums: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Sum>>>,
+}
+impl<'a> Default for SummedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SummedArgs {
+      route: None, // required field
+      refusal: 0,
+      shift: 0,
+      sums: None,
+    }
+  }
+}
+
+pub struct SummedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SummedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Summed::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_refusal(&mut self, refusal: u8) {
+    self.fbb_.push_slot::<u8>(Summed::VT_REFUSAL, refusal, 0);
+  }
+  #[inline]
+  pub fn add_shift(&mut self, shift: u8) {
+    self.fbb_.push_slot::<u8>(Summed::VT_SHIFT, shift, 0);
+  }
+  #[inline]
+  pub fn add_sums(&mut self, sums: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Sum>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Summed::VT_SUMS, sums);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SummedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SummedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Summed<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Summed::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Summed<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Summed");
+      ds.field("route", &self.route());
+      ds.field("refusal", &self.refusal());
+      ds.field("shift", &self.shift());
+      ds.field("sums", &self.sums());
+      ds.finish()
+  }
+}
+pub enum KeysOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 62, revision 3. Asks for keys and heads of the part, after this key in the order of tokens, then keys.
+pub struct Keys<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Keys<'a> {
+  type Inner = Keys<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Keys<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PART: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Keys { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args KeysArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Keys<'bldr>> {
+    let mut builder = KeysBuilder::new(_fbb);
+    if let Some(x) = args.after { builder.add_after(x); }
+    if let Some(x) = args.part { builder.add_part(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Keys::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn part(&self) -> &'a Part {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Part>(Keys::VT_PART, None).unwrap()}
+  }
+  #[inline]
+  pub fn after(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Keys::VT_AFTER, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Keys<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<Part>("part", Self::VT_PART, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("after", Self::VT_AFTER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct KeysArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub part: Option<&'a Part>,
+    pub after: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for KeysArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    KeysArgs {
+      route: None, // required field
+      part: None, // required field
+      after: None,
+    }
+  }
+}
+
+pub struct KeysBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> KeysBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Keys::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_part(&mut self, part: &Part) {
+    self.fbb_.push_slot_always::<&Part>(Keys::VT_PART, part);
+  }
+  #[inline]
+  pub fn add_after(&mut self, after: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Keys::VT_AFTER, after);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> KeysBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    KeysBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Keys<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Keys::VT_ROUTE,"route");
+    self.fbb_.required(o, Keys::VT_PART,"part");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Keys<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Keys");
+      ds.field("route", &self.route());
+      ds.field("part", &self.part());
+      ds.field("after", &self.after());
+      ds.finish()
+  }
+}
+pub enum ListedKeyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ListedKey<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ListedKey<'a> {
+  type Inner = ListedKey<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ListedKey<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_HEAD: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ListedKey { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ListedKeyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ListedKey<'bldr>> {
+    let mut builder = ListedKeyBuilder::new(_fbb);
+    if let Some(x) = args.head { builder.add_head(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ListedKey::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn head(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ListedKey::VT_HEAD, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ListedKey<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("head", Self::VT_HEAD, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ListedKeyArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub head: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for ListedKeyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ListedKeyArgs {
+      key: None, // required field
+      head: None, // required field
+    }
+  }
+}
+
+pub struct ListedKeyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ListedKeyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ListedKey::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_head(&mut self, head: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ListedKey::VT_HEAD, head);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ListedKeyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ListedKeyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ListedKey<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ListedKey::VT_KEY,"key");
+    self.fbb_.required(o, ListedKey::VT_HEAD,"head");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ListedKey<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ListedKey");
+      ds.field("key", &self.key());
+      ds.field("head", &self.head());
+      ds.finish()
+  }
+}
+pub enum KeyedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 63, revision 3. At most 256 keys.
+pub struct Keyed<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Keyed<'a> {
+  type Inner = Keyed<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Keyed<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KEYS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MORE: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Keyed { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args KeyedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Keyed<'bldr>> {
+    let mut builder = KeyedBuilder::new(_fbb);
+    if let Some(x) = args.keys { builder.add_keys(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.add_more(args.more);
+    builder.add_refusal(args.refusal);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Keyed::VT_ROUTE, None).unwrap()}
+  }
+  /// 0: there is a list.
+  #[inline]
+  pub fn refusal(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Keyed::VT_REFUSAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn keys(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ListedKey<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ListedKey>>>>(Keyed::VT_KEYS, None)}
+  }
+  #[inline]
+  pub fn more(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Keyed::VT_MORE, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Keyed<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u8>("refusal", Self::VT_REFUSAL, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ListedKey>>>>("keys", Self::VT_KEYS, false)?
+     .visit_field::<bool>("more", Self::VT_MORE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct KeyedArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub refusal: u8,
+    pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ListedKey<'a>>>>>,
+    pub more: bool,
+}
+impl<'a> Default for KeyedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    KeyedArgs {
+      route: None, // required field
+      refusal: 0,
+      keys: None,
+      more: false,
+    }
+  }
+}
+
+pub struct KeyedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> KeyedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Keyed::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_refusal(&mut self, refusal: u8) {
+    self.fbb_.push_slot::<u8>(Keyed::VT_REFUSAL, refusal, 0);
+  }
+  #[inline]
+  pub fn add_keys(&mut self, keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ListedKey<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Keyed::VT_KEYS, keys);
+  }
+  #[inline]
+  pub fn add_more(&mut self, more: bool) {
+    self.fbb_.push_slot::<bool>(Keyed::VT_MORE, more, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> KeyedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    KeyedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Keyed<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Keyed::VT_ROUTE,"route");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Keyed<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Keyed");
+      ds.field("route", &self.route());
+      ds.field("refusal", &self.refusal());
+      ds.field("keys", &self.keys());
+      ds.field("more", &self.more());
+      ds.finish()
+  }
+}
+pub enum AgreedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 64, revision 3. The part is a whole arc: what either side had of it when the session began, both have.
+pub struct Agreed<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Agreed<'a> {
+  type Inner = Agreed<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Agreed<'a> {
+  pub const VT_ROUTE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PART: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Agreed { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AgreedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Agreed<'bldr>> {
+    let mut builder = AgreedBuilder::new(_fbb);
+    builder.add_session(args.session);
+    if let Some(x) = args.part { builder.add_part(x); }
+    if let Some(x) = args.route { builder.add_route(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn route(&self) -> &'a Route {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Route>(Agreed::VT_ROUTE, None).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Agreed::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn part(&self) -> &'a Part {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Part>(Agreed::VT_PART, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Agreed<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Route>("route", Self::VT_ROUTE, true)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<Part>("part", Self::VT_PART, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AgreedArgs<'a> {
+    pub route: Option<&'a Route>,
+    pub session: u64,
+    pub part: Option<&'a Part>,
+}
+impl<'a> Default for AgreedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AgreedArgs {
+      route: None, // required field
+      session: 0,
+      part: None, // required field
+    }
+  }
+}
+
+pub struct AgreedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AgreedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_route(&mut self, route: &Route) {
+    self.fbb_.push_slot_always::<&Route>(Agreed::VT_ROUTE, route);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(Agreed::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_part(&mut self, part: &Part) {
+    self.fbb_.push_slot_always::<&Part>(Agreed::VT_PART, part);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AgreedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AgreedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Agreed<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Agreed::VT_ROUTE,"route");
+    self.fbb_.required(o, Agreed::VT_PART,"part");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Agreed<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Agreed");
+      ds.field("route", &self.route());
+      ds.field("session", &self.session());
+      ds.field("part", &self.part());
       ds.finish()
   }
 }
