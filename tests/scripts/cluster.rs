@@ -14,8 +14,7 @@
 //! - `stop A`: its process stands still, and what is sent to it waits in its sockets; `go A`: it runs on
 //! - `hold A`: its disk answers no more; `hold A writes`: it still reads; `release A`: it answers all; `crash A`,
 //!   `restart A`: what the disk had not answered is lost
-//! - `backup A`, `restore A`: what its disk held then is what it holds now; `drain A`: it will stop; `clean A`: an
-//!   orderly stop
+//! - `backup A`, `restore A`: its disk holds what it held then; `drain A`: it will stop; `clean A`: an orderly stop
 //! - `bound 100`, before the cluster: a node that keeps more bytes of hints than that keeps no further one
 //! - `damage A hints`: the hints on its disk cannot be read any more
 //! - `forge NAME A:6`: a context that claims this one write of `A`
