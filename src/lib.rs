@@ -63,7 +63,8 @@
 //! - Health is that of a core and a lane of connections, not of a node: what one cut port says is about that port.
 //! - A node stops in phases that its control plane leads all cores through: what one core has in hand may need the
 //!   others.
-//! - Of repair the comparison is there, and no purge yet: tombstones stay for ever, and sums are of whole states. The
+//! - Of repair the comparison is there, and no purge yet: tombstones stay for ever, and sums are of whole states. How
+//!   they will go is specified, and searched through, by the model in `tests/models.rs`, which mends the first plan. The
 //!   answer to the first question of a session tells both sides that they agree, so most sessions are two messages.
 //! - A node that is no member may gossip of itself and nothing else, until there is a key to know members by.
 

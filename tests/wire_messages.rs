@@ -68,11 +68,13 @@ fn a_node_that_parts_says_so_in_these_bytes() {
     let (from, to) = (Address::new(NodeId(1), 0), Address::new(NodeId(2), 0));
     let envelope = Envelope { from, to, exchange: 2, deadline: NOW + std::time::Duration::from_secs(5), message };
     let mut encoder = FrameEncoder::new();
-    let bytes = encode_peer(encoder.speaking(2), &envelope, NOW).expect("known").to_bytes();
+    let bytes = encode_peer(encoder.speaking(3), &envelope, NOW).expect("known").to_bytes();
     assert_eq!(hex(&bytes), PARTING);
     let frame = only_frame(&bytes).expect("sound");
     assert_eq!(decode_peer(&frame, NOW, Trust::Verify).expect("sound"), envelope);
-    assert_eq!(encode_peer(encoder.speaking(1), &envelope, NOW), Err(WireError::Unspoken(70)));
+    for revision in [1, 2] {
+        assert_eq!(encode_peer(encoder.speaking(revision), &envelope, NOW), Err(WireError::Unspoken(70)));
+    }
 }
 const PARTING: &str = "480000002800000002000000000000004600581ba2d10000404b4c0026c228ab\
                        0c00000008001c000400140008000000000001000000000000000200000000003412000000000000";
@@ -470,7 +472,8 @@ fn repair_is_said_to_those_alone_who_know_it() {
         let envelope = wire_samples::envelope(&mut Rng::with_seed(1), kind);
         for revision in [1, 2] {
             let told = encode_peer(encoder.speaking(revision), &envelope, NOW);
-            assert!(matches!(told, Err(WireError::Unspoken(60..=64))), "{told:?}");
+            // A list may hold a head that the first revision could not read either.
+            assert!(matches!(told, Err(WireError::Unspoken(60..=64) | WireError::Unsendable(_))), "{told:?}");
         }
     }
 }

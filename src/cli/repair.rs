@@ -42,7 +42,7 @@ struct StatusArgs {
 struct NowArgs {
     #[command(flatten)]
     reach: Reach,
-    /// Only what lies in this key's arc of the ring; does not wait
+    /// Only what lies in this key's arc of the ring
     #[arg(long)]
     key: Option<OsString>,
     /// Print JSON
@@ -83,9 +83,6 @@ fn now(args: NowArgs) -> Result<(), Stop> {
     for host in &hosts {
         let _: RepairView = fetch::change(host, "POST", &path, "").and_then(|fetched| fetch::read(host, fetched))?;
     }
-    if args.key.is_some() {
-        return print(&before, args.json);
-    }
     let bar = if stderr().is_terminal() && !args.json { ProgressBar::new(100) } else { ProgressBar::hidden() };
     bar.set_draw_target(if bar.is_hidden() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
     if let Ok(style) = ProgressStyle::with_template("{msg} {elapsed}") {
@@ -94,9 +91,10 @@ fn now(args: NowArgs) -> Result<(), Stop> {
     loop {
         thread::sleep(LOOK_EVERY);
         let (_, views) = views_of(&args.reach)?;
-        let since = asked.elapsed();
-        // Whole seconds are told: all that is older than this was compared before.
-        let done = views.iter().filter(|view| view.oldest_arc_seconds < since.as_secs()).count();
+        // A core may not have heard of the wish yet: then something there is older than the wish.
+        let since = asked.elapsed().as_secs();
+        let compared = |view: &&RepairView| args.key.is_some() || view.oldest_arc_seconds <= since;
+        let done = views.iter().filter(|view| view.arcs_waiting == 0).filter(compared).count();
         let sum = |of: fn(&RepairView) -> u64, views: &[RepairView]| views.iter().map(of).sum::<u64>();
         let sent = sum(|view| view.values_sent, &views).saturating_sub(sum(|view| view.values_sent, &before));
         bar.set_message(format!("{done} of {} nodes have compared all; {sent} values sent;", views.len()));

@@ -240,6 +240,8 @@ figures! {
     repair_arcs: Gauge,
     /// Those of them that have not been compared for longer than a pass of repair.
     repair_arcs_late: Gauge,
+    /// Those of them that an operator has asked to be compared, until that is done.
+    repair_arcs_waiting: Gauge,
     /// Leaves of arcs whose keys were compared, since their sums differed.
     repair_leaves_differed: Counter,
     /// Values that repair has sent, or fetched, since one home lacked them.
@@ -369,6 +371,8 @@ pub struct RepairView {
     pub arcs: u64,
     /// Longer ago than a pass.
     pub arcs_late: u64,
+    /// Asked to be compared, until that is done.
+    pub arcs_waiting: u64,
     /// Since the oldest of them was compared.
     pub oldest_arc_seconds: u64,
     pub leaves_differed: u64,
@@ -385,6 +389,7 @@ impl RepairView {
             address: node.address,
             arcs: figures.repair_arcs,
             arcs_late: figures.repair_arcs_late,
+            arcs_waiting: figures.repair_arcs_waiting,
             oldest_arc_seconds: figures.repair_oldest_arc_seconds,
             leaves_differed: figures.repair_leaves_differed,
             values_sent: figures.repair_values_sent,

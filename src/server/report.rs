@@ -157,6 +157,7 @@ fn figures(handle: &Handle<ServerWorld, RingDisk>, world: &ServerWorld) -> Figur
         repair_oldest_arc_seconds: shard.repair.oldest.as_secs(),
         repair_arcs: shard.repair.arcs,
         repair_arcs_late: shard.repair.late,
+        repair_arcs_waiting: shard.repair.waiting,
         repair_leaves_differed: shard.repair.leaves_differed,
         repair_values_sent: shard.repair.values_sent,
         repair_bytes: shard.repair.bytes,

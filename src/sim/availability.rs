@@ -157,6 +157,8 @@ impl Cluster {
         if asked.superseded && failure.detail.contains(KNOWN_TO) {
             return self.excuse(|e| e.overtaken_writes += 1);
         }
+        // One said that nobody has seen what the context names; what others are in for is no news then.
+        let by_request = by_request || failure.detail.contains(ErrorCode::NotCovered.name());
         if self.plan.waits.unanswered || by_request || !self.is_process_well(asked.node, asked.started) {
             return;
         }

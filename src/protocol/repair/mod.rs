@@ -138,6 +138,8 @@ pub struct RepairStats {
     pub oldest: Duration,
     /// Those that are older than a pass.
     pub late: u64,
+    /// Those that somebody has asked for, until the two agree.
+    pub waiting: u64,
     pub sessions: u64,
     /// Leaves whose keys were listed.
     pub leaves_differed: u64,
@@ -233,6 +235,7 @@ impl Repair {
             arcs: ages().count() as u64,
             oldest: ages().max().unwrap_or_default(),
             late: ages().filter(|age| *age > self.pass).count() as u64,
+            waiting: self.arcs.values().flat_map(|arc| &arc.pairs).filter(|pair| pair.wished).count() as u64,
             slices_doubted: self.doubted.len() as u64,
             ..self.stats
         }

@@ -50,7 +50,7 @@ impl Shard {
         let tables = self.comparable();
         let mut acts = Vec::new();
         let (health, hints) = (&self.health, &self.hints);
-        let usable = |core| health.standing(now, core, Lane::Short) == Standing::Usable;
+        let usable = |core| health.standing(now, core, Lane::Short) <= Standing::Parting;
         let word = |key: &Key| {
             let word = self.tables.registry.word(key.as_bytes());
             let dropped = self.tables.drops.epoch(self.placement.slice_of(key.token()), key.as_bytes());

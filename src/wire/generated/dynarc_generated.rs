@@ -4604,7 +4604,7 @@ impl ::core::fmt::Debug for Reference<'_> {
 pub enum PartingOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Kind 70, revision 2. Shard 0 of a node that is stopping to those of the others: for a moment it serves still, and others are
+/// Kind 70, revision 3. Shard 0 of a node that is stopping to those of the others: for a moment it serves still, and others are
 /// asked first. It counts for this start of the node.
 pub struct Parting<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
