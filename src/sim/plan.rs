@@ -161,7 +161,7 @@ pub struct Plan {
 }
 
 /// Draws whose violations are known faults: each is left out, or excused, until its fault is mended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Waits {
     /// Frames wait in the sockets of a stopped process, and are read with their whole deadline when it goes on.
     pub late_frames: bool,
@@ -204,20 +204,6 @@ impl Waits {
             }
         }
         known
-    }
-}
-impl Default for Waits {
-    fn default() -> Waits {
-        Waits {
-            late_frames: false,
-            late_requests: false,
-            second_stamps: false,
-            unknown_kinds: false,
-            untold_set_backs: false,
-            wild_clocks: false,
-            table_changes: false,
-            unanswered: false,
-        }
     }
 }
 
