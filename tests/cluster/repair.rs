@@ -27,6 +27,13 @@ fn put_all(cluster: &Cluster, word: &str) {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
 }
+/// The cluster's id in an identity file: the last field but one of its body (see `schema/node.md`).
+fn cluster_of(identity: &Path) -> Option<u64> {
+    let bytes = fs::read(identity).ok()?;
+    let length = u32::from_le_bytes(bytes.get(12..16)?.try_into().ok()?) as usize;
+    let end = (20 + length).checked_sub(1)?;
+    Some(u64::from_le_bytes(bytes.get(end.checked_sub(8)?..end)?.try_into().ok()?))
+}
 /// What the node says of a figure of repair.
 fn figure(cluster: &Cluster, node: usize, name: &str) -> u64 {
     let view: Value = cluster.http(node).get("/v1/repair").expect("an answer").json();
@@ -37,6 +44,12 @@ fn figure(cluster: &Cluster, node: usize, name: &str) -> u64 {
 fn an_older_copy_of_its_files_becomes_equal_before_anybody_reads() {
     let mut cluster = Cluster::start_with_shards("repair", 3, 2);
     put_all(&cluster, "first");
+    // A copy from before it was a member would not be let in: the others know a later start of it.
+    let identity = cluster.nodes[2].data.join("node/identity");
+    wait::until(Duration::from_secs(30), "the node's cluster is in its identity", || match cluster_of(&identity) {
+        Some(cluster) if cluster != 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     assert!(cluster.nodes[2].stop().success());
     let (data, older) = (cluster.nodes[2].data.clone(), cluster.place.path.join("older"));
     copy(&data, &older);
