@@ -386,7 +386,7 @@ pub const FRAME_VALUES_MAX: usize = MERGED_SIBLINGS_MAX;
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Open files without which a node does not start: listening ports, directories, and a few connections.
 pub const OPEN_FILES_MIN: u64 = 64;
-/// As many more for each shard: its rings, and the log and tables of a small store.
+/// Open files that each shard adds to [`OPEN_FILES_MIN`]: its rings, and the log and tables of a small store.
 pub const OPEN_FILES_PER_SHARD_MIN: u64 = 32;
 /// Open files that are kept for the log and the tables of a node when connections share out the rest: the log must
 /// never wait for a connection to go.

@@ -417,7 +417,7 @@ pub struct Part {
     pub tables: u64,
 }
 
-/// Of a set of states: how many they are, and the sum of their hashes.
+/// A set of states in short: how many they are, and the sum of their hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum {
     pub count: u32,

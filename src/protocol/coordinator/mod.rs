@@ -107,7 +107,7 @@ pub enum Act {
         /// The number of times that it had been passed from shard to shard when it came here.
         hops: u8,
     },
-    /// As `Again`, of what another shard has passed on: it is told the newest word of the key's table, and begins again.
+    /// The shard that has passed a request on is told the newest word of the key's table, and begins it again.
     TellNews {
         to: Address,
         exchange: u64,

@@ -141,7 +141,7 @@ impl Repair {
     }
 }
 
-/// As much of a list as a message takes.
+/// Cuts a list to what one message takes, and says whether there is more.
 fn as_many_as_fit(heads: impl Iterator<Item = (Key, Head)>, more: bool) -> Listed {
     let (mut listed, mut bytes) = (Listed { heads: Vec::new(), more }, 0);
     for (key, head) in heads {

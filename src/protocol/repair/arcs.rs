@@ -58,7 +58,7 @@ struct Folding {
 pub(super) struct HomeArc {
     pub span: Span,
     pub slice: SliceId,
-    /// Of the arc and its homes, for any number of replicas.
+    /// A hash of the arc and its homes: two nodes compare only what both take for the same.
     pub homes: u64,
     pub pairs: Vec<Pair>,
     leaves: Option<Leaves>,

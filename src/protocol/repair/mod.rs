@@ -97,7 +97,7 @@ pub enum Act {
         deadline: Instant,
         message: Message,
     },
-    /// To the core of that node that serves the token; nobody waits for an answer.
+    /// A message for the core of that node that serves the token; nobody waits for an answer.
     Tell {
         peer: NodeId,
         token: Token,
