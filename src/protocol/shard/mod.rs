@@ -510,18 +510,10 @@ impl Shard {
                     let waiting = Envelope { from, to: self.me, exchange, deadline, message };
                     return self.wait_for_word(now, waiting, out);
                 }
-                // It may be the late twin of a write that is acknowledged, and belonged to the table `default` or to an
-                // earlier life: whoever passed it on knows whether it is still to be done.
-                let own = self.tables.registry.word(request.key.as_bytes());
-                if word.is_said()
-                    && own.adds_to(&word)
-                    && let Some(news) = self.news_of(&request.key)
-                {
-                    return out.push(Effect::Send(self.envelope(from, exchange, deadline, news)));
-                }
                 let request = super::message::Request { deadline: request.deadline.min(deadline), ..request };
                 let asker = Asker::Shard { address: from, exchange, takes_news: word.is_said() };
-                self.request(now, asker, request, Passage { hops, stamp }, out);
+                let word = word.is_said().then_some(word);
+                self.request(now, asker, request, Passage { hops, stamp, word }, out);
             }
             Message::Replicate { key, siblings, purpose, word, fresh } => {
                 let refused = match self.gate_state(&key, word, &siblings.head) {

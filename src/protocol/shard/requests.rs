@@ -20,7 +20,7 @@ use crate::{
     },
     types::{
         Address, Conflict, Durability, ErrorCode, Failure, Instant, Key, Level, NodeId, Outcome, SliceId,
-        TableSettings, Token, WriteId,
+        TableSettings, TableWord, Token, WriteId,
     },
 };
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(super) struct Passage {
     pub hops: u8,
     /// Where the last write wins: the stamp of the node that took it from its client, if that is known.
     pub stamp: Option<Dot>,
+    /// What the shard that has passed it on, and takes news of tables, went by of the key's table.
+    pub word: Option<TableWord>,
 }
 
 impl Shard {
@@ -47,6 +49,16 @@ impl Shard {
     ) {
         request.deadline = request.deadline.min(now + limits::REQUEST_TIMEOUT_MAX);
         let hops = passage.hops;
+        // It may be the late twin of a write that is acknowledged, and belonged to the table `default` or to an earlier
+        // life: whoever passed it on knows whether it is still to be done. It may have waited here for a drop, so that
+        // this is asked each time.
+        if let (Asker::Shard { address, exchange, .. }, Some(word)) = (asker, passage.word)
+            && self.tables.registry.word(request.key.as_bytes()).adds_to(&word)
+            && let Some(news) = self.news_of(&request.key)
+        {
+            self.forget_begun(asker);
+            return out.push(Effect::Send(self.envelope(address, exchange, request.deadline, news)));
+        }
         if let Err(failure) = self.check(&request, hops) {
             return self.reply(asker, Err(failure), out);
         }
@@ -290,7 +302,7 @@ impl Shard {
                 }
                 Act::Reply { asker, response } => self.reply(asker, response, out),
                 Act::Again { asker, request, stamp, hops } => {
-                    self.begin_again(now, asker, request, Passage { hops, stamp }, out);
+                    self.begin_again(now, asker, request, Passage { hops, stamp, word: None }, out);
                 }
                 Act::TellNews { to, exchange, key } => {
                     // An entry is never forgotten, and newer word was heard of this one.
