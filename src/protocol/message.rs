@@ -233,6 +233,7 @@ impl Message {
                     News::Heartbeat { node: of, .. } => *of == node,
                 });
             }
+            Message::Returned { member, .. } if member.id == node && member.ip == ip => {}
             // Asked again after the gossip that makes the asker a member.
             Message::Forward { .. }
             | Message::Forwarded(_)

@@ -85,8 +85,9 @@ impl Membership {
         let is_new = entry.is_some_and(|member| member.state == MemberState::Joining);
         match (self.cluster.is_none(), theirs.is_none()) {
             (false, false) if theirs == self.cluster => Hearing::Taken,
-            (false, true) if known => Hearing::Taken,
+            // Known perhaps: a member whose disk was set back to before it had joined.
             (false, true) if is_new => Hearing::Newcomer,
+            (false, true) if known => Hearing::Taken,
             (false, _) => {
                 if let Some(member) = entry {
                     self.met_stranger(Stranger { node: from, cluster: theirs, at: member.peer_address() });

@@ -156,7 +156,8 @@ impl Membership {
         let alive = reached && self.view(now, member.id).is_some_and(MemberView::healthy);
         match self.peers.get_mut(&member.id) {
             None if room => {
-                self.peers.insert(member.id, Peer::new(member, now));
+                let answered = !(self.introduces && self.is_asking());
+                self.peers.insert(member.id, Peer { answered, ..Peer::new(member, now) });
                 self.changed = true;
             }
             None => {}
@@ -211,6 +212,7 @@ impl Membership {
             self.changed = true;
             // Who lists it only now hears so at once.
             out.push(Act::Say { to: from, message: self.first_words() });
+            self.introduce(now, out);
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Membership {
     first_revision: u32,
     /// The others are being asked what they remember of this node.
     asking_until: Option<Instant>,
+    /// They are asked only to list this node, which is new.
+    introduces: bool,
     listens_until: Option<Instant>,
     /// The slices' incarnations were chosen away from all that others may remember.
     far: bool,
@@ -126,6 +128,7 @@ impl Membership {
             forming: BTreeMap::new(),
             strangers: Vec::new(),
             asking_until: None,
+            introduces: false,
             listens_until: None,
             far: false,
             doubt: false,
@@ -400,6 +403,105 @@ mod tests {
                 membership.digest_arrived(now, NodeId(id), ClusterId::NONE, &[entry], &mut Vec::new());
             }
             assert_eq!(membership.view(now, QUIET), Some(MemberView::Up), "round {heartbeat}");
+        }
+    }
+
+    /// Carries what some nodes say to each other until nobody says anything. Seeds are found by their addresses.
+    fn converse(nodes: &mut BTreeMap<NodeId, Membership>, now: Instant, first: (NodeId, Vec<Act>)) {
+        let mut said = vec![first];
+        while let Some((from, acts)) = said.pop() {
+            for act in acts {
+                let (to, message) = match act {
+                    Act::Say { to, message } => (to, message),
+                    Act::SayToSeed { seed, message } => {
+                        let at = |node: &Membership| node.me.peer_address() == seed;
+                        (nodes.values().find(|node| at(node)).expect("a node at the seed").me.id, message)
+                    }
+                };
+                let (node, mut out) = (nodes.get_mut(&to).expect("a node"), Vec::new());
+                match message {
+                    Message::GossipDigest { cluster, entries } => {
+                        node.digest_arrived(now, from, cluster, &entries, &mut out);
+                    }
+                    Message::GossipDelta { cluster, news, wanted, group } => {
+                        node.delta_arrived(now, from, cluster, (news, &wanted, &group), &mut out);
+                    }
+                    Message::GossipNews { cluster, news } => node.news_arrived(now, from, cluster, news, &mut out),
+                    Message::Returned { cluster, member } => {
+                        node.returned_arrived(now, from, cluster, member, &mut out);
+                    }
+                    Message::Remembered { cluster, entry } => {
+                        node.remembered_arrived(now, from, cluster, entry, &mut out);
+                    }
+                    other => panic!("{other:?}"),
+                }
+                said.push((to, out));
+            }
+        }
+    }
+
+    /// Two members of a cluster, and one that knows the first as its seed.
+    fn with_newcomer(newcomer: Member, now: Instant) -> BTreeMap<NodeId, Membership> {
+        let interval = Duration::from_secs(1);
+        let timing = Timing { interval, suspect_after: interval * 5, down_after: interval * 30 };
+        let of = |id: u64, other: u64| {
+            Membership::new(member(id), vec![member(other)], vec![], timing, id, now).of_cluster(ClusterId(7), true)
+        };
+        let seeds = vec![member(1).peer_address()];
+        let third = Membership::new(newcomer, vec![], seeds, timing, 3, now);
+        [of(1, 2), of(2, 1), third].into_iter().map(|node| (node.me.id, node)).collect()
+    }
+
+    #[test]
+    fn a_newcomer_serves_when_all_members_list_it() {
+        let now = Instant::ZERO;
+        let mut nodes = with_newcomer(Member { state: MemberState::Joining, ..member(3) }, now);
+        let third = nodes.get_mut(&NodeId(3)).expect("the newcomer");
+        let mut out = Vec::new();
+        third.tick(now, &mut out);
+        converse(&mut nodes, now, (NodeId(3), out));
+        for node in nodes.values() {
+            assert_eq!((node.members().count(), node.cluster()), (3, ClusterId(7)), "{:?}", node.me.id);
+            assert!(node.members().all(|m| m.state == MemberState::Up) && node.settled(), "{:?}", node.me.id);
+        }
+        assert!(!nodes.values_mut().any(|node| node.take_doubt()));
+
+        // One of them does not answer: it waits for it, not for ever, and doubts nothing.
+        let mut nodes = with_newcomer(Member { state: MemberState::Joining, ..member(3) }, now);
+        let (first, third) = (NodeId(1), NodeId(3));
+        let joined = vec![News::Member(member(1)), News::Member(member(2))];
+        let node = nodes.get_mut(&third).expect("the newcomer");
+        node.news_arrived(now, first, ClusterId(7), joined, &mut Vec::new());
+        node.remembered_arrived(now, first, ClusterId(7), None, &mut Vec::new());
+        assert!(node.me.state == MemberState::Up && !node.settled());
+        node.tick(now + crate::limits::RETURN_PATIENCE, &mut Vec::new());
+        assert!(node.settled() && !node.take_doubt());
+    }
+
+    /// Its disk has forgotten that it ever joined: its generation is one that the others know.
+    #[test]
+    fn a_member_set_back_to_before_it_had_joined_is_let_in_as_another_life() {
+        let now = Instant::ZERO;
+        for revision in [1, 9] {
+            let newcomer = Member { state: MemberState::Joining, revision, ..member(3) };
+            let mut nodes = with_newcomer(newcomer, now);
+            let known = Member { revision: 5, heartbeat: 3, ..member(3) };
+            for id in [1, 2] {
+                let news = vec![News::Member(known.clone())];
+                let node = nodes.get_mut(&NodeId(id)).expect("a member");
+                node.news_arrived(now, NodeId(3 - id), ClusterId(7), news, &mut Vec::new());
+            }
+            let third = nodes.get_mut(&NodeId(3)).expect("it");
+            let mut out = Vec::new();
+            third.tick(now, &mut out);
+            converse(&mut nodes, now, (NodeId(3), out));
+            let third = nodes.get_mut(&NodeId(3)).expect("it");
+            assert!(third.settled() && third.take_doubt() && third.identity_alarms > 0);
+            assert_eq!((third.me.generation, third.me.state), (2, MemberState::Up));
+            for node in nodes.values() {
+                let entry = node.members().find(|m| m.id == NodeId(3)).expect("it");
+                assert_eq!((entry.generation, entry.state), (2, MemberState::Up), "at {:?}", node.me.id);
+            }
         }
     }
 }

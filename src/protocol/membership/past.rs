@@ -14,6 +14,9 @@
 //! what its quorum allows, and pays an entry in the clocks of what it writes; one that starts while all are up pays a
 //! round trip.
 //!
+//! A newcomer tells its entry to all members in the same way, before it serves: the cores of a node take no word about
+//! keys from who is no member to them, and what it sent them would be lost. Nobody remembers it, and nothing is doubted.
+//!
 //! A later life is noticed at any time after as well: by digests, and by entries that others pass on.
 
 use super::{Act, Membership, Message, Peer, gossip::entry};
@@ -32,6 +35,16 @@ impl Membership {
         self.asking_until = Some(now + RETURN_PATIENCE);
         self.see_answers(now);
         self
+    }
+    /// The node has become a member: it tells the others, and serves when all of them list it.
+    pub(super) fn introduce(&mut self, now: Instant, out: &mut Vec<Act>) {
+        // Who has lived before is asking already.
+        if !self.is_asking() {
+            self.peers.values_mut().for_each(|peer| peer.answered = false);
+            (self.introduces, self.asking_until) = (true, Some(now + RETURN_PATIENCE));
+            self.say_returned(out);
+            self.see_answers(now);
+        }
     }
     /// Serves no sooner than this: somebody may know this address as another node's.
     pub fn listening_until(self, until: Instant) -> Membership {
@@ -77,10 +90,10 @@ impl Membership {
         let open = |p: &&Peer| !p.answered && !p.is_gone();
         if self.peers.values().filter(open).all(|p| p.unreachable) || now >= until {
             // Versions that know no clusters are asked in vain; by their digests they tell what they remember.
-            let unheard = self.peers.values().any(|p| open(&p) && !(p.spoken && p.nameless));
+            let unheard = !self.introduces && self.peers.values().any(|p| open(&p) && !(p.spoken && p.nameless));
             self.doubt |= unheard && !self.far;
             self.far |= unheard;
-            self.asking_until = None;
+            (self.asking_until, self.introduces) = (None, false);
         }
     }
 
