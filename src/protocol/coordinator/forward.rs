@@ -1,6 +1,6 @@
 //! A request on its way to a replica that will coordinate it.
 //!
-//! Targets are tried in the order of the preference list: the next one when a node is unreachable, silent for
+//! Targets are tried in the order of the preference list: the next one when a node is unreachable, has not done it for
 //! [`FORWARD_LATE`], or does not do it for reasons of its own (a full disk, a damaged record, too much in hand, nobody
 //! else within its reach). A write carries its write id, so that two coordinators make one event of it.
 //!
@@ -17,7 +17,7 @@
 
 use super::{Act, exchange};
 use crate::{
-    limits::FORWARD_LATE,
+    limits::{FORWARD_LATE, FORWARD_PROBED},
     protocol::{
         message::{Answer, Depth, Fetched, Lane, Message, Operation, Refusal, Request, Response},
         versions::{Dot, Siblings, VersionVector},
@@ -69,6 +69,8 @@ pub(super) struct Forward {
     /// Whoever is asked stamps it: one at a time.
     singly: bool,
     targets: SmallVec<[(Address, State); 4]>,
+    /// When the latest of them was asked.
+    asked: Instant,
     /// What the last message was sent over.
     lane: Lane,
     conflict: Conflict,
@@ -99,6 +101,7 @@ impl Forward {
             asks,
             stamp,
             targets,
+            asked: now,
             lane: Lane::Short,
             conflict,
             refusals: before.into_iter().map(|before| before.failure).collect(),
@@ -124,6 +127,7 @@ impl Forward {
     }
     fn try_this(&mut self, now: Instant, id: u64, index: usize, out: &mut Vec<Act>) -> Instant {
         self.targets[index].1 = State::Waiting;
+        self.asked = now;
         let (to, deadline) = (self.targets[index].0, self.request.deadline);
         let message = match self.asks {
             true => Message::Fetch { key: self.request.key.clone(), depth: Depth::Head, word: self.word },
@@ -134,7 +138,7 @@ impl Forward {
         };
         self.lane = message.lane();
         out.push(Act::Send { to, exchange: exchange(id, index), deadline, message });
-        deadline.min(now + FORWARD_LATE)
+        deadline.min(now + FORWARD_PROBED)
     }
     /// Whether somebody who was asked may have done it, or may do it still.
     fn may_be_done(&self) -> bool {
@@ -314,6 +318,10 @@ impl Forward {
         }
     }
 
+    /// When the next one is to be asked, if those who were asked have that long still.
+    pub fn patient(&self, now: Instant) -> Option<Instant> {
+        Some(self.asked + FORWARD_LATE).filter(|late| now < *late)
+    }
     /// The next one is asked as well; those who were asked may still answer.
     pub fn late(&mut self, now: Instant, id: u64, out: &mut Vec<Act>) -> Option<Instant> {
         self.try_next(now, id, out)

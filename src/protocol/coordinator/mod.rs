@@ -24,7 +24,7 @@ pub use plan::{Home, Plan};
 pub use put::KNOWN_TO;
 
 use crate::{
-    limits::{FORWARD_LATE, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
+    limits::{FORWARD_LATE, FORWARD_PROBED, REPLICA_LATE, REQUEST_BYTES_IN_FLIGHT_MAX},
     protocol::{
         message::{ClientToken, Depth, Lane, Message, Operation, Purpose, Refusal, Request, Response},
         ring::{FixedMap, Nodes},
@@ -96,6 +96,10 @@ pub enum Act {
     },
     /// The core has not answered a request for [`REPLICA_LATE`].
     Late {
+        core: Address,
+    },
+    /// The core has been passed a request and has not answered for [`FORWARD_PROBED`]: it is asked for a sign of life.
+    Probe {
         core: Address,
     },
     /// A request that was begun by word of its table that is not the newest: begin it again.
@@ -540,8 +544,13 @@ impl Coordinator {
                 Work::Put(put) => slow = put.late(id, None, &op.key, op.deadline, out),
                 Work::Get(get) => slow = get.late(id, None, &op.key, op.deadline, out),
                 Work::Forward(forward) => {
-                    slow.extend(forward.waits_for());
-                    alarm = forward.late(now, id, out);
+                    alarm = forward.patient(now);
+                    if alarm.is_some() {
+                        out.extend(forward.waits_for().map(|core| Act::Probe { core }));
+                    } else {
+                        slow.extend(forward.waits_for());
+                        alarm = forward.late(now, id, out);
+                    }
                 }
             });
             if !slow.is_empty() && self.ops.get(&id).is_some_and(|op| matches!(op.work, Work::Put(_))) {
@@ -567,7 +576,7 @@ impl Coordinator {
     fn hedge(&mut self, now: Instant, id: u64, out: &mut Vec<Act>) {
         let Some(op) = self.ops.get(&id) else { return };
         let (forwarded, open) = (matches!(op.work, Work::Forward(_)), !op.replied);
-        let late = if forwarded { FORWARD_LATE } else { REPLICA_LATE };
+        let late = if forwarded { FORWARD_PROBED } else { REPLICA_LATE };
         let alarm = (op.began + late).min(op.deadline).max(now + Duration::from_nanos(1));
         let hedge = if forwarded { &mut self.forward_hedge } else { &mut self.get_hedge };
         if open && hedge.spend() {

@@ -297,6 +297,9 @@ impl Shard {
                         self.run_acts(now, acts, out);
                     }
                 }
+                // Any word of the core will do, and this one costs it nothing.
+                Act::Probe { core } if core.node != self.me.node => self.ask_the_time(now, core, out),
+                Act::Probe { .. } => {}
                 Act::Abandon { operation, key } => {
                     self.replica.abandon(&key, |origin| *origin == Origin::Operation(operation));
                 }
