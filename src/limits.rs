@@ -169,8 +169,8 @@ pub const REPLICA_LATE: Duration = Duration::from_millis(300);
 /// Time after which a forwarded request goes to another replica, when the first has been silent. The first one needs up
 /// to [`REPLICA_LATE`] for a silent replica of its own, and must have time to do without it.
 pub const FORWARD_LATE: Duration = Duration::from_millis(1_200);
-/// Time after which whoever has been passed a request and has not answered is asked for a sign of life. It may wait for a
-/// third node and have nothing to say meanwhile; its answer is less than [`REPLICA_LATE`] old when it would count as
+/// Time after which whoever has been passed a request and has not answered is asked for a sign of life. It may wait for
+/// a third node and have nothing to say meanwhile; its answer is less than [`REPLICA_LATE`] old when it would count as
 /// silent. The price is one short message for each request that takes so long.
 pub const FORWARD_PROBED: Duration = Duration::from_millis(1_000);
 /// Pause before a node that lets requests wait and says nothing is tried again; it is doubled up to

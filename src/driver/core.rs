@@ -583,7 +583,9 @@ impl<W: World, D: Disk> Driver<W, D> {
                 self.world.reply(client, Err(failure));
             }
             Arrival::Request { client, request } => events.push(Event::Request { client, request }),
-            Arrival::TableChange { client, change } => events.push(Event::TableChange { client, change }),
+            Arrival::TableChange { client, change, deadline } => {
+                events.push(Event::TableChange { client, change, deadline });
+            }
             Arrival::Message(envelope) => match self.declined(&envelope) {
                 Some(answer) => self.world.send(answer),
                 None => events.push(Event::Message(envelope)),

@@ -23,7 +23,7 @@ pub enum Arrival {
     /// A client of this shard asks.
     Request { client: ClientToken, request: Request },
     /// A client of this shard makes, alters or drops a table; answered like a write, with an empty context.
-    TableChange { client: ClientToken, change: TableChange },
+    TableChange { client: ClientToken, change: TableChange, deadline: Instant },
     /// Another shard speaks.
     Message(Envelope),
     /// The connection to this core of another node works (again).

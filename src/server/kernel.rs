@@ -37,6 +37,20 @@ pub fn unread(socket: impl AsFd) -> usize {
     rustix::io::ioctl_fionread(socket).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
+/// How long ago the last bytes came on a connection.
+pub fn silent_for(socket: &OwnedFd) -> Duration {
+    // SAFETY: the structure is plain numbers, and the kernel writes no more of it than it is told.
+    let (result, info) = unsafe {
+        let mut info: libc::tcp_info = zeroed();
+        let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let place = (&raw mut info).cast();
+        let result = libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut bytes);
+        (result, info)
+    };
+    // A connection that is gone may have waited for as long as one likes.
+    if result < 0 { Duration::MAX } else { Duration::from_millis(info.tcpi_last_data_recv.into()) }
+}
+
 // ---- files -----------------------------------------------------------------------------------------------------
 
 /// Writes all of it at `offset`, durably, by one call with RWF_DSYNC.

@@ -288,7 +288,8 @@ impl Inlet {
                         Ok(0) => return Poll::Ready(Err(Ended::Closed)),
                         Ok(received) => {
                             let unread = || kernel::unread(self.socket.descriptor.owned());
-                            self.waited.read(clock::now(), received, unread);
+                            let age = || kernel::silent_for(self.socket.descriptor.owned());
+                            self.waited.read(clock::now(), received, unread, age);
                             self.active = true;
                             return Poll::Ready(Ok(received));
                         }

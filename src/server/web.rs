@@ -32,7 +32,7 @@ use crate::{
         STALLED_TIMEOUT,
     },
     protocol::message::Response,
-    types::{ErrorCode, Failure, Outcome, ShardId, TableChange, TableChangeKind, TableName},
+    types::{ShardId, TableChange, TableChangeKind, TableName},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
@@ -393,12 +393,7 @@ impl Requests {
         let waited = self.inlet.waited();
         let reply = match routed {
             Routed::Key(asked) => ask(&self.web, *asked, bytes, waited).await,
-            Routed::Table { verb: Verb::Put | Verb::Delete, .. } if waited >= self.web.limits.request_timeout => {
-                let detail = "the request may have waited in this node for longer than a request may take, while the node stood \
-                              still; nothing was changed";
-                Problem::from(Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail)).reply()
-            }
-            Routed::Table { name, verb, create } => table(&self.web, name, (verb, create), &bytes).await,
+            Routed::Table { name, verb, create } => table(&self.web, name, (verb, create), &bytes, waited).await,
             other => look(&self.web, other).await,
         };
         self.end_with(reply, &head, self.place != Place::Usual)
@@ -551,7 +546,8 @@ async fn put_to_shard(web: &Rc<Web>, arrival: impl FnOnce(ClientToken) -> Arriva
 }
 
 /// A table is looked at, made, altered or dropped.
-async fn table(web: &Rc<Web>, name: TableName, (verb, create): (Verb, bool), body: &[u8]) -> Reply {
+/// `waited`: as for [`ask`].
+async fn table(web: &Rc<Web>, name: TableName, (verb, create): (Verb, bool), body: &[u8], waited: Duration) -> Reply {
     let Some(handle) = web.world.handle.get() else {
         return Problem::not_ready("the node is starting").reply();
     };
@@ -583,7 +579,8 @@ async fn table(web: &Rc<Web>, name: TableName, (verb, create): (Verb, bool), bod
     };
     let count = if counts { Some(count_keys(web, handle, &name).await) } else { None };
     let change = TableChange { name: name.clone(), kind };
-    match put_to_shard(web, |client| Arrival::TableChange { client, change }).await {
+    let deadline = clock::now() - waited + web.limits.request_timeout;
+    match put_to_shard(web, |client| Arrival::TableChange { client, change, deadline }).await {
         Err(failure) => Problem::from(failure).reply(),
         Ok(_) if verb == Verb::Delete => http::dropped_reply(&name, &count.unwrap_or_default()),
         Ok(_) => shown(count.filter(|count| count.default_keys > 0)),

@@ -522,7 +522,7 @@ impl Cluster {
         let change = TableChange { name, kind: TableChangeKind::Set(wish) };
         if let Some(inbox) = self.inbox(0, 0).filter(|_| self.plan.last_write_wins) {
             // No call has this number: nobody waits for the answer.
-            inbox.push(Arrival::TableChange { client: ClientToken(0), change });
+            inbox.push(Arrival::TableChange { client: ClientToken(0), change, deadline: Instant::NEVER });
         }
     }
     /// Whether a shard knows the table of the run's keys.

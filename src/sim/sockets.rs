@@ -137,9 +137,10 @@ impl Cluster {
             call.due = self.executor.now() + timeout;
         }
         let client = ClientToken(number);
+        let deadline = self.local_now(node) + timeout;
         let (words, arrival) = match ask {
             Ask::Request(request) => (words_of(&request), Arrival::Request { client, request }),
-            Ask::Change(change) => (format!("{change:?}"), Arrival::TableChange { client, change }),
+            Ask::Change(change) => (format!("{change:?}"), Arrival::TableChange { client, change, deadline }),
         };
         self.note(10, number, || format!("client request {number} reaches {node}/{shard}: {words}"));
         inbox.push(arrival);

@@ -165,6 +165,39 @@ fn a_newcomer_knows_the_tables_before_it_serves() {
     }
 }
 
+/// Whoever asked for it may have given up, and another may have changed the table since.
+#[test]
+fn a_change_that_waited_in_a_stopped_node_is_not_carried_out() {
+    let mut cluster = Cluster::start_with_shards("tables-waited", 2, 1);
+    cluster.nodes[0].kill();
+    cluster.nodes[0].environment = vec![("DYNARC_REQUEST_TIMEOUT_MS".to_string(), "1000".to_string())];
+    cluster.nodes[0].start();
+    cluster.wait_whole();
+    let settings = json!({"n": 2, "r": 1, "w": 1, "conflict": "last_write_wins"});
+    assert_eq!(set(&cluster, 1, "kept", &settings).0, 200);
+    wait_all(&cluster, "kept", Some(&table(&cluster, 1, "kept").expect("it was made")));
+
+    let (made, dropped) = std::thread::scope(|scope| {
+        cluster.nodes[0].signal("STOP");
+        let ask = |method: &'static str, name: &str, body: &'static [u8]| {
+            let mut http = cluster.http(0);
+            let path = format!("/v1/tables/{name}");
+            scope.spawn(move || http.send(method, &path, &[], body).expect("an answer"))
+        };
+        let (made, dropped) = (ask("PUT", "late", b"{\"n\": 1, \"r\": 1, \"w\": 1}"), ask("DELETE", "kept", b""));
+        // Twice the time that a request may take.
+        wait::pause(Duration::from_secs(2));
+        cluster.nodes[0].signal("CONT");
+        (made.join().expect("it is made"), dropped.join().expect("it is dropped"))
+    });
+    for reply in [made, dropped] {
+        assert_eq!((reply.status, reply.problem()), (504, "deadline".to_string()), "{}", reply.text());
+        assert_eq!(reply.json()["outcome"], "not_applied");
+    }
+    assert!(table(&cluster, 0, "late").is_none() && table(&cluster, 1, "kept").is_some());
+    assert_eq!(set(&cluster, 0, "late", &json!({"n": 1, "r": 1, "w": 1})).0, 200, "what comes in time is done");
+}
+
 /// Keys of the table default that a table takes over are there meanwhile and afterwards, unless it has written them.
 #[test]
 fn a_table_gives_back_what_it_took_over() {

@@ -415,7 +415,8 @@ impl Stage {
         self.clients.insert(self.next_client, None);
         self.table_clients.insert(self.next_client);
         let change = TableChange { name: name.parse().map_err(|e: TableError| e.to_string())?, kind };
-        self.tell(node, Event::TableChange { client: ClientToken(self.next_client), change });
+        let deadline = self.now + self.settings.request_timeout;
+        self.tell(node, Event::TableChange { client: ClientToken(self.next_client), change, deadline });
         Ok(())
     }
     fn tell_lanes(&mut self, about: char, event: fn(Address, Lane) -> Event) {

@@ -6,7 +6,7 @@ use crate::{
         repair::sums::{Row, Summing},
         replica::{Change, Stored},
     },
-    types::{Address, ClusterId, Durability, Key, Member, SliceId, Stranger, TableChange, TableName},
+    types::{Address, ClusterId, Durability, Instant, Key, Member, SliceId, Stranger, TableChange, TableName},
 };
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -18,10 +18,11 @@ pub enum Event {
         client: ClientToken,
         request: Request,
     },
-    /// A client of this node makes, alters or drops a table.
+    /// A client of this node makes, alters or drops a table. After the deadline nothing is changed for it any more.
     TableChange {
         client: ClientToken,
         change: TableChange,
+        deadline: Instant,
     },
     Message(Envelope),
     /// A connection to a core of another node works, or fails.

@@ -421,7 +421,7 @@ impl Shard {
             Event::Request { client, request } => {
                 self.request(now, Asker::Client(client), request, Passage::default(), out)
             }
-            Event::TableChange { client, change } => self.change_table(client, change, now, out),
+            Event::TableChange { client, change, deadline } => self.change_table(client, change, (now, deadline), out),
             Event::Message(envelope) => self.message(now, envelope, out),
             Event::PeerReachable(core, lane) => self.connection(now, core, lane, true, out),
             Event::PeerUnreachable(core, lane) => self.connection(now, core, lane, false, out),

@@ -124,9 +124,15 @@ impl Shard {
         &mut self,
         client: ClientToken,
         change: TableChange,
-        now: Instant,
+        (now, deadline): (Instant, Instant),
         out: &mut Vec<Effect>,
     ) {
+        if now >= deadline {
+            // Its client may have given up, and others may have changed the table since.
+            let detail = "the request may have waited in this node for longer than it may take; nothing was changed";
+            let failure = Failure::new(ErrorCode::Deadline, Outcome::NotApplied, detail);
+            return out.push(Effect::Reply { client, response: Err(failure) });
+        }
         if self.tables.registry.in_doubt() {
             let detail = "this node asks the others for its tables";
             let failure = Failure::new(ErrorCode::NotReady, Outcome::NotApplied, detail);
@@ -135,7 +141,7 @@ impl Shard {
         match self.tables.registry.change(self.me.node, change) {
             Ok(entry) => {
                 self.tables.drops_due = true;
-                self.save_tables(Some((client, now + self.settings.request_timeout)), out);
+                self.save_tables(Some((client, deadline)), out);
                 self.spread(now, vec![entry], out);
             }
             Err(error) => {
