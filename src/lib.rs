@@ -3,6 +3,23 @@
 //! Each core owns a slice of virtual-node arcs of the ring together with its own value log, memtable and SSTables on
 //! io_uring. Cores, of one node or of two, talk only by flatbuffer messages, so the data path holds no lock.
 //!
+//! # Words
+//!
+//! - *Token*: the hash of a key, a place on the ring. *Arc*: the tokens between two neighbouring ones of the ring.
+//! - *Slice*: a part of a node's arcs with an LSM tree of its own. *Shard*: one core and all slices that it owns.
+//! - *Home*: one of the N nodes, clockwise from a key's token, that are to hold it. *Stand-in*: a node after them that
+//!   takes a write for a home that is away.
+//! - *Coordinator*: the shard that asks the replicas for one request and answers it.
+//! - *Dot*: the name of one write: who minted it, and its number there. *Clock*: for each minter the dots that are
+//!   covered up to a number. *Context*: what a client has seen of a key, a clock and single dots.
+//! - *Siblings*: values of a key none of which has seen the other. *Head*: the clock of a key and the entries of its
+//!   siblings, without the values. *Tombstone*: a head without entries.
+//! - *Stamp*: a dot whose number is a time; where the last write wins, the greatest one wins.
+//! - *Hint*: a write that a stand-in keeps for a home. *Mark*: a note that a node lacks something of a slice.
+//! - *Lease*: a durable range of dots that may be minted. *Incarnation*: the name under which a slice mints; a start
+//!   that cannot know its last dot takes a new one.
+//! - *Life*: of a table, the time from its making to its drop. *Word*: the newest that a shard has heard of a table.
+//!
 //! # One idea
 //!
 //! A shard (all state that one core owns) is a function `(state, now, event) -> effects`. Disk, clock, another core,
@@ -16,8 +33,8 @@
 //!    a key), [`protocol::message`] (the verbs), then the machines: [`protocol::replica`] (the own copies, one write of
 //!    a key at a time), [`protocol::coordinator`] (a request and its quorum), [`protocol::hints`] (writes owed),
 //!    [`protocol::rebuild`] (records that the medium damaged), [`protocol::repair`] (replicas compared, for ever),
-//!    [`protocol::health`] (who can be asked), [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is wrong),
-//!    [`protocol::tables`], and [`protocol::shard`], which routes between them.
+//!    [`protocol::health`] (who can be asked), [`protocol::membership`] (gossip), [`protocol::clocks`] (whose is
+//!    wrong), [`protocol::tables`], and [`protocol::shard`], which routes between them.
 //! 3. [`engine`], the cellar: heads in an LSM tree a slice, values in the log that made them durable.
 //! 4. [`driver`], the stairs: the one loop of a core, over the two seams [`driver::world::World`] and
 //!    [`engine::disk::Disk`].
@@ -64,8 +81,8 @@
 //! - A node stops in phases that its control plane leads all cores through: what one core has in hand may need the
 //!   others.
 //! - Of repair the comparison is there, and no purge yet: tombstones stay for ever, and sums are of whole states. How
-//!   they will go is specified, and searched through, by the model in `tests/models.rs`, which mends the first plan. The
-//!   answer to the first question of a session tells both sides that they agree, so most sessions are two messages.
+//!   they will go is specified, and searched through, by the model in `tests/models.rs`, which mends the first plan.
+//!   The answer to the first question of a session tells both sides that they agree, so most sessions are two messages.
 //! - A node that is no member may gossip of itself and nothing else, until there is a key to know members by.
 
 // Printing that fails ends a process with `println!` and its kin; `cli::output` says what becomes of it instead.

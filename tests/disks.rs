@@ -2,7 +2,8 @@
 //!
 //! All of it mounts file systems and so needs root, and a mount namespace: see `own_namespace` for when it runs.
 //!
-//! `ROOT_TESTS=1 cargo test --release --test disks [NAME]`; `DISK_ROUNDS=N` changes how often power is cut and volumes are set back.
+//! `ROOT_TESTS=1 cargo test --release --test disks [NAME]`; `DISK_ROUNDS=N` changes how often power is cut and volumes
+//! are set back.
 
 // Outside of the data path: tests have clocks, threads and locks.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]

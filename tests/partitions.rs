@@ -6,7 +6,8 @@
 //! every node. See `own_namespace` for when it runs.
 //!
 //! `ROOT_TESTS=1 cargo test --release --test partitions`; `PARTITION_ROUNDS=N` and `PARTITION_SEED=N` change length and
-//! faults, `EACH_ROUNDS=N` the length of the other tests. The same seed draws the same faults; what the clients do in between is the machine's own.
+//! faults, `EACH_ROUNDS=N` the length of the other tests. The same seed draws the same faults; what the clients do in
+//! between is the machine's own.
 
 // Outside of the data path: tests have clocks, threads and locks.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -56,19 +56,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub fn run(args: RepairArgs) -> Result<(), Stop> {
     match args.what {
         What::Status(args) => {
-            let (_, views) = views_of(&args.reach)?;
-            print(&views, args.json)
+            let hosts = members(&args.reach)?;
+            let (views, silent): (Vec<_>, Vec<_>) = hosts.iter().map(view).partition(Result::is_ok);
+            print(&views.into_iter().flatten().collect::<Vec<_>>(), args.json)?;
+            // What the others have compared with it is no older for that; what it has itself is not known.
+            let silent: Vec<String> = silent.into_iter().filter_map(Result::err).map(|stop| stop.to_string()).collect();
+            if silent.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Degraded, silent.join("\n"))) }
         }
         What::Now(args) => now(args),
     }
 }
 
-/// All members that are there, and what each says.
-fn views_of(reach: &Reach) -> Result<(Vec<Host>, Vec<RepairView>), Stop> {
+/// All members that have not left.
+fn members(reach: &Reach) -> Result<Vec<Host>, Stop> {
     let (_, cluster): (Host, ClusterView) = fetch::view(&reach.nodes, "/v1/cluster")?;
     let there = cluster.members.iter().filter(|member| !matches!(member.state.as_str(), "left" | "removed"));
-    let hosts: Vec<Host> = there.map(|member| Host::new(member.address, member.ports.http)).collect();
-    let view = |host: &Host| fetch::get(host, "/v1/repair").and_then(|fetched| fetch::read(host, fetched));
+    Ok(there.map(|member| Host::new(member.address, member.ports.http)).collect())
+}
+fn view(host: &Host) -> Result<RepairView, Stop> {
+    fetch::get(host, "/v1/repair").and_then(|fetched| fetch::read(host, fetched))
+}
+/// All members, and what each says.
+fn views_of(reach: &Reach) -> Result<(Vec<Host>, Vec<RepairView>), Stop> {
+    let hosts = members(reach)?;
     let views = hosts.iter().map(view).collect::<Result<_, _>>()?;
     Ok((hosts, views))
 }

@@ -4,7 +4,6 @@ use super::{Exit, Stop};
 use crate::sim::{
     command::{self, CommandOptions, MINUTES},
     gossip,
-    plan::Waits,
     planted::Planted,
     run::run as simulate,
 };
@@ -46,17 +45,6 @@ pub struct SimulateArgs {
     /// Plant a defect, to see that the checkers notice
     #[arg(long, value_name = "DEFECT", value_parser = parse_planted)]
     plant: Option<Planted>,
-    /// Draw as well what Dynarc is known not to bear yet, by name, or `all`
-    #[arg(long, value_name = "DRAW", value_delimiter = ',', value_parser = parse_wait)]
-    unmended: Vec<String>,
-}
-
-fn parse_wait(text: &str) -> Result<String, String> {
-    let mut waits = Waits::default();
-    if waits.end(text) {
-        return Ok(text.to_string());
-    }
-    Err(format!("one of all, {}", waits.named().map(|(name, _)| name).join(", ")))
 }
 
 fn parse_planted(text: &str) -> Result<Planted, String> {
@@ -77,7 +65,6 @@ pub fn run(args: SimulateArgs) -> Result<(), Stop> {
         json: args.json,
         trace: args.trace,
         planted: args.plant,
-        unmended: args.unmended,
         elapsed: Box::new(move || start.elapsed()),
     };
     let mut out = io::stdout().lock();

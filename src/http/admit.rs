@@ -2,10 +2,10 @@
 //! body is sent.
 //!
 //! A page from elsewhere must not reach a node through the browser of somebody who can. No node takes writes that a
-//! page of another origin makes. A page may also have its own name point at a node, and is of the node's origin then. So
-//! there are names that nobody can point at a node from outside: addresses, `localhost`, and names without a dot. A node
-//! on loopback answers to no others. One that other machines reach answers programs by any name, that of a load balancer
-//! for example, which it cannot know; but what a page writes it takes under those names only.
+//! page of another origin makes. A page may also have its own name point at a node, and is of the node's origin then.
+//! So there are names that nobody can point at a node from outside: addresses, `localhost`, and names without a dot. A
+//! node on loopback answers to no others. One that other machines reach answers programs by any name, that of a load
+//! balancer for example, which it cannot know; but what a page writes it takes under those names only.
 
 use super::{Head, Headers, Problem, Routed, problem::shown, route};
 use crate::types::Media;

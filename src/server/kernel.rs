@@ -212,8 +212,8 @@ pub fn file_system_bytes(file: impl AsFd) -> io::Result<(u64, u64)> {
     Ok((status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize))
 }
 
-/// Files that the file system which holds an open file has places for, and those that are free; none where it makes them
-/// as they are needed.
+/// Files that the file system which holds an open file has places for, and those that are free; none where it makes
+/// them as they are needed.
 pub fn file_system_files(file: impl AsFd) -> io::Result<Option<(u64, u64)>> {
     let status = rustix::fs::fstatvfs(file)?;
     Ok((status.f_files > 0).then_some((status.f_files, status.f_favail)))

@@ -1,8 +1,8 @@
 //! THE REAL WORLD: the only room that knows glommio, io_uring, sockets, files, clocks and signals.
 //!
 //! `boot` starts one executor a core; each core has a `ring` of its own under its `disk` and its `socket`s, and a
-//! `world` through which the shard speaks: to `peers` (other nodes) and their `callers`, over the `mesh` (other cores), to `clients` and to
-//! the `web`. Unsafe code lives in `ring/` and `kernel` only.
+//! `world` through which the shard speaks: to `peers` (other nodes) and their `callers`, over the `mesh` (other cores),
+//! to `clients` and to the `web`. Unsafe code lives in `ring/` and `kernel` only.
 
 #![allow(clippy::disallowed_methods)] // here is where clocks are read and threads are made
 

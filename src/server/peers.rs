@@ -6,9 +6,10 @@
 //! was looked for under another name hears of it.
 //!
 //! A connection carries messages one way, from the core that made it; answers come back over the other core's own
-//! connection ([`super::callers`]). It starts with a HELLO in both directions. What gathers while a send is under way goes in the next one.
-//! A connection that is refused, reset, silent for too long or answered by a stranger makes the core unreachable: what
-//! was queued is dropped (its senders' deadlines notice), and the connection is tried again after a pause that grows.
+//! connection ([`super::callers`]). It starts with a HELLO in both directions. What gathers while a send is under way
+//! goes in the next one. A connection that is refused, reset, silent for too long or answered by a stranger makes the
+//! core unreachable: what was queued is dropped (its senders' deadlines notice), and the connection is tried again
+//! after a pause that grows.
 //!
 //! Frames are encoded when they are queued, for the revision that the node spoke last. If its HELLO then says another
 //! one, what was queued before it is dropped as well.

@@ -159,7 +159,7 @@ impl Cluster {
         }
         // One said that nobody has seen what the context names; what others are in for is no news then.
         let by_request = by_request || failure.detail.contains(ErrorCode::NotCovered.name());
-        if self.plan.waits.unanswered || by_request || !self.is_process_well(asked.node, asked.started) {
+        if by_request || !self.is_process_well(asked.node, asked.started) {
             return;
         }
         let well = |node: &usize| {

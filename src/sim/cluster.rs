@@ -370,7 +370,7 @@ impl Cluster {
         node.disk = node.disk.restore(&image);
         // Half of them are copies of blocks: nothing about them says what they are.
         let untold = self.planted(Planted::KnownDotStored) || self.planted(Planted::LoneSign);
-        node.restored = !untold && (self.plan.waits.untold_set_backs || node.prng.coin());
+        node.restored = !untold && node.prng.coin();
         self.count(|c| c.restored_backups += 1);
         self.count(|c| c.untold_set_backs += u64::from(!node.restored));
         self.note(40, index as u64, || format!("node {index} gets an older disk"));

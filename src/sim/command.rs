@@ -4,7 +4,7 @@ use super::{
     counts::FaultCounts,
     coverage::Coverage,
     excuses::Excuses,
-    plan::{Plan, Waits},
+    plan::Plan,
     planted::Planted,
     run::{Report, run},
     trace::Sink,
@@ -28,8 +28,6 @@ pub struct CommandOptions {
     pub trace: bool,
     /// Plants a defect outside of production code, to show that it is noticed.
     pub planted: Option<Planted>,
-    /// Draws that wait for a fault to be mended, and are made all the same.
-    pub unmended: Vec<String>,
     /// Real time since some start, for the figures; the simulator itself reads no clock.
     pub elapsed: Box<dyn Fn() -> Duration>,
 }
@@ -49,12 +47,8 @@ impl CommandOptions {
     pub fn planner(&self) -> impl Fn(u64) -> Plan + Send + Sync + use<> {
         let duration = Duration::from_secs_f64(self.minutes.clamp(0.01, 100_000.0) * 60.0);
         let planted = self.planted;
-        let mut waits = Waits::default();
-        for name in &self.unmended {
-            waits.end(name);
-        }
         move |seed| {
-            let plan = Plan::draw_without(seed, duration, waits);
+            let plan = Plan::draw(seed, duration);
             match planted {
                 Some(planted) => plan.plant(planted),
                 None => plan,
@@ -69,9 +63,6 @@ impl CommandOptions {
         }
         if let Some(planted) = self.planted {
             words += &format!(" --plant {}", planted.name());
-        }
-        if !self.unmended.is_empty() {
-            words += &format!(" --unmended {}", self.unmended.join(","));
         }
         words
     }

@@ -16,8 +16,7 @@
 //! an older state of its own; no more nodes than leave a copy of each acknowledged write. Not simulated yet: a node
 //! that comes back under another name, members that join or leave under load.
 //!
-//! A draw whose violations are a known fault waits, by name ([`plan::Waits`]): `dynarc simulate --unmended` makes it
-//! all the same. What a judge lets pass since a fault explains it is counted, by name ([`excuses`]).
+//! What a judge lets pass since a fault explains it is counted, by name ([`excuses`]).
 
 mod availability;
 pub mod checker;

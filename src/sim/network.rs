@@ -196,7 +196,7 @@ impl Cluster {
         if route.is_some() {
             self.meet_strange(&parcel);
         }
-        match route.filter(|_| self.paused(to) && !self.plan.waits.late_frames) {
+        match route.filter(|_| self.paused(to)) {
             Some(route) => self.keep(parcel, route),
             None => self.take_in(parcel),
         }

@@ -1,9 +1,9 @@
 //! Whoever makes, alters and drops the tables of a run, under all its faults.
 //!
 //! One task a table changes it now and then, by way of any node; now and then two nodes make it apart, of two kinds.
-//! After each change it looks until all nodes that serve, most of all there are and those among them that were asked, go
-//! by the same word, and tells the history: what is written from then on until the next change belongs for certain to the table, or to the table
-//! `default` ([`super::checker::lives`]).
+//! After each change it looks until all nodes that serve, most of all there are and those among them that were asked,
+//! go by the same word, and tells the history: what is written from then on until the next change belongs for certain
+//! to the table, or to the table `default` ([`super::checker::lives`]).
 
 use super::{
     checker::{Invariant, lives::Settled},

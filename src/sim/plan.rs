@@ -156,55 +156,7 @@ pub struct Plan {
     pub bounds: ShardBounds,
     /// What a kernel keeps of one connection for a process that does not read.
     pub socket_bytes: usize,
-    pub waits: Waits,
     pub planted: Option<Planted>,
-}
-
-/// Draws whose violations are known faults: each is left out, or excused, until its fault is mended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Waits {
-    /// Frames wait in the sockets of a stopped process, and are read with their whole deadline when it goes on.
-    pub late_frames: bool,
-    /// The same for requests of clients.
-    pub late_requests: bool,
-    /// A write of a table where the last write wins that is passed on twice is stamped twice.
-    pub second_stamps: bool,
-    /// A frame of unknown kind ends its connection.
-    pub unknown_kinds: bool,
-    /// A disk that is set back to an older state does not tell.
-    pub untold_set_backs: bool,
-    /// A node that starts while nobody answers trusts a clock that is off by hours.
-    pub wild_clocks: bool,
-    /// Tables are made and dropped meanwhile. Beside a medium that loses what it held acknowledged writes may go
-    /// (100257 of twelve seconds), and hints may stay (100362); a reader may not be shown what it has seen (4).
-    pub table_changes: bool,
-    /// A request fails although enough nodes had no trouble.
-    pub unanswered: bool,
-}
-impl Waits {
-    /// Each by name.
-    pub fn named(&mut self) -> [(&'static str, &mut bool); 8] {
-        [
-            ("late-frames", &mut self.late_frames),
-            ("late-requests", &mut self.late_requests),
-            ("second-stamps", &mut self.second_stamps),
-            ("unknown-kinds", &mut self.unknown_kinds),
-            ("untold-set-backs", &mut self.untold_set_backs),
-            ("wild-clocks", &mut self.wild_clocks),
-            ("table-changes", &mut self.table_changes),
-            ("unanswered", &mut self.unanswered),
-        ]
-    }
-    /// One of them, or `all`, waits no longer. `false`: there is none of this name.
-    pub fn end(&mut self, name: &str) -> bool {
-        let mut known = false;
-        for (one, waits) in self.named() {
-            if name == one || name == "all" {
-                (*waits, known) = (false, true);
-            }
-        }
-        known
-    }
 }
 
 /// Some of the nodes.
@@ -234,10 +186,6 @@ impl NodeSet {
 impl Plan {
     /// Draws everything from the seed. `duration` is that of the faulty phase.
     pub fn draw(seed: u64, duration: Duration) -> Plan {
-        Plan::draw_without(seed, duration, Waits::default())
-    }
-    /// Draws everything but what is said to wait.
-    pub fn draw_without(seed: u64, duration: Duration, waits: Waits) -> Plan {
         let mut prng = Prng::stream(seed, "plan");
         let nodes = prng.between(3, 7) as usize;
         let n = *prng.pick(&[3, 3, 3, 3, 2, 5]).unwrap_or(&3).min(&(nodes as u8));
@@ -270,7 +218,6 @@ impl Plan {
             faults: draw_faults(&mut prng, duration, nodes),
             bounds: ShardBounds::default(),
             socket_bytes: 0,
-            waits,
             workload: draw_workload(&mut prng),
             engine: draw_engine(&mut prng),
             hint_bytes_max: HINT_BYTES_MAX,
@@ -302,12 +249,12 @@ impl Plan {
         plan.bounds = draw_bounds(&mut Prng::stream(seed, "bounds"));
         plan.network.strange = sometimes(&mut Prng::stream(seed, "strange frames"), 0.1, |p| p.unit() * 0.02);
         let mut prng = Prng::stream(seed, "messages held for long");
-        if prng.chance(0.1) && !plan.waits.late_frames {
+        if prng.chance(0.1) {
             plan.network.held = prng.duration(Duration::from_secs(10), Duration::from_secs(150));
             plan.network.hold = prng.unit() * 0.01;
         }
         let mut prng = Prng::stream(seed, "wild clocks");
-        if prng.chance(0.25) && !plan.waits.wild_clocks {
+        if prng.chance(0.25) {
             plan.go_wild(&mut prng);
         }
         let mut prng = Prng::stream(seed, "clusters");
@@ -334,7 +281,7 @@ impl Plan {
             plan.repair_pass = prng.duration(Duration::from_secs(5), Duration::from_secs(20));
         }
         let mut prng = Prng::stream(seed, "tables");
-        if prng.chance(0.3) && !plan.waits.table_changes {
+        if prng.chance(0.3) {
             plan.change_tables(&mut prng);
         }
         plan

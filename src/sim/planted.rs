@@ -209,9 +209,7 @@ impl Plan {
                 self.engine.memtable_bytes = 16 * KIB;
             }
             Planted::AheadDelete => {
-                // Nothing is passed on twice: each write has one stamp.
                 self.be_calm();
-                self.waits.second_stamps = false;
                 self.workload.mix[5] += 6;
             }
             Planted::BoundlessHints => {
@@ -244,7 +242,6 @@ impl Plan {
             Planted::RenewedAnew => self.bounds.dot_lease = 4,
             Planted::ShortLease => self.faults.stop_every = self.duration / 20,
             Planted::LateWrites => {
-                (self.waits.late_frames, self.waits.late_requests) = (false, false);
                 (self.workload.timeout_min, self.workload.timeout_max) =
                     (Duration::from_millis(500), Duration::from_secs(1));
                 (self.workload.keys, self.workload.zipf) = (300, 0.0);
@@ -264,7 +261,6 @@ impl Plan {
             Planted::NobodyStandsIn => {
                 // A home is away for long, all N are wanted, and there are others.
                 self.be_calm();
-                self.waits.unanswered = false;
                 self.nodes = self.nodes.max(5);
                 self.shards.resize(self.nodes, 1);
                 (self.n, self.r, self.w, self.sloppy) = (3, 1, 3, true);
@@ -273,10 +269,7 @@ impl Plan {
                 (self.workload.timeout_min, self.workload.timeout_max) =
                     (Duration::from_secs(4), Duration::from_secs(5));
             }
-            Planted::RefusedWrites => {
-                self.be_calm();
-                self.waits.unanswered = false;
-            }
+            Planted::RefusedWrites => self.be_calm(),
             Planted::FullDiskEnds => self.faults.full_disk_every = often,
             Planted::DoubledAcknowledgement => {
                 self.overlap();

@@ -344,9 +344,9 @@ impl Run {
         }
     }
 
-    /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale: in runs
-    /// without repair this is what makes up for hints that died with their coordinator. With an unsound medium not all
-    /// replicas can be read: each node is asked then, for a quorum.
+    /// THE STEP *reading all keys*: one read of each at all its replicas, which writes back what it finds stale: in
+    /// runs without repair this is what makes up for hints that died with their coordinator. With an unsound medium not
+    /// all replicas can be read: each node is asked then, for a quorum.
     fn read_all_keys(&self) {
         let keys: VecDeque<(u32, Key)> =
             self.workload.history.borrow().keys().map(|(index, key)| (index, key.clone())).collect();

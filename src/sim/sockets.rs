@@ -111,7 +111,7 @@ impl Cluster {
         let Some(inbox) = inbox else {
             return self.end_call(number, CallEnd::Refused);
         };
-        if self.paused(node) && !self.plan.waits.late_requests {
+        if self.paused(node) {
             let cluster = self.clone();
             return self.keep_call(node, move || {
                 // It may have waited through all of the standstill.

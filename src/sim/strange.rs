@@ -24,7 +24,7 @@ impl Cluster {
         let mut prng = self.network.borrow_mut().stranger.fork();
         let good = parcel.pieces.to_bytes();
         let mut strange = good.to_vec();
-        let unknown = !self.plan.waits.unknown_kinds && prng.chance(0.3);
+        let unknown = prng.chance(0.3);
         if unknown {
             let kind = 1_000 + prng.below(1_000) as u16;
             strange[KIND_AT..KIND_AT + 2].copy_from_slice(&kind.to_le_bytes());

@@ -86,7 +86,6 @@ impl Workload {
         history.patience = plan.timeout_max;
         // Each of so many coordinators may have taken as many on its own.
         history.siblings_max = MERGED_SIBLINGS_MAX / SIBLINGS_MAX * cluster.plan.bounds.siblings_max;
-        history.exact_stamps = !cluster.plan.waits.second_stamps;
         history.set_tables((0..plan.keys).map(table_of).collect(), tables);
         let mut sum = 0.0;
         let weight = |rank: usize| (rank as f64 + 1.0).powf(-plan.zipf);

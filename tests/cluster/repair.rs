@@ -1,4 +1,5 @@
-//! Replicas become equal without a read: a node comes back with an older copy of its files, and nobody owes it anything.
+//! Replicas become equal without a read: a node comes back with an older copy of its files, and nobody owes it
+//! anything.
 
 use crate::{
     node::{Cluster, run},

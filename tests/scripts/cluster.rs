@@ -24,6 +24,8 @@
 //!
 //! After each command messages are delivered in the order in which they were sent, until none is left.
 
+#[path = "options.rs"]
+mod options;
 #[path = "text.rs"]
 mod text;
 
@@ -41,11 +43,11 @@ use dynarc::{
         versions::{Actor, Context, Dot, Head, Values},
     },
     types::{
-        Address, ClusterId, Conflict, Consistency, Durability, Instant, Key, Level, Member, MemberState, NodeId,
-        Outcome, Ports, SliceId, TableChange, TableChangeKind, TableError, TableName, TableSettings, TableWish, Token,
-        Value, WriteId, mark,
+        Address, ClusterId, Conflict, Durability, Instant, Key, Member, MemberState, NodeId, Outcome, Ports, SliceId,
+        TableChange, TableChangeKind, TableError, TableName, TableSettings, TableWish, Token, Value, mark,
     },
 };
+use options::Options;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -261,45 +263,6 @@ impl super::Stage for Stage {
     }
 }
 
-#[derive(Default)]
-struct Options {
-    context: Option<Context>,
-    consistency: Consistency,
-    id: WriteId,
-    keep: Option<String>,
-}
-impl Options {
-    fn parse(mut words: &[&str], contexts: &BTreeMap<String, Context>) -> Result<Options, String> {
-        let mut options = Options::default();
-        loop {
-            words = match words {
-                [] => return Ok(options),
-                ["strict", rest @ ..] => {
-                    options.consistency.sloppy = Some(false);
-                    rest
-                }
-                ["after", name, rest @ ..] => {
-                    options.context = Some(contexts.get(*name).ok_or(format!("nothing is known as {name}"))?.clone());
-                    rest
-                }
-                ["as", name, rest @ ..] => {
-                    options.keep = Some(name.to_string());
-                    rest
-                }
-                [word @ ("w" | "r" | "id"), number, rest @ ..] => {
-                    let number: u64 = number.parse().map_err(|_| format!("{number} is no number"))?;
-                    match *word {
-                        "id" => options.id = WriteId(number),
-                        _ => options.consistency.level = Some(Level::Count(number as u8)),
-                    }
-                    rest
-                }
-                other => return Err(format!("unknown options {other:?}")),
-            }
-        }
-    }
-}
-
 impl Stage {
     fn node(&mut self, letter: char) -> Result<&mut Node, String> {
         self.nodes.get_mut(&letter).ok_or(format!("there is no node {letter}"))
@@ -415,8 +378,8 @@ impl Stage {
         self.clients.insert(self.next_client, None);
         self.table_clients.insert(self.next_client);
         let change = TableChange { name: name.parse().map_err(|e: TableError| e.to_string())?, kind };
-        let deadline = self.now + self.settings.request_timeout;
-        self.tell(node, Event::TableChange { client: ClientToken(self.next_client), change, deadline });
+        let (client, deadline) = (ClientToken(self.next_client), self.now + self.settings.request_timeout);
+        self.tell(node, Event::TableChange { client, change, deadline });
         Ok(())
     }
     fn tell_lanes(&mut self, about: char, event: fn(Address, Lane) -> Event) {

@@ -15,7 +15,8 @@
 //! round trip.
 //!
 //! A newcomer tells its entry to all members in the same way, before it serves: the cores of a node take no word about
-//! keys from who is no member to them, and what it sent them would be lost. Nobody remembers it, and nothing is doubted.
+//! keys from who is no member to them, and what it sent them would be lost. Nobody remembers it, and nothing is
+//! doubted.
 //!
 //! A later life is noticed at any time after as well: by digests, and by entries that others pass on.
 

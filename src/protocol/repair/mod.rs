@@ -1,16 +1,16 @@
 //! Replicas compared, for ever: each two homes of each arc, again and again, in one pass of some time at most.
 //!
-//! An *arc* holds the tokens between two neighbouring ones of the ring, so all of its keys have one walk, and it lies in
-//! one slice and one shard of each node. A *session* is one comparison of one arc by two of its homes. One of them asks,
-//! that with the smaller id; the other answers what it is asked and remembers nothing of it.
+//! An *arc* holds the tokens between two neighbouring ones of the ring, so all of its keys have one walk, and it lies
+//! in one slice and one shard of each node. A *session* is one comparison of one arc by two of its homes. One of them
+//! asks, that with the smaller id; the other answers what it is asked and remembers nothing of it.
 //!
 //! 1. Both have sums of their states by blocks of tokens ([`sums`]), from a fold over heads that the driver makes for
 //!    them. Those of the whole arc are compared first: mostly they are equal, and that is all.
-//! 2. Where they differ the asker goes down, up to [`SUMS_MAX`](crate::limits::SUMS_MAX) blocks a message, to the leaves
-//!    that differ.
+//! 2. Where they differ the asker goes down, up to [`SUMS_MAX`](crate::limits::SUMS_MAX) blocks a message, to the
+//!    leaves that differ.
 //! 3. Of such a leaf the other lists keys and heads. The asker reads its own after that, and sees by merging the two
-//!    heads of a key which side lacks something. What it lacks it fetches and merges, as any state from another replica;
-//!    what the other lacks it sends, and the other merges it. So a value is sent only after heads differ.
+//!    heads of a key which side lacks something. What it lacks it fetches and merges, as any state from another
+//!    replica; what the other lacks it sends, and the other merges it. So a value is sent only after heads differ.
 //! 4. When all of that is durable on both sides the two *agree*: both have what either had when the session began. One
 //!    refusal, and the arc keeps its age; what was merged stays, so the next session finds less to do.
 //!
@@ -116,8 +116,8 @@ pub struct View<'a> {
     pub ring: &'a Ring,
     pub placement: &'a Placement,
     pub classes: &'a Rc<Classes>,
-    /// What this shard knows of tables and which drops it has carried out, hashed; `None`: it is in doubt about them, has
-    /// a drop in hand or does not serve yet, and nothing can be compared.
+    /// What this shard knows of tables and which drops it has carried out, hashed; `None`: it is in doubt about them,
+    /// has a drop in hand or does not serve yet, and nothing can be compared.
     pub tables: Option<u64>,
     /// Whether a core can be asked.
     pub usable: &'a dyn Fn(Address) -> bool,

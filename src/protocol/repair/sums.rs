@@ -155,8 +155,8 @@ impl Leaves {
         rows.extend(found);
         rows.sort_unstable_by_key(|row| (row.block, row.replicas));
     }
-    /// The sum of each block of 2^`shift` tokens that `span` touches, of keys with at least so many replicas. Blocks are
-    /// no smaller than the leaves, and `span` is of the arc, in blocks no smaller either.
+    /// The sum of each block of 2^`shift` tokens that `span` touches, of keys with at least so many replicas. Blocks
+    /// are no smaller than the leaves, and `span` is of the arc, in blocks no smaller either.
     pub fn sums(&self, span: Span, shift: u8, replicas: u8) -> Vec<Sum> {
         assert!(shift >= self.shift && self.span.covers(&span), "leaves do not say what their parts come to");
         let (first, last) = span.blocks(shift);

@@ -111,8 +111,8 @@ impl Ring {
         }
         nodes
     }
-    /// The arcs that a node is among the first `count` nodes of, in order: each holds the tokens between two neighbouring
-    /// ones of the ring, so all of its keys have one walk. That around the end of the ring counts as two.
+    /// The arcs that a node is among the first `count` nodes of, in order: each holds the tokens between two
+    /// neighbouring ones of the ring, so all of its keys have one walk. That around the end of the ring counts as two.
     pub fn home_spans(&self, node: NodeId, count: usize) -> Vec<Span> {
         let vnodes = self.vnodes.len();
         let mut ends: Vec<usize> = Vec::new();

@@ -156,8 +156,8 @@ impl Shard {
     }
 
     /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
-    /// then those that are stopping, then those that are back and not trusted yet. If there is none, and stand-ins count, the healthy nodes after
-    /// them.
+    /// then those that are stopping, then those that are back and not trusted yet. If there is none, and stand-ins
+    /// count, the healthy nodes after them.
     fn targets(&self, now: Instant, request: &Request, sloppy: bool, homes: &[NodeId]) -> Vec<Address> {
         let (token, lane) = (request.key.token(), Lane::of(request.operation.bytes()));
         let homes: Nodes = homes.iter().copied().collect();
@@ -222,8 +222,8 @@ impl Shard {
             nodes.iter().filter_map(|node| self.ring.address(*node, token)).collect();
         let standings: smallvec::SmallVec<[Standing; 4]> =
             cores.iter().map(|core| self.standing(now, *core, lane)).collect();
-        // Those that are not trusted yet are asked before a request fails; a read prefers them to stand-ins. One that is
-        // stopping is to have what is written, and is read from when the others do not suffice.
+        // Those that are not trusted yet are asked before a request fails; a read prefers them to stand-ins. One that
+        // is stopping is to have what is written, and is read from when the others do not suffice.
         let rest = usize::from(stands_in) + if is_write { spares.len() } else { 0 };
         let suffice = |worst: &Standing| standings.iter().filter(|s| *s <= worst).count() + rest >= needed;
         let best = if is_write { Standing::Parting } else { Standing::Usable };

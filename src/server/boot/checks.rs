@@ -78,9 +78,10 @@ pub(super) fn memory_lock(shards: usize) -> Result<(), StartError> {
     )))
 }
 
-/// How many connections of clients, and of other nodes, each core may serve with this limit of open files. What the storage needs, half of the limit or
-/// [`OPEN_FILES_STORAGE`], is not for connections: the log must never wait for one of them to go. Refused below what a
-/// node needs that serves hardly anybody; warned of when `connections_max` connections a core cannot be had.
+/// How many connections of clients, and of other nodes, each core may serve with this limit of open files. What the
+/// storage needs, half of the limit or [`OPEN_FILES_STORAGE`], is not for connections: the log must never wait for one
+/// of them to go. Refused below what a node needs that serves hardly anybody; warned of when `connections_max`
+/// connections a core cannot be had.
 pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Result<Places, StartError> {
     let needed = OPEN_FILES_MIN + OPEN_FILES_PER_SHARD_MIN * u64::from(shards);
     if limit < needed {

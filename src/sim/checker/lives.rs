@@ -54,8 +54,8 @@ impl History {
         let table = self.table_of.get(key as usize).copied().flatten()?;
         self.stretches[table].get(stretch as usize).copied().flatten()
     }
-    /// Whether an answer to a request that was begun in this stretch, and has come now, may be by the rule that the last
-    /// write wins.
+    /// Whether an answer to a request that was begun in this stretch, and has come now, may be by the rule that the
+    /// last write wins.
     pub(super) fn may_win(&self, key: u32, stretch: u32) -> bool {
         if !self.has_table(key) {
             return self.stamped;

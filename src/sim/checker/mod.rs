@@ -208,8 +208,6 @@ pub struct History {
     replicas: usize,
     /// Whether the last write wins.
     pub stamped: bool,
-    /// Whether a write that was sent once has one stamp, that which its client is told.
-    pub exact_stamps: bool,
     /// Siblings of a key when all that coordinators took on their own has come together.
     pub siblings_max: usize,
     pub traces: Traces,
@@ -241,7 +239,6 @@ impl History {
             names,
             replicas,
             stamped: false,
-            exact_stamps: false,
             siblings_max: MERGED_SIBLINGS_MAX,
             traces: Traces::default(),
             table_of: Vec::new(),

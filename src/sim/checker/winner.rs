@@ -59,7 +59,7 @@ impl History {
     /// Deletes of the key that may have left a tombstone.
     fn tombstones(&self, key: u32) -> Vec<EventId> {
         let deletes = self.keys[key as usize].deletes.iter().copied();
-        let told = |e: &Event| self.exact_stamps && e.end == End::Acknowledged && e.attempts == 1;
+        let told = |e: &Event| e.end == End::Acknowledged && e.attempts == 1;
         let may = |id: &EventId| {
             let event = &self.events[id.0 as usize];
             event.end != End::NotApplied && !told(event)
