@@ -252,8 +252,10 @@ impl Repair {
     /// Everything of a key, or all there is, is compared soon, however lately that was done.
     pub fn wish(&mut self, now: Instant, key: Option<&Key>) {
         let of_key = |arc: &HomeArc| key.is_none_or(|key| arc.span.contains(key.token()));
+        // Mostly the other has been asked for the same: then it is the one with the smaller id that asks.
+        let (me, later) = (self.me.node, now + self.look_every());
         for pair in self.arcs.values_mut().filter(|arc| of_key(arc)).flat_map(|arc| &mut arc.pairs) {
-            (pair.wished, pair.not_before) = (true, now);
+            (pair.wished, pair.not_before) = (true, if me < pair.peer { now } else { later });
         }
         self.next_look = now;
     }
@@ -317,12 +319,15 @@ impl Repair {
     }
     fn most_due(&self, now: Instant, resting: &BTreeSet<NodeId>, view: View<'_>) -> Option<(Token, NodeId)> {
         let mut best: Option<((bool, Duration), (Token, NodeId))> = None;
+        let patience = self.patience();
         for (last, arc) in &self.arcs {
             for pair in arc.pairs.iter().filter(|pair| pair.session.is_none() && pair.not_before <= now) {
                 let age = pair.age(now);
                 let marked_pause = SWEEP_PAUSE.min(self.pass / 16);
                 let urgent = pair.wished || ((view.marked)(pair.peer, arc.slice) && age > marked_pause);
-                let asks = self.me.node < pair.peer || urgent || age > self.pass * 2;
+                // Two sessions at once would send the same values twice.
+                let asked = pair.heard.is_some_and(|(_, at)| now.since(at) < patience);
+                let asks = self.me.node < pair.peer || (urgent && !asked) || age > self.pass * 2;
                 let due = urgent || pair.agreed.is_none() || age > self.pass * REPAIR_DUE_PERCENT / 100;
                 if !asks || !due || best.is_some_and(|(known, _)| known >= (urgent, age)) {
                     continue;

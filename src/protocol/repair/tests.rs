@@ -327,6 +327,27 @@ fn whatever_differs_becomes_equal_and_nothing_is_sent_after_that() {
     }
 }
 
+/// As by `dynarc repair now`, which asks every node.
+#[test]
+fn what_both_are_asked_to_compare_is_sent_once() {
+    let mut cluster = Cluster::new(2, 5);
+    cluster.run(PASS);
+    (0..500).for_each(|number| cluster.store(&key(number), &written(1, number + 1, "v"), &[number as usize % 2]));
+    cluster.count_anew();
+    let now = cluster.now;
+    cluster.homes.iter_mut().for_each(|home| home.repair.wish(now, None));
+    // Before any arc is due by its age.
+    cluster.run(PASS / 5);
+    assert_eq!((cluster.differing(), cluster.values), (vec![], 500), "one home lacked each");
+    assert!(cluster.homes.iter().all(|home| home.repair.stats(cluster.now).waiting == 0));
+    // One that alone is asked does not wait for the others.
+    (0..500).for_each(|number| cluster.store(&key(number), &written(2, number + 1, "w"), &[1]));
+    let now = cluster.now;
+    cluster.homes[1].repair.wish(now, None);
+    cluster.run(PASS / 5);
+    assert!(cluster.homes.iter().all(|home| home.repair.stats(cluster.now).waiting == 0));
+}
+
 #[test]
 fn an_emptied_home_gets_all_back_and_its_doubt_ends_only_then() {
     let mut cluster = Cluster::new(3, 5);
