@@ -10,7 +10,7 @@
 //! has answered, and there is no more to be known, what all of them have together is the answer.
 //!
 //! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They
-//! count, but that a key holds nothing is believed of home replicas alone.
+//! count, but that a key holds nothing is believed of home replicas alone, and of none whose disk may have lost records.
 //!
 //! A reader who passes a context has seen what it names: if those who answered have not, all others are asked, and
 //! their stand-ins where they count. What none of them knows is not waited for.
@@ -287,9 +287,9 @@ impl Get {
             }
         }
         let merged = self.answers().fold(Head::default(), |all, (head, _)| all.join(head, self.conflict).head);
-        let home = |t: &Target| t.home && matches!(t.state, State::Answered { .. });
+        let home = |t: &Target| t.home && matches!(t.state, State::Answered { doubted: false, .. });
         if merged.entries.is_empty() && !self.targets.iter().any(home) {
-            // Stand-ins that hold nothing know nothing.
+            // Stand-ins that hold nothing know nothing, and a home replica that may have lost records knows no more.
             let waiting = |t: &Target| t.home && matches!(t.state, State::Waiting | State::Late);
             if !self.targets.iter().any(waiting) {
                 self.result = Some(Err(self.failure(0)));
