@@ -398,11 +398,12 @@ pub const OPEN_FILES_STORAGE: u64 = 4096;
 /// Connections to a core from cores of other nodes: two of each core of a large cluster. Beyond them, and beyond what
 /// each address may have, those go that have been silent for the longest.
 pub const CALLS_MAX: usize = 10_000;
-/// Those that come from one address, and half of all at most: a node needs two for each of its cores.
+/// Connections of other nodes that come from one address, and half of all at most: a node needs two for each of its
+/// cores.
 pub const CALLS_PER_SOURCE: usize = 4 * SHARDS_MAX;
-/// Those of one core from one address: the two that it needs, and two that it has left behind.
+/// Connections of one core from one address: the two that it needs, and two that it has left behind.
 pub const CALLS_PER_CORE: usize = 4;
-/// One in so many of the open files that are not kept for the storage is for other nodes.
+/// The share of the open files not kept for the storage that is for other nodes: one in so many.
 pub const CALLS_SHARE: usize = 4;
 /// Connections to a core of nodes that are no members, or not yet known to it as members; more are closed. Each may
 /// hold frames of twice [`NEWS_BYTES`].

@@ -235,7 +235,7 @@ fn print_values(held: &Held) -> Result<(), Stop> {
     }
 }
 
-/// As the HTTP answer has it.
+/// Prints what the HTTP answer would be.
 fn print_json(held: &Held, context: Option<&str>) -> Result<(), Stop> {
     let render = |value: &Value| match value.media {
         Media::Json => String::from_utf8_lossy(&value.bytes).into_owned(),

@@ -47,7 +47,7 @@ impl Options {
 /// What a key holds: no sibling (never written, or deleted), one, or several that are concurrent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Got {
-    /// In the order of their dots. Checked against their checksums.
+    /// The values in the order of their dots, checked against their checksums.
     pub siblings: Vec<Value>,
     /// Covers all of them; to be passed with the write that builds on them. It belongs to this key.
     pub context: Context,

@@ -30,7 +30,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// From a member list and the digest that its server gave with it.
+    /// The routes by a member list and the digest that its server gave with it.
     pub fn new(members: &[Member], digest: u64) -> Routes {
         let nodes = members.iter().map(|m| (m.id, (m.ip, m.ports.client))).collect();
         Routes { ring: Ring::new(members), nodes, digest }

@@ -55,7 +55,7 @@ pub struct CoreSetup {
     pub shard: ShardId,
     pub settings: Settings,
     pub engine: EngineOptions,
-    /// For the shard's choices that need randomness.
+    /// The seed of the shard's random choices.
     pub seed: u64,
 }
 
@@ -124,7 +124,7 @@ impl<W: World, D: Disk> Handle<W, D> {
     pub fn member(&self, node: NodeId) -> Option<Member> {
         self.shard.borrow().members().iter().find(|m| m.id == node).cloned()
     }
-    /// Which tables there are, as this shard knows.
+    /// The tables that this shard knows.
     pub fn tables(&self) -> Tables {
         self.shard.borrow().tables().clone()
     }
@@ -168,7 +168,7 @@ impl<W: World, D: Disk> Handle<W, D> {
         }
         Ok(counted)
     }
-    /// Which cluster the node belongs to, as this shard knows.
+    /// The cluster that the node belongs to, as this shard knows.
     pub fn cluster(&self) -> ClusterId {
         self.shard.borrow().cluster()
     }

@@ -61,9 +61,9 @@ pub struct NodeWish {
     pub ip: Option<IpAddr>,
     pub ports: PortsWish,
     pub shards: u16,
-    /// For a new directory; kept for life.
+    /// Slices of a new directory; kept for life.
     pub slices: u16,
-    /// For a new directory; kept for life.
+    /// Tokens of a new directory; kept for life.
     pub vnodes: usize,
     /// Peer address (port of core 0) of other nodes; remembered.
     pub seeds: Vec<SocketAddr>,
@@ -107,7 +107,7 @@ pub struct Changing {
     pub company: bool,
 }
 
-/// Who a node is, from its start to its end.
+/// What a node is, from its start to its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub node: NodeId,

@@ -435,7 +435,7 @@ impl Add for Sum {
 /// The sums of all blocks that a part touches.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Summed {
-    /// That which was asked for, or a greater one: nothing is known of smaller blocks.
+    /// The shift that was asked for, or a greater one: nothing is known of smaller blocks.
     pub shift: u8,
     pub sums: Vec<Sum>,
 }
@@ -543,7 +543,7 @@ pub struct Hello {
 pub struct Welcome {
     pub revision: u16,
     pub features: u64,
-    /// Who answers: node and shard.
+    /// The node and the shard that answer.
     pub address: Address,
     pub value_bytes_max: u32,
     pub frame_bytes_max: u32,

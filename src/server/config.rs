@@ -25,7 +25,7 @@ pub struct Setting {
     /// What it means, one line.
     pub doc: &'static str,
     pub kind: Kind,
-    /// As text; empty: remembered by the data directory, or decided by the machine.
+    /// The value, as text, where none is given; empty: the data directory remembers it, or the machine decides.
     pub default: &'static str,
 }
 

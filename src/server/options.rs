@@ -17,7 +17,7 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// The one address that the node binds and from which it connects to its peers. Default 127.0.0.1.
     pub ip: Option<IpAddr>,
-    /// Those not given: default [`crate::types::Ports::default`].
+    /// Ports that are not given are those of [`crate::types::Ports::default`].
     pub ports: PortsWish,
     /// Members to join through: their address and peer port (that of core 0); port 0: as the node's own.
     pub join: Vec<SocketAddr>,

@@ -57,7 +57,7 @@ pub struct PeerSelf {
     pub generation: u64,
     pub ip: IpAddr,
     pub ports: Ports,
-    /// At the start.
+    /// The cluster that the node belonged to when it started.
     pub cluster: ClusterId,
     /// It has formed this cluster at this start.
     pub formed: bool,

@@ -35,7 +35,7 @@ pub struct DiskQueue {
     urgency: Cell<f64>,
 }
 
-/// One lane.
+/// What waits in one lane, and what is under way.
 #[derive(Default)]
 struct Line {
     busy: Cell<usize>,

@@ -30,7 +30,7 @@ pub struct Reports {
     started: Instant,
     /// The CPU that this core is pinned to.
     cpu: Option<u16>,
-    /// By shard.
+    /// What each shard has said last, by its number.
     known: RefCell<Vec<Option<ShardView>>>,
     /// Reports still to come of the round under way.
     missing: Cell<usize>,

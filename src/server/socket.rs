@@ -220,7 +220,7 @@ enum Wait {
     Nothing,
     /// Without a buffer.
     Readable(Readiness),
-    /// With one; `true` once the kernel has been asked to end it.
+    /// It waits with a buffer in hand; `true` once the kernel has been asked to end that.
     Receive(Receiving, bool),
 }
 

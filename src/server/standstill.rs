@@ -74,7 +74,8 @@ pub struct Waited {
 }
 
 impl Waited {
-    /// Of a connection that has just been accepted. It may have waited itself, if the process has just gone on.
+    /// What is known of a connection that has just been accepted. It may have waited itself, if the process has just
+    /// gone on.
     pub fn new(now: Instant) -> Waited {
         let known = latest(now);
         // The ticker has noted no more than these; one beyond has just ended, and the connection may have waited

@@ -20,18 +20,18 @@ const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A disk that has answered for so long is well again: under load one that hangs now and then does so often.
 const STALL_OVER: Duration = Duration::from_secs(10);
-/// That it hangs is told of at most so often.
+/// The time between two lines that say that the disk hangs.
 const STALL_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What a core knows now.
 pub struct Sight {
     /// The other members; empty on cores that do not watch them.
     pub members: Vec<(NodeId, IpAddr, MemberView)>,
-    /// Those of them that are stopping, or have since they said so.
+    /// Members that are stopping, or have stopped since they said so.
     pub parting: Vec<NodeId>,
     /// The tables; empty on cores that do not tell of them.
     pub tables: BTreeMap<TableName, TableSettings>,
-    /// Those that two nodes have made, neither knowing of the other.
+    /// Tables that two nodes have made, neither knowing of the other.
     pub made_apart: BTreeSet<TableName>,
     pub hints_pending: u64,
     /// Requests that failed since the start because too few replicas answered.
@@ -54,7 +54,7 @@ pub enum News {
     MemberParting {
         node: NodeId,
     },
-    /// One that had said so does not answer any more.
+    /// A member that had said that it would stop does not answer any more.
     MemberStopped {
         node: NodeId,
         ip: IpAddr,

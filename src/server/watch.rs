@@ -264,7 +264,7 @@ impl Watches {
     pub fn start(&self, socket: &Socket) -> Rc<Watch> {
         self.add(socket.downgrade(), false)
     }
-    /// For what waits for a core of another node, whether it is connected or not.
+    /// A watch over what waits for a core of another node, whether it is connected or not.
     pub fn start_toward_peer(&self) -> Rc<Watch> {
         self.add(Weak::new(), true)
     }

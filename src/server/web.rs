@@ -259,7 +259,7 @@ impl Answers {
 
 /// How a connection ends.
 enum End {
-    /// With an answer that says so: the client may still be speaking.
+    /// The connection ends with an answer that says so: the client may still be speaking.
     Told,
     /// Nothing is in hand and nothing is to be said.
     Quiet,

@@ -33,7 +33,7 @@ pub struct Troubles {
     nodes: usize,
     process: Vec<Option<Instant>>,
     disk: Vec<Option<Instant>>,
-    /// By sender and receiver.
+    /// When the way from each node to each other had trouble.
     links: Vec<Option<Instant>>,
     losses: Vec<Option<Instant>>,
 }
@@ -157,8 +157,10 @@ impl Cluster {
         if asked.superseded && failure.detail.contains(KNOWN_TO) {
             return self.excuse(|e| e.overtaken_writes += 1);
         }
-        // One said that nobody has seen what the context names; what others are in for is no news then.
-        let by_request = by_request || failure.detail.contains(ErrorCode::NotCovered.name());
+        // One said that nobody has seen what the context names, or that the write's stamp does not do there: what
+        // others are in for is no news then.
+        let said = |code: ErrorCode| failure.detail.contains(code.name());
+        let by_request = by_request || said(ErrorCode::NotCovered) || said(ErrorCode::Clock);
         if by_request || !self.is_process_well(asked.node, asked.started) {
             return;
         }
@@ -174,6 +176,10 @@ impl Cluster {
             let worst = well.iter().copied().map(|a| (bad(&a), a)).max().filter(|(count, _)| *count > 0);
             let Some((_, worst)) = worst else { break };
             well.retain(|node| *node != worst);
+        }
+        // Whoever has just started serves when most of the others have told it of their tables.
+        if failure.code == ErrorCode::NotReady && well.len() * 2 <= self.node_count() {
+            return self.excuse(|e| e.starts_unheard += 1);
         }
         let Some(ring) = self.handle(asked.node, 0).map(|handle| handle.ring()) else { return };
         let homes = ring.walk(asked.key.token(), usize::from(self.plan.n));

@@ -102,7 +102,7 @@ struct Node {
     /// The disk is not what the last life left, and the next one is told so, as a data directory itself would tell.
     restored: bool,
     doings: Doings,
-    /// Of its wall clock against true time, in nanoseconds, when it jumped last; and what it gains since, in
+    /// The skew of its wall clock against true time, in nanoseconds, when it jumped last; and what it gains since, in
     /// millionths.
     skew: i64,
     jumped: Instant,
@@ -203,7 +203,7 @@ impl Cluster {
     pub fn local_now(&self, node: usize) -> Instant {
         self.clock(node).local(self.executor.now())
     }
-    /// By the node's wall clock, in nanoseconds since 1970: true time and a skew of its own.
+    /// The time by the node's wall clock, in nanoseconds since 1970: true time and a skew of its own.
     pub fn wall_time(&self, node: usize) -> u64 {
         let (node, now) = (self.nodes[node].borrow(), self.executor.now());
         let gained = now.since(node.jumped).as_nanos() as i64 / 1_000_000 * node.pace_ppm;
@@ -296,7 +296,7 @@ impl Cluster {
         let doings = self.doings(node);
         self.nodes[node].borrow_mut().doings = doings;
     }
-    /// Of all shards that run.
+    /// The handles of all shards that run.
     pub fn handles(&self) -> Vec<ShardHandle> {
         let shards = |node| (0..self.shard_count(node)).filter_map(move |shard| self.handle(node, shard));
         (0..self.node_count()).flat_map(shards).collect()

@@ -33,9 +33,9 @@ fault_counts! {
     restarts false,
     /// Restarts with another number of shards.
     reshards true,
-    /// In good order.
+    /// Stops in good order.
     stops true,
-    /// Of these, after the node had told the others.
+    /// Stops after the node had told the others.
     drains false,
     pauses true,
     /// Directions of single links.
@@ -47,7 +47,7 @@ fault_counts! {
     clogs true,
     /// Jumps of wall clocks.
     clock_steps true,
-    /// Those of them that led far off.
+    /// Steps of clocks that led far off.
     clocks_astray false,
     slow_disks true,
     disk_errors true,
@@ -67,9 +67,9 @@ fault_counts! {
     wiped_disks true,
     /// Disks that came back as they had been some time before.
     restored_backups true,
-    /// Of these, those of which the node was not told.
+    /// Older disks of which the node was not told.
     untold_set_backs false,
-    /// By shards that were there at the end: hints not kept at the bound, or given up; and marked ranges gone through.
+    /// Hints not kept at the bound, or given up, and marked ranges gone through, by shards that were there at the end.
     hints_dropped false,
     ranges_swept false,
     /// Tables made, altered or dropped while a run lasts.

@@ -40,6 +40,11 @@ excuses! {
     copies_lost_to_rot,
     /// Marked ranges and hints that wait for what the medium has lost.
     owed_and_lost_to_rot,
+    /// Replicas that stay unequal though all were read, while a slice may have lost records: what it has counts for
+    /// nothing, so that a read need not wait for it.
+    unequal_in_doubt,
+    /// A node that had started and did not serve, since too few others could tell it of their tables.
+    starts_unheard,
     /// Values that came back because their write was sent twice and its trace was forgotten.
     revived_retries,
     /// Values shown beside one whose writer had seen them under the other dot of their write, which was sent twice: the
@@ -51,7 +56,7 @@ excuses! {
     unacknowledged_and_lost,
     /// A write may have been removed by a delete without a context that was still under way.
     losses_to_blind_deletes,
-    /// In a table where the last write wins: a write of a stamp that its client was not told.
+    /// Writes, where the last one wins, with a stamp that their clients were not told.
     untold_stamps,
     /// There: an earlier write has won over a later one, within what clocks and deadlines may differ by.
     winners_within_skew,

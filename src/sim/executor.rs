@@ -38,7 +38,7 @@ struct TaskKey {
 #[derive(Default)]
 struct Ready {
     queue: VecDeque<TaskKey>,
-    /// By slot: the generation that is in the queue.
+    /// The generation that is in the queue, by slot.
     queued: Vec<Option<u32>>,
     taken: bool,
 }

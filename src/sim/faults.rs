@@ -146,8 +146,8 @@ impl Faults {
             Spoiled::ForeignPage => c.foreign_pages += 1,
         });
     }
-    /// In good order, mostly after a while in which the others know. Now and then the machine loses its power right
-    /// after.
+    /// Stops a node in good order, mostly after a while in which the others know. Now and then the machine loses its
+    /// power right after.
     async fn stop(self: Rc<Self>, mut prng: Prng) {
         if self.down() >= self.plan.down_max {
             return;
@@ -300,7 +300,7 @@ impl Faults {
         let node = self.plan.wild_clock.filter(|_| prng.coin()).unwrap_or(any);
         self.cluster.step_clock(node);
     }
-    /// Of all nodes only the unsound one's medium loses what it held: see [`FaultPlan::unsound`].
+    /// Spoils what is stored. Only the unsound node's medium loses what it held: see [`FaultPlan::unsound`].
     async fn rot(self: Rc<Self>, _: Prng) {
         if let Some(node) = self.plan.unsound {
             self.cluster.rot_disk(node);

@@ -13,7 +13,7 @@ use crate::{
 
 const LANES: usize = Lane::ALL.len();
 
-/// From a core of one node to a core of another, by one lane.
+/// The way from a core of one node to a core of another, by one lane.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Route {
     pub from: usize,
@@ -116,7 +116,7 @@ impl Links {
             Lane::ALL.map(|lane| Route { from, from_shard, to, to_shard, lane })
         })
     }
-    /// Those of them on which there is a connection.
+    /// Ways on which there is a connection.
     pub fn connected(&self, from: usize, to: usize) -> Vec<Route> {
         let made = |route: &Route| {
             let link = self.link(*route);

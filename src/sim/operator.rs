@@ -36,10 +36,10 @@ pub struct Operator {
     stop: Cell<bool>,
     active: Cell<usize>,
     names: Vec<TableName>,
-    /// By table, whether the last change is known everywhere.
+    /// Whether the last change of each table is known everywhere.
     settled: RefCell<Vec<bool>>,
-    /// By table, who was asked to change it since it was settled: one that is away may bring a change that nobody else
-    /// has heard of, answered or not.
+    /// The nodes that were asked to change each table since it was settled: one that is away may bring a change that
+    /// nobody else has heard of, answered or not.
     asked: RefCell<Vec<NodeSet>>,
 }
 

@@ -35,7 +35,7 @@ pub struct FaultPlan {
     pub stop_every: Duration,
     pub pause_every: Duration,
     pub cut_every: Duration,
-    /// Of single links, from core to core.
+    /// The time between cuts of single links, from core to core.
     pub link_cut_every: Duration,
     pub clog_every: Duration,
     pub slow_disk_every: Duration,
@@ -127,7 +127,7 @@ pub struct Plan {
     pub mutual: bool,
     /// Whether there is a node of another cluster beside them.
     pub outsider: bool,
-    /// Of each node, at its first start.
+    /// The shards of each node, at its first start.
     pub shards: Vec<u16>,
     pub slices: u16,
     pub vnodes: usize,

@@ -97,7 +97,7 @@ planted! {
     AheadDelete "delete-stamped-ahead",
     /// Hints are kept without a bound.
     BoundlessHints "hints-without-bound",
-    /// That a key holds nothing is believed though no home replica has said so.
+    /// A key is believed to hold nothing though no home replica has said so.
     EmptyStandIn "empty-stand-in",
     /// What was superseded lately is not remembered.
     ForgottenTraces "forgotten-traces",
@@ -181,9 +181,18 @@ impl Plan {
             }
             Planted::EarlyAcknowledgement => self.overlap(),
             Planted::KnownDotStored | Planted::LoneSign => {
+                if planted == Planted::KnownDotStored {
+                    // Whoever starts and can't hear all others goes on far away, whatever its disk is.
+                    self.be_calm();
+                    // Leases end soon, so that an older disk begins with dots that others know.
+                    self.bounds.dot_lease = 4;
+                }
                 self.lose_disks(&mut Prng::stream(self.seed, "planted"));
                 (self.faults.wipe_every, self.faults.restore_every) = (Duration::ZERO, self.duration / 12);
-                (self.faults.kill_every, self.faults.reshard) = (often, 0.0);
+                self.faults.reshard = 0.0;
+                if planted == Planted::LoneSign {
+                    self.faults.kill_every = often;
+                }
                 self.workload.keys = self.workload.keys.min(16);
                 self.shards.iter_mut().for_each(|shards| *shards = SHARDS_MAX);
                 self.workload.mix[2] += 6;
@@ -635,7 +644,7 @@ impl Cluster {
     }
 }
 
-/// Of an entry what its receiver is not to hear.
+/// Hides what the receiver of an entry is not to hear.
 fn hide(planted: Planted, entry: &mut TableEntry, known: &Tables) {
     if planted == Planted::MissedDrop {
         entry.dropped = known.entry(entry.name.as_str()).map_or(0, |known| known.dropped);

@@ -56,7 +56,7 @@ impl Cluster {
     pub async fn call(self: &Rc<Self>, node: usize, shard: u16, request: Request, timeout: Duration) -> CallEnd {
         self.call_with(node, shard, Ask::Request(request), timeout).await
     }
-    /// As [`Cluster::call`], of anything that is asked.
+    /// Asks anything, as [`Cluster::call`] asks a request.
     pub async fn call_with(self: &Rc<Self>, node: usize, shard: u16, ask: Ask, timeout: Duration) -> CallEnd {
         let number = self.next_call.get() + 1;
         self.next_call.set(number);

@@ -61,9 +61,9 @@ struct Memory {
 
 struct Client {
     prng: Prng,
-    /// By key, what a read has shown some time ago.
+    /// What a read has shown some time ago, by key.
     old: Vec<Option<Memory>>,
-    /// By key, what the own last write was answered with.
+    /// What the own last write was answered with, by key.
     written: Vec<Option<Memory>>,
 }
 

@@ -191,7 +191,7 @@ pub struct TableEntry {
     pub name: TableName,
     /// Newer is the greater (version, node).
     pub version: u64,
-    /// Who said it.
+    /// The node that said it.
     pub node: NodeId,
     /// The version of the latest drop, 0: never. What was written to the table before it is gone, whatever came after.
     pub dropped: u64,

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// most: what comes after it may have waited, all of it.
 const WINDOW: Duration = Duration::from_secs(20);
 const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// One in so many is what two clocks may differ by in their pace.
+/// The pace of two clocks may differ by one in so many.
 const DRIFT: i64 = 10_000;
 
 /// A clock as a frame carries it: milliseconds, of which the lower 32 bits count.

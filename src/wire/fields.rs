@@ -275,7 +275,7 @@ pub(super) fn take_request(
 
 // ---- responses -------------------------------------------------------------------------------------------------
 
-/// To whom a response goes: a peer gets whole heads, a client what it needs of them.
+/// The receiver of a response: a peer gets whole heads, a client what it needs of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
     Peer,

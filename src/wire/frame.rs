@@ -43,8 +43,8 @@ const APPARENT_FACTOR: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u16)]
 pub enum Kind {
-    /// One that this version does not know. Its frame is read all the same: what is wrong with a message is no reason
-    /// to lose those after it.
+    /// A kind that this version does not know. Its frame is read all the same: what is wrong with a message is no
+    /// reason to lose those after it.
     Unknown = 0,
     ClientHello = 1,
     Request = 2,
@@ -204,9 +204,9 @@ pub(super) fn micros_left(deadline: Instant, now: Instant) -> u32 {
 /// The bytes of a frame's values.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Body {
-    /// As received: one run of bytes, values at multiples of 8.
+    /// A frame as received: one run of bytes, values at multiples of 8.
     Whole(Bytes),
-    /// As encoded: one part for each value that is not empty, and the paddings between them.
+    /// A frame as encoded: one part for each value that is not empty, and the paddings between them.
     Parts(SmallVec<[Bytes; 2]>),
 }
 
@@ -219,7 +219,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// From the bytes of exactly one frame.
+    /// The frame in these bytes, which are those of exactly one.
     pub(super) fn from_received(header: Header, whole: Bytes) -> Result<Frame, WireError> {
         let end = FRAME_HEADER_BYTES + header.flatbuffer;
         let flatbuffer = whole.slice(FRAME_HEADER_BYTES..end);
@@ -231,8 +231,8 @@ impl Frame {
         Ok(Frame { header, flatbuffer, body: Body::Whole(body) })
     }
 
-    /// From what an encoder of this process made, values shared and not copied: for messages between the cores of one
-    /// node. The checksum is not computed again.
+    /// The frame that an encoder of this process made, values shared and not copied: for messages between the cores of
+    /// one node. The checksum is not computed again.
     pub fn from_pieces(pieces: Pieces) -> Result<Frame, WireError> {
         let mut parts = pieces.parts.into_iter();
         let front = parts.next().ok_or(WireError::Length { claimed: 0 })?;
@@ -391,7 +391,7 @@ impl FrameEncoder {
         let revision = PEER_REVISION.max(CLIENT_REVISION);
         FrameEncoder { builder: FlatBufferBuilder::with_capacity(0), block: BytesMut::new(), revision }
     }
-    /// From now on makes frames for somebody who speaks this revision, of the client or the peer protocol as the
+    /// Makes frames from now on for somebody who speaks this revision, of the client or the peer protocol as the
     /// message says. What he does not know is said in the nearest way that he does, or not at all
     /// ([`WireError::Unspoken`]).
     pub fn speaking(&mut self, revision: u16) -> &mut FrameEncoder {

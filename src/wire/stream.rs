@@ -8,7 +8,7 @@ use super::{Frame, Header, WireError};
 use crate::limits::{FRAME_BYTES_BEFORE_HELLO, FRAME_HEADER_BYTES, KIB, RECEIVE_BUFFER_BYTES};
 use bytes::{BufMut, BytesMut};
 
-/// With less room than this a receive is not worth its system call, and a new buffer is taken.
+/// The least room in a buffer that a receive is worth its system call for; with less a new buffer is taken.
 const ROOM_BYTES_MIN: usize = 4 * KIB;
 /// Frames up to this long share a receive buffer with those that follow; longer ones get a buffer of their own size.
 const SHARED_FRAME_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES / 4;
@@ -30,7 +30,7 @@ impl Default for FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// For a connection before its HELLO: frames up to [`FRAME_BYTES_BEFORE_HELLO`].
+    /// A decoder for a connection before its HELLO: frames up to [`FRAME_BYTES_BEFORE_HELLO`].
     pub fn new() -> FrameDecoder {
         FrameDecoder { buffer: BytesMut::new(), limit: FRAME_BYTES_BEFORE_HELLO, claimed: None, defect: None }
     }

@@ -50,9 +50,9 @@ pub enum Told {
 }
 /// What a thread knows at its end besides its seconds.
 pub struct End {
-    /// From sending to the answer: what a closed loop would have called latency.
+    /// The time from sending to the answer: what a closed loop would have called latency.
     pub service: Histogram<u64>,
-    /// From the scheduled time to when the generator had put the operation into a connection's buffer or queue.
+    /// The time from the schedule to when the generator had put the operation into a connection's buffer or queue.
     pub lateness: Histogram<u64>,
     /// When the last operation ended, from the start.
     pub ended_ns: u64,

@@ -114,7 +114,7 @@ pub struct CacheBytes {
     pub block_cache_bytes: u64,
 }
 
-/// Those of all nodes that say so, together, and how many these are.
+/// The caches of all nodes that tell them, together, and how many nodes these are.
 pub fn cache_bytes(nodes: &[SocketAddr]) -> (CacheBytes, usize) {
     let told = nodes.iter().filter_map(|node| serde_json::from_slice::<CacheBytes>(&get(*node, "/v1/node").ok()?).ok());
     told.fold((CacheBytes::default(), 0), |(sum, count), one| {

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 static CAME: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-/// As shells have it: 128 and the number of the signal.
+/// The exit code that shells give: 128 and the number of the signal.
 const EXIT_CODE: i32 = 128 + SIGINT;
 
 /// Listens from now on.

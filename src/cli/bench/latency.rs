@@ -20,7 +20,7 @@ pub fn histogram() -> Histogram<u64> {
 /// Latencies and counts of one kind of operation.
 #[derive(Clone)]
 pub struct KindTally {
-    /// From the scheduled start (closed loop: from the request) to the answer, nanoseconds. Failures are in it too,
+    /// Nanoseconds from the scheduled start (closed loop: from the request) to the answer. Failures are in it too,
     /// so that no slow operation vanishes.
     pub latency: Histogram<u64>,
     /// Answered well within the measured window.
@@ -51,7 +51,7 @@ pub struct Tally {
     pub failed: BTreeMap<String, u64>,
     /// Time in which the generator had nothing to do.
     pub idle_ns: u64,
-    /// In which milliseconds of the second an operation was answered well.
+    /// The milliseconds of the second in which an operation was answered well.
     pub answered: Milliseconds,
 }
 

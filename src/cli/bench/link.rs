@@ -32,7 +32,7 @@ impl Link {
     pub fn new(stream: TcpStream, dialect: Box<dyn Dialect>, endpoint: usize) -> Link {
         Link { stream: Some(stream), dialect, input: vec![0; INPUT_BYTES], ..Link::absent(endpoint) }
     }
-    /// One to a node that is down.
+    /// A link to a node that is down.
     pub fn absent(endpoint: usize) -> Link {
         Link {
             stream: None,

@@ -40,7 +40,7 @@ pub struct Report {
     pub objections: Vec<String>,
     pub kinds: Vec<KindReport>,
     pub all: Percentiles,
-    /// From sending to the answer: hides what waited before it was sent.
+    /// The time from sending to the answer: it hides what waited before it was sent.
     pub service: Percentiles,
     pub counts: Counts,
     /// The longest time without an operation answered well, in whole milliseconds of the measured window, and when it
@@ -76,14 +76,14 @@ pub struct Counts {
 /// Whether the generator was the limit.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Generator {
-    /// From an operation's scheduled time to its being handed to a connection.
+    /// The time from an operation's schedule to its being handed to a connection.
     pub lateness: Percentiles,
     /// Share of its threads' time with nothing to do.
     pub idle: f64,
     /// CPU time an operation, warm-up included.
     pub cpu_us_per_operation: f64,
 }
-/// From the nodes' own counts over the run, warm-up included.
+/// What the nodes counted over the run, warm-up included.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Durability {
     pub nodes: usize,
@@ -214,7 +214,7 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// The report for people.
     pub fn text(&self) -> String {
         let mut out = String::new();
         self.write_text(&mut out).map_or_else(|e| e.to_string(), |()| out)

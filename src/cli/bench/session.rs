@@ -25,7 +25,7 @@ use std::{
 /// What a run's threads saw, merged.
 pub struct Outcome {
     pub total: Tally,
-    /// By second since the start, warm-up included.
+    /// What happened in each second since the start, warm-up included.
     pub seconds: Vec<Tally>,
     pub service: Histogram<u64>,
     pub lateness: Histogram<u64>,

@@ -96,7 +96,7 @@ struct Routing {
     /// The endpoint of each core.
     endpoints: FixedMap<Address, usize>,
     nodes: Vec<Member>,
-    /// To a core that does not own the key, on purpose.
+    /// Operations go to a core that does not own the key, on purpose.
     astray: bool,
 }
 

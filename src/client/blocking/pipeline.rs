@@ -28,7 +28,7 @@ const SHUN_MAX: Duration = Duration::from_secs(8);
 const RING_INTERVAL: Duration = Duration::from_millis(200);
 /// Silence after which a fetch of the member list is given up.
 const RING_TIMEOUT: Duration = Duration::from_secs(1);
-/// With requests on several connections, arrivals are looked for this often.
+/// Pause between two looks for arrivals while requests are on several connections.
 const LOOK_INTERVAL: Duration = Duration::from_micros(100);
 /// Retries that may be spent in a burst.
 const RETRIES: u32 = 256;

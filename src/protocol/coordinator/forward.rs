@@ -45,7 +45,7 @@ pub struct Route {
     pub word: TableWord,
     /// A delete is to have a context first.
     pub asks: bool,
-    /// For a write where the last one wins.
+    /// The stamp of the write, where the last one wins.
     pub stamp: Option<Dot>,
     /// How conflicts of the key's table end.
     pub conflict: Conflict,
@@ -76,7 +76,7 @@ pub(super) struct Forward {
     conflict: Conflict,
     /// Why those who were asked did not do it, this node among them.
     refusals: SmallVec<[Failure; 4]>,
-    /// One that did not do it may have begun.
+    /// A target that did not do it may have begun.
     acted: bool,
     result: Option<Response>,
 }
@@ -333,7 +333,7 @@ impl Forward {
     pub fn stamp(&self) -> Option<Dot> {
         self.stamp
     }
-    /// Those who have been asked and have said nothing.
+    /// Targets that have been asked and have said nothing.
     pub fn waits_for(&self) -> impl Iterator<Item = Address> {
         self.targets.iter().filter(|(_, state)| *state == State::Waiting).map(|(address, _)| *address)
     }
@@ -410,7 +410,7 @@ mod tests {
         };
         Forward::begin(NOW, 7, request, route, None, out).expect("somebody to ask").0
     }
-    /// Who is asked for a head, and who is passed a delete, with how many dots in its context.
+    /// The nodes that are asked for a head, and those that are passed a delete, with the number of dots in its context.
     fn sent(out: &mut Vec<Act>) -> Vec<(u64, Option<usize>)> {
         let sent = |act| match act {
             Act::Send { to, message: Message::Fetch { depth: Depth::Head, .. }, .. } => (to.node.0, None),
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(sent(&mut out), [(3, Some(1)), (1, Some(1))], "the silent one last");
         assert!(forward.late(NOW, 7, &mut out).is_none());
     }
-    /// Which targets are passed the write, and by whose stamp.
+    /// The targets that are passed the write, each with the stamp.
     fn stamped(out: &mut Vec<Act>) -> Vec<(u64, Option<u64>)> {
         let sent = |act| match act {
             Act::Send { to, message: Message::Forward { stamp, .. }, .. } => {

@@ -10,7 +10,8 @@
 //! has answered, and there is no more to be known, what all of them have together is the answer.
 //!
 //! With too few home replicas within reach, their stand-ins are asked, and answer from what is parked there. They
-//! count, but that a key holds nothing is believed of home replicas alone, and of none whose disk may have lost records.
+//! count, but that a key holds nothing is believed of home replicas alone, and of none whose disk may have lost
+//! records.
 //!
 //! A reader who passes a context has seen what it names: if those who answered have not, all others are asked, and
 //! their stand-ins where they count. What none of them knows is not waited for.
@@ -388,6 +389,10 @@ impl Get {
     }
     pub fn word(&self) -> TableWord {
         self.word
+    }
+    /// Whether there is somebody who has not been asked yet.
+    pub fn has_more(&self) -> bool {
+        !self.others.is_empty()
     }
     pub fn is_over(&self) -> bool {
         self.late || self.targets.iter().all(|t| !matches!(t.state, State::Waiting))

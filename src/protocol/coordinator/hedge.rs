@@ -19,7 +19,7 @@ pub(super) struct Hedge {
     total: u32,
     until_look: u32,
     delay: Option<Duration>,
-    /// In hundredths of a hedge.
+    /// Hedges that may still be sent, in hundredths.
     budget: u64,
 }
 

@@ -40,7 +40,7 @@ use std::{collections::BTreeSet, time::Duration};
 /// Cores that take part in a request: a handful.
 type Cores = SmallVec<[Address; 8]>;
 
-/// Who waits for the answer.
+/// The one that waits for the answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Asker {
     Client(ClientToken),
@@ -449,11 +449,11 @@ impl Coordinator {
         });
         self.rearm(operation, alarm);
     }
-    /// Who was asked by message number `exchange` has done nothing, for it had newer word of the key's table; `word` is
-    /// what this shard goes by now. What was begun by another is begun again, by the shard that has it from its client:
-    /// that one alone knows whether the client has its answer. A write that is acknowledged is not: it would come to be
-    /// of the table that the newer word is of, and go with it when that is dropped. Who has refused it is owed it as it
-    /// is.
+    /// The core that was asked by message number `exchange` has done nothing: it had newer word of the key's table;
+    /// `word` is what this shard goes by now. What was begun by another is begun again, by the shard that has it from
+    /// its client: that one alone knows whether the client has its answer. A write that is acknowledged is not: it
+    /// would come to be of the table that the newer word is of, and go with it when that is dropped. Who has refused it
+    /// is owed it as it is.
     pub fn outdated(&mut self, now: Instant, exchange: u64, word: TableWord, out: &mut Vec<Act>) {
         let operation = exchange >> 8;
         let Some(op) = self.ops.get(&operation) else { return };
@@ -503,7 +503,10 @@ impl Coordinator {
             self.step(now, id, out, |op, out| match &mut op.work {
                 Work::Put(put) => drop(put.late(id, Some(core), &op.key, op.deadline, out)),
                 Work::Get(get) => drop(get.late(id, Some(core), &op.key, op.deadline, out)),
-                Work::Forward(forward) if forward.waits_for().any(|c| c == core) => alarm = forward.late(now, id, out),
+                // If another has been asked since, that one is waited for.
+                Work::Forward(forward) if forward.waits_for().last() == Some(core) => {
+                    alarm = forward.late(now, id, out);
+                }
                 Work::Forward(_) => {}
             });
             self.rearm(id, alarm);
@@ -559,11 +562,13 @@ impl Coordinator {
                 // Those that stand in for them may be slow, too.
                 alarm = Some(now + REPLICA_LATE);
             }
-            if now < began + FORWARD_LATE
-                && self.ops.get(&id).is_some_and(|op| !op.replied && matches!(op.work, Work::Get(_)))
-            {
-                // Those that speak and do not answer are waited for no longer than that.
-                alarm = Some(began + FORWARD_LATE);
+            if let Some(Op { work: Work::Get(get), replied: false, .. }) = self.ops.get(&id) {
+                // Those that speak and do not answer are waited for no longer than that; and those that are asked in
+                // their place may not answer, either.
+                alarm = match now < began + FORWARD_LATE {
+                    true => Some(began + FORWARD_LATE),
+                    false => get.has_more().then_some(now + REPLICA_LATE),
+                };
             }
             if self.ops.get(&id).is_some_and(|op| op.relay.is_some() && matches!(op.work, Work::Put(_))) {
                 // The own disk may have stalled a little later than this began.

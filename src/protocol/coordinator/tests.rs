@@ -116,3 +116,38 @@ fn what_was_passed_on_is_begun_again_by_who_has_it_from_its_client() {
         assert_eq!((out, coordinator.len()), (vec![expected], 0));
     }
 }
+
+#[test]
+fn a_silent_target_is_asked_for_a_sign_of_life_and_then_one_other_is_asked() {
+    let at = |node| Address { node: NodeId(node), shard: ShardId(0) };
+    let (mut coordinator, mut out) = (Coordinator::new(at(9), 0), Vec::new());
+    let asker = Asker::Client(ClientToken(1));
+    let deadline = Instant::ZERO + crate::limits::REQUEST_TIMEOUT;
+    let (key, consistency) = (Key::new("k").expect("a key"), Consistency::default());
+    let operation = Operation::Delete { context: Some(Default::default()), write_id: WriteId(1) };
+    let request = Request { key, operation, consistency, deadline };
+    let route = Route {
+        targets: (1..=3).map(at).collect(),
+        hops: 1,
+        word: TableWord::default(),
+        asks: false,
+        stamp: None,
+        conflict: Conflict::Siblings,
+    };
+    let passed_on = |act: &Act| match act {
+        Act::Send { to, message: Message::Forward { .. }, .. } => Some(to.node.0),
+        _ => None,
+    };
+    coordinator.forward(Instant::ZERO, asker, request, route, &mut out);
+    assert_eq!(out.drain(..).filter_map(|act| passed_on(&act)).collect::<Vec<_>>(), [1]);
+    coordinator.expire(Instant::ZERO + FORWARD_PROBED, false, &mut out);
+    assert_eq!(std::mem::take(&mut out), [Act::Probe { core: at(1) }]);
+    let late = Instant::ZERO + FORWARD_LATE;
+    coordinator.expire(late, false, &mut out);
+    assert!(out.contains(&Act::Late { core: at(1) }));
+    // It has said nothing to anybody: what waits for it alone goes elsewhere, and this waits for another.
+    coordinator.doubted(late, at(1), &mut out);
+    assert_eq!(out.drain(..).filter_map(|act| passed_on(&act)).collect::<Vec<_>>(), [2]);
+    coordinator.doubted(late, at(2), &mut out);
+    assert_eq!(out.drain(..).filter_map(|act| passed_on(&act)).collect::<Vec<_>>(), [3]);
+}

@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 /// A node at one of the seeds that has no cluster either.
 pub(super) struct Forming {
     node: NodeId,
-    /// Who answers at its seeds, as it has said last.
+    /// The nodes that answer at its seeds, as it has said last.
     group: Vec<NodeId>,
 }
 
@@ -118,7 +118,8 @@ impl Membership {
     pub(super) fn has_other_seeds(&self) -> bool {
         self.other_seeds().next().is_some()
     }
-    /// Those who answer at all seeds and this node, in order; empty until all have, or when there is a cluster to join.
+    /// The nodes that answer at all seeds, and this one, in order; empty until all have answered, or when there is a
+    /// cluster to join.
     fn group(&self) -> Vec<NodeId> {
         if !self.cluster.is_none() || self.me.state != MemberState::Joining {
             return Vec::new();

@@ -45,9 +45,9 @@ pub struct Timing {
 /// What the machine wants said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
-    /// To shard 0 of a member.
+    /// A message to shard 0 of a member.
     Say { to: NodeId, message: Message },
-    /// To whoever answers there.
+    /// A message to whoever answers there.
     SayToSeed { seed: SocketAddr, message: Message },
 }
 
@@ -80,7 +80,7 @@ pub struct Membership {
     cluster: ClusterId,
     /// The cluster has had other members.
     company: bool,
-    /// Who answers at the seeds and has no cluster, either.
+    /// The nodes that answer at the seeds and have no cluster, either.
     forming: BTreeMap<SocketAddr, Forming>,
     strangers: Vec<Stranger>,
     /// This life's entry began with it.
@@ -218,9 +218,9 @@ impl Membership {
         }
     }
 
-    /// To be told of each moment, before anything else of it. A round that is overdue by more than another one says
-    /// that this node stood still, stopped or starved: it has heard nothing because it did not listen, and nobody is
-    /// suspect for that.
+    /// Time has passed; called at each moment, before anything else. A round that is overdue by more than another one
+    /// says that this node stood still, stopped or starved: it has heard nothing because it did not listen, and nobody
+    /// is suspect for that.
     pub fn moment(&mut self, now: Instant) {
         let overdue = now.since(self.next_round);
         if overdue > self.timing.interval {

@@ -20,7 +20,7 @@ pub(super) struct Listing {
     replicas: u8,
 }
 
-/// Who asks, by which number, until when.
+/// A question: who asks, by which number, until when.
 pub type Asked = (Address, u64, Instant);
 
 impl Repair {

@@ -39,7 +39,7 @@ impl Pair {
     }
 }
 
-/// Who wants to know what an arc comes to.
+/// Somebody who wants to know what an arc comes to.
 pub(super) enum Waiter {
     Session(u64),
     Question { asked: Asked, session: u64, part: Part, shift: u8, own: Option<Sum> },
@@ -70,7 +70,7 @@ pub(super) struct HomeArc {
     touched: Vec<Token>,
     touched_all: bool,
     folding: Option<Folding>,
-    /// Whom the fold under way serves, and who came after its beginning.
+    /// Those that the fold under way serves, and those that came after its beginning.
     served: Vec<Waiter>,
     waiting: Vec<Waiter>,
 }

@@ -134,11 +134,11 @@ pub struct View<'a> {
 pub struct RepairStats {
     /// Arcs, each with one other home.
     pub arcs: u64,
-    /// For how long the two have not agreed on the oldest of them, at most as long as this node runs.
+    /// The time for which the two have not agreed on the oldest of them, at most as long as this node runs.
     pub oldest: Duration,
-    /// Those that are older than a pass.
+    /// Arcs that are older than a pass.
     pub late: u64,
-    /// Those that somebody has asked for, until the two agree.
+    /// Arcs that somebody has asked for, until the two agree.
     pub waiting: u64,
     pub sessions: u64,
     /// Leaves whose keys were listed.
@@ -170,9 +170,9 @@ pub struct Repair {
     pass: Duration,
     /// Values a second: this shard's part of what the node may send.
     bytes_per_second: u64,
-    /// By their last tokens.
+    /// The arcs of this shard, by their last tokens.
     arcs: BTreeMap<Token, HomeArc>,
-    /// Of which ring they are, and for how many replicas.
+    /// The ring that they were drawn of, and for how many replicas.
     drawn: Option<(u64, u8)>,
     sessions: BTreeMap<u64, Session>,
     waits: BTreeMap<u64, Wait>,

@@ -58,7 +58,7 @@ pub(super) struct Item {
     to: Address,
     key: Key,
     push: bool,
-    /// By which it was fetched.
+    /// The word of its table by which it was fetched.
     word: TableWord,
     stage: Stage,
     sent: Instant,
@@ -398,7 +398,7 @@ impl Repair {
             self.done(now, exchange, result.is_ok(), view, out);
         }
     }
-    /// In the place of an answer has come newer word of the key's table.
+    /// Newer word of the key's table has come in the place of an answer.
     pub fn outdated(&mut self, now: Instant, exchange: u64, view: View<'_>, out: &mut Vec<Act>) {
         self.done(now, exchange, false, view, out);
     }

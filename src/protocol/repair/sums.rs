@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_128;
 /// How the keys of each table are kept, as far as a comparison goes by it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Classes {
-    /// Of all keys that belong to no other table.
+    /// The class of all keys that belong to no other table.
     pub usual: Class,
     pub tables: BTreeMap<TableName, Class>,
 }
@@ -45,7 +45,7 @@ impl Classes {
     }
 }
 
-/// Of the keys with so many replicas in one block.
+/// The sum of the keys in one block that have so many replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Row {
     pub block: u64,
@@ -88,7 +88,7 @@ impl Summing {
     }
 }
 
-/// Of a state of a key; a state of nothing has none.
+/// The hash of a key's state; a state of nothing has none.
 fn hash(key: &[u8], head: &Head, bytes: &mut Vec<u8>) -> Option<u128> {
     if head.is_empty() {
         return None;
@@ -115,15 +115,15 @@ fn hash(key: &[u8], head: &Head, bytes: &mut Vec<u8>) -> Option<u128> {
 pub struct Leaves {
     span: Span,
     shift: u8,
-    /// By block, then replicas; none is of nothing.
+    /// Sums in the order of blocks, then of replicas; a block without keys has none.
     rows: Rc<Vec<Row>>,
 }
 impl Leaves {
-    /// With how small blocks an arc is folded of which nothing is known.
+    /// The size of blocks with which an arc is folded of which nothing is known.
     pub fn finest(span: Span) -> u8 {
         span.shift_for(LEAVES_MAX)
     }
-    /// From a fold of the whole arc; blocks are made so large that they hold about [`LEAF_KEYS`].
+    /// The leaves that a fold of the whole arc has given; blocks are made so large that they hold about [`LEAF_KEYS`].
     pub fn new(span: Span, shift: u8, rows: Vec<Row>) -> Leaves {
         let keys: u64 = rows.iter().map(|row| u64::from(row.sum.count)).sum();
         let coarse = span.shift_for((keys / LEAF_KEYS).max(1)).max(shift);

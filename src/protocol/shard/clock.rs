@@ -22,7 +22,7 @@ pub(super) struct ClockState {
     told: Option<Reference>,
     /// The own wall clock against the monotonic one.
     own: Ahead,
-    /// By how much it is off, beyond doubt.
+    /// Nanoseconds by which it is off, beyond doubt.
     pub off: Option<i64>,
     born: Instant,
     /// Requests wait until somebody has said the time, for a while.

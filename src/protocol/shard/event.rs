@@ -95,7 +95,7 @@ pub enum Effect {
         io: u64,
         slices: Vec<SliceId>,
         name: TableName,
-        /// Those that were written in this life of the table or an earlier one; `None`: all.
+        /// Only records that were written in this life of the table or an earlier one go; `None`: all.
         life: Option<u64>,
     },
     Scan {

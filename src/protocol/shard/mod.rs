@@ -54,7 +54,7 @@ pub struct Settings {
     pub w: u8,
     /// Whether stand-ins for absent replicas count.
     pub sloppy: bool,
-    /// Of what clients write and what is kept for other replicas.
+    /// The durability of what clients write and of what is kept for other replicas.
     pub durability: Durability,
     pub value_bytes_max: usize,
     pub gossip_interval: Duration,
@@ -168,12 +168,12 @@ struct Gather {
 /// What is being read for the hints machine.
 struct Delivering {
     key: Key,
-    /// Of its table.
+    /// The latest drop of its table when it was read.
     epoch: u64,
     /// The own record, not a parked state.
     record: bool,
 }
-/// Who wants it.
+/// The one that wants it.
 #[derive(Clone, Copy)]
 enum Reader {
     Operation(u64),
@@ -208,7 +208,7 @@ pub struct Shard {
     last: Instant,
     fetches: FixedMap<u64, Fetch>,
     gathers: FixedMap<u64, Gather>,
-    /// Of fetches and gathers.
+    /// The number of the next fetch or gather.
     next_fetch: u64,
     random: fastrand::Rng,
     expired_messages: u64,
@@ -341,7 +341,7 @@ impl Shard {
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
-    /// Which tables there are.
+    /// The tables that this shard knows.
     pub fn tables(&self) -> &Tables {
         &self.tables.registry
     }

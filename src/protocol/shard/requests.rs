@@ -155,9 +155,9 @@ impl Shard {
         request.operation.is_write() && ((needs_space && hops == 0) || (self.stall.lasts(now) && hops < 2))
     }
 
-    /// Who may coordinate: the own node first, since it saves a hop over the network, then the healthy homes in order,
-    /// then those that are stopping, then those that are back and not trusted yet. If there is none, and stand-ins
-    /// count, the healthy nodes after them.
+    /// The cores that may coordinate: the own node first, since it saves a hop over the network, then the healthy homes
+    /// in order, then those that are stopping, then those that are back and not trusted yet. If there is none, and
+    /// stand-ins count, the healthy nodes after them.
     fn targets(&self, now: Instant, request: &Request, sloppy: bool, homes: &[NodeId]) -> Vec<Address> {
         let (token, lane) = (request.key.token(), Lane::of(request.operation.bytes()));
         let homes: Nodes = homes.iter().copied().collect();
@@ -200,7 +200,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Who takes part, as of now.
+    /// The participants of a request, as of now.
     fn plan(
         &self,
         now: Instant,
@@ -524,7 +524,7 @@ impl Shard {
         self.run_steps(now, steps, out);
     }
 
-    /// As the tables of the keys say; the shard's own records are always synced.
+    /// The durability that the tables of the keys say; the shard's own records are always synced.
     fn durability(&self, changes: &[Change]) -> Durability {
         let interval = |change: &Change| {
             let key = user_key(&change.key);

@@ -31,7 +31,7 @@ pub struct ShardStats {
     pub expired_messages: u64,
     /// Writes refused because their stamp was too far ahead of this node's clock, or behind it.
     pub stamps_refused: u64,
-    /// By how many milliseconds the node's clock is ahead of the others' (behind: negative) beyond doubt; 0 as long as
+    /// Milliseconds by which the node's clock is ahead of the others' (behind: negative) beyond doubt; 0 as long as
     /// it is not further off than they take.
     pub clock_off_millis: i64,
     /// Writes refused here, where the last one wins, because of this node's clock.

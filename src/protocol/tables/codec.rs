@@ -6,7 +6,7 @@ use crate::{
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Of what is written; the first one, without makings, is still read.
+/// The version of what is written; the first one, without makings, is still read.
 const VERSION: u8 = 2;
 const WITHOUT_MAKINGS: u8 = 1;
 /// Bytes of an entry without its name, and of what the first version lacks.

@@ -22,7 +22,7 @@ pub struct Due {
 #[derive(Clone, Debug, Default)]
 pub struct Drops {
     slices: Vec<SliceId>,
-    /// By table and slice the latest drop that was carried out and made durable; nothing: none.
+    /// The latest drop that was carried out and made durable, by table and slice; no entry: none.
     done: BTreeMap<TableName, BTreeMap<SliceId, u64>>,
 }
 

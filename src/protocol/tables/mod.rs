@@ -49,7 +49,7 @@ pub use drops::{Drops, Due};
 #[derive(Clone, Debug)]
 pub struct Tables {
     entries: BTreeMap<TableName, TableEntry>,
-    /// Of the table `default` as long as nobody has said otherwise: the node's own configuration.
+    /// Settings of the table `default` as long as nobody has said otherwise: the node's own configuration.
     usual: TableSettings,
     digest: u64,
     certainty: Certainty,
@@ -85,7 +85,7 @@ impl Tables {
     pub fn word(&self, key: &[u8]) -> TableWord {
         self.entry_of(key).map(TableEntry::word).unwrap_or_default()
     }
-    /// Which life of the key's table is written in, 0: none.
+    /// The life of the key's table that is written in now, 0: none.
     pub fn life(&self, key: &[u8]) -> u64 {
         self.entry_of(key).map_or(0, TableEntry::life)
     }
@@ -248,7 +248,7 @@ impl Tables {
     pub fn greeting(&self) -> Message {
         self.say(Vec::new(), true)
     }
-    /// To those who are to hear of a change at once.
+    /// The message to those who are to hear of a change at once.
     pub fn tidings(&self, news: Vec<TableEntry>) -> Message {
         self.say(news, false)
     }

@@ -103,7 +103,7 @@ pub(super) fn open_files(limit: u64, shards: u16, connections_max: usize) -> Res
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Places {
     pub clients: usize,
-    /// Of other nodes.
+    /// Connections of other nodes.
     pub calls: usize,
 }
 

@@ -49,7 +49,7 @@ use std::{
 
 /// Shares of a core's time between queues that want it.
 const SERVING_SHARES: usize = 1000;
-/// Of background work, by how urgent it is.
+/// Shares of the core that background work gets, by how urgent it is.
 const BACKGROUND_SHARES: std::ops::RangeInclusive<usize> = 100..=1000;
 /// How often that is looked at.
 const URGENCY_PERIOD: Duration = Duration::from_millis(10);

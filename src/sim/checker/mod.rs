@@ -49,7 +49,7 @@ use standing::Standing;
 use std::{fmt, time::Duration};
 use value::parse_value;
 
-/// Which promise was broken.
+/// The promise that was broken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Invariant {
     I1,
@@ -164,7 +164,7 @@ struct Event {
     /// The stretches of its key's table: see [`lives`].
     began_in: u32,
     ended_in: u32,
-    /// Of an acknowledged write, if it has one.
+    /// The stamp of an acknowledged write, if it has one.
     stamp: winner::Stamp,
     /// An attempt before the last may still take effect, whatever the last was answered with.
     lingers: bool,
@@ -180,7 +180,7 @@ struct KeyHistory {
     dots: FixedMap<Dot, EventId>,
     /// The dots of all acknowledged puts.
     acknowledged: VersionVector,
-    /// By W, from 1 on: see [`Floor`].
+    /// The floors of the key by W, from 1 on: see [`Floor`].
     floors: Vec<Floor>,
     /// Where the last write wins: the greatest stamp of an acknowledged write, and whose each is.
     greatest: winner::Stamp,
@@ -211,7 +211,7 @@ pub struct History {
     /// Siblings of a key when all that coordinators took on their own has come together.
     pub siblings_max: usize,
     pub traces: Traces,
-    /// By key, and by table: see [`lives`].
+    /// The table of each key, and the stretches of each table: see [`lives`].
     table_of: Vec<Option<usize>>,
     stretches: Vec<lives::Stretches>,
     /// What sound wall clocks show when all is judged, in nanoseconds since 1970.

@@ -43,8 +43,8 @@ impl Traces {
         self.ended.get(&(key.clone(), newer)).filter(|ended| ended.contains(&older))?;
         Some(self.named(key, [newer, dot]))
     }
-    /// How many dots of the key any state has named, beside these: any number, if no state of it was seen. Those of real
-    /// processes are not.
+    /// How many dots of the key any state has named, beside these: any number, if no state of it was seen. Those of
+    /// real processes are not.
     pub fn named(&self, key: &Key, beside: [Dot; 2]) -> usize {
         self.dots.get(key).map_or(usize::MAX, |dots| dots.iter().filter(|dot| !beside.contains(dot)).count())
     }

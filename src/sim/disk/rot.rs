@@ -13,7 +13,7 @@ pub(super) struct Rotten {
     is: Option<Page>,
 }
 
-/// One name.
+/// A file under another name than its own.
 pub(super) struct Misnamed {
     path: String,
     should: Node,

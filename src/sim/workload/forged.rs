@@ -19,9 +19,9 @@ use std::{rc::Rc, time::Duration};
 
 /// Pause between two of them, on average.
 const EVERY: Duration = Duration::from_millis(400);
-/// As many as a context once held.
+/// Invented entries of a context: as many as one once held.
 const INVENTED_MAX: u64 = 340;
-/// Of the write ids, which no other client uses.
+/// The first of the write ids, which no other client uses.
 const WRITE_IDS: u64 = 1 << 60;
 
 impl Workload {

@@ -27,7 +27,7 @@ pub enum Ask<'a> {
         /// What the writer has seen of the key.
         context: Option<&'a Context>,
         values: &'a ValuePool,
-        /// Which value of the key numbered `number` it is.
+        /// The number of the value among those of the key.
         number: u64,
         variant: u64,
     },
@@ -76,7 +76,7 @@ impl Service {
     }
 }
 
-/// Of a connection that there is not.
+/// The dialect of a connection that there is not.
 pub struct Mute;
 impl Dialect for Mute {
     fn request(&mut self, _: Request<'_>, _: &mut Vec<u8>) {}
