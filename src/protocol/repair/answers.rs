@@ -135,7 +135,7 @@ impl Repair {
         let Some(pair) = arc.pair(from.node) else { return };
         // One that was begun with an earlier life of this node says nothing of what this one has.
         if let Some((_, began)) = pair.heard.filter(|(known, _)| *known == session) {
-            (pair.agreed, pair.wished) = (pair.agreed.max(Some(began)), false);
+            (pair.agreed, pair.wished) = (pair.agreed.max(Some(began)), None);
             self.settle_doubt(slice, out);
         }
     }

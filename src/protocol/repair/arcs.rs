@@ -30,8 +30,8 @@ pub(super) struct Pair {
     pub session: Option<u64>,
     /// The last one that the other has begun in this life, by its number, and when.
     pub heard: Option<(u64, Instant)>,
-    /// Somebody has asked for it.
-    pub wished: bool,
+    /// When somebody has asked for it, if the two have not agreed since.
+    pub wished: Option<Instant>,
 }
 impl Pair {
     pub fn age(&self, now: Instant) -> Duration {
@@ -156,16 +156,7 @@ impl Repair {
                 let old = known.and_then(|last| before.get(&last)?.pairs.iter().find(|pair| pair.peer == *peer));
                 let old = old.filter(|pair| pair.replicas <= replicas);
                 let (since, agreed) = old.map_or((now, None), |pair| (pair.since, pair.agreed));
-                Pair {
-                    peer: *peer,
-                    replicas,
-                    since,
-                    agreed,
-                    not_before: now,
-                    session: None,
-                    heard: None,
-                    wished: false,
-                }
+                Pair { peer: *peer, replicas, since, agreed, not_before: now, session: None, heard: None, wished: None }
             });
             let pairs: Vec<Pair> = pairs.collect();
             for pair in &pairs {

@@ -235,7 +235,7 @@ impl Repair {
             arcs: ages().count() as u64,
             oldest: ages().max().unwrap_or_default(),
             late: ages().filter(|age| *age > self.pass).count() as u64,
-            waiting: self.arcs.values().flat_map(|arc| &arc.pairs).filter(|pair| pair.wished).count() as u64,
+            waiting: self.arcs.values().flat_map(|arc| &arc.pairs).filter(|pair| pair.wished.is_some()).count() as u64,
             slices_doubted: self.doubted.len() as u64,
             ..self.stats
         }
@@ -255,7 +255,7 @@ impl Repair {
         // Mostly the other has been asked for the same: then it is the one with the smaller id that asks.
         let (me, later) = (self.me.node, now + self.look_every());
         for pair in self.arcs.values_mut().filter(|arc| of_key(arc)).flat_map(|arc| &mut arc.pairs) {
-            (pair.wished, pair.not_before) = (true, if me < pair.peer { now } else { later });
+            (pair.wished, pair.not_before) = (Some(now), if me < pair.peer { now } else { later });
         }
         self.next_look = now;
     }
@@ -324,9 +324,10 @@ impl Repair {
             for pair in arc.pairs.iter().filter(|pair| pair.session.is_none() && pair.not_before <= now) {
                 let age = pair.age(now);
                 let marked_pause = SWEEP_PAUSE.min(self.pass / 16);
-                let urgent = pair.wished || ((view.marked)(pair.peer, arc.slice) && age > marked_pause);
-                // Two sessions at once would send the same values twice.
-                let asked = pair.heard.is_some_and(|(_, at)| now.since(at) < patience);
+                let urgent = pair.wished.is_some() || ((view.marked)(pair.peer, arc.slice) && age > marked_pause);
+                // Two sessions at once would send the same values twice. One that began before the wish does not do.
+                let of_wish = |at: Instant| pair.wished.is_none_or(|since| at >= since);
+                let asked = pair.heard.is_some_and(|(_, at)| now.since(at) < patience && of_wish(at));
                 let asks = self.me.node < pair.peer || (urgent && !asked) || age > self.pass * 2;
                 let due = urgent || pair.agreed.is_none() || age > self.pass * REPAIR_DUE_PERCENT / 100;
                 if !asks || !due || best.is_some_and(|(known, _)| known >= (urgent, age)) {

@@ -444,7 +444,7 @@ impl Repair {
             pair.not_before = now + pause;
             return;
         }
-        (pair.agreed, pair.wished) = (Some(began), false);
+        (pair.agreed, pair.wished) = (Some(began), None);
         if differs {
             out.push(Act::Tell { peer, token: arc, deadline, message: Message::Agreed { session: id, part } });
         }

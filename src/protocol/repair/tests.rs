@@ -340,6 +340,15 @@ fn what_both_are_asked_to_compare_is_sent_once() {
     cluster.run(PASS / 5);
     assert_eq!((cluster.differing(), cluster.values), (vec![], 500), "one home lacked each");
     assert!(cluster.homes.iter().all(|home| home.repair.stats(cluster.now).waiting == 0));
+    // The second is asked a little later, when the first is through: it does not wait for the first to come again.
+    (0..500).for_each(|number| cluster.store(&key(number), &written(3, number + 1, "x"), &[0]));
+    for index in [0, 1] {
+        let now = cluster.now;
+        cluster.homes[index].repair.wish(now, None);
+        cluster.run(Duration::from_millis(300));
+    }
+    cluster.run(Duration::from_millis(600));
+    assert!(cluster.homes.iter().all(|home| home.repair.stats(cluster.now).waiting == 0));
     // One that alone is asked does not wait for the others.
     (0..500).for_each(|number| cluster.store(&key(number), &written(2, number + 1, "w"), &[1]));
     let now = cluster.now;
