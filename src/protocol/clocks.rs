@@ -90,6 +90,10 @@ impl Clocks {
     pub fn retain(&mut self, member: impl Fn(NodeId) -> bool) {
         self.measures.retain(|measure| member(measure.node));
     }
+    /// Whether the node has said its time lately.
+    pub fn is_fresh(&self, now: Instant, node: NodeId) -> bool {
+        self.measures.iter().any(|measure| measure.node == node && now.since(measure.at) <= CLOCK_FRESH)
+    }
     /// What the others show. Measures that are not fresh count only while there are no others.
     pub fn reference(&self, now: Instant) -> Option<Reference> {
         let fresh = |measure: &&Measure| now.since(measure.at) <= CLOCK_FRESH;

@@ -3,14 +3,14 @@
 
 use super::{Clocks, Effect, Instant, Message, Reference, Shard, exchange_tag};
 use crate::{
-    limits::{self, CLOCK_FRESH, CLOCK_WAIT},
+    limits::{self, CLOCK_FRESH, CLOCK_WAIT, CLOCKS_KEPT},
     protocol::{
         clocks::Ahead,
         message::{Answer, Fetched},
         replica::latest_seen,
         versions::Dot,
     },
-    types::{Address, ErrorCode, Failure, MemberState, Outcome, ShardId},
+    types::{Address, ErrorCode, Failure, MemberState, NodeId, Outcome, ShardId},
 };
 
 /// What a shard knows of the time.
@@ -20,6 +20,8 @@ pub(super) struct ClockState {
     reference: Option<Reference>,
     /// What the node's other shards were told last.
     told: Option<Reference>,
+    /// Since when too few have said the time to believe that the own clock is the wrong one.
+    questioned: Option<Instant>,
     /// The own wall clock against the monotonic one.
     own: Ahead,
     /// Nanoseconds by which it is off, beyond doubt.
@@ -36,6 +38,7 @@ impl ClockState {
             clocks: Clocks::default(),
             reference: None,
             told: None,
+            questioned: None,
             own: 0,
             off: None,
             born: now,
@@ -97,6 +100,9 @@ impl Shard {
             members.iter().any(|member| member.id == node && there(member.state))
         });
         let Some(reference) = self.clock.clocks.reference(now) else { return };
+        if self.awaits_more_clocks(now, reference, out) {
+            return;
+        }
         if !self.clock.told.is_some_and(|told| told.is_near(&reference)) {
             self.clock.told = Some(reference);
             let Reference { earliest, latest } = reference;
@@ -108,6 +114,27 @@ impl Shard {
             }
         }
         self.set_reference(now, reference, out);
+    }
+    /// Whether those who have said the time lately are too few to say that the own clock is wrong: after a start, the
+    /// first of many may be the one whose clock is. Then the others are asked at once, and those few are believed only
+    /// when the others have not answered within [`CLOCK_WAIT`].
+    fn awaits_more_clocks(&mut self, now: Instant, reference: Reference, out: &mut Vec<Effect>) -> bool {
+        let there = |state| !matches!(state, MemberState::Left | MemberState::Removed);
+        let others = self.members.iter().filter(|member| member.id != self.me.node && there(member.state));
+        let others: Vec<NodeId> = others.map(|member| member.id).take(CLOCKS_KEPT).collect();
+        let unheard: Vec<NodeId> = others.iter().filter(|id| !self.clock.clocks.is_fresh(now, **id)).copied().collect();
+        if reference.off(self.clock.own).is_none() || (others.len() - unheard.len()) * 2 > others.len() {
+            self.clock.questioned = None;
+            return false;
+        }
+        if let Some(since) = self.clock.questioned {
+            return now.since(since) < CLOCK_WAIT;
+        }
+        self.clock.questioned = Some(now);
+        for node in unheard {
+            self.ask_the_time(now, Address { node, shard: ShardId(0) }, out);
+        }
+        true
     }
     pub(super) fn set_reference(&mut self, now: Instant, reference: Reference, out: &mut Vec<Effect>) {
         self.clock.reference = Some(reference);
