@@ -157,10 +157,9 @@ impl Cluster {
         if asked.superseded && failure.detail.contains(KNOWN_TO) {
             return self.excuse(|e| e.overtaken_writes += 1);
         }
-        // One said that nobody has seen what the context names, or that the write's stamp does not do there: what
-        // others are in for is no news then.
+        // One said that nobody has seen what the context names: what others are in for is no news then.
         let said = |code: ErrorCode| failure.detail.contains(code.name());
-        let by_request = by_request || said(ErrorCode::NotCovered) || said(ErrorCode::Clock);
+        let by_request = by_request || said(ErrorCode::NotCovered);
         if by_request || !self.is_process_well(asked.node, asked.started) {
             return;
         }
@@ -176,6 +175,11 @@ impl Cluster {
             let worst = well.iter().copied().map(|a| (bad(&a), a)).max().filter(|(count, _)| *count > 0);
             let Some((_, worst)) = worst else { break };
             well.retain(|node| *node != worst);
+        }
+        // One said that the write's stamp does not do there: a clock is wrong, or the write was under way for long. While
+        // all nodes are well, clocks included, it does everywhere.
+        if asked.is_write && well.len() < self.node_count() && said(ErrorCode::Clock) {
+            return self.excuse(|e| e.stamps_that_did_not_do += 1);
         }
         // Whoever has just started serves when most of the others have told it of their tables.
         if failure.code == ErrorCode::NotReady && well.len() * 2 <= self.node_count() {

@@ -3,7 +3,7 @@
 
 use super::{
     checker::{Invariant, Violation},
-    cluster::{Cluster, ShardHandle, WALL_BEGIN},
+    cluster::{Cluster, WALL_BEGIN},
     counts::FaultCounts,
     coverage::Coverage,
     disk::DiskCounts,
@@ -215,7 +215,7 @@ impl Run {
         self.read_all_keys();
         self.executor().run_for(REPAIR_PAUSE);
         for (text, _) in self.unequal_keys() {
-            if self.any_slice_is_in_doubt() {
+            if self.is_in_doubt(&text) {
                 self.cluster.excuse(|e| e.unequal_in_doubt += 1);
             } else {
                 self.cluster.violate(Invariant::I5, text);
@@ -316,10 +316,14 @@ impl Run {
         owed
     }
 
-    /// On a sound medium none is.
-    fn any_slice_is_in_doubt(&self) -> bool {
-        let doubts = |handle: &ShardHandle| handle.stats().shard.repair.slices_doubted > 0;
-        self.cluster.plan.faults.unsound.is_some() && self.cluster.handles().iter().any(doubts)
+    /// Whether a difference is that of the node whose medium is unsound, and slices of it are in doubt.
+    fn is_in_doubt(&self, difference: &str) -> bool {
+        let Some(node) = self.cluster.plan.faults.unsound else { return false };
+        let doubts = |shard| {
+            let handle = self.cluster.handle(node, shard);
+            handle.is_some_and(|handle| handle.stats().shard.repair.slices_doubted > 0)
+        };
+        difference.contains(&format!("node {node} holds")) && (0..self.cluster.shard_count(node)).any(doubts)
     }
     fn any_slice_is_aside(&self) -> bool {
         let slices = || (0..self.cluster.plan.slices).map(SliceId);
