@@ -32,6 +32,8 @@ mod exchanges;
 mod footprint;
 #[path = "cluster/identity.rs"]
 mod identity;
+#[path = "cluster/metrics.rs"]
+mod metrics;
 #[path = "cluster/promises.rs"]
 mod promises;
 #[path = "cluster/refused_starts.rs"]

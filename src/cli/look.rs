@@ -5,7 +5,10 @@ use super::{
     fetch::{self, Host, Reach},
     output,
 };
-use crate::http::views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key};
+use crate::http::{
+    latencies::recent_p99,
+    views::{ClusterView, KeyRingView, MemberLine, NodeView, RingView, encode_key},
+};
 use clap::Args;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, thread, time::Duration};
 
@@ -97,13 +100,18 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             format!("{:.1} %", member.owned * 100.0),
             figure(busy),
             figure(|n| output::grouped(n.figures.puts + n.figures.deletes)),
+            figure(|n| latency(n, "get")),
+            figure(|n| latency(n, "put")),
             figure(|n| output::grouped(n.figures.hints_pending)),
             figure(|n| age(n.figures.repair_oldest_arc_seconds)),
             figure(|n| output::bytes(n.figures.table_bytes + n.figures.segment_bytes)),
             figure(|n| output::bytes(n.resident_bytes)),
         ]
     });
-    let titles = ["address", "id", "state", "shards", "owned", "busy", "writes", "hints", "repaired", "disk", "memory"];
+    let titles = [
+        "address", "id", "state", "shards", "owned", "busy", "writes", "get p99", "put p99", "hints", "repaired",
+        "disk", "memory",
+    ];
     let up = cluster.members.iter().filter(|m| m.state == "up").count();
     let name = cluster.cluster.as_ref().map_or(String::new(), |id| format!("cluster {id}, "));
     let (count, digest) = (cluster.members.len(), &cluster.ring_digest);
@@ -126,13 +134,21 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
             full.join(", ")
         ),
     };
-    output::fitting_table(titles, rows, &["shards", "busy", "owned", "memory", "repaired", "id"])
+    output::fitting_table(titles, rows, &["shards", "busy", "owned", "memory", "repaired", "get p99", "put p99", "id"])
         + &summary
         + &hint
         + &late.collect::<String>()
         + &strangers.collect::<String>()
 }
 
+/// What all but one of a hundred requests of the last minute took at most, on the slower of the two ways that they came.
+fn latency(node: &NodeView, operation: &str) -> String {
+    match recent_p99(&node.latencies, operation) {
+        None => "-".to_owned(),
+        Some(micros) if micros < 10_000 => format!("{:.2} ms", micros as f64 / 1e3),
+        Some(micros) => format!("{:.0} ms", micros as f64 / 1e3),
+    }
+}
 /// How long ago the oldest arc was compared, in few characters.
 fn age(seconds: u64) -> String {
     match seconds {

@@ -18,6 +18,7 @@
 mod admit;
 mod body;
 mod head;
+pub mod latencies;
 mod media;
 mod problem;
 mod render;

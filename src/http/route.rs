@@ -45,7 +45,10 @@ pub enum Routed {
     RepairNow {
         key: Option<Key>,
     },
-    Metrics,
+    Metrics {
+        /// A series for each shard instead of one for the node.
+        by_shard: bool,
+    },
     Healthz,
     Readyz,
     OpenApi,
@@ -111,7 +114,7 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
         "/v1/cluster" => Routed::Cluster,
         "/v1/ring" => Routed::Ring { key: None },
         "/v1/node" => Routed::Node,
-        "/metrics" => Routed::Metrics,
+        "/metrics" => Routed::Metrics { by_shard: false },
         "/healthz" => Routed::Healthz,
         "/readyz" => Routed::Readyz,
         "/openapi.json" => Routed::OpenApi,
@@ -123,6 +126,9 @@ pub fn route<H: Headers + ?Sized>(method: &str, target: &str, headers: &H) -> Re
     }
     if let Routed::Ring { .. } = routed {
         return Ok(Routed::Ring { key: ring_key(query)? });
+    }
+    if let Routed::Metrics { .. } = routed {
+        return Ok(Routed::Metrics { by_shard: by_shard(query)? });
     }
     no_parameters(query)?;
     Ok(routed)
@@ -250,6 +256,21 @@ fn no_parameters(query: &str) -> Result<(), Problem> {
         None => Ok(()),
         Some(parameter) => Err(unknown_parameter(&parameter?.0, "none")),
     }
+}
+/// Whether `/metrics` tells the shards apart: `shards=1`.
+fn by_shard(query: &str) -> Result<bool, Problem> {
+    let mut given = None;
+    for parameter in parameters(query) {
+        let (name, value) = parameter?;
+        match (&name[..], &value[..]) {
+            (b"shards", _) if given.is_some() => return Err(twice("shards")),
+            (b"shards", b"0") => given = Some(false),
+            (b"shards", b"1") => given = Some(true),
+            (b"shards", _) => return Err(Problem::bad_request("shards is 0 or 1")),
+            _ => return Err(unknown_parameter(&name, "shards")),
+        }
+    }
+    Ok(given.unwrap_or(false))
 }
 fn unknown_parameter(name: &[u8], known: &str) -> Problem {
     let name = shown(&String::from_utf8_lossy(name));

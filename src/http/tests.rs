@@ -417,8 +417,9 @@ fn figures_add_up_and_metrics_name_each_once() {
     assert_eq!((json["syncs"].as_u64(), json["shards"][1]["syncs"].as_u64()), (Some(5), Some(3)));
     assert_eq!(serde_json::from_value::<NodeView>(json).expect("reads back"), node);
     let cluster = ClusterView::new(&[], 1);
-    let text = Metrics { node, cluster }.to_text();
-    assert!(text.contains("dynarc_syncs_total{shard=\"1\"} 3\n"));
+    let metrics = |by_shard| Metrics { node: node.clone(), cluster: cluster.clone(), by_shard }.to_text();
+    let (text, by_shard) = (metrics(false), metrics(true));
+    assert!(by_shard.contains("dynarc_syncs_total{shard=\"1\"} 3\n") && text.contains("dynarc_syncs_total 5\n"));
     assert!(text.contains("# TYPE dynarc_memory_bytes gauge\n") && text.contains("\ndynarc_resident_bytes 7\n"));
     let mut types: Vec<_> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
     let count = types.len();

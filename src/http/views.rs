@@ -1,8 +1,10 @@
 //! What `/v1/cluster`, `/v1/ring`, `/v1/node` and `/metrics` show: plain snapshots that the server fills.
 
-use crate::types::{ClusterId, Key, Member, MemberView, NodeId, Ports, Stranger, Token};
+use super::latencies::{self, LatencyView};
+use crate::types::{ClusterId, ErrorCode, Key, Member, MemberView, NodeId, Ports, Stranger, Token};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
 };
@@ -150,8 +152,10 @@ macro_rules! figures {
         #[serde(default)]
         pub struct Figures { $($(#[doc = $help])+ pub $name: u64,)* }
         impl Figures {
-            fn list(&self) -> impl Iterator<Item = (&'static str, &'static str, Kind, u64)> {
-                [$((stringify!($name), concat!($($help),+), Kind::$kind, self.$name),)*].into_iter()
+            const NAMES: [(&str, &str, Kind); [$(stringify!($name)),*].len()] =
+                [$((stringify!($name), concat!($($help),+), Kind::$kind),)*];
+            fn values(&self) -> Vec<u64> {
+                vec![$(self.$name,)*]
             }
             /// Takes another shard's figures in.
             pub fn add(&mut self, other: &Figures) {
@@ -331,9 +335,20 @@ pub struct NodeView {
     pub uptime_seconds: u64,
     /// Memory that the process holds, allocator, rings and stacks included.
     pub resident_bytes: u64,
+    /// Room of the file system that holds the data, and how much of it is left to this process.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    #[serde(default)]
+    pub disk_free_bytes: u64,
     /// The sum of the shards'.
     #[serde(flatten)]
     pub figures: Figures,
+    /// What clients' requests took, by operation, front and outcome.
+    #[serde(default)]
+    pub latencies: Vec<LatencyView>,
+    /// Requests that ended in an error since the start, by its code; those that have occurred.
+    #[serde(default)]
+    pub errors: BTreeMap<String, u64>,
     pub shards: Vec<ShardView>,
 }
 /// One shard of a node.
@@ -358,7 +373,28 @@ impl NodeView {
         let mut figures = Figures::default();
         shards.iter().for_each(|s| figures.add(&s.figures));
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        NodeView { id: id.to_string(), address, version, uptime_seconds, resident_bytes, figures, shards }
+        let (latencies, errors) = (Vec::new(), BTreeMap::new());
+        NodeView {
+            id: id.to_string(),
+            address,
+            version,
+            uptime_seconds,
+            resident_bytes,
+            disk_bytes: 0,
+            disk_free_bytes: 0,
+            figures,
+            latencies,
+            errors,
+            shards,
+        }
+    }
+    /// On a file system of this size, with so much room left.
+    pub fn on_disk(self, bytes: u64, free: u64) -> NodeView {
+        NodeView { disk_bytes: bytes, disk_free_bytes: free, ..self }
+    }
+    /// With what requests took, and how they failed.
+    pub fn of_requests(self, latencies: Vec<LatencyView>, errors: BTreeMap<String, u64>) -> NodeView {
+        NodeView { latencies, errors, ..self }
     }
 }
 
@@ -399,43 +435,70 @@ impl RepairView {
     }
 }
 
-/// `/metrics`: the node's shards and the members that it sees.
+/// `/metrics`: the node and the members that it sees.
 pub struct Metrics {
     pub node: NodeView,
     pub cluster: ClusterView,
+    /// A series for each shard instead of one for the node.
+    pub by_shard: bool,
 }
 impl Metrics {
     /// Prometheus text, format 0.0.4.
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(16 << 10);
         self.write_node(&mut text);
-        let shards: Vec<_> = self.node.shards.iter().map(|s| (s.shard, s.figures.list())).collect();
-        let columns = shards.into_iter().map(|(shard, list)| (shard, list.collect::<Vec<_>>())).collect::<Vec<_>>();
-        let names = Figures::default();
-        for (row, (name, help, kind, _)) in names.list().enumerate() {
-            let (name, kind) = match kind {
-                Kind::Counter => (format!("dynarc_{name}_total"), "counter"),
-                Kind::Gauge | Kind::Greatest => (format!("dynarc_{name}"), "gauge"),
+        latencies::write(&mut text, &self.node.latencies);
+        let label = |shard: &ShardView| format!("{{shard=\"{}\"}}", shard.shard);
+        let columns: Vec<(String, Vec<u64>)> = match self.by_shard {
+            true => self.node.shards.iter().map(|shard| (label(shard), shard.figures.values())).collect(),
+            false => vec![(String::new(), self.node.figures.values())],
+        };
+        for (row, (name, help, kind)) in Figures::NAMES.into_iter().enumerate() {
+            // Prometheus counts in seconds.
+            let (stem, thousandths) = match name.strip_suffix("_milliseconds") {
+                Some(stem) => (format!("dynarc_{stem}_seconds"), true),
+                None => (format!("dynarc_{name}"), false),
             };
-            header(&mut text, &name, help.trim(), kind);
-            for (shard, column) in &columns {
-                line(&mut text, format_args!("{name}{{shard=\"{shard}\"}} {}", column[row].3));
+            let (name, kind) = match kind {
+                Kind::Counter => (stem + "_total", "counter"),
+                Kind::Gauge | Kind::Greatest => (stem, "gauge"),
+            };
+            let help = help.trim().replace("Milliseconds", "Seconds");
+            header(&mut text, &name, &help, kind);
+            for (label, column) in &columns {
+                match column[row] {
+                    value if thousandths => line(&mut text, format_args!("{name}{label} {}", value as f64 / 1e3)),
+                    value => line(&mut text, format_args!("{name}{label} {value}")),
+                }
             }
         }
         text
     }
     fn write_node(&self, text: &mut String) {
         let node = &self.node;
-        header(text, "dynarc_build", "The version that runs, always 1.", "gauge");
-        line(text, format_args!("dynarc_build{{version=\"{}\",node=\"{}\"}} 1", node.version, node.id));
+        header(text, "dynarc_build_info", "The version that runs, always 1.", "gauge");
+        let (version, commit) = (&node.version, option_env!("BUILT_OF_COMMIT").unwrap_or("unknown"));
+        line(
+            text,
+            format_args!("dynarc_build_info{{version=\"{version}\",commit=\"{commit}\",node=\"{}\"}} 1", node.id),
+        );
         header(text, "dynarc_uptime_seconds", "Seconds since the node started.", "gauge");
         line(text, format_args!("dynarc_uptime_seconds {}", node.uptime_seconds));
         header(text, "dynarc_resident_bytes", "Memory that the process holds.", "gauge");
         line(text, format_args!("dynarc_resident_bytes {}", node.resident_bytes));
+        header(text, "dynarc_disk_bytes", "Room of the file system that holds the data.", "gauge");
+        line(text, format_args!("dynarc_disk_bytes {}", node.disk_bytes));
+        header(text, "dynarc_disk_free_bytes", "How much of it is left to the node.", "gauge");
+        line(text, format_args!("dynarc_disk_free_bytes {}", node.disk_free_bytes));
         header(text, "dynarc_members", "Members of the cluster as this node sees them.", "gauge");
         for state in ["joining", "up", "suspect", "down", "leaving", "left", "removed"] {
             let count = self.cluster.members.iter().filter(|m| m.state == state).count();
             line(text, format_args!("dynarc_members{{state=\"{state}\"}} {count}"));
+        }
+        header(text, "dynarc_request_errors_total", "Client requests that ended in an error, by its code.", "counter");
+        for code in ErrorCode::ALL.map(ErrorCode::name) {
+            let count = node.errors.get(code).unwrap_or(&0);
+            line(text, format_args!("dynarc_request_errors_total{{code=\"{code}\"}} {count}"));
         }
         header(text, "dynarc_busy_ratio", "Share of the last second that the shard's core was at work.", "gauge");
         for shard in &node.shards {
@@ -443,11 +506,11 @@ impl Metrics {
         }
     }
 }
-fn header(text: &mut String, name: &str, help: &str, kind: &str) {
+pub(super) fn header(text: &mut String, name: &str, help: &str, kind: &str) {
     line(text, format_args!("# HELP {name} {help}"));
     line(text, format_args!("# TYPE {name} {kind}"));
 }
-fn line(text: &mut String, arguments: std::fmt::Arguments) {
+pub(super) fn line(text: &mut String, arguments: std::fmt::Arguments) {
     // Writing to a String cannot fail.
     let _ = text.write_fmt(arguments);
     text.push('\n');

@@ -7,6 +7,7 @@
 
 use super::{
     clock,
+    latency::{Front, Timed},
     ring::Pieces,
     socket::{Ended, Gather, Inlet, Listener, Socket},
     watch::Watch,
@@ -341,7 +342,8 @@ impl Reader {
         }
         self.client.in_flight.set(self.client.in_flight.get() + 1);
         self.watch.relax();
-        let token = world.replies.expect(self.client.clone(), id);
+        let timed = Timed::new(Front::Client, &request.operation);
+        let token = world.replies.expect(self.client.clone(), id, Some(timed));
         world.inbox.push(Arrival::Request { client: token, request });
     }
 

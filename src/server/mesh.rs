@@ -4,9 +4,11 @@
 //! queues once a turn of its ring; a writer rings the bell of a reader that sleeps. When a queue is full, what follows
 //! waits on the writer's side, up to a bound in bytes; beyond it messages are dropped and counted.
 
-use super::ring::{Bell, Company};
+use super::{
+    latency::Report,
+    ring::{Bell, Company},
+};
 use crate::{
-    http::views::ShardView,
     limits::{MESH_QUEUE_MESSAGES, PEER_QUEUE_BYTES_MAX},
     types::{Key, ShardId},
     wire::Pieces,
@@ -26,7 +28,7 @@ pub enum Parcel {
     ReportWanted {
         from: ShardId,
     },
-    Report(Box<ShardView>),
+    Report(Box<Report>),
     /// What of a key, or of all there is, is compared soon.
     Repair {
         key: Option<Key>,
@@ -38,7 +40,7 @@ impl Parcel {
         match self {
             Parcel::Frame(pieces) => pieces.bytes(),
             Parcel::ReportWanted { .. } => 0,
-            Parcel::Report(_) => size_of::<ShardView>(),
+            Parcel::Report(_) => size_of::<Report>(),
             Parcel::Repair { key } => key.as_ref().map_or(0, |key| key.as_bytes().len()),
         }
     }

@@ -15,6 +15,7 @@ pub mod config;
 pub mod disk;
 pub mod host;
 pub mod kernel;
+pub mod latency;
 pub mod mesh;
 pub mod options;
 pub mod peers;

@@ -3,7 +3,14 @@
 //! The core that answers asks the others over the mesh and waits a moment; nothing is published in between, so an idle
 //! node does nothing. A core that does not answer in time is shown as it was last known.
 
-use super::{clock, disk::RingDisk, kernel, mesh::Parcel, world::ServerWorld};
+use super::{
+    clock,
+    disk::RingDisk,
+    kernel,
+    latency::{Latencies, Report},
+    mesh::Parcel,
+    world::ServerWorld,
+};
 use crate::{
     driver::core::Handle,
     http::views::{Figures, KeyRingView, NodeView, ReplicaLine, ShardView},
@@ -12,8 +19,11 @@ use crate::{
 use futures_util::future::select;
 use std::{
     cell::{Cell, RefCell},
+    fs::File,
     future::poll_fn,
     net::IpAddr,
+    os::fd::OwnedFd,
+    path::Path,
     pin::pin,
     task::{Poll, Waker},
     time::Duration,
@@ -27,11 +37,13 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// One core's memory of the other cores' figures.
 pub struct Reports {
     ip: IpAddr,
+    /// The directory of the data; `None` when it cannot be opened, and its room is shown as 0.
+    data: Option<OwnedFd>,
     started: Instant,
     /// The CPU that this core is pinned to.
     cpu: Option<u16>,
     /// What each shard has said last, by its number.
-    known: RefCell<Vec<Option<ShardView>>>,
+    known: RefCell<Vec<Option<Report>>>,
     /// Reports still to come of the round under way.
     missing: Cell<usize>,
     wakers: RefCell<Vec<Waker>>,
@@ -47,20 +59,24 @@ struct Busy {
 }
 
 impl Reports {
-    pub fn new(ip: IpAddr, cpu: Option<usize>, shards: u16) -> Reports {
+    pub fn new(ip: IpAddr, data: &Path, cpu: Option<usize>, shards: u16) -> Reports {
         Reports {
             ip,
+            data: File::open(data).ok().map(OwnedFd::from),
             started: clock::now(),
             cpu: cpu.and_then(|c| u16::try_from(c).ok()),
-            known: RefCell::new(vec![None; usize::from(shards)]),
+            known: RefCell::new((0..shards).map(|_| None).collect()),
             missing: Cell::new(0),
             wakers: RefCell::default(),
             busy: Cell::new(Busy { since: clock::now(), cpu_time: kernel::thread_cpu_time(), ratio: 0.0 }),
         }
     }
 
-    /// This core's own figures.
-    pub fn own(&self, world: &ServerWorld) -> ShardView {
+    /// What this core says of itself.
+    pub fn report(&self, world: &ServerWorld) -> Report {
+        Report { view: self.own(world), latencies: world.replies.latencies.borrow_mut().snapshot() }
+    }
+    fn own(&self, world: &ServerWorld) -> ShardView {
         let figures = world.handle.get().map_or_else(Figures::default, |handle| figures(handle, world));
         ShardView { shard: world.address.shard.0, cpu: self.cpu, busy_ratio: self.busy_ratio(), figures }
     }
@@ -78,13 +94,17 @@ impl Reports {
     }
 
     /// Another core's answer.
-    pub fn take(&self, report: ShardView) {
-        if let Some(known) = self.known.borrow_mut().get_mut(usize::from(report.shard)) {
-            *known = Some(report);
-        }
+    pub fn take(&self, report: Report) {
+        self.keep(report);
         self.missing.set(self.missing.get().saturating_sub(1));
         if self.missing.get() == 0 {
             self.wakers.borrow_mut().drain(..).for_each(Waker::wake);
+        }
+    }
+
+    fn keep(&self, report: Report) {
+        if let Some(known) = self.known.borrow_mut().get_mut(usize::from(report.view.shard)) {
+            *known = Some(report);
         }
     }
 
@@ -108,14 +128,17 @@ impl Reports {
         select(pin!(complete), world.ring.pause(PATIENCE)).await;
         // A core that was late is not waited for again by this round.
         self.missing.set(0);
-        let own = self.own(world);
-        let mut known = self.known.borrow_mut();
-        if let Some(place) = known.get_mut(usize::from(own.shard)) {
-            *place = Some(own);
-        }
-        let shards = known.iter().flatten().copied().collect();
+        self.keep(self.report(world));
+        let known = self.known.borrow();
+        let mut latencies = Latencies::default();
+        known.iter().flatten().for_each(|report| latencies.add(&report.latencies));
+        let errors = latencies.errors().map(|(code, count)| (code.to_owned(), count)).collect();
+        let shards = known.iter().flatten().map(|report| report.view).collect();
         let uptime = clock::now().since(self.started).as_secs();
+        let (bytes, free) = self.data.as_ref().and_then(|data| kernel::file_system_bytes(data).ok()).unwrap_or((0, 0));
         NodeView::new(world.address.node, self.ip, uptime, kernel::resident_bytes(), shards)
+            .on_disk(bytes, free)
+            .of_requests(latencies.views(), errors)
     }
 }
 

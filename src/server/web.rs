@@ -10,6 +10,7 @@
 
 use super::{
     clock,
+    latency::{Front, Timed},
     mesh::Parcel,
     report::{self, Reports},
     ring::Pieces,
@@ -527,13 +528,14 @@ async fn ask(web: &Rc<Web>, asked: KeyRequest, body: Bytes, waited: Duration) ->
         Ok(request) => request,
         Err(problem) => return problem.reply(),
     };
-    http::key_reply(form, put_to_shard(web, |client| Arrival::Request { client, request }).await)
+    let timed = Timed::new(Front::Http, &request.operation);
+    http::key_reply(form, put_to_shard(web, Some(timed), |client| Arrival::Request { client, request }).await)
 }
 
 /// Hands something to the shard and waits for its answer.
-async fn put_to_shard(web: &Rc<Web>, arrival: impl FnOnce(ClientToken) -> Arrival) -> Response {
+async fn put_to_shard(web: &Rc<Web>, timed: Option<Timed>, arrival: impl FnOnce(ClientToken) -> Arrival) -> Response {
     let waiting = Rc::new(Waiting::default());
-    let token = web.world.replies.expect(waiting.clone(), 0);
+    let token = web.world.replies.expect(waiting.clone(), 0, timed);
     web.world.inbox.push(arrival(token));
     poll_fn(|cx| match waiting.response.borrow_mut().take() {
         Some(response) => Poll::Ready(response),
@@ -580,7 +582,7 @@ async fn table(web: &Rc<Web>, name: TableName, (verb, create): (Verb, bool), bod
     let count = if counts { Some(count_keys(web, handle, &name).await) } else { None };
     let change = TableChange { name: name.clone(), kind };
     let deadline = clock::now() - waited + web.limits.request_timeout;
-    match put_to_shard(web, |client| Arrival::TableChange { client, change, deadline }).await {
+    match put_to_shard(web, None, |client| Arrival::TableChange { client, change, deadline }).await {
         Err(failure) => Problem::from(failure).reply(),
         Ok(_) if verb == Verb::Delete => http::dropped_reply(&name, &count.unwrap_or_default()),
         Ok(_) => shown(count.filter(|count| count.default_keys > 0)),
@@ -648,9 +650,9 @@ async fn look(web: &Rc<Web>, routed: Routed) -> Reply {
             web.world.inbox.push(Arrival::Repair { key });
             http::json_reply(&views::RepairView::new(&web.reports.node(&web.world).await))
         }
-        Routed::Metrics => {
+        Routed::Metrics { by_shard } => {
             let node = web.reports.node(&web.world).await;
-            http::metrics_reply(&views::Metrics { node, cluster: cluster() })
+            http::metrics_reply(&views::Metrics { node, cluster: cluster(), by_shard })
         }
         Routed::Readyz if web.world.draining.get() => http::ready_reply(Err(STOPPING)),
         Routed::Readyz if handle.ready() => http::ready_reply(Ok(())),

@@ -6,6 +6,7 @@ use super::{
     callers::Callers,
     clock,
     disk::RingDisk,
+    latency::{Latencies, Timed},
     mesh::{Mesh, Parcel},
     peers::Peers,
     ring::Ring,
@@ -291,11 +292,14 @@ pub struct Replies {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
     pending: Cell<usize>,
+    pub latencies: RefCell<Latencies>,
 }
 
 #[derive(Default)]
 struct Slot {
     turn: u32,
+    /// Of a request for a key, which is timed.
+    timed: Option<Timed>,
     asker: Option<(Rc<dyn Asker>, u64)>,
 }
 
@@ -305,8 +309,8 @@ impl Replies {
         self.pending.get()
     }
 
-    /// A token for a request; `tag` comes back with its answer.
-    pub fn expect(&self, asker: Rc<dyn Asker>, tag: u64) -> ClientToken {
+    /// A token for a request; `tag` comes back with its answer. A request for a key is timed.
+    pub fn expect(&self, asker: Rc<dyn Asker>, tag: u64, timed: Option<Timed>) -> ClientToken {
         self.pending.set(self.pending.get() + 1);
         let mut slots = self.slots.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
@@ -314,19 +318,22 @@ impl Replies {
             (slots.len() - 1) as u32
         });
         let slot = &mut slots[index as usize];
-        slot.asker = Some((asker, tag));
+        (slot.asker, slot.timed) = (Some((asker, tag)), timed);
         ClientToken(u64::from(slot.turn) << 32 | u64::from(index))
     }
 
     fn answer(&self, token: ClientToken, response: Response) {
         let (index, turn) = (token.0 as u32, (token.0 >> 32) as u32);
-        let asker = {
+        let (asker, timed) = {
             let mut slots = self.slots.borrow_mut();
             let Some(slot) = slots.get_mut(index as usize).filter(|s| s.turn == turn) else { return };
             let Some(asker) = slot.asker.take() else { return };
             slot.turn = slot.turn.wrapping_add(1);
-            asker
+            (asker, slot.timed.take())
         };
+        if let Some(timed) = timed {
+            self.latencies.borrow_mut().ended(timed, &response);
+        }
         self.free.borrow_mut().push(index);
         self.pending.set(self.pending.get() - 1);
         asker.0.answered(asker.1, response);

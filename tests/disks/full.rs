@@ -52,7 +52,7 @@ fn fill_for_good(ledger: &Ledger, node: &Node) {
 }
 fn look_read_only(node: &Node) -> Result<(), String> {
     let metrics = node.http().get("/metrics").map_err(|e| e.to_string())?.text();
-    if !metrics.lines().any(|l| l.starts_with("dynarc_read_only{") && l.ends_with(" 1")) {
+    if !metrics.lines().any(|l| l.starts_with("dynarc_read_only ") && l.ends_with(" 1")) {
         return Err("no shard is read-only in the metrics".into());
     }
     let (code, out, err) = run(&["status", "--node", &node.ip.to_string()]);

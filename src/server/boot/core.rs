@@ -383,7 +383,7 @@ async fn serve(core: CoreOptions, compaction: TaskQueueHandle, urgency: Rc<Urgen
     let loopback = core.identity.ip.is_loopback();
     let giving_up = failures.clone();
     drop(world.end.set(Box::new(move |reason| giving_up.report("not served", reason))));
-    let reports = Rc::new(Reports::new(core.identity.ip, core.cpu, core.identity.shards));
+    let reports = Rc::new(Reports::new(core.identity.ip, &core.options.data, core.cpu, core.identity.shards));
 
     let stopping = Rc::new(Stopping::default());
     let turn = take_parcels(&world, &reports, &core.stop, &stopping);
@@ -477,7 +477,7 @@ fn take_parcels(
             }
         }
         Some(Parcel::Frame(pieces)) => world.arrive_from_core(pieces),
-        Some(Parcel::ReportWanted { from }) => world.mesh.send(from, Parcel::Report(Box::new(reports.own(&world)))),
+        Some(Parcel::ReportWanted { from }) => world.mesh.send(from, Parcel::Report(Box::new(reports.report(&world)))),
         Some(Parcel::Report(report)) => reports.take(*report),
         Some(Parcel::Repair { key }) => world.inbox.push(Arrival::Repair { key }),
     }
