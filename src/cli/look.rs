@@ -141,7 +141,8 @@ fn status_text(asked: &Host, cluster: &ClusterView, nodes: &[Option<NodeView>]) 
         + &strangers.collect::<String>()
 }
 
-/// What all but one of a hundred requests of the last minute took at most, on the slower of the two ways that they came.
+/// What all but one of a hundred requests of the last minute took at most, on the slower of the two ways that they
+/// came.
 fn latency(node: &NodeView, operation: &str) -> String {
     match recent_p99(&node.latencies, operation) {
         None => "-".to_owned(),

@@ -243,12 +243,12 @@ mod tests {
         let recent = |core: &Latencies| core.view(GET).recent;
         let (mut now, half) = (Instant(1), HALF_WINDOW);
         assert!(near(recent(&core).p50_microseconds, 500) && near(recent(&core).p99_microseconds, 990));
-        now += half;
+        now = now + half;
         core.turn(now);
         core.record(GET, Duration::from_micros(5_000));
         assert_eq!(recent(&core).count, 1_001, "both halves");
         assert!(near(recent(&core).max_microseconds, 5_000));
-        now += half;
+        now = now + half;
         core.turn(now);
         assert_eq!((recent(&core).count, core.view(GET).count), (1, 1_001), "those of before are history");
         core.turn(now + half * 2);

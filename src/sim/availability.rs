@@ -176,8 +176,8 @@ impl Cluster {
             let Some((_, worst)) = worst else { break };
             well.retain(|node| *node != worst);
         }
-        // One said that the write's stamp does not do there: a clock is wrong, or the write was under way for long. While
-        // all nodes are well, clocks included, it does everywhere.
+        // One said that the write's stamp does not do there: a clock is wrong, or the write was under way for long.
+        // While all nodes are well, clocks included, it does everywhere.
         if asked.is_write && well.len() < self.node_count() && said(ErrorCode::Clock) {
             return self.excuse(|e| e.stamps_that_did_not_do += 1);
         }

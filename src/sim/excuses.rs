@@ -32,8 +32,8 @@ excuses! {
     refused_at_small_bounds,
     /// A request got no answer: its node ended, was stopped or stood still after it had arrived.
     silent_in_disturbance,
-    /// A write failed since its stamp did not do at one node, while another was in trouble: that one may have kept it too
-    /// long, or its clock is wrong.
+    /// A write failed since its stamp did not do at one node, while another was in trouble: that one may have kept it
+    /// too long, or its clock is wrong.
     stamps_that_did_not_do,
     /// A write failed since a replica had its successor before it: a client had read it and written after it.
     overtaken_writes,

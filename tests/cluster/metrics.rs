@@ -1,10 +1,16 @@
 //! What a node says of the requests that it has answered: each is counted once, in one place, whoever looks.
 
-use crate::node::{Cluster, run};
+use crate::{
+    node::{Cluster, Place, run},
+    wait,
+};
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     io::Write,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// A series and its value.
@@ -70,16 +76,78 @@ fn each_request_is_counted_and_timed_once() {
     assert!(code == 0 && out.contains("put p99") && out.contains(" ms"), "{out}");
 }
 
-/// A rule over a metric that is called otherwise would never fire.
+const BOARD: &str = include_str!("../../tuning/grafana.json");
+const RULES: &str = include_str!("../../tuning/alerts.yml");
+
+/// A rule, or a picture, over a metric that is called otherwise would never show anything.
 #[test]
-fn rules_ask_for_metrics_that_there_are() {
+fn rules_and_board_ask_for_metrics_that_there_are() {
     let cluster = Cluster::start("rules", 1);
     let text = cluster.http(0).get("/metrics").expect("an answer").text();
     let shown: BTreeSet<&str> = text.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
-    let rules = include_str!("../../tuning/alerts.yml");
     let word = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    let asked: BTreeSet<&str> = rules.split(word).filter(|word| word.starts_with("dynarc_")).collect();
-    assert!(asked.len() >= 12, "{asked:?}");
-    let missing: Vec<_> = asked.difference(&shown).collect();
-    assert!(missing.is_empty(), "{missing:?} in\n{text}");
+    for (file, least) in [(RULES, 12), (BOARD, 25)] {
+        let asked: BTreeSet<&str> = file.split(word).filter(|word| word.starts_with("dynarc_")).collect();
+        assert!(asked.len() >= least, "{asked:?}");
+        let missing: Vec<_> = asked.difference(&shown).collect();
+        assert!(missing.is_empty(), "{missing:?} in\n{text}");
+    }
+}
+
+/// A process that ends with the test.
+struct Ends(Child);
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// A real Prometheus looks at a real cluster, and every picture of the board has something to show.
+#[test]
+fn every_query_of_the_board_shows_something() {
+    let cluster = Cluster::start("board", 3);
+    let place = Place::new("prometheus");
+    let targets: Vec<String> = cluster.nodes.iter().map(|node| format!("'{}:7700'", node.ip)).collect();
+    let jobs = format!("[{{job_name: dynarc, static_configs: [{{targets: [{}]}}]}}]", targets.join(", "));
+    let settings = format!("global: {{scrape_interval: 1s}}\nscrape_configs: {jobs}\n");
+    fs::write(place.path.join("prometheus.yml"), settings).expect("a file");
+    let address = format!("{}:9099", cluster.nodes[0].ip);
+    let prometheus = Command::new("prometheus")
+        .current_dir(&place.path)
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error"])
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(prometheus) = prometheus else { return println!("board: NOT RUN: prometheus is not installed") };
+    let _prometheus = Ends(prometheus);
+    let board: Value = serde_json::from_str(BOARD).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<String> = targets
+        .map(|target| target["expr"].as_str().expect("a query"))
+        .map(|query| query.replace("$__rate_interval", "1m").replace("$instance", ".*"))
+        .collect();
+    assert!(queries.len() >= 30, "{queries:?}");
+    let mut http = cluster.http(0);
+    for query in &queries {
+        wait::until(Duration::from_secs(60), query, || {
+            // So that there is a rate of everything.
+            for (method, target) in [("PUT", "/v1/keys/k"), ("GET", "/v1/keys/k"), ("DELETE", "/v1/keys/k")] {
+                let body: &[u8] = if method == "PUT" { b"{\"value\": 1}" } else { b"" };
+                http.send(method, target, &[], body).map_err(|error| error.to_string())?;
+            }
+            http.get("/v1/keys/k?r=3&timeout_ms=1").map_err(|error| error.to_string())?;
+            let asked =
+                Command::new("promtool").args(["query", "instant", &format!("http://{address}"), query]).output();
+            let asked = asked.map_err(|error| error.to_string())?;
+            let said = String::from_utf8_lossy(&asked.stdout).trim().to_owned();
+            match asked.status.success() && !said.is_empty() && !said.contains("NaN") {
+                // Of errors there need be none.
+                true => Ok(()),
+                false if query.ends_with("> 0") && asked.status.success() => Ok(()),
+                false => Err(format!("{said}{}", String::from_utf8_lossy(&asked.stderr))),
+            }
+        });
+    }
 }
