@@ -112,6 +112,9 @@ pub const SKEW_MAX: Duration = Duration::from_millis(500);
 pub const CLOCKS_KEPT: usize = 64;
 /// Time for which a measured clock is preferred to older measures.
 pub const CLOCK_FRESH: Duration = Duration::from_secs(60);
+/// Time between two questions for the time to members that were seen to be there: short beside [`CLOCK_WAIT`], and long
+/// beside a round trip, so that two nodes which ask each other back do not go on doing so.
+pub const CLOCK_ASK_PAUSE: Duration = Duration::from_millis(50);
 /// Time that an answer may take that says the time; from a slower one the clock cannot be told within useful bounds.
 pub const CLOCK_ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 /// Time that a node which has just started lets writes wait that need a sound clock, until another node has said the

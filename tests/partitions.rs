@@ -44,6 +44,7 @@ fn main() -> std::process::ExitCode {
         ("one_port_of_four_is_not_the_node", cores::one_port_of_four_is_not_the_node as fn()),
         ("what_waits_for_a_stopped_node_does_not_win", past::stopped),
         ("a_wrong_clock_loses_nothing", past::clocks),
+        ("a_start_beside_a_wrong_clock_takes_writes", past::starts_beside_a_wrong_clock),
         ("tables_made_apart_keep_what_both_sides_wrote", tables::made_apart),
         ("nothing_is_lost_in_rounds_of_partition_and_death", faults::rounds),
     ];

@@ -4,7 +4,7 @@
 use crate::{
     faults::number,
     firewall::Firewall,
-    http::Http,
+    http::{Http, Reply},
     node::{Cluster, Node, Place},
     wait,
 };
@@ -112,42 +112,50 @@ pub fn stopped() {
 
 const HOUR: i64 = 3_600_000_000_000;
 
-/// A clock that is an hour ahead, mended, an hour behind, mended: what is acknowledged is read, nothing that was
-/// refused is, and nothing stays broken.
-pub fn clocks() {
-    Firewall::new();
-    let file = |place: &Place, index: u8| place.path.join(format!("clock{index}"));
-    let cluster = start("clocks", 3, |place, index| {
-        let library = place.path.join("clock.so");
-        if index == 0 {
-            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/partitions/clock.c");
-            let built = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
-            assert!(built.expect("a C compiler").success(), "{source}");
-        }
-        fs::write(file(place, index), 0_i64.to_ne_bytes()).expect("a file");
-        let pairs = [("LD_PRELOAD", library), ("CLOCK_AHEAD", file(place, index))];
-        pairs.map(|(name, value)| (name.to_string(), value.to_string_lossy().into_owned())).to_vec()
-    });
-    // In place and at once: a node has the file mapped.
-    let shift = |index: u8, ahead: i64| {
-        let file = fs::OpenOptions::new().write(true).open(file(&cluster.place, index)).expect("a file");
-        file.write_all_at(&ahead.to_ne_bytes(), 0).expect("written");
-    };
-    let off = |index: usize| cluster.nodes[index].figures()["clock_off_milliseconds"].as_u64().expect("a number");
-    let wait_off = |index: usize, wrong: bool| {
+/// Three nodes whose wall clocks can be set.
+struct Clocked(Cluster);
+
+impl Clocked {
+    fn start(test: &str) -> Clocked {
+        Clocked(start(test, 3, |place, index| {
+            let library = place.path.join("clock.so");
+            if index == 0 {
+                let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/partitions/clock.c");
+                let built =
+                    Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+                assert!(built.expect("a C compiler").success(), "{source}");
+            }
+            let file = place.path.join(format!("clock{index}"));
+            fs::write(&file, 0_i64.to_ne_bytes()).expect("a file");
+            let pairs = [("LD_PRELOAD", library), ("CLOCK_AHEAD", file)];
+            pairs.map(|(name, value)| (name.to_string(), value.to_string_lossy().into_owned())).to_vec()
+        }))
+    }
+    /// In place and at once: the node has the file mapped.
+    fn shift(&self, index: usize, ahead: i64) {
+        let file = fs::OpenOptions::new().write(true).open(self.0.place.path.join(format!("clock{index}")));
+        file.expect("a file").write_all_at(&ahead.to_ne_bytes(), 0).expect("written");
+    }
+    fn wait_off(&self, index: usize, wrong: bool) {
         wait::until(SECONDS_30, "the node knows what its clock is", || {
-            let off = off(index);
+            let off = self.0.nodes[index].figures()["clock_off_milliseconds"].as_u64().expect("a number");
             if (off > 0) == wrong { Ok(()) } else { Err(format!("{off} ms")) }
         });
-    };
-    let put = |node: usize, key: &str, value: &str, context: Option<&str>| {
-        cluster.http(node).put(key, &format!("\"{value}\""), context).expect("an answer")
-    };
-    let all_read = |value: &str| {
+    }
+    fn put(&self, node: usize, key: &str, value: &str, context: Option<&str>) -> Reply {
+        self.0.http(node).put(key, &format!("\"{value}\""), context).expect("an answer")
+    }
+    fn all_put(&self, node: usize, value: &str) {
+        for key in 0..10 {
+            let reply = self.put(node, &format!("l:{key}"), value, None);
+            assert_eq!(reply.status, 200, "{value} at node {node}, l:{key}: {}", reply.text());
+        }
+    }
+    fn all_read(&self, value: &str) {
         wait::until(SECONDS_30, "all replicas hold what was acknowledged last", || {
             for node in 0..3 {
                 for key in 0..10 {
-                    let reply = cluster.http(node).get(&format!("/v1/keys/l:{key}?r=1")).expect("an answer");
+                    let reply = self.0.http(node).get(&format!("/v1/keys/l:{key}?r=1")).expect("an answer");
                     if !reply.text().contains(value) {
                         return Err(format!("node {node} shows l:{key} as {}", reply.text()));
                     }
@@ -155,37 +163,59 @@ pub fn clocks() {
             }
             Ok(())
         });
-    };
-    let all_put = |node: usize, value: &str| {
-        for key in 0..10 {
-            let reply = put(node, &format!("l:{key}"), value, None);
-            assert_eq!(reply.status, 200, "{value} at node {node}, l:{key}: {}", reply.text());
-        }
-    };
+    }
+}
+
+/// A clock that is an hour ahead, mended, an hour behind, mended: what is acknowledged is read, nothing that was
+/// refused is, and nothing stays broken.
+pub fn clocks() {
+    Firewall::new();
+    let cluster = Clocked::start("clocks");
     let sides = [(HOUR, 0), (-HOUR, 2)];
     for round in 0..number("EACH_ROUNDS", sides.len() as u64) {
         let (side, who) = sides[round as usize % sides.len()];
         let other = 1;
-        all_put(other, "before");
-        all_read("before");
-        shift(who as u8, side);
-        wait_off(who, true);
+        cluster.all_put(other, "before");
+        cluster.all_read("before");
+        cluster.shift(who, side);
+        cluster.wait_off(who, true);
         for key in 0..10 {
-            let context = cluster.http(who).get(&format!("/v1/keys/l:{key}")).expect("an answer").context();
+            let context = cluster.0.http(who).get(&format!("/v1/keys/l:{key}")).expect("an answer").context();
             for context in [None, Some(context.as_str())] {
-                let reply = put(who, &format!("l:{key}"), "wrong", context);
+                let reply = cluster.put(who, &format!("l:{key}"), "wrong", context);
                 let body = reply.json();
                 assert_eq!((reply.status, reply.problem().as_str()), (503, "clock"), "{body}");
                 assert_eq!(body["outcome"], "not_applied", "{body}");
             }
         }
-        all_read("before");
-        all_put(other, "meanwhile");
-        all_read("meanwhile");
-        shift(who as u8, 0);
-        wait_off(who, false);
-        all_put(who, "mended");
-        all_read("mended");
-        cluster.wait_no_hints();
+        cluster.all_read("before");
+        cluster.all_put(other, "meanwhile");
+        cluster.all_read("meanwhile");
+        cluster.shift(who, 0);
+        cluster.wait_off(who, false);
+        cluster.all_put(who, "mended");
+        cluster.all_read("mended");
+        cluster.0.wait_no_hints();
+    }
+}
+
+/// A node that starts may hear a wrong clock before any other. It does not take its own for the wrong one, and so it
+/// takes writes, and takes those that another sound node has stamped.
+pub fn starts_beside_a_wrong_clock() {
+    Firewall::new();
+    let mut cluster = Clocked::start("beside");
+    cluster.shift(0, HOUR);
+    cluster.wait_off(0, true);
+    for round in 0..number("EACH_ROUNDS", 4) {
+        cluster.0.nodes[1].kill();
+        cluster.0.nodes[1].start();
+        cluster.0.nodes[1].wait_ready();
+        for turn in 0..6 {
+            for node in [1, 2] {
+                cluster.all_put(node, &format!("{round}-{turn}-{node}"));
+            }
+            wait::pause(Duration::from_millis(250));
+        }
+        cluster.all_read(&format!("{round}-5-2"));
     }
 }

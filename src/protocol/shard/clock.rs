@@ -3,7 +3,7 @@
 
 use super::{Clocks, Effect, Instant, Message, Reference, Shard, exchange_tag};
 use crate::{
-    limits::{self, CLOCK_FRESH, CLOCK_WAIT, CLOCKS_KEPT},
+    limits::{self, CLOCK_ASK_PAUSE, CLOCK_FRESH, CLOCK_WAIT, CLOCKS_KEPT},
     protocol::{
         clocks::Ahead,
         message::{Answer, Fetched},
@@ -22,6 +22,9 @@ pub(super) struct ClockState {
     told: Option<Reference>,
     /// Since when too few have said the time to believe that the own clock is the wrong one.
     questioned: Option<Instant>,
+    /// When those who had not said it were asked last, and somebody who was seen to be there.
+    asked: Instant,
+    asked_back: Instant,
     /// The own wall clock against the monotonic one.
     own: Ahead,
     /// Nanoseconds by which it is off, beyond doubt.
@@ -39,6 +42,8 @@ impl ClockState {
             reference: None,
             told: None,
             questioned: None,
+            asked: Instant::ZERO,
+            asked_back: Instant::ZERO,
             own: 0,
             off: None,
             born: now,
@@ -88,7 +93,8 @@ impl Shard {
         let Some(wall) = wall else {
             let deadline = now + limits::BACKGROUND_TIMEOUT;
             let message = Message::Clock { asked, wall: Some(time(now, self.clock.own)) };
-            return out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+            out.push(Effect::Send(self.envelope(from, exchange, deadline, message)));
+            return self.ask_who_is_there(now, from.node, out);
         };
         if self.membership.is_none() || from.node == self.me.node {
             return;
@@ -127,14 +133,23 @@ impl Shard {
             self.clock.questioned = None;
             return false;
         }
-        if let Some(since) = self.clock.questioned {
-            return now.since(since) < CLOCK_WAIT;
+        let since = *self.clock.questioned.get_or_insert(now);
+        if since == now || now.since(self.clock.asked) >= CLOCK_WAIT {
+            self.clock.asked = now;
+            for node in unheard {
+                self.ask_the_time(now, Address { node, shard: ShardId(0) }, out);
+            }
         }
-        self.clock.questioned = Some(now);
-        for node in unheard {
+        now.since(since) < CLOCK_WAIT
+    }
+    /// A member that has not said the time lately is there: it is asked while too few have.
+    pub(super) fn ask_who_is_there(&mut self, now: Instant, node: NodeId, out: &mut Vec<Effect>) {
+        let wanted = self.clock.questioned.is_some() && !self.clock.clocks.is_fresh(now, node);
+        // Two who ask each other back could go on for ever.
+        if wanted && now.since(self.clock.asked_back) >= CLOCK_ASK_PAUSE {
+            self.clock.asked_back = now;
             self.ask_the_time(now, Address { node, shard: ShardId(0) }, out);
         }
-        true
     }
     pub(super) fn set_reference(&mut self, now: Instant, reference: Reference, out: &mut Vec<Effect>) {
         self.clock.reference = Some(reference);

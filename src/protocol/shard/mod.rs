@@ -564,9 +564,10 @@ impl Shard {
             Message::GossipNews { cluster, news } => self.gossip(now, out, |m, acts| {
                 m.news_arrived(now, from.node, cluster, news, acts);
             }),
-            Message::Returned { cluster, member } => self.gossip(now, out, |m, acts| {
-                m.returned_arrived(now, from.node, cluster, member, acts);
-            }),
+            Message::Returned { cluster, member } => {
+                self.gossip(now, out, |m, acts| m.returned_arrived(now, from.node, cluster, member, acts));
+                self.ask_who_is_there(now, from.node, out);
+            }
             Message::Remembered { cluster, entry } => self.gossip(now, out, |m, acts| {
                 m.remembered_arrived(now, from.node, cluster, entry, acts);
             }),
