@@ -421,9 +421,14 @@ async fn drop_table<D: Disk>(
     name: &TableName,
     life: Option<u64>,
 ) -> Result<(), EngineError> {
+    // Of a slice that is set aside nothing is shown any more: there is nothing to drop.
+    let slices: Vec<SliceId> = slices.iter().copied().filter(|slice| !engine.is_aside(*slice)).collect();
+    if slices.is_empty() {
+        return Ok(());
+    }
     for (space, skip) in keys::TABLE_SPACES {
         let group = Group { space, skip: skip as u16, name: Bytes::from(format!("{name}:")) };
-        engine.drop_group(&group, life, slices).await?;
+        engine.drop_group(&group, life, &slices).await?;
     }
     Ok(())
 }
@@ -658,8 +663,13 @@ impl<W: World, D: Disk> Driver<W, D> {
                         Completion::Event(Event::Stored { io, result })
                     }));
                 }
-                Effect::Store { io, changes, durability } => {
+                Effect::Store { io, mut changes, durability } => {
                     let engine = self.engine.clone();
+                    // What is known of tables is written to every slice. One that is set aside does not keep the
+                    // others from having it.
+                    if changes.len() > 1 && changes.iter().any(|change| engine.is_aside(change.slice)) {
+                        changes.retain(|change| change.key != keys::tables_key() || !engine.is_aside(change.slice));
+                    }
                     let writes = changes.into_iter().map(write).collect();
                     self.calls.push(Box::pin(async move {
                         let result = engine.write(writes, durability).await.map_err(refusal);
