@@ -86,7 +86,7 @@ fn a_thousand_short_runs_keep_every_promise() {
     // These once broke one.
     let known = [
         100_105, 100_470, 100_565, 101_460, 102_077, 102_404, 103_687, 105_838, 109_352, 113_520, 200_152, 200_549,
-        1_000_999, 1_009_579, 1_012_468, 1_046_046, 1_061_510, 4_000_421, 4_003_268,
+        1_000_999, 1_009_579, 1_012_468, 1_046_046, 1_061_510, 4_000_421, 4_003_268, 9_010_803,
     ];
     let seeds = known.into_iter().chain(100_000..100_000 + SEEDS - known.len() as u64);
     let plans: Vec<Plan> = seeds.map(|seed| Plan::draw(seed, seconds)).collect();

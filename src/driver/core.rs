@@ -667,7 +667,7 @@ impl<W: World, D: Disk> Driver<W, D> {
                     let engine = self.engine.clone();
                     // What is known of tables is written to every slice. One that is set aside does not keep the
                     // others from having it.
-                    if changes.len() > 1 && changes.iter().any(|change| engine.is_aside(change.slice)) {
+                    if changes.iter().any(|change| engine.is_aside(change.slice)) {
                         changes.retain(|change| change.key != keys::tables_key() || !engine.is_aside(change.slice));
                     }
                     let writes = changes.into_iter().map(write).collect();

@@ -374,11 +374,14 @@ impl Shard {
         // Saves are stored in order: the last one says all.
         if self.tables.saves.is_empty()
             && let Some((due, Stage::Recording)) = self.tables.in_hand.take_if(|(_, stage)| *stage == Stage::Recording)
-            && result.is_ok()
         {
-            self.tables.drops.carried_out(&due);
-            self.repair.forget_sums();
-            self.release(now, out);
+            if result.is_ok() {
+                self.tables.drops.carried_out(&due);
+                self.repair.forget_sums();
+                self.release(now, out);
+            } else {
+                self.tables.not_before = now + limits::GOSSIP_INTERVAL;
+            }
         }
     }
 
