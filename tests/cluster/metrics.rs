@@ -132,6 +132,8 @@ fn every_query_of_the_board_shows_something() {
     let mut http = cluster.http(0);
     for query in &queries {
         wait::until(Duration::from_secs(60), query, || {
+            // Other tests run beside this one, and each question is a process.
+            wait::pause(Duration::from_millis(100));
             // So that there is a rate of everything.
             for (method, target) in [("PUT", "/v1/keys/k"), ("GET", "/v1/keys/k"), ("DELETE", "/v1/keys/k")] {
                 let body: &[u8] = if method == "PUT" { b"{\"value\": 1}" } else { b"" };
