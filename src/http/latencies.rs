@@ -1,6 +1,5 @@
 //! What requests took, as `/v1/node` and `/metrics` show it.
 
-use super::views::{header, line};
 use serde::{Deserialize, Serialize};
 
 /// Upper bounds of the buckets of `/metrics`, in microseconds; a last one has none. Two to three a decade, from what a
@@ -45,24 +44,4 @@ pub struct RecentView {
 pub fn recent_p99(views: &[LatencyView], operation: &str) -> Option<u64> {
     let done = views.iter().filter(|v| v.operation == operation && v.outcome == "ok" && v.recent.count > 0);
     done.map(|view| view.recent.p99_microseconds).max()
-}
-
-/// In the text format of Prometheus.
-pub(super) fn write(text: &mut String, views: &[LatencyView]) {
-    const NAME: &str = "dynarc_request_duration_seconds";
-    let help = "What requests took, from when one was whole until its answer was there.";
-    header(text, NAME, help, "histogram");
-    for view in views {
-        let LatencyView { operation, front, outcome, count, seconds, .. } = view;
-        let labels = format!("operation=\"{operation}\",front=\"{front}\",outcome=\"{outcome}\"");
-        let mut so_far = 0;
-        for (place, bound) in BOUNDS_MICROS.iter().enumerate() {
-            so_far += view.buckets.get(place).copied().unwrap_or(0);
-            let bound = *bound as f64 / 1e6;
-            line(text, format_args!("{NAME}_bucket{{{labels},le=\"{bound}\"}} {so_far}"));
-        }
-        line(text, format_args!("{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}"));
-        line(text, format_args!("{NAME}_sum{{{labels}}} {seconds:.6}"));
-        line(text, format_args!("{NAME}_count{{{labels}}} {count}"));
-    }
 }

@@ -1,6 +1,6 @@
 //! What `/v1/cluster`, `/v1/ring`, `/v1/node` and `/metrics` show: plain snapshots that the server fills.
 
-use super::latencies::{self, LatencyView};
+use super::latencies::{BOUNDS_MICROS, LatencyView};
 use crate::types::{ClusterId, ErrorCode, Key, Member, MemberView, NodeId, Ports, Stranger, Token};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -447,7 +447,7 @@ impl Metrics {
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(16 << 10);
         self.write_node(&mut text);
-        latencies::write(&mut text, &self.node.latencies);
+        write_latencies(&mut text, &self.node.latencies);
         let label = |shard: &ShardView| format!("{{shard=\"{}\"}}", shard.shard);
         let columns: Vec<(String, Vec<u64>)> = match self.by_shard {
             true => self.node.shards.iter().map(|shard| (label(shard), shard.figures.values())).collect(),
@@ -506,11 +506,29 @@ impl Metrics {
         }
     }
 }
-pub(super) fn header(text: &mut String, name: &str, help: &str, kind: &str) {
+fn write_latencies(text: &mut String, views: &[LatencyView]) {
+    const NAME: &str = "dynarc_request_duration_seconds";
+    let help = "What requests took, from when one was whole until its answer was there.";
+    header(text, NAME, help, "histogram");
+    for view in views {
+        let LatencyView { operation, front, outcome, count, seconds, .. } = view;
+        let labels = format!("operation=\"{operation}\",front=\"{front}\",outcome=\"{outcome}\"");
+        let mut so_far = 0;
+        for (place, bound) in BOUNDS_MICROS.iter().enumerate() {
+            so_far += view.buckets.get(place).copied().unwrap_or(0);
+            let bound = *bound as f64 / 1e6;
+            line(text, format_args!("{NAME}_bucket{{{labels},le=\"{bound}\"}} {so_far}"));
+        }
+        line(text, format_args!("{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}"));
+        line(text, format_args!("{NAME}_sum{{{labels}}} {seconds:.6}"));
+        line(text, format_args!("{NAME}_count{{{labels}}} {count}"));
+    }
+}
+fn header(text: &mut String, name: &str, help: &str, kind: &str) {
     line(text, format_args!("# HELP {name} {help}"));
     line(text, format_args!("# TYPE {name} {kind}"));
 }
-pub(super) fn line(text: &mut String, arguments: std::fmt::Arguments) {
+fn line(text: &mut String, arguments: std::fmt::Arguments) {
     // Writing to a String cannot fail.
     let _ = text.write_fmt(arguments);
     text.push('\n');

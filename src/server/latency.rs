@@ -78,6 +78,10 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(RECENT_NS.0, RECENT_NS.1, 2).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
+fn merge(into: &mut Histogram<u64>, from: &Histogram<u64>) {
+    into.add(from).unwrap_or_else(|error| unreachable!("all have the same bounds: {error}"));
+}
+
 /// See the module.
 #[derive(Clone)]
 pub struct Latencies {
@@ -154,8 +158,7 @@ impl Latencies {
             for (own, other) in
                 [(&mut own.recent.filling, &other.recent.filling), (&mut own.recent.before, &other.recent.before)]
             {
-                // Both have the same bounds.
-                let _ = own.add(other);
+                merge(own, other);
             }
         }
         self.errors.iter_mut().zip(&other.errors).for_each(|(own, other)| *own += other);
@@ -191,7 +194,7 @@ impl Latencies {
 impl Recent {
     fn view(&self) -> RecentView {
         let mut all = self.filling.clone();
-        let _ = all.add(&self.before);
+        merge(&mut all, &self.before);
         let micros = |quantile| all.value_at_quantile(quantile).div_ceil(1_000);
         RecentView {
             count: all.len(),

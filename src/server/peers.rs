@@ -26,7 +26,7 @@ use crate::{
     limits::{GUEST_REMEMBERED, GUESTS_MAX, GUESTS_PER_SOURCE, PEER_QUEUE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN},
     protocol::message::{Envelope, Lane, Message},
     protocol::ring::FixedMap,
-    types::{Address, ClusterId, Instant, MemberState, NodeId, Ports, Stranger},
+    types::{Address, ClusterId, Instant, NodeId, Ports, Stranger},
     wire::{self, ConnectionPurpose, FEATURES, FrameDecoder, FrameEncoder, PEER_REVISION, PeerHello, WireError, age},
 };
 use futures_util::future::{Either, select};
@@ -210,8 +210,7 @@ impl Peers {
         let world = self.world()?;
         match world.handle.get().and_then(|h| h.member(to.node)) {
             Some(member) => {
-                let gone = matches!(member.state, MemberState::Left | MemberState::Removed);
-                let there = !gone && to.shard.0 < member.shards;
+                let there = !member.state.is_gone() && to.shard.0 < member.shards;
                 there.then_some(Contact { ip: member.ip, ports: member.ports })
             }
             None => {
@@ -226,8 +225,7 @@ impl Peers {
     /// Whether a node may say anything: a member, or one that answered when this node called.
     pub(super) fn is_known(&self, node: NodeId) -> bool {
         let member = self.world().and_then(|world| world.handle.get().and_then(|h| h.member(node)));
-        let gone = |state| matches!(state, MemberState::Left | MemberState::Removed);
-        member.map_or_else(|| self.strangers.borrow().contains_key(&node), |member| !gone(member.state))
+        member.map_or_else(|| self.strangers.borrow().contains_key(&node), |member| !member.state.is_gone())
     }
 
     /// Lets a node in that is no member, or not yet known here as one: from where it says it is, and few at once.

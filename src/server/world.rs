@@ -298,7 +298,7 @@ pub struct Replies {
 #[derive(Default)]
 struct Slot {
     turn: u32,
-    /// Of a request for a key, which is timed.
+    /// What kind of request it is and since when it is in hand. Only requests for keys are timed.
     timed: Option<Timed>,
     asker: Option<(Rc<dyn Asker>, u64)>,
 }

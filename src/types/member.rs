@@ -16,6 +16,12 @@ pub enum MemberState {
     Left = 4,
     Removed = 5,
 }
+impl MemberState {
+    /// Whether the node is no member any more, and never will be again.
+    pub fn is_gone(self) -> bool {
+        matches!(self, MemberState::Left | MemberState::Removed)
+    }
+}
 
 /// A member of the cluster. Each entry has one writer, its own node. The newer of two is the one with the greater
 /// (generation, revision); the heartbeat counts within a generation.

@@ -187,7 +187,7 @@ impl Membership {
     pub fn part(&mut self, out: &mut Vec<Act>) {
         self.parts = true;
         let message = Message::Parting { generation: self.me.generation };
-        let there = self.peers.values().filter(|p| !matches!(p.member.state, MemberState::Left | MemberState::Removed));
+        let there = self.peers.values().filter(|p| !p.is_gone());
         out.extend(there.map(|peer| Act::Say { to: peer.member.id, message: message.clone() }));
     }
     /// A member says that it is stopping, in this start of it.
@@ -251,7 +251,7 @@ impl Membership {
         let (live, silent): (Vec<NodeId>, Vec<NodeId>) = self
             .peers
             .values()
-            .filter(|p| !matches!(p.member.state, MemberState::Left | MemberState::Removed))
+            .filter(|p| !p.is_gone())
             .map(|p| p.member.id)
             .partition(|id| self.view(now, *id).is_some_and(MemberView::healthy) && !self.peers[id].unreachable);
         let none_live = live.is_empty();

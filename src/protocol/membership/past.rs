@@ -24,7 +24,7 @@ use super::{Act, Membership, Message, Peer, gossip::entry};
 use crate::{
     limits::RETURN_PATIENCE,
     protocol::message::{DigestEntry, News},
-    types::{ClusterId, Instant, Member, MemberState, NodeId},
+    types::{ClusterId, Instant, Member, NodeId},
 };
 
 impl Membership {
@@ -143,7 +143,7 @@ impl Membership {
 impl Peer {
     /// Nothing more is heard of it, ever.
     pub(super) fn is_gone(&self) -> bool {
-        matches!(self.member.state, MemberState::Left | MemberState::Removed)
+        self.member.state.is_gone()
     }
     /// It has said anything in this life of ours, or needs not.
     pub(super) fn has_spoken(&self) -> bool {

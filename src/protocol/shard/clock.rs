@@ -10,7 +10,7 @@ use crate::{
         replica::latest_seen,
         versions::Dot,
     },
-    types::{Address, ErrorCode, Failure, MemberState, NodeId, Outcome, ShardId},
+    types::{Address, ErrorCode, Failure, NodeId, Outcome, ShardId},
 };
 
 /// What a shard knows of the time.
@@ -22,8 +22,9 @@ pub(super) struct ClockState {
     told: Option<Reference>,
     /// Since when too few have said the time to believe that the own clock is the wrong one.
     questioned: Option<Instant>,
-    /// When those who had not said it were asked last, and somebody who was seen to be there.
+    /// When all who had not said it were asked last.
     asked: Instant,
+    /// When somebody who was seen to be there was asked last.
     asked_back: Instant,
     /// The own wall clock against the monotonic one.
     own: Ahead,
@@ -72,8 +73,11 @@ impl Shard {
     }
     /// Whether the cluster has no other member.
     fn is_alone(&self) -> bool {
-        let there = |state| !matches!(state, MemberState::Left | MemberState::Removed);
-        !self.members.iter().any(|member| member.id != self.me.node && there(member.state))
+        self.others().next().is_none()
+    }
+    fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let others = self.members.iter().filter(|member| member.id != self.me.node && !member.state.is_gone());
+        others.map(|member| member.id)
     }
 
     // ---- the others' clocks ------------------------------------------------------------------------------------
@@ -101,10 +105,7 @@ impl Shard {
         }
         let members = &self.members;
         self.clock.clocks.told(now, from.node, asked, wall);
-        self.clock.clocks.retain(|node| {
-            let there = |state| !matches!(state, MemberState::Left | MemberState::Removed);
-            members.iter().any(|member| member.id == node && there(member.state))
-        });
+        self.clock.clocks.retain(|node| members.iter().any(|member| member.id == node && !member.state.is_gone()));
         let Some(reference) = self.clock.clocks.reference(now) else { return };
         if self.awaits_more_clocks(now, reference, out) {
             return;
@@ -125,11 +126,14 @@ impl Shard {
     /// first of many may be the one whose clock is. Then the others are asked at once, and those few are believed only
     /// when the others have not answered within [`CLOCK_WAIT`].
     fn awaits_more_clocks(&mut self, now: Instant, reference: Reference, out: &mut Vec<Effect>) -> bool {
-        let there = |state| !matches!(state, MemberState::Left | MemberState::Removed);
-        let others = self.members.iter().filter(|member| member.id != self.me.node && there(member.state));
-        let others: Vec<NodeId> = others.map(|member| member.id).take(CLOCKS_KEPT).collect();
+        // Nearly always it is right, and nobody need be counted.
+        if reference.off(self.clock.own).is_none() {
+            self.clock.questioned = None;
+            return false;
+        }
+        let others: Vec<NodeId> = self.others().take(CLOCKS_KEPT).collect();
         let unheard: Vec<NodeId> = others.iter().filter(|id| !self.clock.clocks.is_fresh(now, **id)).copied().collect();
-        if reference.off(self.clock.own).is_none() || (others.len() - unheard.len()) * 2 > others.len() {
+        if (others.len() - unheard.len()) * 2 > others.len() {
             self.clock.questioned = None;
             return false;
         }

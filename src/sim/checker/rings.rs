@@ -35,7 +35,7 @@ impl Rings {
             return Err((Invariant::I10, text));
         }
         for member in members {
-            let gone = matches!(member.state, MemberState::Left | MemberState::Removed);
+            let gone = member.state.is_gone();
             if gone {
                 self.gone.insert((shard, member.id), ());
             } else if self.gone.contains_key(&(shard, member.id)) {
